@@ -1,0 +1,91 @@
+"""The table of formats, and the two doors: `open_reader` (by content) and `open_writer` (by format name)."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from converter.errors import FormatError
+from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, Writer
+
+__all__ = [
+    "FORMATS",
+    "Contents",
+    "Format",
+    "LeftOut",
+    "ReadOptions",
+    "Reader",
+    "Writer",
+    "detect",
+    "open_reader",
+    "open_writer",
+]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table.
+
+    module: the file in this package, with ``detect(Probe) -> bool``, a class ``FileReader`` and, where
+        the format can be written, a class ``FileWriter``.
+    frameworks: who writes such files; () when any of them may.
+    extensions: endings that choose this format for an output, the usual one first; () for a format
+        that is only read.
+    """
+
+    name: str
+    title: str
+    module: str
+    frameworks: tuple[str, ...]
+    extensions: tuple[str, ...]
+
+    def load(self) -> ModuleType:
+        return importlib.import_module(f"converter.formats.{self.module}")
+
+
+#: In the order of detection: the first whose ``detect`` agrees reads the file.
+FORMATS: tuple[Format, ...] = (
+    Format("torch", "PyTorch file", "torch_zip", ("torch",), (".pt", ".pth", ".bin", ".ckpt")),
+    Format("torch-legacy", "PyTorch file before 1.6", "torch_legacy", ("torch",), ()),
+    Format("keras-h5", "Keras 3 weights", "keras_h5", ("tensorflow",), (".weights.h5",)),
+    Format("tf-checkpoint", "TensorFlow checkpoint", "tf_checkpoint", ("tensorflow",), (".ckpt",)),
+    Format("mxnet", "MXNet parameters", "mxnet_params", ("mxnet",), (".params",)),
+    Format("safetensors", "safetensors", "safetensors", (), (".safetensors",)),
+    Format("npz", "NumPy archive", "npz", (), (".npz",)),
+    Format("npy", "NumPy array", "npy", (), (".npy",)),
+    Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",)),
+    Format("flax-msgpack", "Flax msgpack", "flax_msgpack", ("flax",), (".msgpack",)),
+)
+
+
+def by_name(name: str) -> Format:
+    """The row of that name. Raises KeyError."""
+    return next(row for row in FORMATS if row.name == name)
+
+
+def detect(path: Path) -> Format:
+    """Which format the file, folder or checkpoint prefix has, by its content. Raises FormatError."""
+    probe = Probe(path)
+    for row in FORMATS:
+        if row.load().detect(probe):
+            return row
+    if not path.exists():
+        raise FormatError(path, "no such file or folder")
+    if probe.is_file and not probe.head:
+        raise FormatError(path, "the file is empty")
+    raise FormatError(path, "not a weight file of any known format, or its first bytes are damaged")
+
+
+def open_reader(path: Path, options: ReadOptions = ReadOptions()) -> tuple[Format, Reader]:
+    """Open a file by its content. Raises FormatError when it is of no known format, or damaged."""
+    row = detect(path)
+    reader: Reader = row.load().FileReader(path, options)
+    return row, reader
+
+
+def open_writer(row: Format, path: Path, contents: Contents) -> Writer:
+    """Start a file of that format; see `Writer`."""
+    writer: Writer = row.load().FileWriter(path, contents)
+    return writer

@@ -1,0 +1,199 @@
+"""The contract of every format: what a file holds (`Contents`), `Reader`, `Writer`, and detection (`Probe`).
+
+A format knows how bytes on disk hold named tensors. It knows nothing of layers and imports nothing
+from ``converter.frameworks``.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+from converter.errors import FormatError
+from converter.tensors import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
+#: How the file holds its tensors at the top: one bare tensor (named "0"), a list ("0", "1", ...), or names.
+Container: TypeAlias = Literal["tensor", "list", "dict"]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something the file holds that is not a weight, and why it is not handed on."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a file's headers say; given to a `Writer`, all that the file is to say.
+
+    specs: the tensors in the order of the file; nested containers are joined with ``/``.
+    labels: group of tensors -> the name that the user gave to it, where the format keeps one apart
+        (Keras: the layer's name in an attribute of the HDF5 group).
+    links: other name -> group or tensor that it stands for, for formats that have links (HDF5 hard
+        links, the object graph of a TensorFlow checkpoint). Never two names in `specs`.
+    left_out: what else was in the file.
+    writer: the program and version that wrote the file, where it says so.
+    metadata: free text that the format keeps beside the tensors (safetensors ``__metadata__``).
+    """
+
+    specs: tuple[TensorSpec, ...]
+    container: Container = "dict"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    writer: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, TensorSpec]:
+        return {spec.name: spec for spec in self.specs}
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """step: which step of a checkpoint directory (None: the newest). verify: check checksums."""
+
+    step: int | None = None
+    verify: bool = True
+
+
+class Reader(ABC):
+    """A file opened for reading. A context manager; `contents` touches headers only.
+
+    Every declared offset, length, dtype and shape is checked against the real size of the file
+    before memory is allocated for it. Raises `FormatError` for anything that is not right.
+    """
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        self.path = path
+        self.options = options
+
+    @property
+    @abstractmethod
+    def contents(self) -> Contents:
+        """Read from the headers, once (a cached_property in every subclass)."""
+
+    @abstractmethod
+    def read(self, name: str) -> Array:
+        """One tensor: native byte order, C-contiguous, read-only, not copied where the format allows.
+
+        ``name`` is one of ``contents.specs``.
+        """
+
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Writer(ABC):
+    """A file being written. A context manager: on a clean exit `commit`, on an exception `abort`.
+
+    All specs are known at the start (``contents``); `write` is then called once for each of them, in
+    any order. Until `commit` nothing exists under the final name; after `abort` nothing new exists.
+    """
+
+    #: suffixes of the files that this format writes at ``path + suffix``; ("",) is the path itself.
+    suffixes: ClassVar[tuple[str, ...]] = ("",)
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        self.path = path
+        self.contents = contents
+
+    @abstractmethod
+    def write(self, name: str, array: Array) -> None:
+        """Write one tensor of ``contents.specs``; shape and dtype are as its spec says."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Finish the file, flush it to the disk and give it its final name."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Remove what was written so far; the former file stays as it was."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+
+class Probe:
+    """What detection may look at: the name, the first and last bytes, a zip's or a folder's entries."""
+
+    HEAD = 4096
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def is_dir(self) -> bool:
+        return self.path.is_dir()
+
+    @cached_property
+    def is_file(self) -> bool:
+        return self.path.is_file()
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first 4096 bytes of a file; empty for a folder or a prefix."""
+        if not self.is_file:
+            return b""
+        with self.path.open("rb") as file:
+            return file.read(self.HEAD)
+
+    @cached_property
+    def tail(self) -> bytes:
+        """The last 64 bytes of a file; empty for a folder or a prefix."""
+        if not self.is_file:
+            return b""
+        with self.path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 64))
+            return file.read()
+
+    @cached_property
+    def entries(self) -> frozenset[str]:
+        """Names in the folder, or in the zip file, or nothing."""
+        if self.is_dir:
+            return frozenset(entry.name for entry in self.path.iterdir())
+        if self.head.startswith(b"PK\x03\x04"):
+            try:
+                with zipfile.ZipFile(self.path) as archive:
+                    return frozenset(archive.namelist())
+            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
+                return frozenset()
+        return frozenset()
+
+
+def check_names(path: Path, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The specs as a tuple, after making sure that no name stands twice."""
+    seen: dict[str, TensorSpec] = {}
+    for spec in specs:
+        if spec.name in seen:
+            raise FormatError(path, f"the name '{spec.name}' stands twice in the file")
+        seen[spec.name] = spec
+    return tuple(seen.values())

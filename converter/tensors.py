@@ -1,0 +1,57 @@
+"""What a tensor is here: a name, a shape, a dtype; and the one table of dtypes.
+
+bfloat16 and the float8 types come from ``ml_dtypes``; every other is NumPy's own. A format maps its
+own type codes to the names of this table and to nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+DType: TypeAlias = "np.dtype[Any]"
+
+_NUMPY = (
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
+).split()
+_ML_DTYPES = (
+    "bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e4m3b11fnuz "
+    "float8_e8m0fnu float8_e4m3 float8_e3m4 float4_e2m1fn int4 uint4"
+).split()
+
+#: name -> dtype, for every dtype that some framework stores. int4, uint4 and float4 take one byte an
+#: element in memory, as in ml_dtypes.
+DTYPES: Mapping[str, DType] = MappingProxyType(
+    {name: np.dtype(name) for name in _NUMPY}
+    | {name: np.dtype(getattr(ml_dtypes, name)) for name in _ML_DTYPES if hasattr(ml_dtypes, name)}
+)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What is known of a tensor without reading it.
+
+    ``shape`` holds -1 only in the template of a live net whose layer has not seen its input yet.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data in memory."""
+        return self.size * self.dtype.itemsize

@@ -1,0 +1,178 @@
+"""The suite that every writable format inherits: subclass `FormatContract`, set the class attributes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from converter.errors import ConversionError, FormatError
+from converter.formats import Contents, by_name, open_reader, open_writer
+from converter.tensors import DTYPES, TensorSpec
+
+
+def random_array(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Random bits of that dtype, so that every value (NaN payloads, denormals, -0.0) must survive.
+
+    For bool 0/1, for the 4-bit types values that fit.
+    """
+    rng = np.random.default_rng(seed)
+    target = DTYPES[dtype]
+    count = int(np.prod(shape))
+    if dtype == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype in ("int4", "uint4", "float4_e2m1fn"):
+        return rng.integers(0, 8, shape).astype(np.uint8).view(target).reshape(shape)
+    raw = rng.integers(0, 256, count * target.itemsize, dtype=np.uint8)
+    return raw.view(target).reshape(shape)
+
+
+def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def specs_of(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, a.shape, a.dtype) for name, a in tensors.items())
+
+
+class FormatContract:
+    format: ClassVar[str]  # row of converter.formats.FORMATS
+    file_name: ClassVar[str]  # a name with a usual extension; for a checkpoint the prefix
+    dtypes: ClassVar[tuple[str, ...]]  # every dtype that the format can hold
+    names: ClassVar[tuple[str, ...]] = ("hidden.weight", "hidden.bias")  # two names as the format spells them
+    containers: ClassVar[tuple[str, ...]] = ("dict",)
+    keeps_order: ClassVar[bool] = True
+
+    def write(self, folder: Path, tensors: Mapping[str, np.ndarray[Any, Any]], container: str = "dict") -> Path:
+        path = folder / self.file_name
+        contents = Contents(specs_of(tensors), container=container)  # type: ignore[arg-type]
+        with open_writer(by_name(self.format), path, contents) as writer:
+            for name in reversed(list(tensors)):
+                writer.write(name, tensors[name])
+        return path
+
+    def read(self, path: Path) -> dict[str, np.ndarray[Any, Any]]:
+        row, reader = open_reader(path)
+        with reader:
+            assert row.name == self.format
+            return {spec.name: np.array(reader.read(spec.name)) for spec in reader.contents.specs}
+
+    def files(self, folder: Path) -> list[Path]:
+        return sorted(file for file in folder.rglob("*") if file.is_file())
+
+    def small(self) -> dict[str, np.ndarray[Any, Any]]:
+        first, second = self.names
+        return {first: random_array((3, 2), self.dtypes[0], 1), second: random_array((3,), self.dtypes[0], 2)}
+
+    def test_every_dtype_comes_back_bit_for_bit(self, tmp_path: Path) -> None:
+        for seed, dtype in enumerate(self.dtypes):
+            folder = tmp_path / dtype
+            folder.mkdir()
+            tensors = {self.names[0]: random_array((3, 4), dtype, seed), self.names[1]: random_array((5,), dtype, seed + 99)}
+            back = self.read(self.write(folder, tensors))
+            assert set(back) == set(tensors)
+            assert all(same_bits(back[name], tensors[name]) for name in tensors), dtype
+
+    @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (1, 1), (2, 3, 4), (2, 1, 2, 1, 2)])
+    def test_every_shape_comes_back(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        tensors = {self.names[0]: random_array(shape, self.dtypes[0], 3), self.names[1]: random_array((2,), self.dtypes[0], 4)}
+        back = self.read(self.write(tmp_path, tensors))
+        assert all(same_bits(back[name], tensors[name]) for name in tensors)
+
+    def test_containers_and_order_come_back(self, tmp_path: Path) -> None:
+        for container in self.containers:
+            folder = tmp_path / container
+            folder.mkdir()
+            names = {"tensor": ["0"], "list": [str(i) for i in range(12)], "dict": list(self.names)}[container]
+            tensors = {name: random_array((2, i + 1), self.dtypes[0], i) for i, name in enumerate(names)}
+            path = self.write(folder, tensors, container)
+            _, reader = open_reader(path)
+            with reader:
+                assert reader.contents.container == container
+                found = [spec.name for spec in reader.contents.specs]
+                assert found == names if self.keeps_order else sorted(found) == sorted(names)
+            assert all(same_bits(a, tensors[name]) for name, a in self.read(path).items())
+
+    def test_strided_arrays_are_written_as_their_values(self, tmp_path: Path) -> None:
+        base = random_array((6, 8), self.dtypes[0], 5)
+        tensors = {self.names[0]: base.T, self.names[1]: base[::2, 1]}
+        back = self.read(self.write(tmp_path, tensors))
+        assert all(same_bits(back[name], np.ascontiguousarray(tensors[name])) for name in tensors)
+
+    def test_arrays_are_read_only(self, tmp_path: Path) -> None:
+        _, reader = open_reader(self.write(tmp_path, self.small()))
+        with reader:
+            array = reader.read(self.names[0])
+            assert not array.flags.writeable and array.flags.c_contiguous
+
+    def test_same_input_same_bytes(self, tmp_path: Path) -> None:
+        found = []
+        for folder in (tmp_path / "a", tmp_path / "b"):
+            folder.mkdir()
+            self.write(folder, self.small())
+            found.append([(file.relative_to(folder), file.read_bytes()) for file in self.files(folder)])
+        assert found[0] == found[1]
+
+    def test_a_failed_write_leaves_the_old_file_and_nothing_new(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, self.small())
+        before = [(file, file.read_bytes()) for file in self.files(tmp_path)]
+        tensors = self.small()
+        with pytest.raises(RuntimeError, match="stop here"):
+            with open_writer(by_name(self.format), path, Contents(specs_of(tensors))) as writer:
+                writer.write(self.names[0], tensors[self.names[0]])
+                raise RuntimeError("stop here")
+        assert [(file, file.read_bytes()) for file in self.files(tmp_path)] == before
+
+    def test_a_truncated_file_is_an_error_or_the_same_data(self, tmp_path: Path) -> None:
+        whole, cut = tmp_path / "whole", tmp_path / "cut"
+        whole.mkdir()
+        self.write(whole, self.small())
+        refused = 0
+        for victim in self.files(whole):
+            data = victim.read_bytes()
+            for length in sorted({*range(0, len(data), max(1, len(data) // 200)), *range(max(0, len(data) - 40), len(data))}):
+                shutil.rmtree(cut, ignore_errors=True)
+                shutil.copytree(whole, cut)
+                (cut / victim.relative_to(whole)).write_bytes(data[:length])
+                try:
+                    back = self.read(cut / self.file_name)
+                except FormatError as error:
+                    refused += 1
+                    assert str(error).startswith(str(cut))
+                else:
+                    assert all(same_bits(back[name], a) for name, a in self.small().items()), (victim.name, length)
+        assert refused > 10
+
+    def test_flipped_bits_end_in_data_or_a_format_error(self, tmp_path: Path) -> None:
+        whole, bad = tmp_path / "whole", tmp_path / "bad"
+        whole.mkdir()
+        self.write(whole, self.small())
+        rng = random.Random(7)
+        outcomes = {"data": 0, "error": 0}
+        for victim in self.files(whole):
+            data = victim.read_bytes()
+            for _ in range(150):
+                flipped = bytearray(data)
+                flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+                shutil.rmtree(bad, ignore_errors=True)
+                shutil.copytree(whole, bad)
+                (bad / victim.relative_to(whole)).write_bytes(flipped)
+                try:
+                    self.read_any(bad / self.file_name)
+                    outcomes["data"] += 1
+                except ConversionError:
+                    outcomes["error"] += 1
+        assert outcomes["error"] > 0
+
+    def read_any(self, path: Path) -> None:
+        """Read whatever the damaged file is now taken for."""
+        _, reader = open_reader(path)
+        with reader:
+            for spec in reader.contents.specs:
+                array = reader.read(spec.name)
+                assert array.shape == spec.shape and array.dtype == spec.dtype
