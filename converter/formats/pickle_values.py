@@ -1,0 +1,74 @@
+"""What a pickle is made of once it is read: globals that are only named, instances of unknown classes, shells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class PickleError(ValueError):
+    """What is wrong with a pickle; `load` adds the file and the place. Functions of `known` may raise it too."""
+
+
+class UnsafePickleError(PickleError):
+    """The pickle asks for something to be called that is not data."""
+
+
+@dataclass(frozen=True, eq=False)
+class Global:
+    """A class or function that the pickle mentions. `make` is what stands for it here; None: it may not be called."""
+
+    name: str
+    make: Callable[..., object] | None
+
+
+class Opaque:
+    """An instance of a class that is not imported: the name of the class, and what the pickle says of it."""
+
+    __slots__ = ("args", "items", "mapping", "name", "state")
+
+    def __init__(self, name: str, args: tuple[object, ...] = ()) -> None:
+        self.name = name
+        self.args = args
+        self.state: object = None
+        self.items: list[object] = []
+        self.mapping: dict[object, object] = {}
+
+    @property
+    def attributes(self) -> dict[object, object]:
+        """The attributes: the state, which is a dict, or a pair (dict, slots)."""
+        parts = self.state if isinstance(self.state, tuple) and len(self.state) == 2 else (self.state,)
+        return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+
+
+class Shell:
+    """An object that is made in two steps: called first, given its state (BUILD) later.
+
+    A subclass defines `finish(state)`, which returns the finished object; that takes the place of the shell.
+    """
+
+    finished: object = None
+
+    def finish(self, state: object) -> object:
+        raise NotImplementedError
+
+
+def has_simple_hash(key: object) -> bool:
+    """Whether nobody can choose many such keys of one hash: text (its hash is random), numbers up to 64 bits."""
+    if isinstance(key, tuple):
+        return all(isinstance(part, str) for part in key)
+    if isinstance(key, int):
+        return key.bit_length() <= 64
+    return key is None or isinstance(key, (str, bytes, float, Opaque, Global))
+
+
+def is_small_key(key: object, depth: int = 0) -> bool:
+    if isinstance(key, tuple):
+        return depth < 4 and len(key) <= 16 and all(is_small_key(part, depth + 1) for part in key)
+    return (
+        isinstance(key, (complex, np.generic))
+        or (has_simple_hash(key) and not isinstance(key, int))
+        or (isinstance(key, int) and key.bit_length() <= 1024)
+    )
