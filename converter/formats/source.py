@@ -1,0 +1,120 @@
+"""Bytes that are read at any offset, each access checked against their true extent before it is made."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from converter.errors import FormatError
+from converter.tensors import Array, DType
+
+#: NumPy before 2.0 has no more axes than this, and no framework uses more.
+MAX_AXES = 32
+#: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
+MAP_FROM = 1 << 20
+
+
+class Source(ABC):
+    """``size`` bytes of the file ``path`` (or of a part of it). Every read raises FormatError outside of them."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.size = size
+
+    @abstractmethod
+    def _bytes(self, offset: int, length: int) -> bytes:
+        """The bytes of a range that is known to lie inside."""
+
+    def _array(self, offset: int, count: int, dtype: DType) -> Array:
+        """A flat read-only array over a range that is known to lie inside."""
+        return np.frombuffer(self._bytes(offset, count * dtype.itemsize), dtype, count)
+
+    def check(self, offset: int, length: int, what: str) -> None:
+        """Raise FormatError unless the range lies inside."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise FormatError(
+                self.path, f"{what} needs bytes {offset} to {offset + length}, but the file ends at {self.size}"
+            )
+
+    def take(self, offset: int, length: int, what: str) -> bytes:
+        self.check(offset, length, what)
+        return self._bytes(offset, length)
+
+    def array(self, offset: int, shape: Sequence[int], dtype: DType, what: str) -> Array:
+        """The array stored there: little-endian on disk as in memory, C order, read-only, aligned."""
+        dims = check_shape(self.path, shape, dtype, what)
+        count = math.prod(dims)
+        self.check(offset, count * dtype.itemsize, what)
+        if not count:
+            return frozen(np.empty(dims, dtype))
+        flat = self._array(offset, count, dtype)
+        return frozen((flat if flat.flags.aligned else flat.copy()).reshape(dims))
+
+    def close(self) -> None:  # noqa: B027  # bytes in memory have nothing to release
+        """Release the file; arrays that were handed out stay valid."""
+
+
+class FileSource(Source):
+    """A regular file on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            if not path.is_file():
+                raise FormatError(path, "is not a file")
+            self._file = path.open("rb", buffering=0)
+        except (OSError, ValueError) as error:
+            raise FormatError(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        super().__init__(path, os.fstat(self._file.fileno()).st_size)
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._file.fileno(), length, offset)
+        if len(data) != length:
+            raise FormatError(self.path, f"became shorter while it was read: no byte at {offset + len(data)}")
+        return data
+
+    def _array(self, offset: int, count: int, dtype: DType) -> Array:
+        length = count * dtype.itemsize
+        if length < MAP_FROM:
+            return super()._array(offset, count, dtype)
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self._file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, dtype, count, offset - start)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class MemorySource(Source):
+    """Bytes that stand inside another file, such as a record in the state of a pickled object."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        super().__init__(path, len(data))
+        self._data = data
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+
+def check_shape(path: Path, shape: Sequence[int], dtype: DType, what: str) -> tuple[int, ...]:
+    """The shape as a tuple, after making sure that NumPy can hold it. Raises FormatError.
+
+    An array without elements is checked too: (0, 2**62, 2**62) has a size of 0 and still breaks NumPy.
+    """
+    dims = tuple(shape)
+    if len(dims) > MAX_AXES:
+        raise FormatError(path, f"{what} claims {len(dims)} axes; at most {MAX_AXES} are possible")
+    if any(dim < 0 for dim in dims) or math.prod(dim or 1 for dim in dims) * dtype.itemsize >= 1 << 63:
+        raise FormatError(path, f"{what} claims the impossible shape {dims}")
+    return dims
+
+
+def frozen(array: Array) -> Array:
+    """The same array, read-only from now on."""
+    array.flags.writeable = False
+    return array
