@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 DType: TypeAlias = "np.dtype[Any]"
 
-_NUMPY = (
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
-).split()
+_NUMPY = ("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128").split()
 _ML_DTYPES = (
     "bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e4m3b11fnuz "
     "float8_e8m0fnu float8_e4m3 float8_e3m4 float4_e2m1fn int4 uint4"

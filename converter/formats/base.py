@@ -62,10 +62,14 @@ class Contents:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """step: which step of a checkpoint directory (None: the newest). verify: check checksums."""
+    """step: which step of a checkpoint directory (None: the newest). verify: check checksums.
+
+    key: the place of the weights inside a training checkpoint, keys joined with ``/`` (None: the usual places).
+    """
 
     step: int | None = None
     verify: bool = True
+    key: str | None = None
 
 
 class Reader(ABC):

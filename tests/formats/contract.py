@@ -73,14 +73,20 @@ class FormatContract:
         for seed, dtype in enumerate(self.dtypes):
             folder = tmp_path / dtype
             folder.mkdir()
-            tensors = {self.names[0]: random_array((3, 4), dtype, seed), self.names[1]: random_array((5,), dtype, seed + 99)}
+            tensors = {
+                self.names[0]: random_array((3, 4), dtype, seed),
+                self.names[1]: random_array((5,), dtype, seed + 99),
+            }
             back = self.read(self.write(folder, tensors))
             assert set(back) == set(tensors)
             assert all(same_bits(back[name], tensors[name]) for name in tensors), dtype
 
     @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (1, 1), (2, 3, 4), (2, 1, 2, 1, 2)])
     def test_every_shape_comes_back(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
-        tensors = {self.names[0]: random_array(shape, self.dtypes[0], 3), self.names[1]: random_array((2,), self.dtypes[0], 4)}
+        tensors = {
+            self.names[0]: random_array(shape, self.dtypes[0], 3),
+            self.names[1]: random_array((2,), self.dtypes[0], 4),
+        }
         back = self.read(self.write(tmp_path, tensors))
         assert all(same_bits(back[name], tensors[name]) for name in tensors)
 
@@ -135,7 +141,9 @@ class FormatContract:
         refused = 0
         for victim in self.files(whole):
             data = victim.read_bytes()
-            for length in sorted({*range(0, len(data), max(1, len(data) // 200)), *range(max(0, len(data) - 40), len(data))}):
+            for length in sorted(
+                {*range(0, len(data), max(1, len(data) // 200)), *range(max(0, len(data) - 40), len(data))}
+            ):
                 shutil.rmtree(cut, ignore_errors=True)
                 shutil.copytree(whole, cut)
                 (cut / victim.relative_to(whole)).write_bytes(data[:length])

@@ -1,0 +1,39 @@
+PYTHON ?= python3
+DEMO := .venv-demo
+TEST := .venv-test
+
+.PHONY: demo test lint bench clean
+
+# The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
+demo: $(DEMO)/ready
+	@rm -rf build/demo && mkdir -p build/demo && cp examples/mlp.params build/demo/
+	@cd build/demo && for to in tensorflow flax mxnet neutral; do \
+	    echo "\$$ convert 'torch->$$to' mlp.params" && ../../$(DEMO)/bin/convert "torch->$$to" mlp.params && echo || exit 1; \
+	done
+
+# All four real frameworks, pinned, in an environment of their own; two processes.
+test: $(TEST)/ready
+	$(TEST)/bin/python -m pytest -n 2 --dist loadfile
+
+lint: $(TEST)/ready
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
+
+bench: $(TEST)/ready
+	$(TEST)/bin/python benchmarks/small.py
+
+$(DEMO)/ready: setup.cfg
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet .
+	@touch $@
+
+$(TEST)/ready: setup.cfg tests/constraints.txt tests/frameworks.txt
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt --requirement tests/frameworks.txt
+	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt --no-deps mxnet
+	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) build dist *.egg-info

@@ -1,0 +1,104 @@
+"""The library: `convert` and `load_into` (and `converter.weights.read`). The command line is a skin over these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from converter.direction import parse_direction
+from converter.errors import ConversionError, MatchError
+from converter.execute import compute, execute
+from converter.formats import Format
+from converter.frameworks import Framework
+from converter.matching import Rules
+from converter.output import choose_format, choose_path, refuse_existing
+from converter.plan import Plan, plan_into, plan_new, respelled
+from converter.report import Report
+from converter.schema import load_schema
+from converter.weights import StrPath, Weights, read
+
+_Net = TypeVar("_Net")
+
+
+def convert(
+    direction: str,
+    source: StrPath,
+    output: StrPath | None = None,
+    *,
+    like: StrPath | None = None,
+    schema: str | None = None,
+    map: Mapping[str, str] | None = None,
+    format: str | None = None,
+    step: int | None = None,
+    strict: bool = False,
+    force: bool = False,
+) -> Report:
+    """Convert a weight file: ``convert("torch->flax", "mlp.params")`` writes ``mlp.msgpack`` beside it.
+
+    output: where to; its ending chooses the format, unless ``format`` names one.
+    like: a file saved from a freshly made clone, whose names, shapes, dtypes and order the result takes.
+    schema: name of a shipped schema, or path of a YAML file. map: source layer -> target layer.
+    step: which checkpoint of a folder, instead of the newest.
+    strict: accept only pairings by schema, map or the same name. force: overwrite an existing output.
+    Raises ConversionError; then nothing was written.
+    """
+    way = parse_direction(direction)
+    rules = _rules(schema, map)
+    with ExitStack() as stack:
+        weights = stack.enter_context(read(source, framework=way.source.name, step=step))
+        clone = stack.enter_context(read(like, framework=way.target.name)) if like is not None else None
+        form = choose_format(way.target, output, format, clone.format if clone else None, weights.net.is_data)
+        path = choose_path(Path(source), output, form)
+        refuse_existing(path, form, weights, force)
+        plan = _plan(weights, clone, way.target, form, rules, strict)
+        try:
+            execute(plan, weights.reader, form, path)
+        except OSError as error:
+            raise ConversionError(
+                f"{path}: cannot be written ({error.strerror or error}). Nothing was left behind."
+            ) from None
+        return Report(str(source), weights.format.title, str(path), form.title, plan)
+
+
+def load_into(
+    net: _Net,
+    source: StrPath,
+    *,
+    framework: str | None = None,
+    schema: str | None = None,
+    map: Mapping[str, str] | None = None,
+    step: int | None = None,
+    strict: bool = False,
+) -> _Net:
+    """Fill a live net from a weight file of any framework, and return it.
+
+    net: a ``torch.nn.Module``, a Keras model (Keras 3 or tf_keras), a gluon ``Block``, an nnx module (all
+    changed in place), or the params tree of a Flax linen net (a new tree is returned).
+    framework: whose names the file has, where its format leaves that open.
+    Raises MatchError when a layer cannot be paired; then the net is as it was.
+    """
+    from converter.live import open_net
+
+    live = open_net(net)
+    with read(source, framework=framework, step=step) as weights:
+        contents = live.contents()
+        plan = plan_into(weights.net, live.framework.net(contents), contents, _rules(schema, map), strict)
+        filled: _Net = live.fill((step.target.name, compute(step, weights.reader)) for step in plan.steps)
+    return filled
+
+
+def _rules(schema: str | None, mapping: Mapping[str, str] | None) -> Rules:
+    return Rules(load_schema(schema) if schema else None, dict(mapping or {}))
+
+
+def _plan(weights: Weights, clone: Weights | None, target: Framework, form: Format, rules: Rules, strict: bool) -> Plan:
+    try:
+        if clone is None:
+            return plan_new(weights.net, weights.contents, target, form.name, rules)
+        plan = plan_into(weights.net, clone.net, clone.contents, rules, strict)
+        same_names = target.dialect_for(form.name) == target.dialect_of(clone.contents)
+        return plan if same_names else respelled(plan, clone.net, target, form.name)
+    except MatchError as error:
+        raise MatchError([f"{weights.path}: {problem}" for problem in error.problems]) from None

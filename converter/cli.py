@@ -1,0 +1,149 @@
+"""The command line: parse, call the API, print, exit code (0 done, 1 a conversion error, 2 wrong usage)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+EXAMPLES = """\b
+convert 'torch->flax' mlp.params             writes mlp.msgpack beside it
+convert torch-to-tensorflow mlp.pt --schema mlp -o mlp.weights.h5
+convert mxnet:torch old.params --like clone.pt
+convert --from jax --to neutral ckpt_dir --step 3"""
+
+
+class _Program(click.Group):
+    """A group whose first word may be a direction instead of a command: then it is `convert`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help", "--version"):
+            args = ["convert", *args]
+        return super().parse_args(ctx, args)
+
+
+def _mapping(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for old, sign, new in pairs:
+        if not (old and sign and new):
+            raise click.BadParameter(
+                f"'{old}{sign}{new}' is not of the form SOURCE_LAYER=TARGET_LAYER, such as output=out"
+            )
+    return {old: new for old, _, new in pairs}
+
+
+@click.group(cls=_Program, no_args_is_help=True, epilog=EXAMPLES, context_settings={"max_content_width": 100})
+@click.version_option(package_name="weights-converter", prog_name="converter")
+def program() -> None:
+    """Move trained weights between PyTorch, TensorFlow/Keras, JAX/Flax and MXNet, with none of them installed.
+
+    \b
+    convert 'FROM->TO' FILE [OPTIONS]
+
+    FROM and TO are torch, tensorflow (tf, keras), flax (jax), mxnet (gluon) or neutral. `convert` and `converter`
+    are the same program; see `convert convert --help` for its options.
+    """
+
+
+@program.command()
+@click.argument("words", nargs=-1, metavar="'FROM->TO' FILE")
+@click.option("--from", "source_framework", metavar="NAME", help="FROM, instead of the direction.")
+@click.option("--to", "target_framework", metavar="NAME", help="TO, instead of the direction.")
+@click.option("-o", "--output", metavar="PATH", help="Where to; the ending chooses the format.  [default: beside FILE]")
+@click.option(
+    "--like", metavar="CLONE_FILE", help="A file saved from a fresh clone: take its names, shapes, dtypes and order."
+)
+@click.option("--schema", metavar="NAME", help="A shipped schema (mlp), or a YAML file of your own.")
+@click.option(
+    "--map",
+    "mapping",
+    metavar="OLD=NEW",
+    multiple=True,
+    callback=_mapping,
+    help="Source layer = target layer. Repeatable.",
+)
+@click.option("--format", "format_name", metavar="NAME", help="Format of the output, whatever its ending.")
+@click.option("--step", type=int, metavar="N", help="Which checkpoint of a folder.  [default: the newest]")
+@click.option("--strict", is_flag=True, help="Pair layers by schema, --map or the same name only.")
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def convert(
+    words: tuple[str, ...],
+    source_framework: str | None,
+    target_framework: str | None,
+    output: str | None,
+    like: str | None,
+    schema: str | None,
+    mapping: dict[str, str],
+    format_name: str | None,
+    step: int | None,
+    strict: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert a weight file from one framework to another."""
+    direction, source = _what(words, source_framework, target_framework)
+    from converter import api  # NumPy and the formats are not needed for --help
+
+    report = api.convert(
+        direction,
+        source,
+        output,
+        like=like,
+        schema=schema,
+        map=mapping,
+        format=format_name,
+        step=step,
+        strict=strict,
+        force=force,
+    )
+    click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
+
+
+def _what(words: tuple[str, ...], source: str | None, target: str | None) -> tuple[str, str]:
+    """The direction and the file, from either way of saying them. Raises click.UsageError."""
+    if words and words[0].endswith("-") and not source:
+        raise click.UsageError(_UNQUOTED.format(first=words[0].rstrip("-"), rest=" ".join(words[1:])))
+    if source and target:
+        if len(words) != 1:
+            raise click.UsageError("with --from and --to, name just one FILE")
+        return _checked(f"{source}->{target}"), words[0]
+    if source or target:
+        raise click.UsageError("--from and --to go together")
+    if len(words) != 2:
+        raise click.UsageError(f"expected 'FROM->TO' and one FILE, got {len(words)} words: {' '.join(words)}")
+    return _checked(words[0]), words[1]
+
+
+def _checked(direction: str) -> str:
+    from converter.direction import parse_direction
+    from converter.errors import ConversionError
+
+    try:
+        parse_direction(direction)
+    except ConversionError as error:
+        raise click.UsageError(str(error)) from None
+    return direction
+
+
+_UNQUOTED = (
+    "'>' is special to the shell: it took the name behind it for a file, and this message's command for '{first}-'. "
+    "Quote the direction: convert '{first}->TO' {rest}, or write {first}-to-TO. "
+    "(Remove the empty file that the shell made.)"
+)
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run the program; errors are printed as sentences, never as tracebacks."""
+    from converter.errors import ConversionError
+
+    try:
+        return program.main(args, prog_name=Path(sys.argv[0]).stem.replace("__main__", "converter"))
+    except ConversionError as error:
+        click.echo(f"error: {error}", err=True)
+    except OSError as error:
+        click.echo(f"error: {error.filename or ''}: {error.strerror or error}", err=True)
+    sys.exit(1)

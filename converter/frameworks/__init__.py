@@ -1,0 +1,47 @@
+"""The table of frameworks."""
+
+from __future__ import annotations
+
+import difflib
+
+from converter.errors import ConversionError
+from converter.formats import Format
+from converter.formats.base import Contents
+from converter.frameworks.base import Framework
+from converter.frameworks.flax import Flax
+from converter.frameworks.mxnet import MXNet
+from converter.frameworks.neutral import Neutral, is_neutral
+from converter.frameworks.tensorflow import TensorFlow
+from converter.frameworks.torch import Torch
+
+__all__ = ["FRAMEWORKS", "Framework", "framework", "recognise"]
+
+FRAMEWORKS: tuple[Framework, ...] = (Torch(), TensorFlow(), Flax(), MXNet(), Neutral())
+
+
+def framework(name: str) -> Framework:
+    """The framework of that name or alias. Raises ConversionError with the near misses."""
+    for row in FRAMEWORKS:
+        if name.lower() in (row.name, *row.aliases):
+            return row
+    names = [known for row in FRAMEWORKS for known in (row.name, *row.aliases)]
+    near = difflib.get_close_matches(name.lower(), names, 1)
+    hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(row.name for row in FRAMEWORKS)}."
+    raise ConversionError(f"unknown framework '{name}'. {hint}")
+
+
+def recognise(form: Format, contents: Contents) -> Framework:
+    """The framework that wrote the file: its format tells, or else its names (safetensors, npz, npy)."""
+    if is_neutral(contents):
+        return framework("neutral")
+    rows = [row for row in FRAMEWORKS if row.name in form.frameworks]
+    if len(rows) == 1:
+        return rows[0]
+    candidates = [row for row in FRAMEWORKS if row.name != "neutral"]
+    return max(candidates, key=lambda row: understood(row, contents))
+
+
+def understood(row: Framework, contents: Contents) -> int:
+    """How many tensors of the file form layers under this framework's names."""
+    layers = row.net(contents).layers
+    return sum(len(layer.tensors) for layer in layers if layer.kind not in ("parameter", "unknown"))

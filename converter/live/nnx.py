@@ -1,0 +1,44 @@
+"""``flax.nnx.Module``: the variables of its state, without those of random number generators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from converter.formats.base import Contents
+from converter.live.base import LiveNet
+from converter.tensors import Array, TensorSpec
+
+
+class Adapter(LiveNet):
+    framework_name = "flax"
+
+    def contents(self) -> Contents:
+        return Contents(
+            tuple(TensorSpec(name, np.shape(value), np.dtype(value.dtype)) for name, value in self._variables().items())
+        )
+
+    def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
+        import jax.numpy as jnp
+        from flax import nnx
+
+        state = nnx.state(self.net)
+        flat = dict(nnx.to_flat_state(state))
+        by_name = {_name(path): path for path in flat}
+        for name, array in tensors:
+            path = by_name[name]
+            flat[path] = flat[path].replace(jnp.asarray(array))
+        nnx.update(self.net, nnx.from_flat_state(flat))
+        return self.net
+
+    def _variables(self) -> dict[str, Any]:
+        from flax import nnx
+
+        state = nnx.state(self.net, nnx.Not(nnx.RngState))
+        return {_name(path): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(map(str, path))

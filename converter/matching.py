@@ -1,0 +1,321 @@
+"""Which source layer goes into which target layer, and why: never a guess.
+
+A reason is one of REASONS. Where two pairings are equally good the match is refused, with the
+candidates and the ``--map`` line that would settle it. All problems are collected and raised together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from converter.errors import MatchError
+from converter.layers import AXIS_WORDS, UNKNOWN, Layer, Net, Stored, axis_sizes, join_path, permutation, split_path
+from converter.schema import Schema, SchemaLayer
+
+SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "--map", "same name", "only one with this shape"
+#: `--strict` accepts these alone.
+CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
+
+
+@dataclass(frozen=True)
+class Pair:
+    source: Layer
+    target: Layer
+    reason: str
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """A source layer and the path that it gets in a file made without a template."""
+
+    source: Layer
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the user settled: a schema, and source path -> target path (also of everything below it)."""
+
+    schema: Schema | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+
+    def mapped(self, path: str) -> str | None:
+        """The target path that ``--map`` gives to a source path; the longest rule wins."""
+        for old in sorted(self.mapping, key=len, reverse=True):
+            if path == old or path.startswith(old + "."):
+                return self.mapping[old] + path[len(old) :]
+        return None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two layers taken as one kind: for each role, the tensor it comes from and the one it goes to."""
+
+    kind: str
+    moves: tuple[tuple[Stored, Stored], ...]
+
+
+def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agreement, ...]:
+    """Every kind that both layers can be, with roles and shapes that agree."""
+    found = []
+    for ours in source.readings:
+        for theirs in target.readings:
+            usable = ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN)
+            if usable and ours.roles.keys() == theirs.roles.keys():
+                moves = tuple((ours.roles[role], stored) for role, stored in theirs.roles.items())
+                if all(_same_shape(ours, theirs) for ours, theirs in moves):
+                    found.append(Agreement(ours.kind, moves))
+    return tuple(found)
+
+
+def narrowed(layer: Layer, kind: str) -> Layer:
+    """The layer with only the readings of that kind (none, when it cannot be one)."""
+    return Layer(layer.path, tuple(reading for reading in layer.readings if reading.kind == kind))
+
+
+def wanted_shape(source: Stored, target: Stored) -> tuple[int, ...]:
+    """The shape that the source would need to have, in its own axis order (-1: any size)."""
+    axes = permutation(target.axes, source.axes, len(target.spec.shape))
+    return tuple(target.spec.shape[axis] for axis in axes)
+
+
+def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[Pair, ...]:
+    """Pair every layer of the target with one of the source. Raises MatchError with all problems."""
+    work = _Matching(source, target)
+    work.by_schema(rules.schema)
+    work.by_map(rules)
+    work.by_name(lambda path: path)
+    work.by_name(_plain_names(source), _plain_names(target))
+    work.by_elimination()
+    work.finish()
+    if strict:
+        uncertain = [pair for pair in work.pairs if pair.reason not in CERTAIN]
+        if uncertain:
+            raise MatchError(
+                [
+                    f"--strict: '{p.source.path}' -> '{p.target.path}' rests on: {p.reason}. {_map_hint(p)}"
+                    for p in uncertain
+                ]
+            )
+    order = {layer.path: i for i, layer in enumerate(target.layers)}
+    return tuple(sorted(work.pairs, key=lambda pair: order[pair.target.path]))
+
+
+def rename(source: Net, framework_name: str, rules: Rules) -> tuple[Renaming, ...]:
+    """The path of every source layer in a new file: by schema, by --map, or as it is. Raises MatchError."""
+    renamed: dict[str, Renaming] = {}
+    problems: list[str] = []
+    for entry in rules.schema.layers if rules.schema else ():
+        layer = _first(source, entry.paths(source.framework))
+        if layer is None:
+            problems.append(_not_in_source(source, entry))
+        elif not narrowed(layer, entry.kind).readings:
+            problems.append(_other_kind(layer, entry))
+        else:
+            renamed[layer.path] = Renaming(narrowed(layer, entry.kind), entry.paths(framework_name)[0], SCHEMA)
+    problems += _unused_rules(source, rules)
+    for layer in source.layers:
+        mapped = rules.mapped(layer.path)
+        if mapped is not None:
+            renamed[layer.path] = Renaming(layer, mapped, MAP)
+        else:
+            renamed.setdefault(layer.path, Renaming(layer, layer.path, SAME_NAME))
+    taken = Counter(renaming.path for renaming in renamed.values())
+    problems += [
+        f"{count} layers would be named '{path}'. Give each its own with --map."
+        for path, count in taken.items()
+        if count > 1
+    ]
+    if problems:
+        raise MatchError(problems)
+    return tuple(renamed.values())
+
+
+class _Matching:
+    """The pairs found so far, the layers still free on both sides, and the problems met."""
+
+    def __init__(self, source: Net, target: Net) -> None:
+        self.source, self.target = source, target
+        self.same_framework = source.framework == target.framework
+        self.free_sources = dict(source.by_path)
+        self.free_targets = dict(target.by_path)
+        self.pairs: list[Pair] = []
+        self.problems: list[str] = []
+
+    def by_schema(self, schema: Schema | None) -> None:
+        for entry in schema.layers if schema else ():
+            ours = _first(self.source, entry.paths(self.source.framework))
+            theirs = _first(self.target, entry.paths(self.target.framework))
+            if ours is None:
+                self.problems.append(_not_in_source(self.source, entry))
+            elif not narrowed(ours, entry.kind).readings:
+                self.problems.append(_other_kind(ours, entry))
+            elif theirs is not None:
+                self._pair(narrowed(ours, entry.kind), theirs, SCHEMA)
+
+    def by_map(self, rules: Rules) -> None:
+        self.problems += _unused_rules(self.source, rules)
+        for path in list(self.free_sources):
+            mapped = rules.mapped(path)
+            if mapped is None:
+                continue
+            if mapped in self.free_targets:
+                self._pair(self.source.by_path[path], self.target.by_path[mapped], MAP)
+            else:
+                why = "is taken already" if mapped in self.target.by_path else "is not in the clone"
+                self.problems.append(
+                    f"--map {path}={mapped}: '{mapped}' {why}. Free there: {_names(self.free_targets)}."
+                )
+
+    def by_name(self, ours: Callable[[str], str], theirs: Callable[[str], str] | None = None) -> None:
+        """Pair layers whose names are equal, where the name stands once on either side."""
+        sources = _once(self.free_sources, ours)
+        targets = _once(self.free_targets, theirs or ours)
+        for name in sources.keys() & targets.keys():
+            self._pair(sources[name], targets[name], SAME_NAME)
+
+    def by_elimination(self) -> None:
+        """Pair layers that fit each other and nothing else that is free."""
+        fits = {
+            path: [other for other in self.free_sources.values() if agreements(other, layer, self.same_framework)]
+            for path, layer in self.free_targets.items()
+        }
+        uses = Counter(layer.path for found in fits.values() for layer in found)
+        for path, found in fits.items():
+            if len(found) == 1 and uses[found[0].path] == 1:
+                self._pair(found[0], self.target.by_path[path], ONLY_ONE)
+
+    def finish(self) -> None:
+        """Explain whatever could not be paired."""
+        for target in self.free_targets.values():
+            fitting = [layer for layer in self.free_sources.values() if agreements(layer, target, self.same_framework)]
+            if fitting:
+                lines = " or ".join(f"--map {layer.path}={target.path}" for layer in fitting)
+                self.problems.append(
+                    f"'{target.path}' of the clone could be {_names(layer.path for layer in fitting)}. "
+                    f"Settle it with {lines}."
+                )
+            else:
+                self.problems.append(f"nothing in the source fits '{target.path}' of the clone: {_shapes(target)}")
+        if not self.free_targets:
+            self.problems += [
+                f"'{path}' ({_shapes(layer)}) has no counterpart in the clone"
+                for path, layer in self.free_sources.items()
+            ]
+        if self.problems:
+            raise MatchError(self.problems)
+
+    def _pair(self, source: Layer, target: Layer, reason: str) -> None:
+        del self.free_sources[source.path], self.free_targets[target.path]
+        if agreements(source, target, self.same_framework):
+            self.pairs.append(Pair(source, target, reason))
+        else:
+            self.problems.append(disagreement(source, target, self.same_framework))
+
+
+def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
+    """Why two layers of one name cannot be each other."""
+    if not same_framework and UNKNOWN in (source.kind, target.kind):
+        unknown = source if source.kind == UNKNOWN else target
+        return unknown_kind(unknown)
+    for ours in source.readings:
+        for theirs in target.readings:
+            if ours.kind == theirs.kind:
+                missing = sorted(theirs.roles.keys() - ours.roles.keys())
+                surplus = sorted(ours.roles.keys() - theirs.roles.keys())
+                if missing:
+                    return (
+                        f"'{target.path}' of the clone has a {missing[0]}, and '{source.path}' of the source has none"
+                    )
+                if surplus:
+                    return (
+                        f"'{source.path}' of the source has a {surplus[0]}, and '{target.path}' of the clone has none"
+                    )
+                return "; ".join(
+                    _misfit(ours.roles[role], stored)
+                    for role, stored in theirs.roles.items()
+                    if not _same_shape(ours.roles[role], stored)
+                )
+    return (
+        f"'{source.path}' is {source.kind} ({_shapes(source)}), "
+        f"'{target.path}' of the clone is {target.kind} ({_shapes(target)})"
+    )
+
+
+def unknown_kind(layer: Layer) -> str:
+    """The refusal of a layer that no table describes."""
+    return (
+        f"'{layer.path}' ({_shapes(layer)}) is a layer of no kind that is known, "
+        "so it is not known either how another framework stores it"
+    )
+
+
+def _misfit(source: Stored, target: Stored) -> str:
+    wanted = wanted_shape(source, target)
+    sizes = axis_sizes(target.axes, target.spec.shape) or {}
+    given = axis_sizes(source.axes, source.spec.shape) or {}
+    wrong = [axis for axis, size in sizes.items() if size not in (-1, given.get(axis))]
+    word = AXIS_WORDS.get(wrong[0]) if wrong else None
+    question = f" Is the {word} of the clone {sizes[wrong[0]]}?" if word else ""
+    needs = "" if wanted == target.spec.shape else f", which needs {wanted}"
+    return (
+        f"'{source.spec.name}' has shape {source.spec.shape}; the clone's '{target.spec.name}' is "
+        f"{target.spec.shape}{needs}.{question}"
+    )
+
+
+def _same_shape(source: Stored, target: Stored) -> bool:
+    wanted = wanted_shape(source, target) if len(source.spec.shape) == len(target.spec.shape) else None
+    return wanted is not None and all(b in (-1, a) for a, b in zip(source.spec.shape, wanted, strict=True))
+
+
+def _plain_names(net: Net) -> Callable[[str], str]:
+    """Names without case, separators, and the leading modules that all layers of the net share."""
+    paths = [split_path(layer.path) for layer in net.layers]
+    shared = 0
+    while paths and all(len(path) > shared + 1 for path in paths) and len({path[: shared + 1] for path in paths}) == 1:
+        shared += 1
+    return lambda path: re.sub(r"[\W_]", "", join_path(split_path(path)[shared:])).casefold()
+
+
+def _once(layers: Mapping[str, Layer], name: Callable[[str], str]) -> dict[str, Layer]:
+    count = Counter(name(path) for path in layers)
+    return {name(path): layer for path, layer in layers.items() if count[name(path)] == 1}
+
+
+def _first(net: Net, paths: Sequence[str]) -> Layer | None:
+    return next((net.by_path[path] for path in paths if path in net.by_path), None)
+
+
+def _unused_rules(source: Net, rules: Rules) -> list[str]:
+    unused = [old for old in rules.mapping if not any(p == old or p.startswith(old + ".") for p in source.by_path)]
+    return [
+        f"--map {old}={rules.mapping[old]}: the source has no layer '{old}'. It has {_names(source.by_path)}."
+        for old in unused
+    ]
+
+
+def _not_in_source(source: Net, entry: SchemaLayer) -> str:
+    paths = " or ".join(entry.paths(source.framework))
+    return f"the schema's layer '{entry.path}' ({paths}) is not in the source, which has {_names(source.by_path)}"
+
+
+def _other_kind(layer: Layer, entry: SchemaLayer) -> str:
+    return f"'{layer.path}' ({_shapes(layer)}) is {layer.kind}, and the schema's layer '{entry.path}' is {entry.kind}"
+
+
+def _map_hint(pair: Pair) -> str:
+    return f"If it is right, say --map {pair.source.path}={pair.target.path}."
+
+
+def _names(paths: Iterable[str]) -> str:
+    names = [f"'{path}'" for path in paths]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+
+
+def _shapes(layer: Layer) -> str:
+    return ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)

@@ -1,0 +1,68 @@
+"""Where a result goes, and in which format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from converter.errors import ConversionError, OutputError
+from converter.formats import FORMATS, Format, by_name
+from converter.frameworks import Framework
+from converter.weights import Weights
+
+
+def choose_format(
+    target: Framework,
+    output: str | os.PathLike[str] | None,
+    name: str | None,
+    template: Format | None,
+    is_data: bool,
+) -> Format:
+    """By name, else by the ending of the output, else that of the template, else the framework's usual one."""
+    usable = [row for row in FORMATS if row.extensions and (not row.frameworks or target.name in row.frameworks)]
+    if target.name == "neutral":
+        usable = [row for row in usable if row.name == target.default_format]
+    if name is not None:
+        return _named(name, usable, target)
+    for row in usable if output is not None else ():
+        if os.fspath(output).endswith(row.extensions):  # type: ignore[arg-type]
+            return row
+    if template is not None and template in usable:
+        return template
+    return by_name(target.data_format if is_data else target.default_format)
+
+
+def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Format) -> Path:
+    """The output as given, or the source's name with the format's ending, beside the source."""
+    if output is not None:
+        return Path(output)
+    path = source.with_name(_stem(source.name) + form.extensions[0])
+    return source.with_name(f"{_stem(source.name)}.{form.name}{form.extensions[0]}") if path == source else path
+
+
+def refuse_existing(path: Path, form: Format, weights: Weights, force: bool) -> None:
+    """Raises OutputError when the output exists (unless ``force``) or would replace the source."""
+    source = weights.path.resolve()
+    suffixes = form.load().FileWriter.suffixes
+    for suffix in suffixes:
+        file = Path(f"{path}{suffix}")
+        if not file.exists():
+            continue
+        if file.resolve() in (source, *source.parents, *(Path(f"{source}{ending}") for ending in suffixes)):
+            raise OutputError(f"{file}: this is the source itself. Choose another -o.")
+        if not force:
+            raise OutputError(f"{file}: exists already. Say --force to replace it, or choose another -o.")
+
+
+def _named(name: str, usable: list[Format], target: Framework) -> Format:
+    for row in usable:
+        if name == row.name:
+            return row
+    names = ", ".join(row.name for row in usable)
+    raise ConversionError(f"{target.title} has no format '{name}' that can be written. There are: {names}.")
+
+
+def _stem(name: str) -> str:
+    """The name without the ending of a weight file (``mlp.weights.h5`` -> ``mlp``)."""
+    known = sorted({ending for row in FORMATS for ending in row.extensions} | {".index"}, key=len, reverse=True)
+    return next((name.removesuffix(ending) for ending in known if name.endswith(ending) and name != ending), name)

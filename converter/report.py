@@ -1,0 +1,67 @@
+"""What a conversion did, for people (a short table) and for programs (`Report.to_dict`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from converter.plan import Plan, Step
+from converter.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class Report:
+    """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor."""
+
+    source: str
+    source_format: str
+    output: str
+    output_format: str
+    plan: Plan
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "source": {"path": self.source, "format": self.source_format},
+            "output": {"path": self.output, "format": self.output_format},
+            "tensors": [_step_dict(step) for step in self.plan.steps],
+            "left_out": [{"name": item.name, "reason": item.reason} for item in self.plan.left_out],
+        }
+
+    def __str__(self) -> str:
+        rows = [["layer", "kind", "source", "", "target", "done", "paired by"]]
+        layer = None
+        for step in self.plan.steps:
+            first = step.layer != layer
+            layer = step.layer
+            sources = " + ".join(map(_named, step.sources))
+            head = [step.layer, step.kind] if first else ["", ""]
+            rows.append([*head, sources, "→", _named(step.target), step.done, step.reason if first else ""])
+        lines = [f"{self.source} ({self.source_format})", "", *_table(rows), ""]
+        lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
+        lines.append(f"{len(self.plan.steps)} tensors written to {self.output} ({self.output_format})")
+        return "\n".join(lines)
+
+
+def _step_dict(step: Step) -> dict[str, Any]:
+    return {
+        "layer": step.layer,
+        "kind": step.kind,
+        "sources": [_spec_dict(spec) for spec in step.sources],
+        "target": _spec_dict(step.target),
+        "done": [str(op) for op in step.ops],
+        "reason": step.reason,
+    }
+
+
+def _spec_dict(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype.name}
+
+
+def _named(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.shape}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
