@@ -16,7 +16,7 @@ __all__ = ["Child", "Entry", "flatten", "left_out", "plain_children"]
 
 MAX_DEPTH = 100
 #: Shared containers can be reached by many names; no real file has so many.
-MAX_ENTRIES = 2_000_000
+MAX_ENTRIES = 1_000_000
 MAX_NAME_CHARACTERS = 256 << 20
 
 #: (separator, key, value) of one thing inside a container; the separator is "/", or "." for an attribute.
@@ -64,9 +64,9 @@ def flatten(
         return
     open_ids = [id(value)]
     seen = {id(value)}
-    pending: list[tuple[tuple[str, ...], Iterator[Child]]] = [((), iter(inside))]
+    pending: list[tuple[tuple[str, ...], int, Iterator[Child]]] = [((), 0, iter(inside))]
     while pending:
-        parts, items = pending[-1]
+        parts, length, items = pending[-1]
         child = next(items, None)
         if child is None:
             pending.pop()
@@ -74,7 +74,8 @@ def flatten(
             continue
         separator, key, item = child
         entries += 1
-        characters += sum(map(len, parts)) + len(key) + 1
+        longer = length + len(key) + 1
+        characters += longer
         if entries > MAX_ENTRIES or characters > MAX_NAME_CHARACTERS:
             raise FormatError(path, "its containers hold each other in so many ways that their names have no end")
         here = (*parts, separator + key)
@@ -85,7 +86,7 @@ def flatten(
             continue
         if len(pending) >= MAX_DEPTH:
             raise FormatError(path, f"containers nested deeper than {MAX_DEPTH} levels, at '{''.join(parts)[1:60]}'")
-        pending.append((here, iter(inside)))
+        pending.append((here, longer, iter(inside)))
         open_ids.append(id(item))
         seen.add(id(item))
 

@@ -59,7 +59,7 @@ class Machine:
         self.odd_keys = 0
 
     def run(self) -> object:
-        data, size, opcodes = self.data, len(self.data), _OPCODES
+        data, size, opcodes = self.data, len(self.data), OPCODES
         while self.position < size:
             self.start = self.position
             code = data[self.position]
@@ -386,7 +386,7 @@ _DOUBLE = struct.Struct(">d")
 _STOP = ord(".")
 
 #: opcode -> what it does; the names are in the comments of CPython's Lib/pickle.py.
-_OPCODES: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
+OPCODES: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
     {
         # stack
         ord("("): Machine.mark,

@@ -1,0 +1,143 @@
+"""PyTorch's files before 1.6, and of ``_use_new_zipfile_serialization=False``: pickles, then the storages.
+
+In order: the pickles of a magic number, of the protocol 1001, of a dict about the machine, of the object, of the
+list of storage keys; then for each key a count of elements (int64) and its data, always little-endian. Upstream:
+``torch/serialization.py`` (_legacy_save, _legacy_load), ``torch/csrc/serialization.cpp``.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from converter.errors import FormatError
+from converter.formats.base import Probe, ReadOptions
+from converter.formats.pickles import PickleError, inert_class, load
+from converter.formats.torch_reader import TorchReader
+from converter.formats.torch_tensors import TENSOR_GLOBALS, Storage, storage_of
+from converter.tensors import Array
+
+__all__ = ["FileReader", "LegacyStream", "detect"]
+
+MAGIC = 0x1950A86A20F9469CFC6C
+#: The magic number as protocols 2 to 5 write it (LONG1, ten bytes); and as text, in protocols 0 and 1.
+_MAGIC_BYTES = b"\x8a\x0a" + MAGIC.to_bytes(10, "little")
+_MAGIC_TEXT = str(MAGIC).encode()
+_PROTOCOL = 1001
+_COUNT = struct.Struct("<q")
+
+
+def detect(probe: Probe) -> bool:
+    head = probe.head[:64]
+    return _MAGIC_BYTES in head or head.startswith(b"L" + _MAGIC_TEXT)
+
+
+class LegacyStream:
+    """The bytes of such a file, on disk or inside of another pickle, and its storages (see `StorageBytes`)."""
+
+    big_endian = False
+
+    def __init__(self, data: Array, path: Path) -> None:
+        self.data = data
+        self.path = path
+        self.position = 0
+        self._roots: dict[str, Storage] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def load(self) -> object:
+        """The object; afterwards the places of all storages are known. Raises FormatError."""
+        if self._next() != MAGIC:
+            raise FormatError(self.path, "the magic number of PyTorch's files before 1.6 is missing")
+        protocol = self._next()
+        if protocol != _PROTOCOL:
+            raise FormatError(self.path, f"the protocol of the file is {str(protocol)[:20]}, not {_PROTOCOL}")
+        self._next()  # about the machine that wrote it
+        value = self._next(described=True)
+        keys = self._next()
+        if not isinstance(keys, list):
+            raise FormatError(self.path, "the list of the storages is missing")
+        for key in keys:
+            self._skip_storage(str(key))
+        return value
+
+    def size(self, key: str) -> int:
+        if key not in self._places:
+            raise FormatError(self.path, f"the storage '{key}' is not in the file")
+        return self._places[key][1]
+
+    def raw(self, key: str, begin: int, length: int) -> Array:
+        start, size = self._places[key]
+        if begin < 0 or length < 0 or begin + length > size:
+            raise FormatError(self.path, f"the storage '{key}' has {size} bytes, not {begin + length}")
+        return np.asarray(self.data[start + begin : start + begin + length])
+
+    def _next(self, described: bool = False) -> object:
+        rest = self.data[self.position :].data
+        unknown = inert_class if described else None
+        value, used = load(rest, self.path, TENSOR_GLOBALS, self._persistent if described else None, unknown)
+        self.position += used
+        return value
+
+    def _skip_storage(self, key: str) -> None:
+        root = self._roots.get(key)
+        if root is None or key in self._places:
+            raise FormatError(self.path, f"the storage '{key[:40]}' stands in the file without need, or twice")
+        begin = self.position + _COUNT.size
+        if begin > len(self.data):
+            raise FormatError(self.path, f"the file ends before the storage '{key}'")
+        (count,) = _COUNT.unpack(self.data[self.position : begin].tobytes())
+        size = count * root.dtype.itemsize
+        if count != root.count or begin + size > len(self.data):
+            raise FormatError(
+                self.path,
+                f"the storage '{key}' should have {root.count} elements; {count} are announced at byte "
+                f"{self.position}, of the file {len(self.data) - begin} bytes are left",
+            )
+        self._places[key] = (begin, size)
+        self.position = begin + size
+
+    def _persistent(self, identity: object) -> object:
+        """``('storage', class, key, device, count, view)`` or ``('module', class, file, source)``."""
+        if not isinstance(identity, tuple) or len(identity) < 2:
+            raise PickleError("a persistent id that is not a storage")
+        if identity[0] == "module":
+            return identity[1]
+        if identity[0] != "storage" or len(identity) < 5:
+            raise PickleError("a persistent id that is not a storage")
+        storage = storage_of(identity[1], identity[2], identity[4])
+        root = self._roots.setdefault(storage.key, storage)
+        view = identity[5] if len(identity) > 5 else None
+        return storage if view is None else _part_of(root, view)
+
+
+def _part_of(root: Storage, view: object) -> Storage:
+    """A view on a storage: ``(key, offset, count)``, in elements."""
+    if not isinstance(view, tuple) or len(view) != 3 or not all(isinstance(number, int) for number in view[1:]):
+        raise PickleError("a view on a storage without its place")
+    _, offset, count = view
+    if offset < 0 or count < 0 or offset + count > root.count:
+        raise PickleError(f"a view on the elements {offset} to {offset + count} of a storage of {root.count}")
+    return Storage(root.key, root.dtype, count, offset * root.dtype.itemsize)
+
+
+class FileReader(TorchReader):
+    """The same contents as in the zip form; the large storages are mapped, not copied."""
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        try:
+            data: Array = np.memmap(path, np.uint8, "r")
+        except (OSError, ValueError) as error:
+            raise FormatError(path, f"cannot be read: {error}") from None
+        self._stream = LegacyStream(data, path)
+
+    def load(self) -> object:
+        return self._stream.load()
+
+    def size(self, key: str) -> int:
+        return self._stream.size(key)
+
+    def raw(self, key: str, begin: int, length: int) -> Array:
+        return self._stream.raw(key, begin, length)

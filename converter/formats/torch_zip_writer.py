@@ -1,0 +1,212 @@
+"""Writing PyTorch's zip form, such that ``torch.load(weights_only=True)`` reads it.
+
+Every size is known before the first tensor comes, so each member has its place in the file at once and tensors
+may be written in any order. The same tensors always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from converter.errors import OutputError
+from converter.formats.atomic import discard, partial_path, publish
+from converter.formats.base import Container, Contents, Writer
+from converter.formats.torch_tensors import STORAGE_DTYPES, TORCH_DTYPES
+from converter.tensors import Array, DType, TensorSpec
+
+__all__ = ["TorchZipWriter"]
+
+FOLDER = "archive/"
+ALIGNMENT = 64
+_LIMIT_32 = 0xFFFFFFFF
+_NEW_YEAR_1980 = 0x21
+_UTF8 = 0x800
+_VERSION = 45  # zip64
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END_64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR = struct.Struct("<4sIQI")
+_END = struct.Struct("<4s4H2IH")
+_CHUNK = 16 << 20
+
+
+@dataclass(eq=False)
+class _Member:
+    """A stored member: its header stands at `start`, its data at `offset`, which is a multiple of 64."""
+
+    name: bytes
+    start: int
+    size: int
+    crc: int = 0
+    written: bool = False
+
+    @property
+    def offset(self) -> int:
+        bare = self.start + _LOCAL.size + len(self.name) + self._zip64_extra
+        return bare + 4 + -(bare + 4) % ALIGNMENT
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+    @property
+    def _zip64_extra(self) -> int:
+        return 20 if self.size >= _LIMIT_32 else 0
+
+    def header(self) -> bytes:
+        """From `start` to `offset`; the padding stands in an extra field, as PyTorch does it."""
+        large = self.size >= _LIMIT_32
+        padding = self.offset - self.start - _LOCAL.size - len(self.name) - self._zip64_extra - 4
+        extra = struct.pack("<2H2Q", 1, 16, self.size, self.size) if large else b""
+        extra += struct.pack("<2s H", b"FB", padding) + b"Z" * padding
+        short = _LIMIT_32 if large else self.size
+        fields = (
+            b"PK\x03\x04",
+            _VERSION,
+            _UTF8,
+            0,
+            0,
+            _NEW_YEAR_1980,
+            self.crc,
+            short,
+            short,
+            len(self.name),
+            len(extra),
+        )
+        return _LOCAL.pack(*fields) + self.name + extra
+
+    def directory_entry(self) -> bytes:
+        wide = [value for value in (self.size, self.size, self.start) if value >= _LIMIT_32]
+        extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
+        size, start = min(self.size, _LIMIT_32), min(self.start, _LIMIT_32)
+        fields = (_VERSION, _VERSION, _UTF8, 0, 0, _NEW_YEAR_1980, self.crc, size, size, len(self.name), len(extra))
+        return _CENTRAL.pack(b"PK\x01\x02", *fields, 0, 0, 0, 0, start) + self.name + extra
+
+
+class TorchZipWriter(Writer):
+    """A tensor, a list, or a dict of tensors. Memory: one tensor, if it is not contiguous."""
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        super().__init__(path, contents)
+        for spec in contents.specs:
+            if spec.dtype not in _DTYPE_NAMES:
+                raise OutputError(f"{path}: '{spec.name}' is {spec.dtype}, which PyTorch files cannot hold. Cast it.")
+        pickle = _described(contents.specs, contents.container)
+        small = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"%d" % ALIGNMENT}
+        small["byteorder"] = sys.byteorder.encode()
+        self._members: list[_Member] = []
+        first = {self._place(name, len(data)): data for name, data in small.items()}
+        self._tensors = {spec.name: self._place(f"data/{key}", spec.nbytes) for key, spec in enumerate(contents.specs)}
+        first[self._place("version", 2)] = b"3\n"
+        self._partial = partial_path(path)
+        self._file: BinaryIO = self._partial.open("xb")
+        try:
+            for member, data in first.items():
+                self._fill(member, data)
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, name: str, array: Array) -> None:
+        data = np.asarray(array, order="C").reshape(-1).view(np.uint8)
+        self._fill(self._tensors[name], data.data)
+
+    def commit(self) -> None:
+        assert all(member.written for member in self._members), "some tensors were never written"
+        start = self._members[-1].end
+        directory = b"".join(member.directory_entry() for member in self._members)
+        self._file.seek(start)
+        self._file.write(directory + _end_of(len(self._members), len(directory), start))
+        self._file.close()
+        publish([(self._partial, self.path)])
+
+    def abort(self) -> None:
+        self._file.close()
+        discard(self._partial)
+
+    def _place(self, name: str, size: int) -> _Member:
+        start = self._members[-1].end if self._members else 0
+        self._members.append(_Member((FOLDER + name).encode(), start, size))
+        return self._members[-1]
+
+    def _fill(self, member: _Member, data: bytes | memoryview) -> None:
+        assert len(data) == member.size, f"{member.name!r} has {len(data)} bytes, announced were {member.size}"
+        member.crc = zlib.crc32(data)
+        self._file.seek(member.start)
+        self._file.write(member.header())
+        for begin in range(0, len(data), _CHUNK):
+            self._file.write(data[begin : begin + _CHUNK])
+        member.written = True
+
+
+def _end_of(count: int, size: int, start: int) -> bytes:
+    """The records that end the archive; the wide ones only where the narrow ones do not suffice."""
+    wide = b""
+    if count > 0xFFFF or max(size, start) >= _LIMIT_32:
+        wide = _END_64.pack(b"PK\x06\x06", 44, _VERSION, _VERSION, 0, 0, count, count, size, start)
+        wide += _LOCATOR.pack(b"PK\x06\x07", 0, start + size, 1)
+    short = min(count, 0xFFFF)
+    return wide + _END.pack(b"PK\x05\x06", 0, 0, short, short, min(size, _LIMIT_32), min(start, _LIMIT_32), 0)
+
+
+# -- the pickle, in protocol 2 ---------------------------------------------------------------------------------------
+
+
+def _described(specs: Sequence[TensorSpec], container: Container) -> bytes:
+    """``data.pkl``: a tensor, a list or a dict; the storage of the n-th tensor has the key n."""
+    tensors = [_tensor(key, spec) for key, spec in enumerate(specs)]
+    if container == "tensor" and len(tensors) == 1:
+        body = tensors[0]
+    elif container == "list" and [spec.name for spec in specs] == [str(index) for index in range(len(specs))]:
+        body = b"](" + b"".join(tensors) + b"e"
+    else:
+        body = b"}(" + b"".join(_text(spec.name) + item for spec, item in zip(specs, tensors, strict=True)) + b"u"
+    return b"\x80\x02" + body + b"."
+
+
+def _tensor(key: int, spec: TensorSpec) -> bytes:
+    """A call of ``_rebuild_tensor_v2``; dtypes without a storage class of their own need ``_v3``."""
+    dtype = _DTYPE_NAMES[spec.dtype]
+    kind = _STORAGE_NAMES.get(spec.dtype)
+    strides = [math.prod(side or 1 for side in spec.shape[axis + 1 :]) for axis in range(len(spec.shape))]
+    count = spec.size if kind else spec.nbytes
+    place = _global("torch", kind) if kind else _global("torch.storage", "UntypedStorage")
+    identity = b"(" + _text("storage") + place + _text(str(key)) + _text("cpu") + _number(count) + b"tQ"
+    hooks = _global("collections", "OrderedDict") + b")R"
+    layout = _number(0) + _numbers(spec.shape) + _numbers(strides) + b"\x89" + hooks
+    function = _global("torch._utils", "_rebuild_tensor_v2" if kind else "_rebuild_tensor_v3")
+    return function + b"(" + identity + layout + (b"" if kind else _global("torch", dtype)) + b"tR"
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def _number(value: int) -> bytes:
+    if value < 0x100:
+        return b"K" + struct.pack("<B", value)
+    return b"J" + struct.pack("<i", value) if value < 1 << 31 else b"\x8a\x08" + struct.pack("<q", value)
+
+
+def _numbers(values: Iterable[int]) -> bytes:
+    return b"(" + b"".join(map(_number, values)) + b"t"
+
+
+_DTYPE_NAMES: Mapping[DType, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_STORAGE_NAMES: Mapping[DType, str] = {
+    dtype: name for name, dtype in STORAGE_DTYPES.items() if not name.startswith("Q") and name != "UntypedStorage"
+}

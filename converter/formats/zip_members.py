@@ -1,0 +1,183 @@
+"""The members of a zip file, as places in it: every range checked, nothing extracted, stored ones read in place.
+
+Python's ``zipfile`` reads the central directory; the local headers and the data are read here, because
+members may carry a CRC field of zero (PyTorch with ``set_crc32_options(False)``), which ``zipfile`` rejects.
+The layout is that of PKWARE's APPNOTE.TXT, sections 4.3.7 and 4.4.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from converter.errors import FormatError, UnsafeFileError
+from converter.tensors import Array
+
+__all__ = ["Member", "ZipMembers"]
+
+_LOCAL = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, packed, size, name, extra
+_ENCRYPTED = 0x1
+#: A stored range of this many bytes or more is mapped, not copied.
+MAP_FROM = 1 << 20
+#: A packed member may not unpack to more than this many times its size, beyond the first megabytes.
+MAX_RATIO = 200
+FREE_SIZE = 16 << 20
+_BLOCK = 1 << 20
+_READ_ERRORS = (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, OverflowError, struct.error)
+
+
+@dataclass(frozen=True)
+class Member:
+    """offset: of the data in the file; packed: bytes there; size: bytes when unpacked; crc: 0 where not recorded."""
+
+    name: str
+    offset: int
+    packed: int
+    size: int
+    stored: bool
+    crc: int
+
+
+class ZipMembers:
+    """All members of the file by name. Raises FormatError for a damaged or hostile archive."""
+
+    def __init__(self, path: Path, verify: bool = True) -> None:
+        self.path = path
+        self.verify = verify
+        self._verified: set[str] = set()
+        self._last_unpacked = ("", b"")  # many tensors may be parts of one packed member
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+                directory = archive.start_dir
+            self._file = path.open("rb")
+        except _READ_ERRORS as error:
+            raise FormatError(path, f"not a whole zip archive: {error}") from None
+        try:
+            self.members = self._places(entries, directory)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.members
+
+    def member(self, name: str) -> Member:
+        try:
+            return self.members[name]
+        except KeyError:
+            raise FormatError(self.path, f"the archive has no member '{name}'") from None
+
+    def read(self, name: str) -> bytes:
+        """The whole member. For the small ones: pickles, versions."""
+        member = self.member(name)
+        if not member.stored:
+            return self._unpacked(member)
+        data = self._pread(member.offset, member.size)
+        self._check_crc(member, zlib.crc32(data) if self.verify else 0)
+        return data
+
+    def array(self, name: str, begin: int, length: int) -> Array:
+        """A part of the member as bytes; mapped, not copied, when it is stored and large. Verifies the member's CRC."""
+        member = self.member(name)
+        if begin < 0 or length < 0 or begin + length > member.size:
+            raise FormatError(
+                self.path, f"'{name}' has {member.size} bytes; {length} are wanted from its byte {begin} on"
+            )
+        if not member.stored:
+            return np.frombuffer(self._unpacked(member), np.uint8)[begin : begin + length]
+        self._verify_stored(member)
+        if length < MAP_FROM:
+            return np.frombuffer(self._pread(member.offset + begin, length), np.uint8)
+        return np.asarray(np.memmap(self.path, np.uint8, "r", member.offset + begin, (length,)))
+
+    def _verify_stored(self, member: Member) -> None:
+        if not self.verify or not member.crc or member.name in self._verified:
+            return
+        crc = 0
+        for begin in range(0, member.size, _BLOCK):
+            crc = zlib.crc32(self._pread(member.offset + begin, min(_BLOCK, member.size - begin)), crc)
+        self._check_crc(member, crc)
+        self._verified.add(member.name)
+
+    def _check_crc(self, member: Member, crc: int) -> None:
+        if self.verify and member.crc and crc != member.crc:
+            raise FormatError(self.path, f"'{member.name}' is damaged: its CRC is {crc:08x}, not {member.crc:08x}")
+
+    def _unpacked(self, member: Member) -> bytes:
+        if self._last_unpacked[0] != member.name:
+            self._last_unpacked = (member.name, self._unpack(member))
+        return self._last_unpacked[1]
+
+    def _unpack(self, member: Member) -> bytes:
+        limit = max(FREE_SIZE, MAX_RATIO * member.packed)
+        if member.size > limit:
+            raise FormatError(self.path, f"'{member.name}' would unpack from {member.packed} to {member.size} bytes")
+        machine = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            data = machine.decompress(self._pread(member.offset, member.packed), member.size + 1)
+        except zlib.error as error:
+            raise FormatError(self.path, f"'{member.name}' is damaged: {error}") from None
+        if len(data) != member.size:
+            raise FormatError(self.path, f"'{member.name}' does not unpack to {member.size} bytes")
+        self._check_crc(member, zlib.crc32(data) if self.verify else 0)
+        return data
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            data = os.pread(self._file.fileno(), length, offset)
+            while len(data) < length:  # one call reads at most 2 GiB
+                more = os.pread(self._file.fileno(), length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except (OSError, ValueError) as error:
+            raise FormatError(self.path, f"cannot be read: {error}") from None
+        if len(data) != length:
+            raise FormatError(self.path, f"the file ends at byte {offset + len(data)}, {length} bytes were expected")
+        return data
+
+    def _places(self, entries: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
+        members: dict[str, Member] = {}
+        used: list[tuple[int, int, str]] = []
+        for entry in entries:
+            member = self._place(entry)
+            if member.name in members:
+                raise FormatError(self.path, f"the archive holds the member '{member.name}' twice")
+            members[member.name] = member
+            used.append((entry.header_offset, member.offset + member.packed, member.name))
+        used.sort()
+        for (_, end, name), (start, _, other) in zip(used, [*used[1:], (directory, 0, "")], strict=True):
+            if end > start:
+                where = f"the member '{other}'" if other else "the directory of the archive"
+                raise FormatError(self.path, f"the member '{name}' reaches into {where}")
+        return members
+
+    def _place(self, entry: zipfile.ZipInfo) -> Member:
+        name = entry.orig_filename
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
+            raise UnsafeFileError(self.path, f"a member of the archive has the name '{name}', outside of it")
+        if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise FormatError(self.path, f"the member '{name}' is encrypted or packed in an unusual way")
+        if entry.header_offset < 0:
+            raise FormatError(self.path, f"the member '{name}' starts before the file")
+        header = _LOCAL.unpack(self._pread(entry.header_offset, _LOCAL.size))
+        if header[0] != b"PK\x03\x04" or header[9] > 4096:
+            raise FormatError(self.path, f"no member starts at byte {entry.header_offset}, where '{name}' should")
+        own_name = self._pread(entry.header_offset + _LOCAL.size, header[9])
+        if own_name != name.encode("utf-8" if entry.flag_bits & 0x800 else "cp437"):
+            raise FormatError(self.path, f"the member '{name}' has another name in its own header")
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        if stored and entry.compress_size != entry.file_size:
+            raise FormatError(self.path, f"the member '{name}' is stored, but has two sizes")
+        offset = entry.header_offset + _LOCAL.size + header[9] + header[10]
+        return Member(name, offset, entry.compress_size, entry.file_size, stored, entry.CRC)

@@ -1,0 +1,77 @@
+"""PyTorch's form before 1.6, beyond what test_torch_zip.py tests for both forms."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from converter.errors import ConversionError, FormatError
+from converter.formats import open_reader
+from tests.formats.test_torch_zip import assert_same, net, random_tensor, read, save
+
+
+def legacy(path: Path, value: object, protocol: int = 2) -> Path:
+    return save(path, value, _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+def test_every_protocol(tmp_path: Path, protocol: int) -> None:
+    tensors = {"wé\n": random_tensor((3, 2), "float32", 1), "b": random_tensor((300,), "bfloat16", 2)}
+    assert_same(read(legacy(tmp_path / "a", tensors, protocol)), tensors)
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    data = legacy(tmp_path / "a", {"w": random_tensor((3,), "float32", 1)}).read_bytes()
+    cut = tmp_path / "cut"
+    for length in range(len(data)):
+        cut.write_bytes(data[:length])
+        with pytest.raises(FormatError):
+            read(cut)
+
+
+def test_flipped_bits_end_in_data_or_an_error(tmp_path: Path) -> None:
+    data = legacy(tmp_path / "a", net().state_dict()).read_bytes()
+    bad, rng, errors = tmp_path / "bad", random.Random(5), 0
+    for _ in range(400):
+        flipped = bytearray(data)
+        flipped[rng.randrange(min(len(data), 3000))] ^= 1 << rng.randrange(8)
+        bad.write_bytes(flipped)
+        try:
+            read(bad)
+        except ConversionError:
+            errors += 1
+    assert errors > 20
+
+
+def test_a_storage_of_another_size_than_described(tmp_path: Path) -> None:
+    path = legacy(tmp_path / "a", {"w": random_tensor((3,), "float32", 1)})
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + b"\xff\xff\xff\xff\xff\xff\xff\x0f" + data[-12:])
+    with pytest.raises(FormatError, match="should have 3 elements"):
+        read(path)
+
+
+def test_arrays_are_mapped(tmp_path: Path) -> None:
+    path = legacy(tmp_path / "a", {"w": torch.arange(1 << 20)})
+    _, reader = open_reader(path)
+    with reader:
+        array = reader.read("w")
+        assert not array.flags.owndata and not array.flags.writeable and array[-1] == (1 << 20) - 1
+
+
+def test_old_storage_views(tmp_path: Path) -> None:
+    """Before 0.4 a storage could be a view on another: (key, offset, count) at the end of the persistent id."""
+    path = legacy(tmp_path / "a", {"w": torch.arange(6.0)})
+    data = path.read_bytes()
+    buffer = io.BytesIO(data)
+    assert buffer.read(2) == b"\x80\x02"
+    described = data.index(b"K\x06Nt")  # count 6, no view
+    changed = data.replace(b"K\x06Nt", b"K\x06(X\x01\x00\x00\x00vK\x02K\x03tt", 1)
+    size = changed.index(b"K\x06\x85", described)
+    changed = changed[:size] + b"K\x03\x85" + changed[size + 3 :]
+    path.write_bytes(changed)
+    assert read(path)["w"].tolist() == [2, 3, 4]
