@@ -76,8 +76,12 @@ def _check(path: Path, schema: Schema) -> None:
             )
     frameworks = {name for layer in schema.layers for name in layer.names}
     for name in frameworks:
-        if framework(name).name != name:
-            raise ConversionError(f"{path}: write '{framework(name).name}' for the framework '{name}'")
+        try:
+            proper = framework(name).name
+        except ConversionError as error:
+            raise ConversionError(f"{path}: {error}") from None
+        if proper != name:
+            raise ConversionError(f"{path}: write '{proper}' for the framework '{name}'")
     for name in (*frameworks, ""):
         _check_unique(path, {layer.path: layer.paths(name) for layer in schema.layers}, name)
 
