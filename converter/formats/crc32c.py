@@ -1,0 +1,17 @@
+"""CRC-32C as TensorFlow and leveldb store it: rotated and shifted ("masked")."""
+
+from __future__ import annotations
+
+from converter.tensors import Array
+
+_MASK_DELTA = 0xA282EAD8
+
+
+def masked_crc32c(*parts: bytes | Array) -> int:
+    """The masked checksum of the parts, one after the other (each contiguous and read-only)."""
+    import google_crc32c
+
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
