@@ -5,16 +5,11 @@ Importing this imports all four.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-
-import converter.mxnet_numpy2  # isort: skip  # noqa: F401 - before mxnet
 import flax.linen
 import flax.serialization
 import jax

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.live.base import LiveNet
@@ -32,11 +30,9 @@ class Adapter(LiveNet):
         state = self.net.state_dict()  # its tensors share the memory of the net's own
         with torch.no_grad():
             for name, array in tensors:
-                # frombuffer, because from_numpy knows neither bfloat16 nor float8
-                raw = (
-                    torch.frombuffer(bytearray(np.ascontiguousarray(array)), dtype=torch.uint8) if array.size else None
-                )
-                if raw is not None:
+                if array.size:
+                    # by way of bytes, because from_numpy knows neither bfloat16 nor float8
+                    raw = torch.frombuffer(bytearray(array.tobytes()), dtype=torch.uint8)
                     state[name].copy_(raw.view(state[name].dtype).reshape(array.shape))
         return self.net
 
