@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from converter.errors import FormatError
-from converter.formats.base import Probe, ReadOptions
+from converter.formats.base import Probe
 from converter.formats.pickles import PickleError, inert_class, load
 from converter.formats.torch_reader import TorchReader
-from converter.formats.torch_tensors import TENSOR_GLOBALS, Storage, storage_of
+from converter.formats.torch_tensors import TENSOR_GLOBALS, Storage, TorchFile, storage_of
 from converter.tensors import Array
 
 __all__ = ["FileReader", "LegacyStream", "detect"]
@@ -34,10 +34,8 @@ def detect(probe: Probe) -> bool:
     return _MAGIC_BYTES in head or head.startswith(b"L" + _MAGIC_TEXT)
 
 
-class LegacyStream:
-    """The bytes of such a file, on disk or inside of another pickle, and its storages (see `StorageBytes`)."""
-
-    big_endian = False
+class LegacyStream(TorchFile):
+    """The bytes of such a file, on disk or inside of another pickle, and its storages."""
 
     def __init__(self, data: Array, path: Path) -> None:
         self.data = data
@@ -123,21 +121,11 @@ def _part_of(root: Storage, view: object) -> Storage:
 
 
 class FileReader(TorchReader):
-    """The same contents as in the zip form; the large storages are mapped, not copied."""
+    """The same contents as in the zip form; storages are mapped, not copied."""
 
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
-        super().__init__(path, options)
+    def open(self) -> TorchFile:
         try:
-            data: Array = np.memmap(path, np.uint8, "r")
+            data: Array = np.memmap(self.path, np.uint8, "r")
         except (OSError, ValueError) as error:
-            raise FormatError(path, f"cannot be read: {error}") from None
-        self._stream = LegacyStream(data, path)
-
-    def load(self) -> object:
-        return self._stream.load()
-
-    def size(self, key: str) -> int:
-        return self._stream.size(key)
-
-    def raw(self, key: str, begin: int, length: int) -> Array:
-        return self._stream.raw(key, begin, length)
+            raise FormatError(self.path, f"cannot be read: {error}") from None
+        return LegacyStream(data, self.path)

@@ -16,7 +16,7 @@ from converter.errors import FormatError
 from converter.formats.base import Container, Contents, LeftOut, check_names
 from converter.formats.nested import Child, flatten, left_out, plain_children
 from converter.formats.pickles import Global, Opaque, PickleError
-from converter.formats.torch_tensors import EXPAND_FACTOR, Leaf, SparseTensor, Storage, StorageBytes, StridedTensor
+from converter.formats.torch_tensors import EXPAND_FACTOR, Leaf, Storage, TorchFile
 from converter.tensors import DTYPES, Array, TensorSpec
 
 __all__ = ["Weights", "find_weights", "object_children"]
@@ -55,7 +55,7 @@ class Weights:
     left_out: tuple[LeftOut, ...]
     writer: str = ""
 
-    def contents(self, path: Path, file: StorageBytes) -> Contents:
+    def contents(self, path: Path, file: TorchFile) -> Contents:
         """Check every tensor against the file. Raises FormatError."""
         specs = []
         total = 0
@@ -73,7 +73,7 @@ class Weights:
             raise FormatError(path, f"its tensors would take {total} bytes, all expanded from a few")
         return Contents(check_names(path, specs), self.container, left_out=self.left_out, writer=self.writer)
 
-    def read(self, name: str, path: Path, file: StorageBytes) -> Array:
+    def read(self, name: str, path: Path, file: TorchFile) -> Array:
         leaf = self.tensors[name]
         try:
             array = leaf if isinstance(leaf, np.ndarray) else leaf.read(file)
@@ -98,7 +98,7 @@ def find_weights(value: object, path: Path, key: str | None = None) -> Weights:
     for entry in kept:
         if entry.name in tensors:
             raise FormatError(path, f"the name '{entry.name}' stands twice in the file")
-        assert isinstance(entry.value, (StridedTensor, SparseTensor, np.ndarray))
+        assert isinstance(entry.value, (Leaf, np.ndarray))
         tensors[entry.name] = entry.value
     return Weights(_container(root), tensors, (*beside, *left_out(entries, kept, _why)), _writer(value))
 
@@ -142,7 +142,7 @@ def _is_open(value: object) -> bool:
 def _is_tensor(value: object) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype in _NUMBERS
-    return isinstance(value, (StridedTensor, SparseTensor))
+    return isinstance(value, Leaf)
 
 
 def _container(root: object) -> Container:

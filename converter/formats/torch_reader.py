@@ -1,39 +1,39 @@
-"""What the readers of all PyTorch files share: a pickle that describes, storages that hold."""
+"""What the readers of all PyTorch files share: a description of tensors, storages that hold their data."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from functools import cached_property
+from pathlib import Path
 
-from converter.formats.base import Contents, Reader
+from converter.formats.base import Contents, Reader, ReadOptions
 from converter.formats.torch_objects import Weights, find_weights
+from converter.formats.torch_tensors import TorchFile
 from converter.tensors import Array
+
+__all__ = ["TorchReader"]
 
 
 class TorchReader(Reader):
-    """A subclass gives `load`, which reads the pickle, and the storages (see `StorageBytes`)."""
+    """A subclass says in `open` what kind of `TorchFile` it reads."""
 
-    big_endian = False
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self.file = self.open()
 
-    @abstractmethod
-    def load(self) -> object:
-        """What the pickle of the file describes. Raises FormatError."""
-
-    @abstractmethod
-    def size(self, key: str) -> int:
-        """Bytes of that storage in the file. Raises FormatError."""
-
-    @abstractmethod
-    def raw(self, key: str, begin: int, length: int) -> Array:
-        """That part of the storage: a flat array of uint8. Raises FormatError."""
+    def open(self) -> TorchFile:
+        """Raises FormatError."""
+        raise NotImplementedError
 
     @cached_property
     def weights(self) -> Weights:
-        return find_weights(self.load(), self.path, self.options.key)
+        return find_weights(self.file.load(), self.path, self.options.key)
 
     @cached_property
     def contents(self) -> Contents:
-        return self.weights.contents(self.path, self)
+        return self.weights.contents(self.path, self.file)
 
     def read(self, name: str) -> Array:
-        return self.weights.read(name, self.path, self)
+        return self.weights.read(name, self.path, self.file)
+
+    def close(self) -> None:
+        self.file.close()

@@ -7,10 +7,11 @@ classes and their dtypes in ``torch/storage.py`` (_dtype_to_storage_type_map).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -26,8 +27,8 @@ __all__ = [
     "Leaf",
     "SparseTensor",
     "Storage",
-    "StorageBytes",
     "StridedTensor",
+    "TorchFile",
     "storage_of",
     "strided_array",
 ]
@@ -86,16 +87,50 @@ STORAGE_DTYPES: Mapping[str, DType] = MappingProxyType(
 )
 
 
-class StorageBytes(Protocol):
-    """The file that holds the storages."""
+class TorchFile(ABC):
+    """A file of PyTorch: what it describes, and the storages that hold the data."""
 
-    big_endian: bool
+    path: Path
+    big_endian = False
 
+    @abstractmethod
+    def load(self) -> object:
+        """The object that the file describes; its tensors are `Leaf` s. Raises FormatError."""
+
+    @abstractmethod
     def size(self, key: str) -> int:
         """Bytes of the storage in the file. Raises FormatError when there is no such storage."""
 
+    @abstractmethod
     def raw(self, key: str, begin: int, length: int) -> Array:
         """That part of the storage: a flat array of uint8. Raises FormatError."""
+
+    def close(self) -> None:  # noqa: B027  # most have nothing to release
+        """Release the file; arrays that were handed out stay valid."""
+
+
+class Leaf(ABC):
+    """A tensor as a file describes it."""
+
+    shape: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def dtype(self) -> DType:
+        """Of its elements."""
+
+    @property
+    @abstractmethod
+    def storages(self) -> tuple[Storage, ...]:
+        """What holds its data."""
+
+    @abstractmethod
+    def check(self, file: TorchFile) -> None:
+        """Raise PickleError or FormatError unless all of its data lie inside of the file."""
+
+    @abstractmethod
+    def read(self, file: TorchFile) -> Array:
+        """The values, in C order. Raises PickleError or FormatError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,20 +148,24 @@ class Storage:
 
 
 @dataclass(frozen=True, eq=False)
-class StridedTensor:
-    """Elements of a storage: `offset` and `stride` count elements of `dtype`.
+class StridedTensor(Leaf):
+    """Elements of a storage: `offset` and `stride` count elements, of the dtype `kind`.
 
     problem: why it cannot be read as plain numbers, although its place is known (quantized).
     """
 
     storage: Storage
-    dtype: DType
+    kind: DType
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     conjugated: bool = False
     negated: bool = False
     problem: str = ""
+
+    @property
+    def dtype(self) -> DType:
+        return self.kind
 
     @property
     def storages(self) -> tuple[Storage, ...]:
@@ -143,8 +182,7 @@ class StridedTensor:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def check(self, file: StorageBytes) -> None:
-        """Raise PickleError unless the tensor lies inside of its storage, and the storage inside of the file."""
+    def check(self, file: TorchFile) -> None:
         available = file.size(self.storage.key) - self.storage.begin
         if self.storage.nbytes > available:
             raise PickleError(f"its storage has {self.storage.nbytes} bytes, the file {available}")
@@ -152,7 +190,7 @@ class StridedTensor:
             raise PickleError(f"shape {self.shape} does not fit into its storage of {self.storage.nbytes} bytes")
         _check_growth(self.nbytes, self.storage.nbytes)
 
-    def read(self, file: StorageBytes) -> Array:
+    def read(self, file: TorchFile) -> Array:
         if self.problem:
             raise PickleError(self.problem)
         if 0 in self.shape:
@@ -166,7 +204,7 @@ class StridedTensor:
 
 
 @dataclass(frozen=True, eq=False)
-class SparseTensor:
+class SparseTensor(Leaf):
     """Indices and values; read as the dense tensor that they stand for, where no value is computed."""
 
     layout: str
@@ -181,13 +219,13 @@ class SparseTensor:
     def storages(self) -> tuple[Storage, ...]:
         return tuple(part.storage for part in self.parts)
 
-    def check(self, file: StorageBytes) -> None:
+    def check(self, file: TorchFile) -> None:
         for part in self.parts:
             part.check(file)
         dense = math.prod(self.shape) * self.dtype.itemsize
         _check_growth(dense, sum(part.storage.nbytes for part in self.parts))
 
-    def read(self, file: StorageBytes) -> Array:
+    def read(self, file: TorchFile) -> Array:
         *indices, values = (part.read(file) for part in self.parts)
         if self.layout == "sparse_coo":
             (where,) = indices
@@ -196,9 +234,6 @@ class SparseTensor:
         else:
             raise PickleError(f"its layout is torch.{self.layout}; make it dense in PyTorch first (to_dense())")
         return _dense(where, values, self.shape)
-
-
-Leaf: TypeAlias = StridedTensor | SparseTensor
 
 
 def strided_array(raw: Array, dtype: DType, shape: tuple[int, ...], stride: tuple[int, ...], swap: bool) -> Array:

@@ -7,12 +7,15 @@ The layout is that of PKWARE's APPNOTE.TXT, sections 4.3.7 and 4.4.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from converter.tensors import Array
 
 __all__ = ["Member", "ZipMembers"]
 
+T = TypeVar("T")
 _LOCAL = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, packed, size, name, extra
 _ENCRYPTED = 0x1
 #: A stored range of this many bytes or more is mapped, not copied.
@@ -47,22 +51,37 @@ class Member:
 class ZipMembers:
     """All members of the file by name. Raises FormatError for a damaged or hostile archive."""
 
-    def __init__(self, path: Path, verify: bool = True) -> None:
+    def __init__(self, path: Path, verify: bool = True, begin: int = 0, size: int | None = None) -> None:
+        """begin, size: the part of the file that is the archive; by default all of it."""
         self.path = path
         self.verify = verify
+        self.begin = begin
         self._verified: set[str] = set()
         self._last_unpacked = ("", b"")  # many tensors may be parts of one packed member
         try:
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-                directory = archive.start_dir
             self._file = path.open("rb")
-        except _READ_ERRORS as error:
-            raise FormatError(path, f"not a whole zip archive: {error}") from None
+        except OSError as error:
+            raise FormatError(path, f"cannot be read: {error}") from None
         try:
+            self._size = os.fstat(self._file.fileno()).st_size - begin if size is None else size
+            with zipfile.ZipFile(io.BufferedReader(_Window(self))) as archive:
+                entries, directory = archive.infolist(), archive.start_dir
             self.members = self._places(entries, directory)
+        except _READ_ERRORS as error:
+            self._file.close()
+            raise FormatError(path, f"not a whole zip archive: {error}") from None
         except BaseException:
             self._file.close()
+            raise
+
+    @classmethod
+    def opened(cls, path: Path, verify: bool, use: Callable[[ZipMembers], T]) -> T:
+        """``use(the members)``; the file is closed again when that fails."""
+        members = cls(path, verify)
+        try:
+            return use(members)
+        except BaseException:
+            members.close()
             raise
 
     def close(self) -> None:
@@ -98,7 +117,7 @@ class ZipMembers:
         self._verify_stored(member)
         if length < MAP_FROM:
             return np.frombuffer(self._pread(member.offset + begin, length), np.uint8)
-        return np.asarray(np.memmap(self.path, np.uint8, "r", member.offset + begin, (length,)))
+        return np.asarray(np.memmap(self.path, np.uint8, "r", self.begin + member.offset + begin, (length,)))
 
     def _verify_stored(self, member: Member) -> None:
         if not self.verify or not member.crc or member.name in self._verified:
@@ -133,17 +152,19 @@ class ZipMembers:
         return data
 
     def _pread(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise FormatError(
+                self.path, f"the archive ends at byte {self._size}; {length} bytes are wanted from byte {offset} on"
+            )
         try:
-            data = os.pread(self._file.fileno(), length, offset)
+            data = os.pread(self._file.fileno(), length, self.begin + offset)
             while len(data) < length:  # one call reads at most 2 GiB
-                more = os.pread(self._file.fileno(), length - len(data), offset + len(data))
+                more = os.pread(self._file.fileno(), length - len(data), self.begin + offset + len(data))
                 if not more:
-                    break
+                    raise FormatError(self.path, f"the file ends at byte {self.begin + offset + len(data)}")
                 data += more
         except (OSError, ValueError) as error:
             raise FormatError(self.path, f"cannot be read: {error}") from None
-        if len(data) != length:
-            raise FormatError(self.path, f"the file ends at byte {offset + len(data)}, {length} bytes were expected")
         return data
 
     def _places(self, entries: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
@@ -181,3 +202,30 @@ class ZipMembers:
             raise FormatError(self.path, f"the member '{name}' is stored, but has two sizes")
         offset = entry.header_offset + _LOCAL.size + header[9] + header[10]
         return Member(name, offset, entry.compress_size, entry.file_size, stored, entry.CRC)
+
+
+class _Window(io.RawIOBase):
+    """The archive as a file of its own, for ``zipfile``."""
+
+    def __init__(self, members: ZipMembers) -> None:
+        self._members = members
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = max(0, offset + (0, self._position, self._members._size)[whence])
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(0, min(len(buffer), self._members._size - self._position))
+        buffer[:length] = self._members._pread(self._position, length)
+        self._position += length
+        return length

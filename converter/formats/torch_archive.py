@@ -1,0 +1,81 @@
+"""The description and the storages inside of one zip archive of PyTorch, which may be a part of another file.
+
+A folder inside of the archive holds ``data.pkl`` (the description), ``data/KEY`` (the storages, stored and
+aligned), ``byteorder`` and ``version``. Upstream: ``torch/serialization.py`` (_save, _load) and
+``caffe2/serialize/inline_container.cc``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+from converter.errors import FormatError
+from converter.formats.pickles import Opaque, PickleError, inert_class, load
+from converter.formats.torch_tensors import TENSOR_GLOBALS, Storage, TorchFile, storage_of
+from converter.formats.zip_members import ZipMembers
+from converter.tensors import Array
+
+__all__ = ["TorchArchive"]
+
+#: Where the storages of KEY stand, in the order of preference: 1.6 and later, 1.4 (opt-in).
+_STORAGE_PLACES = ("data/", "tensors/")
+#: What the pickles of TorchScript call to give containers their types (``torch/jit/_pickle.py``).
+_TAGS = "build_intlist build_tensorlist build_doublelist build_boollist restore_type_tag".split()
+_GLOBALS = MappingProxyType(
+    {**TENSOR_GLOBALS} | {f"torch.jit._pickle {name}": lambda value, *_: value for name in _TAGS}
+)
+
+
+class TorchArchive(TorchFile):
+    """``state_dict`` s, tensors, whole modules, checkpoints, TorchScript's modules."""
+
+    def __init__(self, members: ZipMembers) -> None:
+        self.zip = members
+        self.path = members.path
+        pickles = [name for name in members.members if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise FormatError(self.path, f"the archive has {len(pickles)} members 'data.pkl' in a folder, not one")
+        self.folder = pickles[0].removesuffix("data.pkl")
+        self.big_endian = self._is_big_endian()
+
+    def load(self) -> object:
+        data = self.zip.read(self.folder + "data.pkl")
+        value, _ = load(data, self.path, _GLOBALS, _storage, _unknown)
+        return value
+
+    def size(self, key: str) -> int:
+        return self.zip.member(self._member(key)).size
+
+    def raw(self, key: str, begin: int, length: int) -> Array:
+        return self.zip.array(self._member(key), begin, length)
+
+    def close(self) -> None:
+        self.zip.close()
+
+    def _member(self, key: str) -> str:
+        for place in _STORAGE_PLACES:
+            if self.folder + place + key in self.zip:
+                return self.folder + place + key
+        return f"{self.folder}{_STORAGE_PLACES[0]}{key}"
+
+    def _is_big_endian(self) -> bool:
+        if self.folder + "byteorder" not in self.zip:
+            return False
+        order = self.zip.read(self.folder + "byteorder").strip()
+        if order not in (b"little", b"big"):
+            raise FormatError(self.path, f"'{self.folder}byteorder' says {order[:20]!r}, not little or big")
+        return order == b"big"
+
+
+def _unknown(name: str) -> Callable[..., object]:
+    if name.startswith("__torch__"):  # a class of TorchScript, whose code is in the archive
+        return lambda *args: Opaque(name, args)
+    return inert_class(name)
+
+
+def _storage(identity: object) -> Storage:
+    """``('storage', class, key, device, count)``."""
+    if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
+        raise PickleError("a persistent id that is not a storage")
+    return storage_of(identity[1], identity[2], identity[4])
