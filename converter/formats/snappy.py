@@ -20,10 +20,7 @@ def decompress(data: memoryview) -> bytes:
     out = bytearray()
     while position < len(data):
         tag = data[position]
-        if tag & 3 == 0:
-            position = _literal(data, position, out)
-        else:
-            position = _copy(data, position, out)
+        position = _literal(data, position, out) if tag & 3 == 0 else _copy(data, position, out)
         if len(out) > size:
             break
     if len(out) != size:

@@ -18,7 +18,8 @@ import numpy as np
 from converter.errors import FormatError
 from converter.formats.crc32c import masked_crc32c
 from converter.formats.protowire import Message, WireError, read_varint
-from converter.formats.tf_table import Table, regular_size
+from converter.formats.regular_file import regular_size
+from converter.formats.tf_table import Table
 from converter.formats.tf_types import (
     DTYPE_OF_CODE,
     OTHER_TYPES,

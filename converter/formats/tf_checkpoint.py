@@ -7,8 +7,8 @@ without one (TensorFlow 1) they are the names of the variables, in natural order
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -107,15 +107,17 @@ class FileReader(Reader):
         return found
 
     @cached_property
-    def _paths(self) -> set[str]:
-        """The paths of all weights and of the objects that hold them."""
-        return set(_with_parents(name.removesuffix(SUFFIX) for name in self._names if name not in self._reasons))
-
-    @cached_property
     def _links(self) -> Mapping[str, str]:
         if self._graph is None:
             return {}
-        return {other: path for other, path in self._graph.other_paths().items() if path in self._paths}
+        weights = sorted(name for name in self._names if name not in self._reasons)
+
+        def holds_weights(path: str) -> bool:
+            start = f"{path}/" if path else ""
+            at = bisect_left(weights, start)
+            return at < len(weights) and weights[at].startswith(start)
+
+        return {other: path for other, path in self._graph.other_paths().items() if holds_weights(path)}
 
     @cached_property
     def _labels(self) -> Mapping[str, str]:
@@ -127,10 +129,3 @@ class FileReader(Reader):
             if key not in self._reasons and group and len(parts) > 1:
                 found[group] = parts[-2]
         return found
-
-
-def _with_parents(paths: Iterable[str]) -> Iterable[str]:
-    for path in paths:
-        while path:
-            yield path
-            path = os.path.dirname(path)

@@ -84,7 +84,9 @@ def choose(path: Path, folder: Path, names: Sequence[str], step: int | None) -> 
         raise FormatError(path, f"the folder holds no TensorFlow checkpoint (no file *{INDEX})")
     numbers = {name: found for name in names if (found := _NUMBERED.fullmatch(name))}
     if step is not None:
-        return _only(path, [name for name, found in numbers.items() if int(found[2]) == step], names, f" of step {step}")
+        return _only(
+            path, [name for name, found in numbers.items() if int(found[2]) == step], names, f" of step {step}"
+        )
     newest = state_of(folder)
     if newest in names:
         return str(newest)

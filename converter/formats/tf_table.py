@@ -8,7 +8,6 @@ blocks. Source: tensorflow/core/lib/io/{table,format,block}.cc and leveldb doc/t
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from converter.errors import FormatError
 from converter.formats import snappy
 from converter.formats.crc32c import masked_crc32c
 from converter.formats.protowire import WireError, read_varint, varint
+from converter.formats.regular_file import open_regular
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48
@@ -36,32 +36,13 @@ def is_table(tail: bytes) -> bool:
     return tail.endswith(MAGIC)
 
 
-def regular_size(path: Path) -> int:
-    """The size of a regular file. Raises FormatError when there is none (or it is a pipe or a device)."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise FormatError(path, f"the file cannot be opened: {_reason(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise FormatError(path, "not a regular file")
-    return status.st_size
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
 class Table:
     """A table opened for reading: `entries` walks it, `get` looks one key up and reads one block."""
 
     def __init__(self, path: Path, verify: bool = True) -> None:
         self.path = path
         self.verify = verify
-        self.size = regular_size(path)
-        try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise FormatError(path, f"the file cannot be opened: {_reason(error)}") from None
+        self._file, self.size = open_regular(path)
         try:
             self._blocks = self._read_index()
         except BaseException:
@@ -219,6 +200,10 @@ class TableWriter:
         return handle
 
 
+def _shared(a: bytes, b: bytes) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 class _Block:
     def __init__(self, interval: int = _RESTART_INTERVAL) -> None:
         self.last = b""
@@ -234,7 +219,7 @@ class _Block:
         if self._count == self._interval:
             self._restarts.append(len(self._data))
             self._count = 0
-        shared = len(os.path.commonprefix([self.last, key])) if self._count else 0
+        shared = _shared(self.last, key) if self._count else 0
         self._data += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
         self.last = key
         self._count += 1

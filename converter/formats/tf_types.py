@@ -99,9 +99,7 @@ def write_shape(shape: Sequence[int]) -> bytes:
 
 def read_extents(message: Message) -> tuple[tuple[int, int], ...]:
     """TensorSliceProto: extent = 1 {start = 1, length = 2}; no length means the whole axis."""
-    return tuple(
-        (extent.signed(1), extent.signed(2) if 2 in extent else FULL_EXTENT) for extent in message.messages(1)
-    )
+    return tuple((extent.signed(1), extent.signed(2) if 2 in extent else FULL_EXTENT) for extent in message.messages(1))
 
 
 def slice_of(extents: Sequence[tuple[int, int]], shape: Sequence[int]) -> Slice:
@@ -109,9 +107,7 @@ def slice_of(extents: Sequence[tuple[int, int]], shape: Sequence[int]) -> Slice:
     if len(extents) != len(shape):
         raise WireError(f"a slice of {len(extents)} axes in a tensor of {len(shape)}")
     starts = tuple(start for start, _ in extents)
-    lengths = tuple(
-        size if length == FULL_EXTENT else length for (_, length), size in zip(extents, shape, strict=True)
-    )
+    lengths = tuple(size if length == FULL_EXTENT else length for (_, length), size in zip(extents, shape, strict=True))
     for start, length, size in zip(starts, lengths, shape, strict=True):
         if start < 0 or length < 0 or start + length > size:
             raise WireError(f"a slice from {start} with {length} elements of an axis of {size}")

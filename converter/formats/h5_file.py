@@ -1,0 +1,242 @@
+"""HDF5 files, opened with suspicion: what is in them, and their arrays, without following any link out.
+
+h5py trusts its input in ways that a reader of strangers' files cannot: links and datasets may point to
+other files, a declared shape may claim any size, and damage surfaces as nearly any exception. Here
+sizes are checked before memory is allocated, and everything else becomes a `FormatError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
+from converter.formats.base import LeftOut, Probe
+from converter.formats.natural import natural_key
+from converter.formats.regular_file import regular_size
+from converter.tensors import DTYPES, Array, DType, TensorSpec
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+#: An array may be this much larger than what is stored of it (deflate packs at most 1032 to 1) ...
+_MOST_EXPANSION = 1100
+#: ... or this large whatever is stored (HDF5 does not store what was never written).
+_FREE_BYTES = 1 << 20
+
+#: Filters of the library itself (deflate, shuffle, fletcher32, szip, nbit, scale-offset) and lzf of h5py.
+_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32000})
+_COMPRESSING = frozenset({1, 4, 32000})
+
+
+def is_hdf5(probe: Probe) -> bool:
+    return probe.head.startswith(SIGNATURE)
+
+
+@contextmanager
+def damaged_means_format_error(path: Path, place: str) -> Iterator[None]:
+    """h5py meets damage with OSError, RuntimeError, KeyError, ValueError and more: all become FormatError."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except Exception as error:
+        text = str(error).strip("'\"") or type(error).__name__
+        raise FormatError(path, f"{place}: damaged or incomplete HDF5 ({text[:200]})") from None
+
+
+def import_h5py(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise MissingLibraryError(f"{path}: HDF5 files need h5py: pip install h5py") from None
+    return h5py
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset of numbers. ``age`` grows with the time of its writing (see `H5File`)."""
+
+    spec: TensorSpec
+    age: int
+
+
+@dataclass
+class Tree:
+    """What a walk found; paths have no leading slash. ages: group -> the highest address of its objects."""
+
+    datasets: list[Dataset] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+class H5File:
+    """An HDF5 file (or a file object that holds one) for reading.
+
+    Where a group does not keep the order of creation, `Dataset.age` tells it nearly always: objects go
+    to the end of the file, or into a gap left earlier, so of all objects of a group the one with the
+    highest address shows when the group was written.
+    """
+
+    def __init__(self, path: Path, source: BinaryIO | None = None, size: int | None = None) -> None:
+        self.path = path
+        self._size = regular_size(path) if size is None else size
+        self._h5py = import_h5py(path)
+        with damaged_means_format_error(path, "the file"):
+            self._file = self._h5py.File(source or path, "r", **({} if source else {"locking": False}))
+
+    def close(self) -> None:
+        with damaged_means_format_error(self.path, "the file"):
+            self._file.close()
+
+    def tree(self) -> Tree:
+        """Every object once, under its first name; ``layers`` goes before the other names of a group."""
+        with damaged_means_format_error(self.path, "the file"):
+            return _Walk(self._h5py, self.path, self._file, self._size).run()
+
+    def read(self, spec: TensorSpec) -> Array:
+        with damaged_means_format_error(self.path, f"'{spec.name}'"):
+            return self._read(spec)
+
+    def text(self, path: str, attribute: str) -> str:
+        """A text attribute of a group, "" when there is none."""
+        values = self.texts(path, attribute)
+        return values[0] if values else ""
+
+    def texts(self, path: str, attribute: str) -> list[str]:
+        """A text attribute of one or several values, [] when there is none."""
+        place = f"the attribute '{attribute}' of '/{path}'"
+        with damaged_means_format_error(self.path, place):
+            attributes = self._file[path or "/"].attrs
+            if attribute not in attributes:
+                return []
+            found = attributes.get_id(attribute)
+            if math.prod(found.shape) * found.dtype.itemsize > self._size:
+                raise FormatError(self.path, f"{place} claims more than the file holds")
+            return [_text(value) for value in np.ravel(attributes[attribute])]
+
+    def has(self, path: str) -> bool:
+        with damaged_means_format_error(self.path, f"'{path}'"):
+            return self._file.get(path, getlink=True) is not None
+
+    def attributes(self, path: str) -> list[str]:
+        with damaged_means_format_error(self.path, f"'/{path}'"):
+            return list(self._file[path or "/"].attrs)
+
+    def _read(self, spec: TensorSpec) -> Array:
+        dataset = self._h5py.h5d.open(self._file.id, spec.name.encode())
+        array: Array = np.empty(spec.shape, spec.dtype)
+        if array.size:
+            space = self._h5py.h5s.ALL
+            if dataset.get_type().get_class() == self._h5py.h5t.OPAQUE:
+                dataset.read(space, space, array.view(f"V{spec.dtype.itemsize}"), mtype=dataset.get_type())
+            else:
+                dataset.read(space, space, array)
+        array.flags.writeable = False
+        return array
+
+
+class _Walk:
+    def __init__(self, h5py: Any, path: Path, file: Any, size: int) -> None:
+        self._h5py = h5py
+        self._path = path
+        self._file = file
+        self._size = size
+        self._seen: dict[int, str] = {}
+        self._links_left = size // 8 + 64
+        self._tree = Tree()
+
+    def run(self) -> Tree:
+        stack: list[tuple[str, Any]] = [("", self._file)]
+        while stack:
+            path, item = stack.pop()
+            address = self._address(item)
+            if address in self._seen:
+                self._tree.links[path] = self._seen[address]
+                continue
+            self._seen[address] = path
+            if isinstance(item, self._h5py.Group):
+                self._tree.groups.append(path)
+                stack.extend(reversed(list(self._children(path, item))))
+            elif isinstance(item, self._h5py.Dataset):
+                self._dataset(path, item)
+            else:
+                self._tree.left_out.append(LeftOut(path, "a datatype, not an array"))
+        return self._tree
+
+    def _address(self, item: Any) -> int:
+        return int(self._h5py.h5o.get_info(item.id).addr)
+
+    def _children(self, path: str, group: Any) -> Iterator[tuple[str, Any]]:
+        for name in self._names(group):
+            self._links_left -= 1
+            if self._links_left < 0:
+                raise FormatError(self._path, "more links than the file has room for")
+            child = f"{path}/{name}" if path else name
+            link = group.get(name, getlink=True)
+            if isinstance(link, self._h5py.ExternalLink):
+                raise UnsafeFileError(self._path, f"'{child}' is a link to another file ('{link.filename}')")
+            if isinstance(link, self._h5py.SoftLink):
+                self._tree.left_out.append(LeftOut(child, f"a soft link to '{link.path}'"))
+            else:
+                yield child, group[name]
+
+    def _names(self, group: Any) -> Sequence[str]:
+        names = list(group)
+        for name in names:
+            name.encode("utf-8")  # raises for a name that is no text
+        if group.id.get_create_plist().get_link_creation_order():
+            return names
+        return sorted(names, key=lambda name: (name != "layers", natural_key(name)))
+
+    def _dataset(self, path: str, dataset: Any) -> None:
+        if dataset.shape is None or self._h5py.check_string_dtype(dataset.dtype) is not None:
+            self._tree.left_out.append(LeftOut(path, "holds text or nothing, not numbers"))
+            return
+        self._refuse_outside(path, dataset)
+        spec = TensorSpec(path, tuple(map(int, dataset.shape)), self._dtype(path, dataset))
+        self._refuse_too_large(spec, dataset)
+        parent = dataset.parent
+        addresses = [self._address(item) for item in (dataset, parent, parent.parent)]
+        self._tree.datasets.append(Dataset(spec, max(*addresses, dataset.id.get_offset() or 0)))
+
+    def _refuse_outside(self, path: str, dataset: Any) -> None:
+        if dataset.is_virtual:
+            raise UnsafeFileError(self._path, f"'{path}' is a virtual dataset, put together from other files")
+        if dataset.external:
+            raise UnsafeFileError(self._path, f"the data of '{path}' is in another file")
+        properties = dataset.id.get_create_plist()
+        filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+        if not _FILTERS.issuperset(filters) or sum(code in _COMPRESSING for code in filters) > 1:
+            raise FormatError(self._path, f"'{path}' is stored through the filters {filters}, which cannot be undone")
+
+    def _dtype(self, path: str, dataset: Any) -> DType:
+        dtype: DType = dataset.dtype
+        if dtype.kind == "V" and dtype.fields is None and dtype.subdtype is None:
+            # Keras: HDF5 has no bfloat16, so the bytes are opaque and an attribute says what they are.
+            name = _text(dataset.attrs.get("dtype", ""))
+            if name in DTYPES and DTYPES[name].itemsize == dtype.itemsize:
+                return DTYPES[name]
+        if dtype.kind in "biufc" and dtype.newbyteorder("=").name in DTYPES:
+            return DTYPES[dtype.newbyteorder("=").name]
+        raise FormatError(self._path, f"'{path}' has the type {dtype}, expected numbers")
+
+    def _refuse_too_large(self, spec: TensorSpec, dataset: Any) -> None:
+        stored = min(dataset.id.get_storage_size(), self._size)
+        chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
+        most = stored if dataset.chunks is None and stored else _FREE_BYTES + _MOST_EXPANSION * stored
+        if max(spec.nbytes, chunk) > most:
+            raise FormatError(
+                self._path,
+                f"'{spec.name}' of shape {spec.shape} takes {spec.nbytes} bytes, the file holds {stored} of it",
+            )
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
