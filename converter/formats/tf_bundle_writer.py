@@ -131,7 +131,7 @@ class FileWriter(Writer):
     def _put(self, slot: _Slot, crc: int, *parts: bytes | Array) -> None:
         self._file.seek(slot.offset)
         for part in parts:
-            self._file.write(memoryview(part))
+            self._file.write(part if isinstance(part, bytes) else part.data)
         slot.crc = crc
 
 

@@ -112,10 +112,10 @@ class FileReader(Reader):
             return {}
         weights = sorted(name for name in self._names if name not in self._reasons)
 
+        # The root under a second name ("" as path) begins no key, and says nothing.
         def holds_weights(path: str) -> bool:
-            start = f"{path}/" if path else ""
-            at = bisect_left(weights, start)
-            return at < len(weights) and weights[at].startswith(start)
+            at = bisect_left(weights, path + "/")
+            return at < len(weights) and weights[at].startswith(path + "/")
 
         return {other: path for other, path in self._graph.other_paths().items() if holds_weights(path)}
 
