@@ -49,13 +49,19 @@ class Format:
 FORMATS: tuple[Format, ...] = (
     Format("torch", "PyTorch file", "torch_zip", ("torch",), (".pt", ".pth", ".bin", ".ckpt")),
     Format("torch-legacy", "PyTorch file before 1.6", "torch_legacy", ("torch",), ()),
+    Format("torch-script", "TorchScript before 1.4", "torch_script", ("torch",), ()),
+    Format("torch-export", "PyTorch exported program", "torch_pt2", ("torch",), ()),
+    Format("torch-sharded", "PyTorch shards with an index", "torch_sharded", ("torch",), ()),
+    Format("torch-distributed", "PyTorch distributed checkpoint", "torch_dcp", ("torch",), ()),
     Format("keras-h5", "Keras 3 weights", "keras_h5", ("tensorflow",), (".weights.h5",)),
     Format("tf-checkpoint", "TensorFlow checkpoint", "tf_checkpoint", ("tensorflow",), (".ckpt",)),
     Format("mxnet", "MXNet parameters", "mxnet_params", ("mxnet",), (".params",)),
     Format("safetensors", "safetensors", "safetensors", (), (".safetensors",)),
+    Format("mxnet2", "MXNet 2 parameters", "mxnet2", ("mxnet",), ()),
     Format("npz", "NumPy archive", "npz", (), (".npz",)),
     Format("npy", "NumPy array", "npy", (), (".npy",)),
     Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",)),
+    Format("pickle", "pickle of arrays", "pickle_file", (), ()),
     Format("flax-msgpack", "Flax msgpack", "flax_msgpack", ("flax",), (".msgpack",)),
 )
 

@@ -66,6 +66,13 @@ class TestOneArray(FormatContract):
             assert reader.contents.container == "tensor" and reader.contents.specs[0].shape == (2, 3, 2)
             assert not reader.read("0").flags.writeable
 
+    def test_containers_and_order_come_back(self, tmp_path: Path) -> None:
+        arrays = {str(index): random_array((2, 3), "float32", index) for index in range(12)}
+        _, reader = open_reader(self.write(tmp_path, arrays))
+        with reader:
+            assert reader.contents.container == "tensor"
+            assert same_bits(reader.read("0"), np.stack(list(arrays.values())))
+
     def test_a_failed_write_leaves_the_old_file_and_nothing_new(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, self.small())
         before = path.read_bytes()
