@@ -154,15 +154,17 @@ def test_what_keras_wrote_is_read_in_its_order(tmp_path: Path, build) -> None:
     model.save_weights(tmp_path / "mlp.weights.h5")
     contents, tensors = read(tmp_path / "mlp.weights.h5")
     assert all(same_bits(a, b) for a, b in zip(tensors.values(), model.get_weights(), strict=True))
-    assert contents.labels[""] == model.name
-    assert {name for group, name in contents.labels.items() if group} == {layer.name for layer in model.layers}
+    assert contents.labels["vars"] == model.name
+    assert {name for group, name in contents.labels.items() if group != "vars"} == {
+        layer.name for layer in model.layers
+    }
 
 
 def test_labels_are_the_names_of_the_layers_and_are_written_as_keras_does(tmp_path: Path) -> None:
     model = randomised(functional())
     model.save_weights(tmp_path / "keras.weights.h5")
     contents, tensors = read(tmp_path / "keras.weights.h5")
-    assert contents.labels["layers/dense"] == "hidden" and contents.labels["layers/dense_1"] == "out"
+    assert contents.labels["layers/dense/vars"] == "hidden" and contents.labels["layers/dense_1/vars"] == "out"
     write(tmp_path / "ours.weights.h5", tensors, labels=contents.labels)
     assert read(tmp_path / "ours.weights.h5")[0].labels == contents.labels
     assert described(tmp_path / "ours.weights.h5") == described(tmp_path / "keras.weights.h5")

@@ -1,0 +1,49 @@
+"""The names that a user gave to the layers, from the ``config.json`` of a Keras model.
+
+Keras before 3.1 does not write them beside the weights, but the paths of the weights follow from the
+config: ``layers/<class name in snake case>``, with a counter. Source: keras/src/saving/saving_lib.py
+(_save_container_state), keras/src/utils/naming.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+
+def layer_names(config: Any, container: str = "layers") -> Mapping[str, str]:
+    """Path of a layer (``layers/sequential/layers/dense_1``) -> its name. Tolerates any JSON."""
+    found: dict[str, str] = {}
+    stack: list[tuple[str, Any]] = [("", config)]
+    while stack:
+        prefix, model = stack.pop()
+        counter: Counter[str] = Counter()
+        for layer in _layers(model):
+            kind = snake_case(str(layer.get("class_name", "")))
+            path = f"{prefix}{container}/{kind}_{counter[kind]}" if counter[kind] else f"{prefix}{container}/{kind}"
+            counter[kind] += 1
+            name = _config(layer).get("name")
+            if isinstance(name, str):
+                found[path] = name
+            if _layers(layer):
+                stack.append((f"{path}/", layer))
+    return found
+
+
+def _config(item: Any) -> Mapping[str, Any]:
+    config = item.get("config") if isinstance(item, dict) else None
+    return config if isinstance(config, dict) else {}
+
+
+def _layers(model: Any) -> list[dict[str, Any]]:
+    layers = _config(model).get("layers")
+    return [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+
+
+def snake_case(name: str) -> str:
+    """``BatchNormalization`` -> ``batch_normalization``, ``Conv2D`` -> ``conv2d``, as Keras does it."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
