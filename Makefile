@@ -2,7 +2,7 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -19,6 +19,9 @@ lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
+
+docs: $(TEST)/ready
+	$(TEST)/bin/python docs/tables.py
 
 bench: $(TEST)/ready
 	$(TEST)/bin/python benchmarks/small.py

@@ -1,8 +1,19 @@
 """Move trained weights between deep-learning frameworks, exactly, with none of them installed."""
 
-from converter.api import convert, load_into
-from converter.errors import ConversionError, FormatError, MatchError, MissingLibraryError, OutputError, UnsafeFileError
-from converter.weights import Weights, read
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from converter.api import convert, load_into
+    from converter.errors import (
+        ConversionError,
+        FormatError,
+        MatchError,
+        MissingLibraryError,
+        OutputError,
+        UnsafeFileError,
+    )
+    from converter.weights import Weights, read
 
 __all__ = [
     "ConversionError",
@@ -17,3 +28,16 @@ __all__ = [
     "read",
 ]
 __version__ = "0.1.0"
+
+_HOMES = {"convert": "api", "load_into": "api", "Weights": "weights", "read": "weights"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `convert --help` needs neither NumPy nor a format."""
+    if name not in __all__:
+        raise AttributeError(f"module 'converter' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"converter.{_HOMES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -8,19 +8,13 @@ from typing import Any
 import flax.core
 import jax
 import jax.numpy as jnp
-import keras
-import mxnet
 import numpy as np
 import pytest
-import tf_keras
 import torch
 from flax import nnx
 
 import converter
 from tests.chapter import (
-    HIDDEN,
-    INPUTS,
-    OUTPUTS,
     SIDES,
     GluonMLP,
     KerasMLP,
@@ -33,50 +27,7 @@ from tests.chapter import (
     random_weights,
     torch_forward,
 )
-
-
-class NnxMLP(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.hidden = nnx.Linear(INPUTS, HIDDEN, rngs=rngs)
-        self.dropout = nnx.Dropout(0.0, rngs=rngs)
-        self.output = nnx.Linear(HIDDEN, OUTPUTS, rngs=rngs)
-
-    def __call__(self, x: Any) -> Any:
-        return self.output(self.dropout(nnx.relu(self.hidden(x))))
-
-
-class TfKerasMLP(tf_keras.Model):
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = tf_keras.layers.Dense(HIDDEN, activation="relu")
-        self.out = tf_keras.layers.Dense(OUTPUTS)
-
-    def call(self, inputs: Any) -> Any:
-        return self.out(self.hidden(inputs))
-
-
-def built(net: Any) -> Any:
-    net(np.zeros((2, INPUTS), np.float32))
-    return net
-
-
-def keras_sequential() -> Any:
-    dense = keras.layers.Dense
-    return keras.Sequential([keras.Input((INPUTS,)), dense(HIDDEN, activation="relu"), dense(OUTPUTS)])
-
-
-def keras_functional() -> Any:
-    x = keras.Input((INPUTS,))
-    hidden = keras.layers.Dense(HIDDEN, activation="relu", name="hidden")(x)
-    return keras.Model(x, keras.layers.Dense(OUTPUTS, name="out")(hidden))
-
-
-def seen_gluon() -> Any:
-    net = GluonMLP()
-    net.initialize()
-    net(mxnet.nd.zeros((2, INPUTS)))
-    return net
-
+from tests.live.nets import NnxMLP, TfKerasMLP, built, keras_functional, keras_sequential, seen_gluon
 
 #: A fresh net of each sort, and how it is run.
 NETS = {

@@ -1,0 +1,52 @@
+"""Write the tables of the README that the code knows: `python docs/tables.py`. A test sees that they are current."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from converter.formats import FORMATS
+from converter.frameworks import FRAMEWORKS
+from converter.layers import KINDS
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def formats() -> str:
+    """Formats x frameworks: who writes it, and the endings that choose it for an output."""
+    rows = ["| format | of | written as |", "|---|---|---|"]
+    for row in FORMATS:
+        titles = [framework.title for framework in FRAMEWORKS if framework.name in row.frameworks]
+        endings = ", ".join(f"`{ending}`" for ending in row.extensions) or "only read"
+        rows.append(f"| {row.title} (`{row.name}`) | {', '.join(titles) or 'any'} | {endings} |")
+    return "\n".join(rows)
+
+
+def kinds() -> str:
+    """Layer kinds x frameworks: the names of the tensors, with their axes."""
+    frameworks = [framework for framework in FRAMEWORKS if framework.name != "neutral"]
+    rows = ["| layer kind | " + " | ".join(f.title for f in frameworks) + " |", "|---" * (len(frameworks) + 1) + "|"]
+    for kind in KINDS:
+        cells = [", ".join(_leaf(leaf.name, leaf.axes) for leaf in f.layouts[kind]) for f in frameworks]
+        rows.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _leaf(name: str, axes: str) -> str:
+    return f"`{name}` [{axes.replace(' ', ', ')}]" if name else "any name, as it is"
+
+
+TABLES = {"formats": formats, "kinds": kinds}
+
+
+def current(text: str) -> str:
+    """The text with every generated table made anew between its markers."""
+    for name, make in TABLES.items():
+        pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(\n<!-- end -->)"
+        text, count = re.subn(pattern, lambda found, make=make: found[1] + make() + found[2], text, flags=re.DOTALL)
+        assert count == 1, f"the README has {count} tables '{name}'"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(current(README.read_text()))
