@@ -38,7 +38,7 @@ def detect(probe: Probe) -> bool:
             return False
         file = H5File(probe.path)
         try:
-            return file.has(_MODEL) or any(name.startswith(_LAYERS) for name in file.attributes(""))
+            return file.has(_MODEL) or not {_LAYERS, f"{_LAYERS}0"}.isdisjoint(file.attributes(""))
         finally:
             file.close()
     except (OSError, ConversionError):
