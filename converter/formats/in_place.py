@@ -44,12 +44,18 @@ class InPlaceWriter(Writer):
         """Write what could not be written before all tensors were."""
 
     def commit(self) -> None:
+        move = self.closed()
+        with self._disk():
+            publish([move])
+
+    def closed(self) -> tuple[Path, Path]:
+        """Finish the file under its hidden name; the move that gives it its own, for `publish`."""
         if self._missing:
             raise ValueError(f"never written: {sorted(self._missing)}")
         self.finish()
         with self._disk():
             self._file.close()
-            publish([(self._partial, self.path)])
+        return self._partial, self.path
 
     def abort(self) -> None:
         try:

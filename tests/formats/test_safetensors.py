@@ -20,7 +20,8 @@ from safetensors.torch import save_file as save_torch
 
 from converter.errors import ConversionError, FormatError, OutputError
 from converter.formats import Contents, ReadOptions, by_name, open_reader, open_writer
-from converter.formats.safetensors import CODES, FileReader
+from converter.formats.safetensors import FileReader
+from converter.formats.safetensors_header import CODES
 from converter.tensors import DTYPES
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
 

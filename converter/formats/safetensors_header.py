@@ -1,0 +1,140 @@
+"""The header of a safetensors file: dtypes, shapes and offsets, checked against each other and the file.
+
+Format: the README of huggingface/safetensors and ``Metadata::validate`` in its ``tensor.rs``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.errors import FormatError
+from converter.formats.source import FileSource, check_shape
+from converter.tensors import DTYPES, TensorSpec
+
+MAX_HEADER = 100_000_000
+HASHES = "xxh3_128"
+
+#: `Dtype` of safetensors 0.8 -> ours. F6_E2M3 and F6_E3M2 have no counterpart in NumPy.
+CODES: Mapping[str, str] = {
+    "BOOL": "bool",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F4": "float4_e2m1fn",
+}
+NAMES = {name: code for code, name in CODES.items()}
+PACKED = "F4"  # two elements a byte, the first in the low half, as in torch's float4_e2m1fn_x2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies, from the start of the data."""
+
+    spec: TensorSpec
+    code: str
+    start: int
+    end: int
+
+
+def entry_bytes(code: str, spec: TensorSpec) -> int:
+    """Bytes of the tensor in the file."""
+    return spec.size // 2 if code == PACKED else spec.nbytes
+
+
+def read_header(source: FileSource) -> tuple[int, dict[str, str], dict[str, Entry]]:
+    """Where the data starts, the free metadata, and the entries: in the header's order if the file is
+    ours, else in the order of the data (a header written from a hash map has no order)."""
+    path = source.path
+    length = int.from_bytes(source.take(0, 8, "the length of the header"), "little")
+    if length > MAX_HEADER:
+        raise FormatError(path, f"claims a header of {length} bytes; at most {MAX_HEADER} are allowed")
+    header = parse_json(path, source.take(8, length, "the header"), "the header")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FormatError(path, "'__metadata__' in the header must map names to texts")
+    entries = [_entry(path, name, entry) for name, entry in header.items()]
+    in_data_order = sorted(entries, key=lambda entry: (entry.start, entry.end))
+    end = 0
+    for entry in in_data_order:
+        if entry.start != end:
+            raise FormatError(path, f"'{entry.spec.name}' starts at {entry.start}; the data before it ends at {end}")
+        end = entry.end
+    if 8 + length + end != source.size:
+        raise FormatError(
+            path, f"the header describes {8 + length + end} bytes, but the file has {source.size}: it is cut or damaged"
+        )
+    ordered = entries if HASHES in metadata else in_data_order
+    return 8 + length, metadata, {entry.spec.name: entry for entry in ordered}
+
+
+def _entry(path: Path, name: str, entry: object) -> Entry:
+    """One value of the header, checked against itself."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(path, f"the header's entry for '{name}' must have dtype, shape and data_offsets, and no more")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in CODES:
+        raise FormatError(path, f"'{name}' has the dtype {code!r}; known are {', '.join(CODES)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise FormatError(path, f"'{name}' has the shape {shape!r} and the offsets {offsets!r}, which are no sizes")
+    dtype = DTYPES[CODES[code]]
+    spec = TensorSpec(name, check_shape(path, shape, dtype, f"'{name}'"), dtype)
+    start, end = offsets
+    if code == PACKED and spec.size % 2:
+        raise FormatError(path, f"'{name}' has {spec.size} elements of 4 bits, which fill no whole byte")
+    if end - start != entry_bytes(code, spec):
+        raise FormatError(
+            path, f"'{name}' of {code} and shape {spec.shape} needs {entry_bytes(code, spec)} bytes, not {end - start}"
+        )
+    return Entry(spec, code, start, end)
+
+
+def _are_sizes(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def digests_of(path: Path, text: str | None, entries: Mapping[str, Entry], verify: bool) -> Mapping[str, str] | None:
+    """Tensor name -> hex digest; None when the file has none or they are not to be checked."""
+    if text is None or not verify:
+        return None
+    digests = parse_json(path, text.encode(), f"'{HASHES}' in the header")
+    if digests.keys() != entries.keys():
+        raise FormatError(path, f"'{HASHES}' in the metadata and the tensors have different names: the file is damaged")
+    return digests
+
+
+def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
+    """A JSON object in which no name stands twice. Raises FormatError for anything else."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            raise FormatError(path, f"a name stands twice in {what}, among {names[:5]}")
+        return found
+
+    try:
+        parsed = json.loads(text.decode(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, f"{what} is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise FormatError(path, f"{what} is not a JSON object")
+    return parsed

@@ -1,0 +1,160 @@
+"""``model.safetensors.index.json`` and its shards, as the Hugging Face hub and ``save_pretrained`` make them.
+
+Format: ``huggingface_hub/serialization``: ``{"metadata": {"total_size": bytes}, "weight_map": {tensor:
+file name}}``. A file that the index names must stand beside it; see `shards.shard_path`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from converter.errors import FormatError, OutputError
+from converter.formats import safetensors
+from converter.formats.atomic import discard, partial_path, publish
+from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, Writer
+from converter.formats.safetensors_header import parse_json
+from converter.formats.shards import shard_path
+from converter.formats.source import FileSource
+from converter.tensors import Array, TensorSpec
+
+ENDING = ".safetensors.index.json"
+USUAL = "model" + ENDING
+MAX_INDEX = 256 << 20
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def detect(probe: Probe) -> bool:
+    """The index, or a folder with one."""
+    if probe.is_dir:
+        return _index_name(probe.entries) is not None
+    head = probe.head.lstrip()
+    return head[:1] == b"{" and (probe.path.name.endswith(ENDING) or b'.safetensors"' in head + probe.tail)
+
+
+def _index_name(names: frozenset[str]) -> str | None:
+    found = [name for name in names if name.endswith(ENDING)]
+    return USUAL if USUAL in found else found[0] if len(found) == 1 else None
+
+
+class FileReader(Reader):
+    """Lazy: the headers of all shards. The order is that of the index."""
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self._index = path
+        if path.is_dir():
+            name = _index_name(Probe(path).entries)
+            if name is None:
+                raise FormatError(path, f"has no '{USUAL}'")
+            self._index = path / name
+        self._shards: dict[str, safetensors.FileReader] = {}
+        self._weight_map = _weight_map(self._index)
+
+    @cached_property
+    def contents(self) -> Contents:
+        metadata: dict[str, str] = {}
+        for name in dict.fromkeys(self._weight_map.values()):
+            metadata |= self._shard(name).contents.metadata
+        surplus = [
+            LeftOut(spec.name, f"in '{shard}', but not in the index")
+            for shard, reader in self._shards.items()
+            for spec in reader.contents.specs
+            if self._weight_map.get(spec.name) != shard
+        ]
+        specs = tuple(self._spec(name, shard) for name, shard in self._weight_map.items())
+        return Contents(specs, left_out=tuple(surplus), metadata=metadata)
+
+    def read(self, name: str) -> Array:
+        return self._shard(self._weight_map[name]).read(name)
+
+    def close(self) -> None:
+        for reader in self._shards.values():
+            reader.close()
+
+    def _spec(self, name: str, shard: str) -> TensorSpec:
+        spec = self._shard(shard).contents.by_name.get(name)
+        if spec is None:
+            raise FormatError(self._index, f"says that '{name}' is in '{shard}', which does not hold it")
+        return spec
+
+    def _shard(self, name: str) -> safetensors.FileReader:
+        if name not in self._shards:
+            path = shard_path(self._index, self._index.parent, name)
+            self._shards[name] = safetensors.FileReader(path, self.options)
+        return self._shards[name]
+
+
+class FileWriter(Writer):
+    """Streams. ``path`` is that of the index; the shards stand beside it, as ``NAME-00001-of-00002.safetensors``.
+
+    max_shard_bytes: data that goes into one shard; a larger tensor has one for itself.
+    """
+
+    def __init__(self, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        super().__init__(path, contents)
+        if not path.name.endswith(ENDING):
+            raise OutputError(f"{path}: the name of the index of shards must end in '{ENDING}'")
+        groups = _groups(contents.specs, max_shard_bytes)
+        stem = path.name.removesuffix(ENDING)
+        self._weight_map: dict[str, str] = {}
+        self._writers: dict[str, safetensors.FileWriter] = {}
+        self._partial: Path | None = None
+        try:
+            for number, group in enumerate(groups, 1):
+                name = f"{stem}-{number:05}-of-{len(groups):05}.safetensors"
+                part = Contents(tuple(group), metadata=contents.metadata)
+                self._writers[name] = safetensors.FileWriter(path.parent / name, part)
+                self._weight_map |= {spec.name: name for spec in group}
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, name: str, array: Array) -> None:
+        self._writers[self._weight_map[name]].write(name, array)
+
+    def commit(self) -> None:
+        moves = [writer.closed() for writer in self._writers.values()]
+        total = sum(spec.nbytes for spec in self.contents.specs)
+        index = {"metadata": {"total_size": total}, "weight_map": self._weight_map}
+        self._partial = partial_path(self.path)
+        try:
+            self._partial.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            publish([*moves, (self._partial, self.path)])
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+
+    def abort(self) -> None:
+        for writer in self._writers.values():
+            writer.abort()
+        if self._partial is not None:
+            discard(self._partial)
+
+
+def _groups(specs: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec]]:
+    """The specs in order, a new group wherever the next one would not fit."""
+    groups: list[list[TensorSpec]] = [[]]
+    size = 0
+    for spec in specs:
+        if groups[-1] and size + spec.nbytes > max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(spec)
+        size += spec.nbytes
+    return groups
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file name. Raises FormatError."""
+    source = FileSource(index)
+    try:
+        if source.size > MAX_INDEX:
+            raise FormatError(index, f"an index of {source.size} bytes; at most {MAX_INDEX} are allowed")
+        found = parse_json(index, source.take(0, source.size, "the index"), "the index").get("weight_map")
+    finally:
+        source.close()
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise FormatError(index, "its 'weight_map' must map tensors to file names")
+    return found
