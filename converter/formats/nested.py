@@ -99,7 +99,8 @@ def left_out(entries: Iterable[Entry], kept: Iterable[Entry], reason: Callable[[
     filled = {entry.parts[:depth] for entry in kept for depth in range(len(entry.parts) + 1)}
     lines: dict[str, str] = {}
     for entry in entries:
-        depth = next((d for d in range(len(entry.parts) + 1) if entry.parts[:d] not in filled), None)
+        levels = range(min(1, len(entry.parts)), len(entry.parts) + 1)
+        depth = next((level for level in levels if entry.parts[:level] not in filled), None)
         if depth is None:
             continue
         name = Entry(entry.parts[:depth], None).name

@@ -95,6 +95,7 @@ HARMLESS = frozenset(
         "pathlib._local PosixPath",
         "pathlib._local WindowsPath",
         "random Random",
+        "torch.nn.backends.thnn _get_thnn_function_backend",
         "types SimpleNamespace",
         "uuid UUID",
     }

@@ -16,7 +16,7 @@ from converter.errors import FormatError
 from converter.formats.base import Container, Contents, LeftOut, check_names
 from converter.formats.nested import Child, flatten, left_out, plain_children
 from converter.formats.pickles import Global, Opaque, PickleError
-from converter.formats.torch_tensors import EXPAND_FACTOR, Leaf, Storage, TorchFile
+from converter.formats.torch_tensors import EXPAND_FACTOR, Aside, Leaf, Storage, TorchFile
 from converter.tensors import DTYPES, Array, TensorSpec
 
 __all__ = ["Weights", "find_weights", "object_children"]
@@ -37,13 +37,6 @@ _HOOKS = "_parameters _buffers _modules".split()
 #: All tensors of a file together may take so many bytes, or EXPAND_FACTOR times what their storages hold.
 MAX_TOTAL = 1 << 30
 _NUMBERS = frozenset(DTYPES.values())
-
-
-@dataclass(frozen=True)
-class _Aside:
-    """A tensor of a module that its ``state_dict`` would not have."""
-
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -127,12 +120,12 @@ def _module_children(attributes: Mapping[object, object]) -> Iterator[Child]:
         yield (".", str(name), item)
     for name, item in buffers.items():
         hidden = isinstance(transient, (set, list)) and name in transient and item is not None
-        yield (".", str(name), _Aside("a buffer that the module does not save") if hidden else item)
+        yield (".", str(name), Aside("a buffer that the module does not save") if hidden else item)
     for name, item in modules.items():
         yield (".", str(name), item)
     for name, item in attributes.items():
         if _is_tensor(item):
-            yield (".", str(name), _Aside("neither a parameter nor a buffer of its module"))
+            yield (".", str(name), Aside("neither a parameter nor a buffer of its module"))
 
 
 def _is_open(value: object) -> bool:
@@ -153,7 +146,7 @@ def _container(root: object) -> Container:
 
 def _why(value: object) -> str:
     """Why a leaf is left out."""
-    if isinstance(value, _Aside):
+    if isinstance(value, Aside):
         return value.reason
     if isinstance(value, (bool, int, float, str)) or value is None:
         text = repr(value) if not isinstance(value, int) or value.bit_length() < 128 else "a long number"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
 
@@ -20,9 +21,9 @@ class TorchReader(Reader):
         super().__init__(path, options)
         self.file = self.open()
 
+    @abstractmethod
     def open(self) -> TorchFile:
-        """Raises FormatError."""
-        raise NotImplementedError
+        """The file of `path`, with the `options`. Raises FormatError."""
 
     @cached_property
     def weights(self) -> Weights:

@@ -24,11 +24,13 @@ __all__ = [
     "STORAGE_DTYPES",
     "TENSOR_GLOBALS",
     "TORCH_DTYPES",
+    "Aside",
     "Leaf",
     "SparseTensor",
     "Storage",
     "StridedTensor",
     "TorchFile",
+    "sizes_of",
     "storage_of",
     "strided_array",
 ]
@@ -107,6 +109,13 @@ class TorchFile(ABC):
 
     def close(self) -> None:  # noqa: B027  # most have nothing to release
         """Release the file; arrays that were handed out stay valid."""
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Something that is found where a tensor could be, and why it is not one to hand on."""
+
+    reason: str
 
 
 class Leaf(ABC):
@@ -260,7 +269,8 @@ def storage_of(kind: object, key: object, count: object) -> Storage:
 # -- the functions that pickles name ------------------------------------------------------------------------------
 
 
-def _sizes(values: object) -> tuple[int, ...]:
+def sizes_of(values: object) -> tuple[int, ...]:
+    """A shape, strides or offsets, if they are such. Raises PickleError."""
     if not isinstance(values, (tuple, list)) or len(values) > MAX_AXES:
         raise PickleError("a tensor with an unfit shape")
     if not all(isinstance(value, int) and 0 <= value < 2**62 for value in values):
@@ -273,7 +283,7 @@ def _strided(
 ) -> StridedTensor:
     if not isinstance(storage, Storage) or not isinstance(offset, int) or not 0 <= offset < 2**62:
         raise PickleError("a tensor without its storage")
-    shape, steps = _sizes(size), _sizes(stride)
+    shape, steps = sizes_of(size), sizes_of(stride)
     if len(shape) != len(steps) or math.prod(side or 1 for side in shape) >= 2**60:
         raise PickleError(f"a tensor of shape {shape} with strides {steps}")
     return StridedTensor(storage, dtype or storage.dtype, offset, shape, steps)
@@ -320,7 +330,7 @@ def _sparse(layout: object, data: object) -> SparseTensor:
     parts, shape = data[:count], data[count] if len(data) > count else None
     if len(parts) != count or not all(isinstance(part, StridedTensor) for part in parts):
         raise PickleError("a sparse tensor without its parts")
-    return SparseTensor(layout, parts, _sizes(shape))
+    return SparseTensor(layout, parts, sizes_of(shape))
 
 
 def _dtype_name(dtype: object) -> str:
@@ -343,8 +353,8 @@ def _layout(name: object = "") -> str:
     return str(name).removeprefix("torch.")
 
 
-def _without_data(*_: object) -> Opaque:
-    return Opaque("a tensor without data (device meta)")
+def _without_data(*_: object) -> Aside:
+    return Aside("a tensor without data (device meta)")
 
 
 def _check_growth(size: int, stored: int) -> None:
@@ -387,8 +397,8 @@ _REBUILD: Mapping[str, Callable[..., object]] = {
     "torch._utils _rebuild_device_tensor_from_numpy": _first,
     "torch._utils _rebuild_xla_tensor": _first,
     "torch._utils _rebuild_meta_tensor_no_storage": _without_data,
-    "torch._utils _rebuild_wrapper_subclass": _without_data,
-    "torch._utils _rebuild_nested_tensor": lambda *_: Opaque("a nested tensor"),
+    "torch._utils _rebuild_wrapper_subclass": lambda *_: Aside("a tensor of a class that only wraps others"),
+    "torch._utils _rebuild_nested_tensor": lambda *_: Aside("a nested tensor"),
     "torch._tensor _rebuild_from_type_v2": _from_type,
     "torch._tensor _rebuild_from_type": _from_type,
     "torch.nn.parameter Parameter": _first,

@@ -114,12 +114,14 @@ class ZipMembers:
             )
         if not member.stored:
             return np.frombuffer(self._unpacked(member), np.uint8)[begin : begin + length]
-        self._verify_stored(member)
+        self.verify_member(name)
         if length < MAP_FROM:
             return np.frombuffer(self._pread(member.offset + begin, length), np.uint8)
         return np.asarray(np.memmap(self.path, np.uint8, "r", self.begin + member.offset + begin, (length,)))
 
-    def _verify_stored(self, member: Member) -> None:
+    def verify_member(self, name: str) -> None:
+        """Check the CRC of a stored member, once."""
+        member = self.member(name)
         if not self.verify or not member.crc or member.name in self._verified:
             return
         crc = 0

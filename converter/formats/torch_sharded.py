@@ -1,0 +1,94 @@
+"""``pytorch_model.bin.index.json`` and its shards: which file holds which tensor.
+
+Upstream: ``transformers/modeling_utils.py`` (save_pretrained) and ``huggingface_hub/serialization``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from converter.errors import FormatError
+from converter.formats import torch_legacy, torch_zip
+from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
+from converter.formats.shards import shard_path
+from converter.formats.torch_json import Document
+from converter.tensors import Array
+
+__all__ = ["FileReader", "detect"]
+
+_ENDING = ".bin.index.json"
+_USUAL = "pytorch_model.bin.index.json"
+
+
+def detect(probe: Probe) -> bool:
+    """The index, or a folder with one such index."""
+    if probe.is_dir:
+        return _index_in(probe.path, probe.entries) is not None
+    return probe.path.name.endswith(_ENDING) and b'"weight_map"' in probe.head + probe.tail or (
+        probe.head.lstrip().startswith(b"{") and b'"weight_map"' in probe.head and b'.bin"' in probe.head
+    )
+
+
+def _index_in(folder: Path, names: frozenset[str]) -> Path | None:
+    found = [name for name in names if name.endswith(_ENDING)]
+    return folder / (_USUAL if _USUAL in found else found[0]) if _USUAL in found or len(found) == 1 else None
+
+
+class FileReader(Reader):
+    """Each shard is a PyTorch file of its own, opened once; the index says which tensors count."""
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        index = path
+        if path.is_dir():
+            found = _index_in(path, frozenset(entry.name for entry in path.iterdir()))
+            if found is None:
+                raise FormatError(path, f"the index '{_USUAL}' is missing")
+            index = found
+        self.index = index
+        self._open: dict[str, Reader] = {}
+
+    @cached_property
+    def weight_map(self) -> Mapping[str, str]:
+        """Name of the tensor -> name of the shard."""
+        try:
+            data = self.index.read_bytes()
+        except OSError as error:
+            raise FormatError(self.index, f"cannot be read: {error}") from None
+        index = Document.parse(data, self.index, "the index")
+        return {name: shard.text() for name, shard in index.get("weight_map").items()}
+
+    @cached_property
+    def contents(self) -> Contents:
+        specs = []
+        for name, shard in self.weight_map.items():
+            spec = self._shard(shard).contents.by_name.get(name)
+            if spec is None:
+                raise FormatError(self.index, f"it says that '{name}' is in '{shard}', but it is not")
+            specs.append(spec)
+        surplus = [
+            LeftOut(spec.name, f"in '{shard}', but not in the index")
+            for shard, reader in self._open.items()
+            for spec in reader.contents.specs
+            if self.weight_map.get(spec.name) != shard
+        ]
+        return Contents(check_names(self.index, specs), left_out=tuple(surplus))
+
+    def read(self, name: str) -> Array:
+        return self._shard(self.weight_map[name]).read(name)
+
+    def close(self) -> None:
+        for reader in self._open.values():
+            reader.close()
+
+    def _shard(self, name: str) -> Reader:
+        if name not in self._open:
+            path = shard_path(self.index, self.index.parent, name)
+            probe = Probe(path)
+            module = next((module for module in (torch_zip, torch_legacy) if module.detect(probe)), None)
+            if module is None:
+                raise FormatError(path, "not a PyTorch file, as its index says")
+            self._open[name] = module.FileReader(path, ReadOptions(verify=self.options.verify))
+        return self._open[name]
