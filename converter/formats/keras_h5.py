@@ -24,7 +24,8 @@ from converter.formats.natural import natural_key
 from converter.tensors import Array
 
 VARS = "vars"
-_OPTIMIZER = "optimizer/"
+#: What the model holds at the top that is no weight. (Both are reserved names of a Keras model.)
+_STATES = {"optimizer": "state of the optimizer", "metrics": "state of a metric"}
 
 
 def detect(probe: Probe) -> bool:
@@ -57,12 +58,12 @@ def keras_contents(file: H5File) -> Contents:
     """What a file in the layout of Keras 3 holds."""
     tree = file.tree()
     ordered = [found.spec for found in sorted(tree.datasets, key=_age_then_number(tree))]
-    optimizer = [spec for spec in ordered if spec.name.startswith(_OPTIMIZER)]
+    states = [LeftOut(spec.name, why) for spec in ordered if (why := _state(spec.name))]
     return Contents(
-        specs=check_names(file.path, (spec for spec in ordered if not spec.name.startswith(_OPTIMIZER))),
+        specs=check_names(file.path, (spec for spec in ordered if not _state(spec.name))),
         labels=_labels(file, tree),
         links=tree.links,
-        left_out=(*(LeftOut(spec.name, "state of the optimizer") for spec in optimizer), *tree.left_out),
+        left_out=(*states, *tree.left_out),
     )
 
 
@@ -81,8 +82,14 @@ def _age_then_number(tree: Tree) -> Any:
 
 def _labels(file: H5File, tree: Tree) -> Mapping[str, str]:
     """Group ``…/vars`` -> the name of its layer; ``vars`` is the model itself."""
-    groups = (path for path in tree.groups if is_vars(path) and not path.startswith(_OPTIMIZER))
+    groups = (path for path in tree.groups if is_vars(path) and not _state(path))
     return {path: name for path in groups if (name := file.text(path, "name"))}
+
+
+def _state(path: str) -> str | None:
+    """Why what has this path is no weight."""
+    top, slash, _ = path.partition("/")
+    return _STATES.get(top) if slash else None
 
 
 def is_vars(path: str) -> bool:
