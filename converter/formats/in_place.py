@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,12 +21,19 @@ class InPlaceWriter(Writer):
     Subclasses implement `write` with `checked` and `put`, and may override `finish`.
     """
 
-    def __init__(self, path: Path, contents: Contents) -> None:
+    def __init__(self, path: Path, contents: Contents, pieces: Mapping[int, bytes] = MappingProxyType({})) -> None:
+        """pieces: offset -> what stands there whatever the tensors are."""
         super().__init__(path, contents)
         self._missing = {spec.name for spec in contents.specs}
         with self._disk():
             self._partial = partial_path(path)
             self._file = self._partial.open("xb")
+        try:
+            for offset, piece in pieces.items():
+                self.put(offset, piece)
+        except BaseException:
+            self.abort()
+            raise
 
     def checked(self, name: str, array: Array) -> TensorSpec:
         """The spec of the tensor that is written now. Raises ValueError for one that was not announced."""

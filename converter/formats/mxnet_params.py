@@ -75,17 +75,16 @@ class FileWriter(InPlaceWriter):
             if spec.dtype.name not in WRITABLE:
                 found = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
                 raise OutputError(f"{path}: {found}. Cast it, or choose another format.")
-        super().__init__(path, contents)
         magic = V2 if _is_net(contents) else V3
-        self.put(0, _u64(MAGIC, 0, len(contents.specs)))
-        end = 24
+        pieces = {0: _u64(MAGIC, 0, len(contents.specs))}
+        end = len(pieces[0])
         self._places: dict[str, int] = {}
         for spec in contents.specs:
-            header = mxnet_record.header(spec.shape, spec.dtype, magic)
-            self.put(end, header)
-            self._places[spec.name] = end + len(header)
-            end += len(header) + spec.nbytes
-        self.put(end, _name_table(contents))
+            pieces[end] = mxnet_record.header(spec.shape, spec.dtype, magic)
+            self._places[spec.name] = end + len(pieces[end])
+            end = self._places[spec.name] + spec.nbytes
+        pieces[end] = _name_table(contents)
+        super().__init__(path, contents, pieces)
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)

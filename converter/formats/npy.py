@@ -17,7 +17,7 @@ from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.in_place import InPlaceWriter, raw_bytes
 from converter.formats.npy_pickle import pickle_pieces
 from converter.formats.pickled_arrays import PickledArrays, read_pickle
-from converter.formats.source import FileSource
+from converter.formats.source import FileSource, mapped_apart
 from converter.tensors import DTYPES, Array, TensorSpec
 
 WHAT = "the array"
@@ -53,15 +53,20 @@ class FileReader(Reader):
 
     def read(self, name: str) -> Array:
         if self._header.is_pickle:
-            return self._pickled.arrays[name]
+            array = self._pickled.arrays[name]
+            return mapped_apart(self._source, self._header.start, self._pickle, array)
         return npy_header.to_array(self._header, self._rest(self._header.nbytes))
 
     def close(self) -> None:
         self._source.close()
 
     @cached_property
+    def _pickle(self) -> Array:
+        return self._rest(self._source.size - self._header.start)
+
+    @cached_property
     def _pickled(self) -> PickledArrays:
-        return read_pickle(self._rest(self._source.size - self._header.start).data, self.path)
+        return read_pickle(self._pickle.data, self.path)
 
     def _rest(self, length: int) -> Array:
         return self._source.array(self._header.start, (length,), DTYPES["uint8"], WHAT)
@@ -94,10 +99,8 @@ class FileWriter(InPlaceWriter):
             pieces = {0: head}
         else:
             pieces, places = _pickled_layout(path, contents)
-        super().__init__(path, contents)
+        super().__init__(path, contents, pieces)
         self._places: Mapping[str, int] = places
-        for offset, piece in pieces.items():
-            self.put(offset, piece)
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)

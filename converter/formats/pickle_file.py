@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from converter.errors import FormatError
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.pickled_arrays import read_pickle
-from converter.formats.source import FileSource
+from converter.formats.source import FileSource, mapped_apart
 from converter.tensors import DTYPES, Array
 
 #: How pickles of protocols 0 and 1 start: a dict, a list, a tuple or a global.
@@ -44,17 +43,20 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        source = FileSource(path)
+        self._source = FileSource(path)
         try:
-            if not source.size:
-                raise FormatError(path, "the file is empty")
-            self._found = read_pickle(source.array(0, (source.size,), DTYPES["uint8"], "the pickle").data, path)
-        finally:
-            source.close()
+            self._whole = self._source.array(0, (self._source.size,), DTYPES["uint8"], "the pickle")
+            self._found = read_pickle(self._whole.data, path)
+        except BaseException:
+            self._source.close()
+            raise
 
     @property
     def contents(self) -> Contents:
         return self._found.contents
 
     def read(self, name: str) -> Array:
-        return self._found.arrays[name]
+        return mapped_apart(self._source, 0, self._whole, self._found.arrays[name])
+
+    def close(self) -> None:
+        self._source.close()

@@ -90,6 +90,17 @@ class FileSource(Source):
         self._file.close()
 
 
+def mapped_apart(source: Source, start: int, whole: Array, array: Array) -> Array:
+    """The same array, aligned, in a mapping of its own: its pages leave memory with it, not with ``whole``.
+
+    whole: bytes of the source from ``start`` on, of which ``array`` may be a view; a copy is returned as it is.
+    """
+    inside = array.ctypes.data - whole.ctypes.data
+    if array.nbytes >= MAP_FROM and 0 <= inside <= whole.nbytes - array.nbytes:
+        return source.array(start + inside, array.shape, array.dtype, "an array in the pickle")
+    return array if array.flags.aligned else frozen(array.copy())
+
+
 class MemorySource(Source):
     """Bytes that stand inside another file, such as a record in the state of a pickled object."""
 

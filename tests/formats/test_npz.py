@@ -220,6 +220,13 @@ def archive(path: Path, *members: tuple[str, bytes], packed: bool = False) -> Pa
     return path
 
 
+def test_a_truncated_archive_is_named_as_such(tmp_path: Path) -> None:
+    data = write(tmp_path / "x.npz", {"w": np.arange(9.0)}).read_bytes()
+    (tmp_path / "x.npz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(FormatError, match="not a whole zip archive"):
+        read(tmp_path / "x.npz")
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_hostile_archives_are_refused(tmp_path: Path) -> None:
     good, path = npy(np.arange(3.0)), tmp_path / "x.npz"
