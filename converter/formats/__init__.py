@@ -51,7 +51,7 @@ FORMATS: tuple[Format, ...] = (
     Format("torch-legacy", "PyTorch file before 1.6", "torch_legacy", ("torch",), ()),
     Format("torch-script", "TorchScript before 1.4", "torch_script", ("torch",), ()),
     Format("torch-export", "PyTorch exported program", "torch_pt2", ("torch",), ()),
-    Format("torch-sharded", "PyTorch shards with an index", "torch_sharded", ("torch",), ()),
+    Format("torch-sharded", "PyTorch shards with an index", "torch_sharded", ("torch",), (".bin.index.json",)),
     Format("torch-distributed", "PyTorch distributed checkpoint", "torch_dcp", ("torch",), ()),
     Format("keras", "Keras 3 model", "keras_zip", ("tensorflow",), ()),
     Format("keras-h5", "Keras 3 weights", "keras_h5", ("tensorflow",), (".weights.h5",)),

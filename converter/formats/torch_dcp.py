@@ -18,6 +18,7 @@ from converter.formats.base import Probe
 from converter.formats.pickles import Global, Opaque, PickleError, inert_class, load
 from converter.formats.shards import shard_path
 from converter.formats.torch_archive import TorchArchive
+from converter.formats.torch_files import read_regular
 from converter.formats.torch_reader import TorchReader
 from converter.formats.torch_tensors import (
     TENSOR_GLOBALS,
@@ -35,6 +36,7 @@ from converter.tensors import DTYPES, Array, DType
 __all__ = ["FileReader", "detect"]
 
 _METADATA = ".metadata"
+MAX_METADATA = 1 << 30
 _MODULE = "torch.distributed.checkpoint"
 
 
@@ -111,10 +113,7 @@ class DistributedCheckpoint(TorchFile):
     def load(self) -> object:
         if not self.path.is_file():
             raise FormatError(self.folder, f"the file '{_METADATA}' of this distributed checkpoint is missing")
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise FormatError(self.path, f"cannot be read: {error}") from None
+        data = read_regular(self.path, MAX_METADATA)
         metadata, _ = load(data, self.path, TENSOR_GLOBALS, None, inert_class)
         if not isinstance(metadata, Opaque) or not metadata.name.endswith(" Metadata"):
             raise FormatError(self.path, "it does not hold the metadata of a distributed checkpoint")

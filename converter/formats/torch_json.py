@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from converter.errors import FormatError
+from converter.formats.torch_files import read_regular
 from converter.formats.torch_tensors import MAX_AXES
 from converter.tensors import DType
 
@@ -32,6 +33,11 @@ class Document:
             return cls(json.loads(data), path, place)
         except (ValueError, RecursionError):
             raise FormatError(path, f"{place} is not JSON") from None
+
+    @classmethod
+    def read(cls, path: Path, place: str) -> Document:
+        """A whole file."""
+        return cls.parse(read_regular(path, MAX_SIZE), path, place)
 
     def get(self, key: str) -> Document:
         return Document(self.mapping().get(key), self.path, f"{self.place}, '{key}'")

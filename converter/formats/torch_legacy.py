@@ -10,11 +10,11 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-import numpy as np
-
 from converter.errors import FormatError
 from converter.formats.base import Probe
 from converter.formats.pickles import PickleError, inert_class, load
+from converter.formats.regular_file import open_regular
+from converter.formats.torch_files import uint8_part
 from converter.formats.torch_reader import TorchReader
 from converter.formats.torch_tensors import TENSOR_GLOBALS, Storage, TorchFile, storage_of
 from converter.tensors import Array
@@ -69,7 +69,11 @@ class LegacyStream(TorchFile):
         start, size = self._places[key]
         if begin < 0 or length < 0 or begin + length > size:
             raise FormatError(self.path, f"the storage '{key}' has {size} bytes, not {begin + length}")
-        return np.asarray(self.data[start + begin : start + begin + length])
+        return self.part(start + begin, length)
+
+    def part(self, start: int, length: int) -> Array:
+        """Bytes of the whole."""
+        return self.data[start : start + length]
 
     def _next(self, described: bool = False) -> object:
         rest = self.data[self.position :].data
@@ -120,12 +124,22 @@ def _part_of(root: Storage, view: object) -> Storage:
     return Storage(root.key, root.dtype, count, offset * root.dtype.itemsize)
 
 
+class _LegacyFile(LegacyStream):
+    """On disk: the pickles are read through one map of the file, each tensor through its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, size = open_regular(path)
+        super().__init__(uint8_part(self._file, path, 0, size), path)
+
+    def part(self, start: int, length: int) -> Array:
+        return uint8_part(self._file, self.path, start, length)
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class FileReader(TorchReader):
-    """The same contents as in the zip form; storages are mapped, not copied."""
+    """The same contents as in the zip form; large storages are mapped, not copied."""
 
     def open(self) -> TorchFile:
-        try:
-            data: Array = np.memmap(self.path, np.uint8, "r")
-        except (OSError, ValueError) as error:
-            raise FormatError(self.path, f"cannot be read: {error}") from None
-        return LegacyStream(data, self.path)
+        return _LegacyFile(self.path)

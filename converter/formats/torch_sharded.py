@@ -12,11 +12,13 @@ from pathlib import Path
 from converter.errors import FormatError
 from converter.formats import torch_legacy, torch_zip
 from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
+from converter.formats.shard_writer import ShardWriter
 from converter.formats.shards import shard_path
 from converter.formats.torch_json import Document
+from converter.formats.torch_zip_writer import TorchZipWriter
 from converter.tensors import Array
 
-__all__ = ["FileReader", "detect"]
+__all__ = ["FileReader", "FileWriter", "detect"]
 
 _ENDING = ".bin.index.json"
 _USUAL = "pytorch_model.bin.index.json"
@@ -53,11 +55,7 @@ class FileReader(Reader):
     @cached_property
     def weight_map(self) -> Mapping[str, str]:
         """Name of the tensor -> name of the shard."""
-        try:
-            data = self.index.read_bytes()
-        except OSError as error:
-            raise FormatError(self.index, f"cannot be read: {error}") from None
-        index = Document.parse(data, self.index, "the index")
+        index = Document.read(self.index, "the index")
         return {name: shard.text() for name, shard in index.get("weight_map").items()}
 
     @cached_property
@@ -92,3 +90,11 @@ class FileReader(Reader):
                 raise FormatError(path, "not a PyTorch file, as its index says")
             self._open[name] = module.FileReader(path, ReadOptions(verify=self.options.verify))
         return self._open[name]
+
+
+class FileWriter(ShardWriter):
+    """``path`` is that of the index, ``NAME.bin.index.json``; the shards are zip files of PyTorch."""
+
+    ending = _ENDING
+    suffix = ".bin"
+    shard_writer = TorchZipWriter

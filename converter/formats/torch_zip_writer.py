@@ -13,13 +13,10 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
 
 from converter.errors import OutputError
-from converter.formats.atomic import discard, partial_path, publish
-from converter.formats.base import Container, Contents, Writer
+from converter.formats.base import Container, Contents
+from converter.formats.in_place import InPlaceWriter, raw_bytes
 from converter.formats.torch_tensors import STORAGE_DTYPES, TORCH_DTYPES
 from converter.tensors import Array, DType, TensorSpec
 
@@ -36,7 +33,6 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
 _END = struct.Struct("<4s4H2IH")
-_CHUNK = 16 << 20
 
 
 @dataclass(eq=False)
@@ -47,7 +43,6 @@ class _Member:
     start: int
     size: int
     crc: int = 0
-    written: bool = False
 
     @property
     def offset(self) -> int:
@@ -92,60 +87,45 @@ class _Member:
         return _CENTRAL.pack(b"PK\x01\x02", *fields, 0, 0, 0, 0, start) + self.name + extra
 
 
-class TorchZipWriter(Writer):
+class TorchZipWriter(InPlaceWriter):
     """A tensor, a list, or a dict of tensors. Memory: one tensor, if it is not contiguous."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
-        super().__init__(path, contents)
         for spec in contents.specs:
             if spec.dtype not in _DTYPE_NAMES:
                 raise OutputError(f"{path}: '{spec.name}' is {spec.dtype}, which PyTorch files cannot hold. Cast it.")
         pickle = _described(contents.specs, contents.container)
         small = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"%d" % ALIGNMENT}
-        small["byteorder"] = sys.byteorder.encode()
         self._members: list[_Member] = []
-        first = {self._place(name, len(data)): data for name, data in small.items()}
+        self._end = 0
+        pieces = dict(self._piece(name, data) for name, data in small.items())
+        pieces |= [self._piece("byteorder", sys.byteorder.encode())]
         self._tensors = {spec.name: self._place(f"data/{key}", spec.nbytes) for key, spec in enumerate(contents.specs)}
-        first[self._place("version", 2)] = b"3\n"
-        self._partial = partial_path(path)
-        self._file: BinaryIO = self._partial.open("xb")
-        try:
-            for member, data in first.items():
-                self._fill(member, data)
-        except BaseException:
-            self.abort()
-            raise
+        pieces |= [self._piece("version", b"3\n")]
+        super().__init__(path, contents, pieces)
 
     def write(self, name: str, array: Array) -> None:
-        data = np.asarray(array, order="C").reshape(-1).view(np.uint8)
-        self._fill(self._tensors[name], data.data)
+        self.checked(name, array)
+        member, data = self._tensors[name], raw_bytes(array)
+        member.crc = zlib.crc32(data)
+        self.put(member.start, member.header())
+        self.put(member.offset, data)
 
-    def commit(self) -> None:
-        assert all(member.written for member in self._members), "some tensors were never written"
-        start = self._members[-1].end
+    def finish(self) -> None:
         directory = b"".join(member.directory_entry() for member in self._members)
-        self._file.seek(start)
-        self._file.write(directory + _end_of(len(self._members), len(directory), start))
-        self._file.close()
-        publish([(self._partial, self.path)])
-
-    def abort(self) -> None:
-        self._file.close()
-        discard(self._partial)
+        self.put(self._end, directory + _end_of(len(self._members), len(directory), self._end))
 
     def _place(self, name: str, size: int) -> _Member:
-        start = self._members[-1].end if self._members else 0
-        self._members.append(_Member((FOLDER + name).encode(), start, size))
-        return self._members[-1]
+        """The next member; the end moves behind it."""
+        member = _Member((FOLDER + name).encode(), self._end, size)
+        self._members.append(member)
+        self._end = member.end
+        return member
 
-    def _fill(self, member: _Member, data: bytes | memoryview) -> None:
-        assert len(data) == member.size, f"{member.name!r} has {len(data)} bytes, announced were {member.size}"
+    def _piece(self, name: str, data: bytes) -> tuple[int, bytes]:
+        member = self._place(name, len(data))
         member.crc = zlib.crc32(data)
-        self._file.seek(member.start)
-        self._file.write(member.header())
-        for begin in range(0, len(data), _CHUNK):
-            self._file.write(data[begin : begin + _CHUNK])
-        member.written = True
+        return member.start, member.header() + data
 
 
 def _end_of(count: int, size: int, start: int) -> bytes:

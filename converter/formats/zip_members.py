@@ -8,7 +8,6 @@ The layout is that of PKWARE's APPNOTE.TXT, sections 4.3.7 and 4.4.
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zipfile
 import zlib
@@ -20,6 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from converter.errors import FormatError, UnsafeFileError
+from converter.formats.regular_file import open_regular
+from converter.formats.torch_files import pread, uint8_part
 from converter.tensors import Array
 
 __all__ = ["Member", "ZipMembers"]
@@ -27,8 +28,6 @@ __all__ = ["Member", "ZipMembers"]
 T = TypeVar("T")
 _LOCAL = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, packed, size, name, extra
 _ENCRYPTED = 0x1
-#: A stored range of this many bytes or more is mapped, not copied.
-MAP_FROM = 1 << 20
 #: A packed member may not unpack to more than this many times its size, beyond the first megabytes.
 MAX_RATIO = 200
 FREE_SIZE = 16 << 20
@@ -58,12 +57,9 @@ class ZipMembers:
         self.begin = begin
         self._verified: set[str] = set()
         self._last_unpacked = ("", b"")  # many tensors may be parts of one packed member
+        self._file, whole = open_regular(path)
         try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise FormatError(path, f"cannot be read: {error}") from None
-        try:
-            self._size = os.fstat(self._file.fileno()).st_size - begin if size is None else size
+            self._size = whole - begin if size is None else min(size, whole - begin)
             with zipfile.ZipFile(io.BufferedReader(_Window(self))) as archive:
                 entries, directory = archive.infolist(), archive.start_dir
             self.members = self._places(entries, directory)
@@ -115,9 +111,7 @@ class ZipMembers:
         if not member.stored:
             return np.frombuffer(self._unpacked(member), np.uint8)[begin : begin + length]
         self.verify_member(name)
-        if length < MAP_FROM:
-            return np.frombuffer(self._pread(member.offset + begin, length), np.uint8)
-        return np.asarray(np.memmap(self.path, np.uint8, "r", self.begin + member.offset + begin, (length,)))
+        return uint8_part(self._file, self.path, self.begin + member.offset + begin, length)
 
     def verify_member(self, name: str) -> None:
         """Check the CRC of a stored member, once."""
@@ -158,16 +152,7 @@ class ZipMembers:
             raise FormatError(
                 self.path, f"the archive ends at byte {self._size}; {length} bytes are wanted from byte {offset} on"
             )
-        try:
-            data = os.pread(self._file.fileno(), length, self.begin + offset)
-            while len(data) < length:  # one call reads at most 2 GiB
-                more = os.pread(self._file.fileno(), length - len(data), self.begin + offset + len(data))
-                if not more:
-                    raise FormatError(self.path, f"the file ends at byte {self.begin + offset + len(data)}")
-                data += more
-        except (OSError, ValueError) as error:
-            raise FormatError(self.path, f"cannot be read: {error}") from None
-        return data
+        return pread(self._file, self.path, self.begin + offset, length)
 
     def _places(self, entries: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
         members: dict[str, Member] = {}

@@ -15,9 +15,11 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from converter.errors import ConversionError, FormatError, UnsafeFileError
-from converter.formats import open_reader
-from tests.formats.contract import same_bits
+from converter.errors import ConversionError, FormatError, OutputError, UnsafeFileError
+from converter.formats import Contents, open_reader
+from converter.formats.torch_sharded import FileWriter
+from converter.formats.torch_tensors import TORCH_DTYPES
+from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
 from tests.formats.test_torch_zip import assert_same, contents, random_tensor, read, rewrite, save, to_numpy
 
 
@@ -184,6 +186,30 @@ def test_the_dtypes_and_views_of_a_distributed_checkpoint(tmp_path: Path) -> Non
     tensors |= {name: random_tensor((3,), name, 2) for name in ("bool", "int64", "bfloat16", "float8_e4m3fn")}
     dcp.save(tensors, checkpoint_id=tmp_path / "a")
     names_and_arrays(tmp_path / "a", tensors)
+
+
+class TestShardContract(FormatContract):
+    format = "torch-sharded"
+    file_name = "net.bin.index.json"
+    dtypes = tuple(TORCH_DTYPES)
+
+
+def test_shards_are_written_as_large_as_asked(tmp_path: Path) -> None:
+    tensors = {f"w{i}": random_array((100,), "float32", i) for i in range(5)}
+    path = tmp_path / "pytorch_model.bin.index.json"
+    with FileWriter(path, Contents(specs_of(tensors)), max_shard_bytes=900) as writer:
+        for name in reversed(tensors):
+            writer.write(name, tensors[name])
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == [f"pytorch_model-0000{i}-of-00003.bin" for i in (1, 2, 3)] + ["pytorch_model.bin.index.json"]
+    index = json.loads(path.read_text())
+    assert index["metadata"]["total_size"] == 2000 and list(index["weight_map"]) == list(tensors)
+    for name, shard in index["weight_map"].items():
+        loaded = torch.load(tmp_path / shard, weights_only=True)
+        assert same_bits(to_numpy(loaded[name]), tensors[name])
+    assert open_reader(path)[0].name == open_reader(tmp_path)[0].name == "torch-sharded"
+    with pytest.raises(OutputError, match="must end in"):
+        FileWriter(tmp_path / "x.json", Contents(specs_of(tensors)))
 
 
 @pytest.mark.parametrize("kind", ["export", "script", "shards", "distributed"])
