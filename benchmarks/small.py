@@ -31,7 +31,7 @@ def measure(runs: int) -> dict[str, list[float]]:
         ours, hand = f"{folder}/ours.msgpack", f"{folder}/hand.msgpack"
         commands = {
             "convert --help": [str(SCRIPT), "--help"],
-            "convert 'torch->flax' mlp.params": [str(SCRIPT), "torch->flax", str(SOURCE), "-o", ours, "--force"],
+            "convert 'torch->flax' mlp.params": [*map(str, (SCRIPT, "torch->flax", SOURCE, "-o", ours)), "--force"],
             "by hand, importing torch and flax": [sys.executable, str(HERE / "by_hand.py"), str(SOURCE), hand],
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
@@ -50,7 +50,9 @@ def main() -> None:
     for name, taken in times.items():
         print(f"| {name} | {statistics.median(taken):.2f} | {min(taken):.2f} | {max(taken):.2f} |")
     _, ours, hand = times.values()
-    print(f"\n{statistics.median(b / a for a, b in zip(ours, hand, strict=True)):.1f} times faster, with the same bytes")
+    print(
+        f"\n{statistics.median(b / a for a, b in zip(ours, hand, strict=True)):.1f} times faster, with the same bytes"
+    )
 
 
 if __name__ == "__main__":

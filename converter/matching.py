@@ -175,8 +175,9 @@ class _Matching:
         """Pair layers whose names are equal, where the name stands once on either side."""
         sources = _once(self.free_sources, ours)
         targets = _once(self.free_targets, theirs or ours)
-        for name in sources.keys() & targets.keys():
-            self._pair(sources[name], targets[name], SAME_NAME)
+        for name, layer in targets.items():
+            if name in sources:
+                self._pair(sources[name], layer, SAME_NAME)
 
     def by_elimination(self) -> None:
         """Pair layers that fit each other and nothing else that is free."""

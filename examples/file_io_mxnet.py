@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import converter.mxnet_numpy2  # isort: skip  # noqa: F401 - MXNet 1.9.1 beside NumPy 2: before mxnet
+import converter.mxnet_numpy2  # isort: skip - MXNet 1.9.1 beside NumPy 2: before mxnet
 from mxnet import np, npx
 from mxnet.gluon import nn
 from numpy.testing import assert_allclose

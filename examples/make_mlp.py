@@ -3,8 +3,6 @@
 Needs all four frameworks (`make test` installs them); the files are in the repository, so you need not run it.
 """
 
-import converter.mxnet_numpy2  # isort: skip  # noqa: F401 - MXNet 1.9.1 beside NumPy 2: before mxnet
-import file_io_jax
 import file_io_mxnet
 import file_io_tensorflow
 import file_io_torch

@@ -49,8 +49,8 @@ class Adapter(LiveNet):
 def _layers(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Every layer below, innermost first, in the order of the model, with the path of attributes or names."""
     attributes = {id(value): name for name, value in vars(layer).items() if not name.startswith("_")}
-    children: Iterable[Any] = getattr(layer, "layers", None) or getattr(layer, "_layers", ())
-    for child in children:
+    children = getattr(layer, "layers", None) or getattr(layer, "_layers", None)
+    for child in children or ():
         name = attributes.get(id(child), child.name)
         yield from _layers(child, f"{path}/{name}" if path else name)
     yield path, layer

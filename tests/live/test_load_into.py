@@ -85,7 +85,7 @@ def test_a_refused_file_leaves_the_net_as_it_was(tmp_path: Path) -> None:
     SIDES["torch"].save(SIDES["torch"].make(random_weights(3)), path)
     net = TorchMLP(inputs=30)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(converter.MatchError, match="Is the input size of the clone 30?"):
+    with pytest.raises(converter.MatchError, match=r"Is the input size of the clone 30\?"):
         converter.load_into(net, path)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -102,7 +102,7 @@ def test_every_dtype_of_torch_is_filled_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (lambda: KerasMLP(), "has no variables yet. Build it first: call it once on an example input"),
+        (KerasMLP, "has no variables yet. Build it first: call it once on an example input"),
         (lambda: torch.nn.Sequential(torch.nn.LazyLinear(3)), "'0.weight' of the net has no shape yet"),
         (lambda: 42, "a builtins.int is no live net that is known: expected a torch.nn.Module"),
     ],

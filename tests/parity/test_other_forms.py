@@ -1,4 +1,4 @@
-"""The further files that the chapter's frameworks write and load: other formats, other sorts of net, other names for it."""
+"""The further files of the chapter's frameworks: other formats, other sorts of net, other names."""
 
 from __future__ import annotations
 

@@ -35,6 +35,14 @@ class Chapter:
     load: Callable[[Path], Any]
 
 
+def torch_save(path: Path, value: Any) -> None:
+    torch.save(value, path)
+
+
+def torch_load(path: Path) -> Any:
+    return torch.load(path, weights_only=True)
+
+
 def npx_save(path: Path, value: Any) -> None:
     npx.save(str(path), value)
 
@@ -45,9 +53,9 @@ def np_load(path: Path) -> Any:
 
 
 CHAPTER = {
-    "torch": Chapter("x-file", torch.tensor, lambda path, value: torch.save(value, path), lambda p: torch.load(p, weights_only=True)),
-    "tensorflow": Chapter("x-file.npy", tf.constant, lambda path, value: np.save(path, value), np_load),
-    "flax": Chapter("x-file.npy", jnp.asarray, lambda path, value: jnp.save(path, value), np_load),
+    "torch": Chapter("x-file", torch.tensor, torch_save, torch_load),
+    "tensorflow": Chapter("x-file.npy", tf.constant, np.save, np_load),
+    "flax": Chapter("x-file.npy", jnp.asarray, jnp.save, np_load),
     "mxnet": Chapter("x-file", lambda a: mxnet.np.array(a, dtype=a.dtype), npx_save, lambda p: npx.load(str(p))),
 }  # fmt: skip
 
