@@ -24,8 +24,7 @@ class FileReader(npz.FileReader):
 
 
 class FileWriter(npz.FileWriter):
-    """As `npz.FileWriter`. bfloat16 is refused: MXNet 2 misreads its own name for it (the first bracket of
-    the header is taken for the shape)."""
+    """As `npz.FileWriter`. bfloat16 is refused: MXNet 2.0.0b1 saves it, but fails to load its own file."""
 
     date = 0
     unknown_dtypes = frozenset({"bfloat16"})
