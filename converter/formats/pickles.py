@@ -57,24 +57,38 @@ def load(
 def inert_class(name: str) -> Callable[..., object]:
     """For `unknown`: instances of unknown classes become `Opaque`; calls of functions stay refused.
 
-    A class is told from a function by its capital letter. Nothing is ever run; the refusal tells the user
-    that the file tries to.
+    A class is told from a function by its capital letter; the standard library's are refused but for `HARMLESS`.
+    Bound methods and partial functions of such classes are `Opaque` too. Nothing is ever run; the refusal tells
+    the user that the file tries to.
     """
 
     def make(*args: object) -> object:
-        module, _, symbol = name.partition(" ")
-        standard = module.partition(".")[0] in sys.stdlib_module_names or module.startswith("__")
-        is_class = symbol.rpartition(".")[2].lstrip("_")[:1].isupper() and not standard
-        if not is_class and name not in HARMLESS:
+        if not (_is_unknown_class(name) or name in HARMLESS or _is_attribute_of_one(name, args)):
             raise UnsafePickleError(f"calls '{name.replace(' ', '.')}', which is not data")
         return Opaque(name, args)
 
     return make
 
 
+def _is_unknown_class(name: str) -> bool:
+    module, _, symbol = name.partition(" ")
+    standard = module.partition(".")[0] in sys.stdlib_module_names or module.startswith("__")
+    return not standard and all(part.lstrip("_")[:1].isupper() for part in symbol.split("."))
+
+
+def _is_attribute_of_one(name: str, args: tuple[object, ...]) -> bool:
+    """``getattr(an instance, "method")``, ``getattr(an enumeration, "NAME")``, ``partial(a class)``."""
+    if name not in ("builtins getattr", "__builtin__ getattr", "functools partial") or not args:
+        return False
+    owner = args[0]
+    return isinstance(owner, Opaque) or (isinstance(owner, Global) and _is_unknown_class(owner.name))
+
+
 #: Of the standard library and of NumPy, what ordinary checkpoints hold beside their tensors.
 HARMLESS = frozenset(
     {
+        "_io BytesIO",
+        "_io StringIO",
         "argparse Namespace",
         "copyreg __newobj__",
         "datetime date",
@@ -157,7 +171,9 @@ _BUILTINS: Mapping[str, Callable[..., object] | None] = {
     "float": None,
     "bool": None,
     "str": None,
-    "slice": None,
+    "slice": lambda *args: Opaque("builtins slice", args),
+    "range": lambda *args: Opaque("builtins range", args),
+    "type": lambda *args: Opaque("builtins type", args),
 }
 
 #: dict, list and set in all their spellings, complex numbers and bytes; `OrderedDict`, `Counter` and

@@ -6,6 +6,8 @@ import argparse
 import collections
 import datetime
 import enum
+import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,26 @@ def test_wrapped_and_compiled_modules(tmp_path: Path) -> None:
 
 class Colour(enum.Enum):
     RED = 1
+
+
+class Method(torch.nn.Module):
+    """Its bound method is pickled as a call of ``getattr``, its partial class as one of ``functools.partial``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+        self.act = self.do
+        self.norm = functools.partial(torch.nn.LayerNorm, eps=1e-3)
+        self.state = io.BytesIO(b"extra")
+        self.part = slice(1, 2)
+
+    def do(self) -> None:
+        pass
+
+
+def test_modules_that_hold_their_own_methods(tmp_path: Path) -> None:
+    module = Method()
+    assert_same(read(save(tmp_path / "a", module)), dict(module.state_dict()))
 
 
 class Config:
