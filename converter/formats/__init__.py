@@ -63,7 +63,7 @@ FORMATS: tuple[Format, ...] = (
     Format("mxnet", "MXNet parameters", "mxnet_params", ("mxnet",), (".params",)),
     Format("safetensors", "safetensors", "safetensors", (), (".safetensors",)),
     Format("safetensors-sharded", "safetensors shards", "safetensors_sharded", (), (".safetensors.index.json",)),
-    Format("mxnet2", "MXNet 2 parameters", "mxnet2", ("mxnet",), ()),
+    Format("mxnet2", "MXNet 2 parameters", "mxnet2", ("mxnet",), (".params",)),
     Format("npz", "NumPy archive", "npz", (), (".npz",)),
     Format("npy", "NumPy array", "npy", (), (".npy",)),
     Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",)),

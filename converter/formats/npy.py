@@ -7,20 +7,20 @@ is written as one. A dict is a pickled 0-d array of one object; it is read as da
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 from converter.errors import FormatError, OutputError
 from converter.formats import npy_header
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.npy_header import Header
 from converter.formats.npy_pickle import pickle_pieces
 from converter.formats.pickled_arrays import PickledArrays, read_pickle
 from converter.formats.source import FileSource, mapped_apart
-from converter.tensors import DTYPES, Array, TensorSpec
-
-WHAT = "the array"
+from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 
 def detect(probe: Probe) -> bool:
@@ -29,58 +29,79 @@ def detect(probe: Probe) -> bool:
 
 class FileReader(Reader):
     """Lazy: a plain array is a view of the mapped file, and so are the arrays inside of a pickle, where
-    the whole pickle has to be walked through to find them."""
+    the whole pickle has to be walked through to find them.
+
+    Several plain arrays one after the other (``np.save`` again and again into one open file, as Equinox's
+    ``tree_serialise_leaves`` does) are a list.
+    """
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         self._source = FileSource(path)
         try:
-            head = self._source.take(0, min(npy_header.HEAD, self._source.size), WHAT)
-            self._header = npy_header.parse(path, head, WHAT)
-            self._check_size()
+            self._first = _header_at(self._source, 0)
+            self._plain = {} if self._first.is_pickle else dict(_plain_arrays(self._source, self._first))
         except BaseException:
             self._source.close()
             raise
 
     @cached_property
     def contents(self) -> Contents:
-        if self._header.is_pickle:
+        if self._first.is_pickle:
             return self._pickled.contents
-        assert self._header.dtype is not None
-        return Contents(
-            (TensorSpec("0", self._header.shape, self._header.dtype.newbyteorder("=")),), container="tensor"
-        )
+        specs = tuple(TensorSpec(name, header.shape, _native(header)) for name, (_, header) in self._plain.items())
+        return Contents(specs, container="tensor" if len(specs) == 1 else "list")
 
     def read(self, name: str) -> Array:
-        if self._header.is_pickle:
+        if self._first.is_pickle:
             array = self._pickled.arrays[name]
-            return mapped_apart(self._source, self._header.start, self._pickle, array)
-        return npy_header.to_array(self._header, self._rest(self._header.nbytes))
+            return mapped_apart(self._source, self._first.start, self._pickle, array)
+        offset, header = self._plain[name]
+        raw = self._source.array(offset + header.start, (header.nbytes,), DTYPES["uint8"], f"'{name}'")
+        return npy_header.to_array(header, raw)
 
     def close(self) -> None:
         self._source.close()
 
     @cached_property
     def _pickle(self) -> Array:
-        return self._rest(self._source.size - self._header.start)
+        start = self._first.start
+        return self._source.array(start, (self._source.size - start,), DTYPES["uint8"], "the pickle")
 
     @cached_property
     def _pickled(self) -> PickledArrays:
         return read_pickle(self._pickle.data, self.path)
 
-    def _rest(self, length: int) -> Array:
-        return self._source.array(self._header.start, (length,), DTYPES["uint8"], WHAT)
 
-    def _check_size(self) -> None:
-        header = self._header
-        if header.dtype is None:
-            raise FormatError(self.path, f"holds no numbers: its elements are {header.problem}")
-        if not header.is_pickle and header.start + header.nbytes != self._source.size:
-            raise FormatError(
-                self.path,
-                f"an array of {header.dtype} and shape {header.shape} needs {header.nbytes} bytes; "
-                f"{self._source.size - header.start} stand in the file",
-            )
+def _header_at(source: FileSource, offset: int) -> Header:
+    what = "the array" if offset == 0 else f"the array at byte {offset}"
+    head = source.take(offset, min(npy_header.HEAD, source.size - offset), what)
+    return npy_header.parse(source.path, head, what)
+
+
+def _plain_arrays(source: FileSource, header: Header) -> Iterator[tuple[str, tuple[int, Header]]]:
+    """Name -> where the array's header starts, and the header; for each array of the file."""
+    offset = 0
+    for index in count():
+        if header.dtype is None or header.is_pickle:
+            found = header.problem or "objects behind an array"
+            raise FormatError(source.path, f"holds no numbers: the elements at byte {offset} are {found}")
+        end = offset + header.start + header.nbytes
+        rest = source.size - offset - header.start
+        if end > source.size or (
+            end < source.size and source.take(end, min(6, source.size - end), "") != npy_header.MAGIC
+        ):
+            what = f"an array of {header.dtype} and shape {header.shape}"
+            raise FormatError(source.path, f"{what} needs {header.nbytes} bytes; {rest} stand in the file")
+        yield str(index), (offset, header)
+        if end == source.size:
+            return
+        offset, header = end, _header_at(source, end)
+
+
+def _native(header: Header) -> DType:
+    assert header.dtype is not None
+    return header.dtype.newbyteorder("=")
 
 
 class FileWriter(InPlaceWriter):

@@ -230,6 +230,24 @@ def test_files_of_old_releases(path: Path) -> None:
     assert_reads_as_expected(path, "npy" if path.suffix == ".npy" else "pickle")
 
 
+def test_several_arrays_in_one_file_are_a_list(tmp_path: Path) -> None:
+    arrays = {"0": X, "1": np.array(2.5), "2": random_array((3,), "bfloat16"), "3": np.zeros((0, 2)), "4": np.arange(5)}
+    with (tmp_path / "x.eqx").open("wb") as file:
+        for array in arrays.values():
+            jnp.save(file, array) if array.dtype == ml_dtypes.bfloat16 else np.save(file, array)
+    assert same(read(tmp_path / "x.eqx"), arrays)
+    data = (tmp_path / "x.eqx").read_bytes()
+    for broken in (
+        data[:-1],
+        data + b"x",
+        data + npy_header.MAGIC,
+        data + npy_header.build((), "|O") + pickle.dumps(X),
+    ):
+        (tmp_path / "x.eqx").write_bytes(broken)
+        with pytest.raises(FormatError, match=r"x\.eqx: "):
+            read(tmp_path / "x.eqx")
+
+
 class Evil:
     def __init__(self, call: Any, *args: Any) -> None:
         self.reduced = (call, args)
@@ -274,7 +292,7 @@ DAMAGED = {
     "deep": (npy("(" * 9000), "is damaged"),
     "long": (b"\x93NUMPY\2\0" + struct.pack("<I", 1 << 30), "needs 1073741836 bytes"),
     "version": (b"\x93NUMPY\x09\0" + bytes(100), "does not start as a NumPy array"),
-    "text": (npy("{'descr': '<U5', 'fortran_order': False, 'shape': (), }", bytes(20)), "its elements are text"),
+    "text": (npy("{'descr': '<U5', 'fortran_order': False, 'shape': (), }", bytes(20)), "the elements at byte 0 are text"),
     "records": (npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (), }", bytes(4)), "are records"),
     "wide": (npy("{'descr': '<f16', 'fortran_order': False, 'shape': (), }", bytes(16)), "wider than any framework"),
     "unclear": (npy("{'descr': '<V1', 'fortran_order': False, 'shape': (), }", bytes(1)), "does not say of which"),

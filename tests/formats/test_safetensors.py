@@ -24,6 +24,7 @@ from converter.formats.safetensors import FileReader
 from converter.formats.safetensors_header import CODES
 from converter.tensors import DTYPES
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
+from tests.formats.old_files import assert_reads_as_expected, sample_files
 
 
 class TestContract(FormatContract):
@@ -90,6 +91,11 @@ def test_the_numpy_binding_writes_and_we_read_in_the_order_of_the_data(tmp_path:
     back = read(tmp_path / "x.safetensors")
     assert list(back) == ["b", "c", "a"]
     assert all(same_bits(back[name], arrays[name]) for name in arrays)
+
+
+@pytest.mark.parametrize("path", sample_files("safetensors"), ids=lambda path: path.name)
+def test_the_sample_with_every_dtype(path: Path) -> None:
+    assert_reads_as_expected(path, "safetensors")
 
 
 def test_four_bit_floats_are_packed_as_torch_packs_them(tmp_path: Path) -> None:
