@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from converter.direction import parse_direction
-from converter.errors import ConversionError, MatchError
+from converter.errors import MatchError, OutputError
 from converter.execute import compute, execute
 from converter.formats import Format
 from converter.frameworks import Framework
@@ -56,9 +56,7 @@ def convert(
         try:
             execute(plan, weights.reader, form, path)
         except OSError as error:
-            raise ConversionError(
-                f"{path}: cannot be written ({error.strerror or error}). Nothing was left behind."
-            ) from None
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         return Report(str(source), weights.format.title, str(path), form.title, plan)
 
 

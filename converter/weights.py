@@ -109,12 +109,12 @@ def _written_by(form: Format, reader: Reader, stated: str | None) -> Framework:
     if stated is None or framework(stated) is found:
         return found
     claimed = framework(stated)
-    elsewhere = claimed.name == "neutral" or (form.frameworks and claimed.name not in form.frameworks)
-    looks = understood(found, reader.contents) if found.name != "neutral" else 1
-    if elsewhere or (looks and not understood(claimed, reader.contents)):
-        form_words = f"this is a {form.title}" if elsewhere else "its names are not that"
-        raise FormatError(
-            reader.path,
-            f"no {claimed.title} file: {form_words}; it looks like {found.title}. Say '{found.name}' instead?",
-        )
-    return claimed
+    if "neutral" in (claimed.name, found.name) or (form.frameworks and claimed.name not in form.frameworks):
+        why = f"it is a {form.title}"
+    elif understood(found, reader.contents) and not understood(claimed, reader.contents):
+        why = "its tensors are named otherwise"
+    else:
+        return claimed
+    raise FormatError(
+        reader.path, f"no {claimed.title} file: {why}, and looks like {found.title}. Say '{found.name}' instead?"
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from converter.errors import OutputError
 from converter.formats.base import Contents
-from converter.tensors import DType, TensorSpec
+from converter.tensors import DTYPES, DType, TensorSpec
 
 MAX_DEPTH = 100
 _RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
@@ -58,7 +58,7 @@ def _array(spec: TensorSpec) -> Iterator[bytes | TensorSpec]:
 
 def _dtype(dtype: DType) -> bytes:
     """``numpy.dtype('<f4')``, or ``numpy.dtype(ml_dtypes.bfloat16)``."""
-    if dtype.isbuiltin == 1:
+    if DTYPES[dtype.name].isbuiltin == 1:  # of the table, for an unpickled float32 says that it is not
         code = "|" if dtype.itemsize == 1 else "<"
         return _DTYPE + _text(code + dtype.str[1:]) + b"\x85R"
     return _DTYPE + f"cml_dtypes\n{dtype.name}\n".encode() + b"\x85R"

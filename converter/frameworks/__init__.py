@@ -16,7 +16,7 @@ from converter.frameworks.torch import Torch
 
 __all__ = ["FRAMEWORKS", "Framework", "framework", "recognise"]
 
-FRAMEWORKS: tuple[Framework, ...] = (Torch(), TensorFlow(), Flax(), MXNet(), Neutral())
+FRAMEWORKS: tuple[Framework, ...] = (Torch(), Flax(), TensorFlow(), MXNet(), Neutral())
 
 
 def framework(name: str) -> Framework:
@@ -37,6 +37,7 @@ def recognise(form: Format, contents: Contents) -> Framework:
     rows = [row for row in FRAMEWORKS if row.name in form.frameworks]
     if len(rows) == 1:
         return rows[0]
+    # Where two understand as much (``hidden/kernel``), they also lay it out alike, and the first stands for both.
     candidates = [row for row in FRAMEWORKS if row.name != "neutral"]
     return max(candidates, key=lambda row: understood(row, contents))
 

@@ -1,0 +1,27 @@
+"""Every example runs as a user would run it, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+WALKS = sorted(EXAMPLES.glob("file_io_*.py"))
+FILES = {"torch": "mlp.params", "tensorflow": "mlp.weights.h5", "jax": "mlp.msgpack", "mxnet": "mlp-mxnet.params"}
+
+
+@pytest.mark.parametrize("script", WALKS, ids=lambda path: path.stem)
+def test_the_chapter_s_walk_ends_in_equal_outputs(script: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    own = script.stem.removeprefix("file_io_")
+    others = [file for name, file in FILES.items() if name != own]
+    assert done.stdout.splitlines() == [f"{file}: Y_clone == Y" for file in others]
+    assert not list(tmp_path.iterdir())
+
+
+def test_there_is_a_walk_for_each_framework() -> None:
+    assert {path.stem.removeprefix("file_io_") for path in WALKS} == set(FILES)
