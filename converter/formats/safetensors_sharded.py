@@ -6,16 +6,14 @@ file name}}``. A file that the index names must stand beside it; see `shards.sha
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from converter.errors import FormatError, OutputError
+from converter.errors import FormatError
 from converter.formats import safetensors
-from converter.formats.atomic import discard, partial_path, publish
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, Writer
+from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
 from converter.formats.safetensors_header import parse_json
+from converter.formats.shard_writer import ShardWriter
 from converter.formats.shards import shard_path
 from converter.formats.source import FileSource
 from converter.tensors import Array, TensorSpec
@@ -23,7 +21,6 @@ from converter.tensors import Array, TensorSpec
 ENDING = ".safetensors.index.json"
 USUAL = "model" + ENDING
 MAX_INDEX = 256 << 20
-MAX_SHARD_BYTES = 5_000_000_000
 
 
 def detect(probe: Probe) -> bool:
@@ -87,63 +84,12 @@ class FileReader(Reader):
         return self._shards[name]
 
 
-class FileWriter(Writer):
-    """Streams. ``path`` is that of the index; the shards stand beside it, as ``NAME-00001-of-00002.safetensors``.
+class FileWriter(ShardWriter):
+    """``path`` is that of the index, ``NAME.safetensors.index.json``."""
 
-    max_shard_bytes: data that goes into one shard; a larger tensor has one for itself.
-    """
-
-    def __init__(self, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        super().__init__(path, contents)
-        if not path.name.endswith(ENDING):
-            raise OutputError(f"{path}: the name of the index of shards must end in '{ENDING}'")
-        groups = _groups(contents.specs, max_shard_bytes)
-        stem = path.name.removesuffix(ENDING)
-        self._weight_map: dict[str, str] = {}
-        self._writers: dict[str, safetensors.FileWriter] = {}
-        self._partial: Path | None = None
-        try:
-            for number, group in enumerate(groups, 1):
-                name = f"{stem}-{number:05}-of-{len(groups):05}.safetensors"
-                part = Contents(tuple(group), metadata=contents.metadata)
-                self._writers[name] = safetensors.FileWriter(path.parent / name, part)
-                self._weight_map |= {spec.name: name for spec in group}
-        except BaseException:
-            self.abort()
-            raise
-
-    def write(self, name: str, array: Array) -> None:
-        self._writers[self._weight_map[name]].write(name, array)
-
-    def commit(self) -> None:
-        moves = [writer.closed() for writer in self._writers.values()]
-        total = sum(spec.nbytes for spec in self.contents.specs)
-        index = {"metadata": {"total_size": total}, "weight_map": self._weight_map}
-        self._partial = partial_path(self.path)
-        try:
-            self._partial.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            publish([*moves, (self._partial, self.path)])
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
-
-    def abort(self) -> None:
-        for writer in self._writers.values():
-            writer.abort()
-        if self._partial is not None:
-            discard(self._partial)
-
-
-def _groups(specs: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec]]:
-    """The specs in order, a new group wherever the next one would not fit."""
-    groups: list[list[TensorSpec]] = [[]]
-    size = 0
-    for spec in specs:
-        if groups[-1] and size + spec.nbytes > max_bytes:
-            groups.append([])
-            size = 0
-        groups[-1].append(spec)
-        size += spec.nbytes
-    return groups
+    ending = ENDING
+    suffix = ".safetensors"
+    shard_writer = safetensors.FileWriter
 
 
 def _weight_map(index: Path) -> dict[str, str]:
