@@ -50,6 +50,8 @@ class ScriptModel(TorchFile):
 
     def load(self) -> object:
         model = Document.parse(self.zip.read(self.folder + "model.json"), self.path, "model.json")
+        producer, version = (model.get(key).value for key in ("producerName", "producerVersion"))
+        self.writer = f"{producer} {version}"[:60] if producer and version else ""
         tensors = [self._tensor(item) for item in model.get("tensors").list()]
         found: dict[str, object] = {}
         pending = [("", model.get("mainModule"), 0)]

@@ -94,6 +94,8 @@ class TorchFile(ABC):
 
     path: Path
     big_endian = False
+    #: the program and version that wrote it, where it says so; known after `load`
+    writer = ""
 
     @abstractmethod
     def load(self) -> object:

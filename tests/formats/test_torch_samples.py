@@ -68,6 +68,11 @@ def test_files_of_old_releases(name: str, format: str) -> None:
     assert_holds(read(SAMPLES / name), name)
 
 
+def test_the_first_torchscript_says_its_writer() -> None:
+    with open_reader(SAMPLES / "1.0.0/jit_trace_mlp.pt")[1] as reader:
+        assert reader.contents.writer == "pytorch 1.0"
+
+
 def test_what_stands_beside_tensors() -> None:
     """torch.Size, dtype, device, defaultdict, set, Counter, a large number, bytes."""
     found = {name.replace("/", "."): array for name, array in read(SAMPLES / "1.12.1/non_tensors.zip.pt").items()}
