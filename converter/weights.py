@@ -110,11 +110,11 @@ def _written_by(form: Format, reader: Reader, stated: str | None) -> Framework:
         return found
     claimed = framework(stated)
     if "neutral" in (claimed.name, found.name) or (form.frameworks and claimed.name not in form.frameworks):
-        why = f"it is a {form.title}"
+        why = f"its format is {form.title}"
     elif understood(found, reader.contents) and not understood(claimed, reader.contents):
         why = "its tensors are named otherwise"
     else:
         return claimed
     raise FormatError(
-        reader.path, f"no {claimed.title} file: {why}, and looks like {found.title}. Say '{found.name}' instead?"
+        reader.path, f"no {claimed.title} file: {why}; it looks like {found.title}. Say '{found.name}' instead?"
     )

@@ -156,10 +156,10 @@ def test_a_truncated_file(mlp: Path, capsys: pytest.CaptureFixture[str], share: 
 
 def test_a_file_of_another_framework_is_named(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "mxnet->flax", mlp)
-    assert "no MXNet file: it is a PyTorch file, and looks like PyTorch. Say 'torch' instead?" in message
+    assert "no MXNet file: its format is PyTorch file; it looks like PyTorch. Say 'torch' instead?" in message
     ok(capsys, "torch->flax", mlp, "-o", mlp.parent / "flax.safetensors")
     message = refused(capsys, "torch->mxnet", mlp.parent / "flax.safetensors")
-    assert "named otherwise, and looks like Flax" in message
+    assert "named otherwise; it looks like Flax" in message
     ok(capsys, "torch->neutral", mlp)
     assert "Say 'neutral' instead?" in refused(capsys, "torch->mxnet", mlp.parent / "mlp.safetensors")
 

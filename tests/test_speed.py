@@ -1,0 +1,14 @@
+"""The promises of the README on time, measured beside the script by hand (the least of a few runs: machines are noisy)."""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.small import measure
+
+
+def test_the_small_mlp_is_fast() -> None:
+    by_help, ours, by_hand = measure(5).values()
+    assert min(by_help) <= 0.2
+    assert min(ours) <= 0.35
+    assert statistics.median(b / a for a, b in zip(ours, by_hand, strict=True)) >= 4
