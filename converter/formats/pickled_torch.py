@@ -13,7 +13,9 @@ import numpy as np
 
 from converter.formats.pickles import PickleError
 from converter.formats.torch_legacy import LegacyStream
-from converter.formats.torch_tensors import TENSOR_GLOBALS, SparseTensor, Storage, StridedTensor
+from converter.formats.torch_rebuild import TENSOR_GLOBALS
+from converter.formats.torch_sparse import SparseTensor
+from converter.formats.torch_tensors import Storage, StridedTensor
 
 __all__ = ["torch_globals"]
 

@@ -12,7 +12,7 @@ What the values are: None, bool, int, float, str, bytes (a read-only `memoryview
 is copied), list, tuple, dict, set, frozenset; whatever the functions of `known` return; `Global` for a global that
 is only mentioned; `Opaque` for an instance of an unknown class, when `unknown` allows those.
 
-The machine and its opcodes are in `pickle_machine`.
+The machine is in `pickle_machine`, its opcodes in `pickle_opcodes`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from types import MappingProxyType
 
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.pickle_machine import Machine
+from converter.formats.pickle_opcodes import OPCODES
 from converter.formats.pickle_values import Global, Opaque, PickleError, Shell, UnsafePickleError, has_simple_hash
 
 __all__ = ["COLLECTION_GLOBALS", "Global", "Opaque", "PickleError", "Shell", "inert_class", "load"]
@@ -47,7 +48,7 @@ def load(
     """
     machine = Machine(memoryview(data).cast("B"), known, persistent, unknown)
     try:
-        return machine.run(), machine.position
+        return machine.run(OPCODES), machine.position
     except UnsafePickleError as error:
         raise UnsafeFileError(path, f"the pickle in it {error}. Nothing of it was run") from None
     except PickleError as error:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 from converter.errors import FormatError
 from converter.formats.pickles import Opaque, PickleError, inert_class, load
-from converter.formats.torch_tensors import TENSOR_GLOBALS, Storage, TorchFile, storage_of
+from converter.formats.torch_rebuild import TENSOR_GLOBALS
+from converter.formats.torch_tensors import Storage, TorchFile, storage_of
 from converter.formats.zip_members import ZipMembers
 from converter.tensors import Array
 

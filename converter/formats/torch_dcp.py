@@ -20,8 +20,8 @@ from converter.formats.shards import shard_path
 from converter.formats.torch_archive import TorchArchive
 from converter.formats.torch_files import read_regular
 from converter.formats.torch_reader import TorchReader
+from converter.formats.torch_rebuild import TENSOR_GLOBALS
 from converter.formats.torch_tensors import (
-    TENSOR_GLOBALS,
     TORCH_DTYPES,
     Aside,
     Leaf,
@@ -57,6 +57,11 @@ class _Chunk:
     begin: int
     length: int
 
+    def lies_in(self, whole: tuple[int, ...]) -> bool:
+        if not len(self.offsets) == len(self.shape) == len(whole):
+            return False
+        return all(part.stop <= side for part, side in zip(self.place, whole, strict=True))
+
     @property
     def place(self) -> tuple[slice, ...]:
         return tuple(slice(start, start + side) for start, side in zip(self.offsets, self.shape, strict=True))
@@ -83,7 +88,7 @@ class _ChunkedTensor(Leaf):
                 raise PickleError(f"a chunk of shape {chunk.shape} in {chunk.length} bytes")
             if chunk.begin + chunk.length > file.size(chunk.file):
                 raise PickleError(f"it needs the bytes up to {chunk.begin + chunk.length} of '{chunk.file}'")
-            if any(start + side > whole for start, side, whole in zip(chunk.offsets, chunk.shape, self.shape, strict=True)):
+            if not chunk.lies_in(self.shape):
                 raise PickleError(f"a chunk at {chunk.offsets} of shape {chunk.shape} lies outside of {self.shape}")
         places = {chunk.offsets for chunk in self.chunks if 0 not in chunk.shape}
         if sum(math.prod(chunk.shape) for chunk in self.chunks) != math.prod(self.shape):
@@ -139,7 +144,7 @@ class DistributedCheckpoint(TorchFile):
             archive = TorchArchive(members)
             tensor = archive.load()
             if not isinstance(tensor, StridedTensor) or (tensor.shape, tensor.dtype) != (chunk.shape, dtype):
-                raise FormatError(path, f"at byte {chunk.begin} there is not the tensor of shape {chunk.shape}, {dtype}")
+                raise FormatError(path, f"at byte {chunk.begin} there is no tensor of shape {chunk.shape}, {dtype}")
             tensor.check(archive)
             return tensor.read(archive)
         finally:

@@ -16,7 +16,8 @@ from converter.formats.pickles import PickleError, inert_class, load
 from converter.formats.regular_file import open_regular
 from converter.formats.torch_files import uint8_part
 from converter.formats.torch_reader import TorchReader
-from converter.formats.torch_tensors import TENSOR_GLOBALS, Storage, TorchFile, storage_of
+from converter.formats.torch_rebuild import TENSOR_GLOBALS
+from converter.formats.torch_tensors import Storage, TorchFile, storage_of
 from converter.tensors import Array
 
 __all__ = ["FileReader", "LegacyStream", "detect"]

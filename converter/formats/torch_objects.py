@@ -64,7 +64,8 @@ class Weights:
             total += specs[-1].nbytes
         if total > MAX_TOTAL and total > EXPAND_FACTOR * sum(stored.values()):
             raise FormatError(path, f"its tensors would take {total} bytes, all expanded from a few")
-        return Contents(check_names(path, specs), self.container, left_out=self.left_out, writer=self.writer or file.writer)
+        writer = self.writer or file.writer
+        return Contents(check_names(path, specs), self.container, left_out=self.left_out, writer=writer)
 
     def read(self, name: str, path: Path, file: TorchFile) -> Array:
         leaf = self.tensors[name]

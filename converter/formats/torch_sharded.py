@@ -28,9 +28,9 @@ def detect(probe: Probe) -> bool:
     """The index, or a folder with one such index."""
     if probe.is_dir:
         return _index_in(probe.path, probe.entries) is not None
-    return probe.path.name.endswith(_ENDING) and b'"weight_map"' in probe.head + probe.tail or (
-        probe.head.lstrip().startswith(b"{") and b'"weight_map"' in probe.head and b'.bin"' in probe.head
-    )
+    telling = probe.head + probe.tail
+    named = probe.path.name.endswith(_ENDING) or b'.bin"' in telling
+    return named and telling.lstrip().startswith(b"{") and b'"weight_map"' in telling
 
 
 def _index_in(folder: Path, names: frozenset[str]) -> Path | None:

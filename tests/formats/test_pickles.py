@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from converter.errors import ConversionError, FormatError, UnsafeFileError
 from converter.formats.nested import flatten, plain_children
-from converter.formats.pickle_machine import OPCODES
+from converter.formats.pickle_opcodes import OPCODES
 from converter.formats.pickled_numpy import NUMPY_GLOBALS
 from converter.formats.pickles import COLLECTION_GLOBALS, Opaque, inert_class, load
 from tests.formats.contract import random_array, same_bits

@@ -144,6 +144,25 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
         read(folder)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"K\x05K\x03\x86", b"K\x09K\x03\x86", "do not make up its shape"),
+        (b"K\x05K\x03\x86", b"K\x02K\x03\x86", "lies outside of"),
+        (b"K\x05K\x03\x86", b"K\x05\x85N0N0", "lies outside of"),
+        (b"float32", b"floot32", "dtype of 'model.rows' is unknown|calls|unknown"),
+    ],
+)
+def test_metadata_that_do_not_fit(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
+    folder = tmp_path / "a"
+    shutil.copytree(SAMPLES / "two_ranks", folder)
+    data = (folder / ".metadata").read_bytes()
+    assert old in data
+    (folder / ".metadata").write_bytes(data.replace(old, new, 1))
+    with pytest.raises(FormatError, match=message):
+        read(folder)
+
+
 @pytest.mark.parametrize("name", ["zip_partial.pt", "legacy_numpy_runstring.pt"])
 def test_hostile_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

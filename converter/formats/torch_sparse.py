@@ -1,0 +1,70 @@
+"""Sparse tensors of PyTorch, read as the dense ones that they stand for: values are moved, never computed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from converter.formats.pickles import PickleError
+from converter.formats.torch_tensors import Leaf, Storage, StridedTensor, TorchFile, check_growth
+from converter.tensors import Array, DType
+
+__all__ = ["SparseTensor"]
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTensor(Leaf):
+    """Indices and values; read as the dense tensor that they stand for, where no value is computed."""
+
+    layout: str
+    parts: tuple[StridedTensor, ...]  # indices, values; or pointers, indices, values
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> DType:
+        return self.parts[-1].dtype
+
+    @property
+    def storages(self) -> tuple[Storage, ...]:
+        return tuple(part.storage for part in self.parts)
+
+    def check(self, file: TorchFile) -> None:
+        for part in self.parts:
+            part.check(file)
+        dense = math.prod(self.shape) * self.dtype.itemsize
+        check_growth(dense, sum(part.storage.nbytes for part in self.parts))
+
+    def read(self, file: TorchFile) -> Array:
+        *indices, values = (part.read(file) for part in self.parts)
+        if self.layout == "sparse_coo":
+            (where,) = indices
+        elif self.layout in ("sparse_csr", "sparse_csc") and len(self.shape) == 2:
+            where = _coordinates(indices[0], indices[1], self.layout == "sparse_csc")
+        else:
+            raise PickleError(f"its layout is torch.{self.layout}; make it dense in PyTorch first (to_dense())")
+        return _dense(where, values, self.shape)
+
+
+def _coordinates(pointers: Array, plain: Array, by_column: bool) -> Array:
+    counts = np.diff(pointers)
+    if pointers.ndim != 1 or plain.ndim != 1 or (counts < 0).any() or counts.sum() != plain.size:
+        raise PickleError("a compressed sparse tensor whose pointers do not fit its indices")
+    lines = np.repeat(np.arange(counts.size), counts)
+    return np.stack([plain, lines] if by_column else [lines, plain])
+
+
+def _dense(where: Array, values: Array, shape: tuple[int, ...]) -> Array:
+    axes = where.shape[0] if where.ndim == 2 else -1
+    if not 0 <= axes <= len(shape) or values.shape != (where.shape[1], *shape[axes:]) or where.dtype.kind not in "iu":
+        raise PickleError("a sparse tensor whose indices do not fit its values and its shape")
+    sides = shape[:axes]
+    if where.size and ((where < 0).any() or (where >= np.array(sides, np.int64)[:, None]).any()):
+        raise PickleError("a sparse tensor with an index outside of its shape")
+    rows = np.ravel_multi_index(tuple(where), sides) if axes and where.size else np.zeros(where.shape[1], np.int64)
+    if np.unique(rows).size != rows.size:
+        raise PickleError("a sparse tensor that names one place twice; call coalesce() in PyTorch first")
+    dense = np.zeros((math.prod(sides), *shape[axes:]), values.dtype)
+    dense[rows] = values
+    return dense.reshape(shape)
