@@ -1,0 +1,138 @@
+"""Writing an Orbax checkpoint without Orbax: one folder a parameter (zarr v2, one raw chunk), and ``_METADATA``.
+
+Format: what ``PyTreeCheckpointer(use_ocdbt=False)`` of orbax-checkpoint 0.12 writes, uncompressed and
+without times, so that the same tensors give the same bytes. Accepted by ``StandardCheckpointer``,
+``PyTreeCheckpointer`` and ``flax.training.checkpoints.restore_checkpoint``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from converter.errors import OutputError
+from converter.formats.atomic import discard, partial_path, publish
+from converter.formats.base import Contents, Writer
+from converter.formats.in_place import raw_bytes
+from converter.tensors import DTYPES, Array, TensorSpec
+
+#: What tensorstore's zarr driver cannot hold (its ``zarr/dtype.cc``).
+UNKNOWN = ("float8_e4m3", "uint4")
+_RESERVED = ("d", "array_metadatas", "manifest.ocdbt", "checkpoint")
+_HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
+
+
+class FileWriter(Writer):
+    """Streams: every tensor is a file of its own. Raises OutputError for what Orbax cannot hold."""
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        super().__init__(path, contents)
+        self._folders = _folders(path, contents)
+        self._missing = set(self._folders)
+        self._partial = partial_path(path)
+        try:
+            with self._disk():
+                self._start()
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, name: str, array: Array) -> None:
+        spec = self.contents.by_name[name]
+        if array.shape != spec.shape or array.dtype != spec.dtype:
+            raise ValueError(f"'{name}' was announced as {spec.dtype}{spec.shape}, not {array.dtype}{array.shape}")
+        self._missing.remove(name)
+        if spec.size:
+            with self._disk():
+                (self._partial / self._folders[name] / _chunk_name(spec)).write_bytes(raw_bytes(array))
+
+    def commit(self) -> None:
+        if self._missing:
+            raise ValueError(f"never written: {sorted(self._missing)}")
+        with self._disk():
+            publish([(self._partial, self.path)])
+
+    def abort(self) -> None:
+        discard(self._partial)
+
+    def _start(self) -> None:
+        self._partial.mkdir()
+        for spec in self.contents.specs:
+            folder = self._partial / self._folders[spec.name]
+            folder.mkdir()
+            _write_json(folder / ".zarray", _zarray(spec))
+        is_list = self.contents.container == "list"
+        tree = dict(_entry(spec, is_list) for spec in self.contents.specs)
+        options = {"use_ocdbt": False, "use_zarr3": False, "store_array_data_equal_to_fill_value": True}
+        _write_json(self._partial / "_METADATA", {"tree_metadata": tree, **options, "custom_metadata": None})
+        times = {"init_timestamp_nsecs": 0, "commit_timestamp_nsecs": 0}
+        about = {"item_handlers": _HANDLER, "metrics": {}, "performance_metrics": {}, **times, "custom_metadata": {}}
+        _write_json(self._partial / "_CHECKPOINT_METADATA", about)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+
+
+def _folders(path: Path, contents: Contents) -> dict[str, str]:
+    """Name -> folder, keys joined with dots as Orbax does."""
+    if contents.container == "tensor":
+        raise OutputError(f"{path}: Orbax holds no bare tensor. Choose another format, or give it a name.")
+    folders: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    inner = {"/".join(parts[:depth]) for parts in _split(contents) for depth in range(1, len(parts))}
+    for spec in contents.specs:
+        parts = spec.name.split("/")
+        folder = ".".join(parts)
+        if not all(parts) or folder in (".", "..") or folder.startswith("_") or folder in _RESERVED or "\0" in folder:
+            raise OutputError(f"{path}: Orbax cannot hold the name '{spec.name}'. Rename it.")
+        if folder in taken or spec.name in inner:
+            other = taken.get(folder, f"{spec.name}/...")
+            raise OutputError(f"{path}: '{spec.name}' and '{other}' would lie in one place. Rename one.")
+        if spec.dtype.name in UNKNOWN:
+            raise OutputError(f"{path}: '{spec.name}' is {spec.dtype}, which Orbax cannot hold. Cast it.")
+        folders[spec.name], taken[folder] = folder, spec.name
+    return folders
+
+
+def _split(contents: Contents) -> Iterator[list[str]]:
+    return (spec.name.split("/") for spec in contents.specs)
+
+
+def _entry(spec: TensorSpec, is_list: bool) -> tuple[str, dict[str, Any]]:
+    parts = spec.name.split("/")
+    kinds = [1 if is_list and depth == 0 else 2 for depth in range(len(parts))]
+    keys = [{"key": part, "key_type": kind} for part, kind in zip(parts, kinds, strict=True)]
+    return str(tuple(parts)), {
+        "key_metadata": keys,
+        "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
+    }
+
+
+def _zarray(spec: TensorSpec) -> dict[str, Any]:
+    native = spec.dtype.isbuiltin == 1 and spec.dtype == DTYPES.get(spec.dtype.name)
+    return {
+        "chunks": [max(1, size) for size in spec.shape],
+        "compressor": None,
+        "dimension_separator": ".",
+        "dtype": spec.dtype.str if native else spec.dtype.name,
+        "fill_value": None,
+        "filters": None,
+        "order": "C",
+        "shape": list(spec.shape),
+        "zarr_format": 2,
+    }
+
+
+def _chunk_name(spec: TensorSpec) -> str:
+    return ".".join("0" for _ in spec.shape) or "0"
+
+
+def _write_json(file: Path, value: object) -> None:
+    file.write_text(json.dumps(value, separators=(",", ":")))
