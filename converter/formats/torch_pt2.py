@@ -22,6 +22,7 @@ __all__ = ["ExportedProgram", "FileReader", "detect"]
 
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
 _OLD_NAMES = ("serialized_state_dict.pt", "serialized_state_dict.json")
+_FIRST_NAMES = (b"/data/weights/weight_", b"serialized_exported_program.json")
 _STRIDED = 7
 #: ``ScalarType`` of the schema.
 _DTYPES: Mapping[object, DType] = {
@@ -53,6 +54,9 @@ _DTYPES: Mapping[object, DType] = {
 
 
 def detect(probe: Probe) -> bool:
+    """By the members; of a file whose directory was cut off, by the names near its start."""
+    if not probe.entries:
+        return probe.head.startswith(b"PK\x03\x04") and any(name in probe.head for name in _FIRST_NAMES)
     return any(
         name.endswith((*_OLD_NAMES, "/archive_format")) or (f"/{_WEIGHTS}" in name and name.endswith("_config.json"))
         for name in probe.entries

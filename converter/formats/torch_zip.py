@@ -12,6 +12,8 @@ from converter.formats.zip_members import ZipMembers
 __all__ = ["FileReader", "FileWriter", "detect"]
 
 FileWriter = TorchZipWriter
+#: Names of members near the start of such files, which tell one whose directory was cut off.
+_FIRST_NAMES = (b"/data.pkl", b"/constants.pkl", b"/code/__torch__", b"/.format_version")
 
 
 def detect(probe: Probe) -> bool:
@@ -20,7 +22,7 @@ def detect(probe: Probe) -> bool:
         return False
     if probe.entries:
         return any(name.endswith("/data.pkl") and name.count("/") == 1 for name in probe.entries)
-    return b"/data.pkl" in probe.head[:256]
+    return any(name in probe.head for name in _FIRST_NAMES)
 
 
 class FileReader(TorchReader):

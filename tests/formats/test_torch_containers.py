@@ -116,6 +116,17 @@ def test_torchscript(tmp_path: Path, make: Callable[[torch.nn.Module], Any]) -> 
     assert set(found) - set(net.state_dict()) <= {"hidden", "constant"}
 
 
+@pytest.mark.parametrize("length", [2000, 0.5, 0.9, -1])
+def test_cut_archives_are_named_as_such(tmp_path: Path, exported: Path, length: float) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 1)), tmp_path / "script.pt")
+    for whole in (exported, tmp_path / "script.pt"):
+        data = whole.read_bytes()
+        path = tmp_path / "cut"
+        path.write_bytes(data[: int(length * len(data)) if 0 < length < 1 else int(length)])
+        with pytest.raises(FormatError, match="not a whole zip archive"):
+            read(path)
+
+
 @pytest.fixture
 def sharded(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     tensors = {f"layer.{i}": random_tensor((3, i + 1), "float32", i) for i in range(5)}
