@@ -66,6 +66,7 @@ FORMATS: tuple[Format, ...] = (
     Format("mxnet2", "MXNet 2 parameters", "mxnet2", ("mxnet",), (".params",)),
     Format("npz", "NumPy archive", "npz", (), (".npz",)),
     Format("npy", "NumPy array", "npy", (), (".npy",)),
+    Format("flax-checkpoint", "Flax checkpoint folder", "flax_checkpoint", ("flax",), ()),
     Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",)),
     Format("pickle", "pickle of arrays", "pickle_file", (), ()),
     Format("flax-msgpack", "Flax msgpack", "flax_msgpack", ("flax",), (".msgpack",)),
