@@ -98,12 +98,12 @@ class _MxnetShell(Shell):
         record = state.get("handle") if isinstance(state, dict) else None
         if record is None:
             return Opaque("mxnet NDArray")
-        if not isinstance(record, (bytes, bytearray, memoryview)):
+        if not isinstance(record, (bytes, memoryview)):
             raise PickleError("an MXNet array without its bytes")
-        return _mxnet_array(bytes(record))
+        return _mxnet_array(record)
 
 
-def _mxnet_array(record: bytes) -> Array | Opaque:
+def _mxnet_array(record: bytes | memoryview) -> Array | Opaque:
     source = MemorySource(Path("mxnet"), record)
     try:
         found = mxnet_record.parse(source, 0, "the MXNet array")

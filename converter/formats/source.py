@@ -33,7 +33,7 @@ class Source(ABC):
 
     def _array(self, offset: int, count: int, dtype: DType) -> Array:
         """A flat read-only array over a range that is known to lie inside."""
-        return np.frombuffer(self._bytes(offset, count * dtype.itemsize), dtype, count)
+        return np.frombuffer(self._bytes(offset, count * dtype.itemsize), dtype, count)  # aligned: new memory
 
     def check(self, offset: int, length: int, what: str) -> None:
         """Raise FormatError unless the range lies inside."""
@@ -47,14 +47,13 @@ class Source(ABC):
         return self._bytes(offset, length)
 
     def array(self, offset: int, shape: Sequence[int], dtype: DType, what: str) -> Array:
-        """The array stored there: little-endian on disk as in memory, C order, read-only, aligned."""
+        """The array stored there: little-endian on disk as in memory, C order, read-only."""
         dims = check_shape(self.path, shape, dtype, what)
         count = math.prod(dims)
         self.check(offset, count * dtype.itemsize, what)
         if not count:
             return frozen(np.empty(dims, dtype))
-        flat = self._array(offset, count, dtype)
-        return frozen((flat if flat.flags.aligned else flat.copy()).reshape(dims))
+        return frozen(self._array(offset, count, dtype).reshape(dims))
 
     def close(self) -> None:  # noqa: B027  # bytes in memory have nothing to release
         """Release the file; arrays that were handed out stay valid."""
@@ -84,7 +83,8 @@ class FileSource(Source):
             return super()._array(offset, count, dtype)
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         mapped = mmap.mmap(self._file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, dtype, count, offset - start)
+        flat = np.frombuffer(mapped, dtype, count, offset - start)
+        return flat if flat.flags.aligned else flat.copy()
 
     def close(self) -> None:
         self._file.close()
@@ -102,14 +102,20 @@ def mapped_apart(source: Source, start: int, whole: Array, array: Array) -> Arra
 
 
 class MemorySource(Source):
-    """Bytes that stand inside another file, such as a record in the state of a pickled object."""
+    """Bytes that stand inside another file, such as a record in the state of a pickled object.
 
-    def __init__(self, path: Path, data: bytes) -> None:
+    Its arrays are views and may be unaligned; `mapped_apart` makes up for that.
+    """
+
+    def __init__(self, path: Path, data: bytes | memoryview) -> None:
         super().__init__(path, len(data))
         self._data = data
 
     def _bytes(self, offset: int, length: int) -> bytes:
-        return self._data[offset : offset + length]
+        return bytes(self._data[offset : offset + length])
+
+    def _array(self, offset: int, count: int, dtype: DType) -> Array:
+        return np.frombuffer(self._data, dtype, count, offset)
 
 
 def check_shape(path: Path, shape: Sequence[int], dtype: DType, what: str) -> tuple[int, ...]:
