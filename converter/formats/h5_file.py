@@ -18,8 +18,9 @@ import numpy as np
 
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
 from converter.formats.base import LeftOut, Probe
+from converter.formats.h5_text import Pread, read_texts
 from converter.formats.natural import natural_key
-from converter.formats.regular_file import regular_size
+from converter.formats.regular_file import open_regular, regular_size
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -88,17 +89,29 @@ class H5File:
         self.path = path
         self._size = regular_size(path) if size is None else size
         self._h5py = import_h5py(path)
-        with damaged_means_format_error(path, "the file"):
-            self._file = self._h5py.File(source or path, "r", **({} if source else {"locking": False}))
+        self._source = source if source is not None else open_regular(path)[0]
+        try:
+            with damaged_means_format_error(path, "the file"):
+                self._file = self._h5py.File(source or path, "r", **({} if source else {"locking": False}))
+        except BaseException:
+            self._source.close()
+            raise
 
     def close(self) -> None:
-        with damaged_means_format_error(self.path, "the file"):
-            self._file.close()
+        try:
+            with damaged_means_format_error(self.path, "the file"):
+                self._file.close()
+        finally:
+            self._source.close()
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        self._source.seek(offset)
+        return self._source.read(min(size, self._size))
 
     def tree(self) -> Tree:
         """Every object once, under its first name; ``layers`` goes before the other names of a group."""
         with damaged_means_format_error(self.path, "the file"):
-            return _Walk(self._h5py, self.path, self._file, self._size).run()
+            return _Walk(self._h5py, self.path, self._file, self._size, self._pread).run()
 
     def read(self, spec: TensorSpec) -> Array:
         with damaged_means_format_error(self.path, f"'{spec.name}'"):
@@ -111,15 +124,8 @@ class H5File:
 
     def texts(self, path: str, attribute: str) -> list[str]:
         """A text attribute of one or several values, [] when there is none."""
-        place = f"the attribute '{attribute}' of '/{path}'"
-        with damaged_means_format_error(self.path, place):
-            attributes = self._file[path or "/"].attrs
-            if attribute not in attributes:
-                return []
-            found = attributes.get_id(attribute)
-            if math.prod(found.shape) * found.dtype.itemsize > self._size:
-                raise FormatError(self.path, f"{place} claims more than the file holds")
-            return [_text(value) for value in np.ravel(attributes[attribute])]
+        with damaged_means_format_error(self.path, f"the attribute '{attribute}' of '/{path}'"):
+            return _texts(self._h5py, self._pread, self._size, self._file[path or "/"], attribute)
 
     def has(self, path: str) -> bool:
         with damaged_means_format_error(self.path, f"'{path}'"):
@@ -143,7 +149,8 @@ class H5File:
 
 
 class _Walk:
-    def __init__(self, h5py: Any, path: Path, file: Any, size: int) -> None:
+    def __init__(self, h5py: Any, path: Path, file: Any, size: int, pread: Pread) -> None:
+        self._pread = pread
         self._h5py = h5py
         self._path = path
         self._file = file
@@ -220,7 +227,7 @@ class _Walk:
         dtype: DType = dataset.dtype
         if dtype.kind == "V" and dtype.fields is None and dtype.subdtype is None:
             # Keras: HDF5 has no bfloat16, so the bytes are opaque and an attribute says what they are.
-            name = _text(dataset.attrs.get("dtype", ""))
+            name = next(iter(_texts(self._h5py, self._pread, self._size, dataset, "dtype")), "")
             if name in DTYPES and DTYPES[name].itemsize == dtype.itemsize:
                 return DTYPES[name]
         if dtype.kind in "biufc" and dtype.newbyteorder("=").name in DTYPES:
@@ -236,6 +243,22 @@ class _Walk:
                 self._path,
                 f"'{spec.name}' of shape {spec.shape} takes {spec.nbytes} bytes, the file holds {stored} of it",
             )
+
+
+def _texts(h5py: Any, pread: Pread, size: int, item: Any, attribute: str) -> list[str]:
+    """A text attribute of one or several values, [] when there is none."""
+    if attribute not in item.attrs:
+        return []
+    found = item.attrs.get_id(attribute)
+    kind = h5py.check_string_dtype(found.dtype)
+    count = math.prod(found.shape)
+    if count == 0:  # an empty list has the type of no text: Keras 2 writes it as float64
+        return []
+    if kind is None or count * found.dtype.itemsize > size:
+        raise ValueError("not a text, or larger than the file")
+    if kind.length is None:
+        return read_texts(pread, int(h5py.h5o.get_info(item.id).addr), attribute, count) or []
+    return [_text(value) for value in np.ravel(item.attrs[attribute])]
 
 
 def _text(value: Any) -> str:

@@ -159,7 +159,7 @@ def test_shards_elsewhere_or_missing_are_refused(tmp_path: Path) -> None:
 def test_a_shard_with_surplus_variables_is_refused(tmp_path: Path) -> None:
     randomised(net(keras)).save_weights(tmp_path / "m.weights.json", max_shard_size=1.3e-6)
     shutil.copy(tmp_path / "m_00000.weights.h5", tmp_path / "m_00001.weights.h5")
-    with pytest.raises(FormatError, match="but the map does not say so|stands twice"):
+    with pytest.raises(FormatError, match=r"but the map does not say so|stands twice"):
         read(tmp_path / "m.weights.json", "keras-sharded")
 
 
