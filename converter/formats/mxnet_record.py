@@ -94,7 +94,7 @@ def parse(source: Source, offset: int, what: str) -> Record:
     stored = fields.sizes("i", "q") if storage else None
     shape = fields.sizes("i", "q") if magic in WRITERS else fields.sizes("I", "I", axes=magic)
     writer = WRITERS.get(magic, OLDEST)
-    if shape is None or (shape == () and magic != V3):
+    if shape is None or (magic == V3 and -1 in shape) or (magic != V3 and not shape):
         return Record(writer, storage, (), (), fields.offset)
     fields.number("q")  # the device and its number
     kinds = [(fields.dtype(), stored if storage else shape)]
@@ -141,8 +141,7 @@ class _Fields:
             raise FormatError(
                 self.source.path, f"{self.what} is no NDArray: it claims {axes} axes (byte {self.offset})"
             )
-        sizes = self._unpack(f"<{axes}{code}")
-        return None if -1 in sizes else sizes
+        return self._unpack(f"<{axes}{code}")
 
     def dtype(self) -> DType:
         flag = self.number("i")

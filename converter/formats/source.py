@@ -6,7 +6,8 @@ import math
 import mmap
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,8 @@ class FileSource(Source):
         super().__init__(path, os.fstat(self._file.fileno()).st_size)
 
     def _bytes(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._file.fileno(), length, offset)
+        with self._disk():
+            data = os.pread(self._file.fileno(), length, offset)
         if len(data) != length:
             raise FormatError(self.path, f"became shorter while it was read: no byte at {offset + len(data)}")
         return data
@@ -82,9 +84,17 @@ class FileSource(Source):
         if length < MAP_FROM:
             return super()._array(offset, count, dtype)
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(self._file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
+        with self._disk():
+            mapped = mmap.mmap(self._file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
         flat = np.frombuffer(mapped, dtype, count, offset - start)
         return flat if flat.flags.aligned else flat.copy()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FormatError(self.path, f"cannot be read: {error.strerror or error}") from error
 
     def close(self) -> None:
         self._file.close()

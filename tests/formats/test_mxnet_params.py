@@ -232,6 +232,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "terabytes": (file_of(mxnet_record.header((1 << 40,), np.dtype("float32"), mxnet_record.V2)), "needs bytes"),
     "overflow": (file_of(mxnet_record.header((1 << 40, 1 << 40), np.dtype("float32"), mxnet_record.V2)), "impossible"),
     "negative": (file_of(mxnet_record.header((-2, 3), np.dtype("float32"), mxnet_record.V2)), "impossible shape"),
+    "unknown": (file_of(mxnet_record.header((-1, 3), np.dtype("float32"), mxnet_record.V2)), "impossible shape"),
     "axes": (file_of(struct.pack("<Iii", mxnet_record.V2, 0, 1000)), "claims 1000 axes"),
     "negative axes": (file_of(struct.pack("<Iii", mxnet_record.V2, 0, -7)), "claims -7 axes"),
     "magic": (file_of(b"\xff" * 16), "claims 4294967295 axes"),

@@ -292,7 +292,10 @@ DAMAGED = {
     "deep": (npy("(" * 9000), "is damaged"),
     "long": (b"\x93NUMPY\2\0" + struct.pack("<I", 1 << 30), "needs 1073741836 bytes"),
     "version": (b"\x93NUMPY\x09\0" + bytes(100), "does not start as a NumPy array"),
-    "text": (npy("{'descr': '<U5', 'fortran_order': False, 'shape': (), }", bytes(20)), "the elements at byte 0 are text"),
+    "text": (
+        npy("{'descr': '<U5', 'fortran_order': False, 'shape': (), }", bytes(20)),
+        "the elements at byte 0 are text",
+    ),
     "records": (npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (), }", bytes(4)), "are records"),
     "wide": (npy("{'descr': '<f16', 'fortran_order': False, 'shape': (), }", bytes(16)), "wider than any framework"),
     "unclear": (npy("{'descr': '<V1', 'fortran_order': False, 'shape': (), }", bytes(1)), "does not say of which"),
