@@ -38,7 +38,7 @@ with open_writer(by_name(sys.argv[1]), Path(sys.argv[2]), Contents(specs)) as wr
     for spec in specs:
         writer.write(spec.name, np.ones(spec.shape, spec.dtype))
         print("wrote", flush=True)
-        time.sleep(0.02)
+    time.sleep(float(sys.argv[3]))
 print("done", flush=True)
 time.sleep(5)
 """
@@ -56,22 +56,35 @@ def values(path: Path) -> set[float]:
         return {float(value) for spec in reader.contents.specs for value in np.unique(reader.read(spec.name))}
 
 
-@pytest.mark.parametrize("row", FILES)
-@pytest.mark.parametrize("after", range(5))
-def test_a_kill_leaves_the_old_file_or_the_new_one_whole(tmp_path: Path, row: str, after: int) -> None:
-    path = tmp_path / FILES[row]
-    write(row, path, 7)
-    child = subprocess.Popen([sys.executable, "-c", CHILD, row, str(path)], stdout=subprocess.PIPE)
+def killed(row: str, path: Path, lines: int, wait: float, pause: float) -> None:
+    """Write ones over the file in another process, which waits before it commits; kill it after so many lines."""
+    child = subprocess.Popen([sys.executable, "-c", CHILD, row, str(path), str(wait)], stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
-        for _ in range(after):
+        for _ in range(lines):
             child.stdout.readline()
-        time.sleep(0.003 * after)
+        time.sleep(pause)
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
+
+
+@pytest.mark.parametrize("row", FILES)
+@pytest.mark.parametrize("lines", [0, 2, 4])
+def test_a_kill_before_the_commit_leaves_the_old_file(tmp_path: Path, row: str, lines: int) -> None:
+    path = tmp_path / FILES[row]
+    write(row, path, 7)
+    killed(row, path, lines, wait=60, pause=0)
+    assert values(path) == {7.0}
+
+
+@pytest.mark.parametrize("row", FILES)
+@pytest.mark.parametrize("pause", [0.0, 0.001, 0.003, 0.01])
+def test_a_kill_during_the_commit_leaves_the_old_file_or_the_new_one(tmp_path: Path, row: str, pause: float) -> None:
+    path = tmp_path / FILES[row]
+    write(row, path, 7)
+    killed(row, path, 4, wait=0, pause=pause)
     assert values(path) in ({7.0}, {1.0})
-    assert after == 4 or values(path) == {7.0}
 
 
 @pytest.mark.parametrize("row", FILES)
