@@ -229,9 +229,7 @@ def test_a_disk_that_fills_up_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", full)
     before = files(mlp.parent)
-    assert "cannot be written: No space left on device" in refused(
-        capsys, "torch->flax", mlp
-    )
+    assert "cannot be written: No space left on device" in refused(capsys, "torch->flax", mlp)
     assert files(mlp.parent) == before
 
 

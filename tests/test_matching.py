@@ -150,7 +150,8 @@ def test_a_schema_of_another_net_is_refused() -> None:
         rename(torch_mlp(), "flax", Rules(other))
     assert error.value.problems == (
         "the schema's layer 'stem' (stem) is not in the source, which has 'hidden', 'output'",
-        "'hidden' (hidden.weight (256, 20), hidden.bias (256,)) is linear, and the schema's layer 'hidden' is embedding",
+        "'hidden' (hidden.weight (256, 20), hidden.bias (256,)) is linear, "
+        "and the schema's layer 'hidden' is embedding",
     )
 
 

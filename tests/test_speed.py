@@ -1,4 +1,4 @@
-"""The promises of the README on time, measured beside the script by hand (the least of a few runs: machines are noisy)."""
+"""What the README promises on time, beside the script by hand: the least of a few runs, for machines are noisy."""
 
 from __future__ import annotations
 

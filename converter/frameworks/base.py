@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from converter.errors import ConversionError
 from converter.formats.base import Contents, LeftOut
 from converter.layers import KINDS, UNKNOWN, Axes, Layer, Net, Reading, Stored, axis_sizes, natural_key
 from converter.tensors import TensorSpec
@@ -97,12 +98,18 @@ class Framework(ABC):
         dialect = self.dialect_of(contents)
         left_out = list(contents.left_out)
         groups: dict[str, list[Part]] = {}
+        taken: dict[tuple[str, str], str] = {}
         for part in self.split(contents):
             reason = self.ignored.get(part.leaf)
             if reason:
                 left_out.append(LeftOut(part.spec.name, reason))
-            else:
-                groups.setdefault(part.path, []).append(part)
+                continue
+            twin = taken.setdefault((part.path, part.leaf), part.spec.name)
+            if twin != part.spec.name:
+                raise ConversionError(
+                    f"'{twin}' and '{part.spec.name}' are both the {part.leaf} of layer '{part.path}'"
+                )
+            groups.setdefault(part.path, []).append(part)
         layers = [layer for path, parts in groups.items() for layer in self._recognise(path, parts, dialect)]
         ordered = self.is_ordered(contents)
         if not ordered:

@@ -22,7 +22,7 @@ from converter.layers import Layer, Net, join_path, natural_key, split_path
 from converter.tensors import TensorSpec
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-_FORMAT_DIALECTS = {"keras-h5": "vars", "tf-checkpoint": "attributes"}
+_FORMAT_DIALECTS = {"keras-h5": "vars", "keras2-h5": "keras2", "tf-checkpoint": "attributes"}
 
 
 class TensorFlow(Framework):
@@ -84,6 +84,8 @@ class TensorFlow(Framework):
         if dialect == "vars":
             return f"{prefix}/vars/{leaf.name or 0}"
         name = "/".join(filter(None, (prefix, leaf.name)))
+        if dialect == "keras2":
+            return f"{prefix}/{name}:0"  # the group of the layer, then the variable's own name
         return name + VALUE if dialect == "attributes" else name
 
     def prefixes(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
@@ -156,9 +158,14 @@ def _attribute(spec: TensorSpec) -> Part:
 
 
 def _keras2(spec: TensorSpec) -> Part:
-    """``dense/mlp/dense/kernel:0`` -> path ``dense``: Keras 2 repeats the layer's name behind its scopes."""
-    parts = spec.name.removesuffix(":0").removeprefix("model_weights/").split("/")
-    return Part(spec, join_path(parts[:1]), parts[-1], parts[0] if len(parts) > 1 else "")
+    """``dense/mlp/dense/kernel:0`` -> path ``dense``: the group, then the variable with its scopes.
+
+    What stands behind the group's name there is inside of it: ``net/top/net/dense_8/bias:0`` is ``net.dense_8``.
+    """
+    group, *scopes, leaf = spec.name.removesuffix(":0").removeprefix("model_weights/").split("/")
+    inside = scopes[len(scopes) - scopes[::-1].index(group) :] if group in scopes else scopes
+    path = [group, *inside]
+    return Part(spec, join_path(path), leaf, path[-1])
 
 
 def _plain(spec: TensorSpec) -> Part:

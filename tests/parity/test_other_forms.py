@@ -81,6 +81,21 @@ def test_a_checkpoint_loads_into_tf_keras(
     same_function(net(x), weights, x)
 
 
+@pytest.mark.parametrize("make", [lambda: built(TfKerasMLP()), tf_keras_sequential], ids=["subclassed", "sequential"])
+def test_keras_2_h5_loads_into_tf_keras_and_is_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[], Any]
+) -> None:
+    weights = random_weights(12)
+    ok(capsys, "torch->tensorflow", source_file(tmp_path, weights), "-o", tmp_path / "m.h5", "--schema", "mlp")
+    net = make()
+    net.load_weights(tmp_path / "m.h5")
+    assert all(array.tobytes() == weights[name].tobytes() for name, array in keras_weights(net).items())
+    net.save_weights(tmp_path / "saved.h5")
+    ok(capsys, "tf->torch", tmp_path / "saved.h5", "-o", tmp_path / "m.pt", "--like", tmp_path / "mlp.params")
+    found = SIDES["torch"].weights(SIDES["torch"].load(tmp_path / "m.pt"))
+    assert all(array.tobytes() == weights[name].tobytes() for name, array in found.items())
+
+
 @pytest.mark.parametrize("how", ["model=", "root"])
 @pytest.mark.parametrize("make", [lambda: built(TfKerasMLP()), lambda: keras_net(random_weights(9))], ids=["2", "3"])
 def test_a_checkpoint_restores_through_tf_train(
