@@ -48,7 +48,7 @@ class Format:
 #: In the order of detection: the first whose ``detect`` agrees reads the file.
 FORMATS: tuple[Format, ...] = (
     Format("torch", "PyTorch file", "torch_zip", ("torch",), (".pt", ".pth", ".bin", ".ckpt")),
-    Format("torch-legacy", "PyTorch file before 1.6", "torch_legacy", ("torch",), ()),
+    Format("torch-legacy", "PyTorch file before 1.6", "torch_legacy", ("torch",), (".legacy.pt",)),
     Format("torch-script", "TorchScript before 1.4", "torch_script", ("torch",), ()),
     Format("torch-export", "PyTorch exported program", "torch_pt2", ("torch",), ()),
     Format("torch-sharded", "PyTorch shards with an index", "torch_sharded", ("torch",), (".bin.index.json",)),

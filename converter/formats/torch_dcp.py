@@ -163,7 +163,7 @@ class DistributedCheckpoint(TorchFile):
 
     def _stored(self, entries: Mapping[object, object]) -> Mapping[tuple[object, object], Mapping[object, object]]:
         """(name, offsets) -> file, begin and length."""
-        found = {}
+        found: dict[tuple[object, object], Mapping[object, object]] = {}
         for index, info in entries.items():
             if not isinstance(index, Opaque) or not isinstance(info, Opaque):
                 raise PickleError("its storage data are not what such a checkpoint has")

@@ -37,7 +37,7 @@ def uint8_part(file: IO[bytes], path: Path, begin: int, length: int) -> Array:
     if length < MAP_FROM:
         return np.frombuffer(pread(file, path, begin, length), np.uint8)
     try:
-        return np.asarray(np.memmap(file, np.uint8, "r", begin, (length,)))  # type: ignore[call-overload]
+        return np.asarray(np.memmap(file, np.uint8, "r", begin, (length,)))
     except (OSError, ValueError) as error:
         raise FormatError(path, f"cannot be read: {error}") from None
 
@@ -49,4 +49,3 @@ def read_regular(path: Path, limit: int) -> bytes:
         if size > limit:
             raise FormatError(path, f"it has {size} bytes, more than such a file can have")
         return pread(file, path, 0, size)
-

@@ -15,12 +15,15 @@ from converter.formats.base import Probe
 from converter.formats.pickles import PickleError, inert_class, load
 from converter.formats.regular_file import open_regular
 from converter.formats.torch_files import uint8_part
+from converter.formats.torch_legacy_writer import TorchLegacyWriter
 from converter.formats.torch_reader import TorchReader
 from converter.formats.torch_rebuild import TENSOR_GLOBALS
 from converter.formats.torch_tensors import Storage, TorchFile, storage_of
 from converter.tensors import Array
 
-__all__ = ["FileReader", "LegacyStream", "detect"]
+__all__ = ["FileReader", "FileWriter", "LegacyStream", "detect"]
+
+FileWriter = TorchLegacyWriter
 
 MAGIC = 0x1950A86A20F9469CFC6C
 #: The magic number as protocols 2 to 5 write it (LONG1, ten bytes); and as text, in protocols 0 and 1.

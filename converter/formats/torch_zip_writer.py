@@ -6,19 +6,16 @@ may be written in any order. The same tensors always give the same bytes.
 
 from __future__ import annotations
 
-import math
 import struct
 import sys
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.errors import OutputError
-from converter.formats.base import Container, Contents
+from converter.formats.base import Contents
 from converter.formats.in_place import InPlaceWriter, raw_bytes
-from converter.formats.torch_tensors import STORAGE_DTYPES, TORCH_DTYPES
-from converter.tensors import Array, DType, TensorSpec
+from converter.formats.torch_description import check_dtypes, described
+from converter.tensors import Array
 
 __all__ = ["TorchZipWriter"]
 
@@ -91,10 +88,8 @@ class TorchZipWriter(InPlaceWriter):
     """A tensor, a list, or a dict of tensors. Memory: one tensor, if it is not contiguous."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
-        for spec in contents.specs:
-            if spec.dtype not in _DTYPE_NAMES:
-                raise OutputError(f"{path}: '{spec.name}' is {spec.dtype}, which PyTorch files cannot hold. Cast it.")
-        pickle = _described(contents.specs, contents.container)
+        check_dtypes(path, contents.specs)
+        pickle = described(contents.specs, contents.container)
         small = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"%d" % ALIGNMENT}
         self._members: list[_Member] = []
         self._end = 0
@@ -136,57 +131,3 @@ def _end_of(count: int, size: int, start: int) -> bytes:
         wide += _LOCATOR.pack(b"PK\x06\x07", 0, start + size, 1)
     short = min(count, 0xFFFF)
     return wide + _END.pack(b"PK\x05\x06", 0, 0, short, short, min(size, _LIMIT_32), min(start, _LIMIT_32), 0)
-
-
-# -- the pickle, in protocol 2 ---------------------------------------------------------------------------------------
-
-
-def _described(specs: Sequence[TensorSpec], container: Container) -> bytes:
-    """``data.pkl``: a tensor, a list or a dict; the storage of the n-th tensor has the key n."""
-    tensors = [_tensor(key, spec) for key, spec in enumerate(specs)]
-    if container == "tensor" and len(tensors) == 1:
-        body = tensors[0]
-    elif container == "list" and [spec.name for spec in specs] == [str(index) for index in range(len(specs))]:
-        body = b"](" + b"".join(tensors) + b"e"
-    else:
-        body = b"}(" + b"".join(_text(spec.name) + item for spec, item in zip(specs, tensors, strict=True)) + b"u"
-    return b"\x80\x02" + body + b"."
-
-
-def _tensor(key: int, spec: TensorSpec) -> bytes:
-    """A call of ``_rebuild_tensor_v2``; dtypes without a storage class of their own need ``_v3``."""
-    dtype = _DTYPE_NAMES[spec.dtype]
-    kind = _STORAGE_NAMES.get(spec.dtype)
-    strides = [math.prod(side or 1 for side in spec.shape[axis + 1 :]) for axis in range(len(spec.shape))]
-    count = spec.size if kind else spec.nbytes
-    place = _global("torch", kind) if kind else _global("torch.storage", "UntypedStorage")
-    identity = b"(" + _text("storage") + place + _text(str(key)) + _text("cpu") + _number(count) + b"tQ"
-    hooks = _global("collections", "OrderedDict") + b")R"
-    layout = _number(0) + _numbers(spec.shape) + _numbers(strides) + b"\x89" + hooks
-    function = _global("torch._utils", "_rebuild_tensor_v2" if kind else "_rebuild_tensor_v3")
-    return function + b"(" + identity + layout + (b"" if kind else _global("torch", dtype)) + b"tR"
-
-
-def _global(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def _number(value: int) -> bytes:
-    if value < 0x100:
-        return b"K" + struct.pack("<B", value)
-    return b"J" + struct.pack("<i", value) if value < 1 << 31 else b"\x8a\x08" + struct.pack("<q", value)
-
-
-def _numbers(values: Iterable[int]) -> bytes:
-    return b"(" + b"".join(map(_number, values)) + b"t"
-
-
-_DTYPE_NAMES: Mapping[DType, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-_STORAGE_NAMES: Mapping[DType, str] = {
-    dtype: name for name, dtype in STORAGE_DTYPES.items() if not name.startswith("Q") and name != "UntypedStorage"
-}

@@ -9,9 +9,49 @@ from pathlib import Path
 import pytest
 import torch
 
-from converter.errors import ConversionError, FormatError
+from converter.errors import ConversionError, FormatError, OutputError
 from converter.formats import open_reader
-from tests.formats.test_torch_zip import assert_same, net, random_tensor, read, save
+from converter.formats.torch_description import LEGACY_DTYPES
+from converter.formats.torch_tensors import TORCH_DTYPES
+from tests.formats.contract import FormatContract, random_array, same_bits
+from tests.formats.test_torch_zip import assert_same, net, random_tensor, read, save, to_numpy
+
+LEGACY = tuple(name for name, dtype in TORCH_DTYPES.items() if dtype in LEGACY_DTYPES)
+
+
+class TestContract(FormatContract):
+    format = "torch-legacy"
+    file_name = "net.legacy.pt"
+    dtypes = LEGACY
+    containers = ("tensor", "list", "dict")
+
+
+@pytest.mark.parametrize("container", ["tensor", "list", "dict"])
+def test_torch_loads_what_is_written(tmp_path: Path, container: str) -> None:
+    names = {"tensor": ["0"], "list": [str(i) for i in range(len(LEGACY))], "dict": list(LEGACY)}[container]
+    tensors = {name: random_array((3, 2), dtype, 7) for name, dtype in zip(names, LEGACY, strict=False)}
+    path = TestContract().write(tmp_path, tensors, container)
+    loaded = torch.load(path, weights_only=True)
+    found = {"0": loaded} if container == "tensor" else dict(enumerate(loaded)) if container == "list" else loaded
+    assert [str(name) for name in found] == names
+    assert all(same_bits(to_numpy(tensor), tensors[str(name)]) for name, tensor in found.items())
+
+
+def test_dtypes_that_the_old_form_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="'w' is uint16, which PyTorch's form before"):
+        TestContract().write(tmp_path, {"w": random_array((2,), "uint16")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_loads_strictly_what_is_written(tmp_path: Path) -> None:
+    source, clone = net(), net()
+    arrays = {name: to_numpy(tensor) for name, tensor in source.state_dict().items()}
+    path = TestContract().write(tmp_path, arrays)
+    for tensor in clone.state_dict().values():
+        tensor.zero_()
+    clone.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    wanted, got = source.state_dict(), clone.state_dict()
+    assert all(torch.equal(wanted[name], got[name]) for name in wanted)
 
 
 def legacy(path: Path, value: object, protocol: int = 2) -> Path:
