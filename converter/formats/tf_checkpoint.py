@@ -122,10 +122,11 @@ class FileReader(Reader):
     @cached_property
     def _labels(self) -> Mapping[str, str]:
         """Object -> its name in the program, which the variable's full name ``mlp/hidden/kernel`` tells."""
-        found = {}
+        found: dict[str, set[str]] = {}
         for key, full_name in self._graph.keys_in_order() if self._graph else ():
             group, _, _ = key.removesuffix(SUFFIX).rpartition("/")
             parts = full_name.split("/")
             if key not in self._reasons and group and len(parts) > 1:
-                found[group] = parts[-2]
-        return found
+                found.setdefault(group, set()).add(parts[-2])
+        # A list such as `variables` holds those of many layers, and is called like none of them.
+        return {group: name for group, names in found.items() if len(names) == 1 for name in names}

@@ -269,3 +269,84 @@ def test_odd_attribute_names_are_escaped(tmp_path: Path) -> None:
     clone.d = {name: tf.Variable(tf.zeros_like(value)) for name, value in root.d.items()}
     tf.train.Checkpoint(clone).read(str(tmp_path / "ours")).assert_consumed()
     assert all(same_bits(clone.d[name].numpy(), root.d[name].numpy()) for name in root.d)
+
+
+OPTIMIZER = "state of the optimizer"
+
+
+def trained(lib):
+    net = built(subclassed, lib)
+    net.compile("adam", "mse", metrics=["mae"])
+    net.fit(np.ones((4, 20), "float32"), np.ones((4, 10), "float32"), verbose=0)
+    return net
+
+
+@pytest.mark.parametrize("name", ["optimizer", "opt"])
+@pytest.mark.parametrize("lib", [keras, tf_keras], ids=["keras3", "tf_keras"])
+def test_optimizers_are_left_out_whatever_they_are_called(tmp_path: Path, lib, name: str) -> None:
+    net = trained(lib)
+    prefix = tf.train.Checkpoint(model=net, **{name: net.optimizer}).save(str(tmp_path / "ck"))
+    assert all(same_bits(a, np.asarray(b)) for a, b in zip(read(Path(prefix)).values(), net.get_weights(), strict=True))
+    left_out = contents_of(Path(prefix)).left_out
+    assert {left.name.split("/")[0] for left in left_out if left.reason == OPTIMIZER} == {name}
+
+
+def test_slots_of_old_optimizers_are_left_out(tmp_path: Path) -> None:
+    net = built(subclassed, tf_keras)
+    net.compile(tf_keras.optimizers.legacy.Adam(), "mse")
+    net.fit(np.ones((4, 20), "float32"), np.ones((4, 10), "float32"), verbose=0)
+    net.save_weights(str(tmp_path / "m"))
+    contents = contents_of(tmp_path / "m")
+    assert len(contents.specs) == 4
+    slot = f"hidden/kernel/.OPTIMIZER_SLOT/optimizer/m{SUFFIX}"
+    assert {left.name: left.reason for left in contents.left_out}[slot] == OPTIMIZER
+
+
+def test_a_saved_model_of_tf_keras_is_read_without_metrics_and_optimizer(tmp_path: Path) -> None:
+    net = trained(tf_keras)
+    net.save(str(tmp_path / "saved"), save_format="tf")
+    contents = contents_of(tmp_path / "saved")
+    assert len(contents.specs) == 4 and contents.writer == f"tensorflow {tf.__version__}"
+    assert {left.reason for left in contents.left_out} >= {OPTIMIZER, "state of a metric"}
+    back = read(tmp_path / "saved")
+    assert all(same_bits(a, np.asarray(b)) for a, b in zip(back.values(), net.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_partitioned_variables_of_graphs_are_joined_and_their_slots_left_out(tmp_path: Path, version: int) -> None:
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        with v1.variable_scope("net", partitioner=v1.fixed_size_partitioner(3)):
+            kernel = v1.get_variable("w", (7, 4), initializer=v1.random_normal_initializer())
+        bias = v1.get_variable("b", (4,), initializer=v1.random_normal_initializer())
+        step = v1.train.get_or_create_global_step()
+        loss = tf.reduce_sum(tf.matmul(tf.ones((2, 7)), kernel) + bias)
+        train = v1.train.AdamOptimizer().minimize(loss, global_step=step)
+        saver = v1.train.Saver(write_version=version)
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            session.run(train)
+            saver.save(session, str(tmp_path / "m"), global_step=step)
+            expected = {"b": session.run(bias), "net/w": session.run(tf.convert_to_tensor(kernel))}
+    for path in (tmp_path, tmp_path / "m-1"):
+        back = read(path)
+        assert set(back) == set(expected)
+        assert all(same_bits(back[name], array) for name, array in expected.items())
+    assert {left.name for left in contents_of(tmp_path).left_out} >= {"b/Adam", "net/w/Adam_1", "global_step"}
+
+
+def test_several_data_files_are_read(tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        for device in (0, 1):
+            with tf.device(f"/cpu:{device}"):
+                v1.get_variable(f"v{device}", initializer=tf.constant(MLP["out/bias" + SUFFIX]) + device)
+        config = v1.ConfigProto(device_count={"CPU": 2}, allow_soft_placement=True)
+        with v1.Session(config=config) as session:
+            session.run(v1.global_variables_initializer())
+            v1.train.Saver(sharded=True).save(session, str(tmp_path / "m"))
+    expected = {f"v{device}": MLP["out/bias" + SUFFIX] + np.float32(device) for device in (0, 1)}
+    assert len(list(tmp_path.glob("m.data-*-of-00002"))) == 2
+    back = read(tmp_path / "m")
+    assert set(back) == set(expected)
+    assert all(same_bits(back[name], array) for name, array in expected.items())
