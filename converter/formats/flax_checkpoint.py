@@ -36,10 +36,11 @@ class Step:
 
 
 def detect(probe: Probe) -> bool:
-    if not probe.is_dir or not probe.entries.isdisjoint(_ONE_CHECKPOINT):
+    if not probe.is_dir:
         return False
     try:
-        return any(_is_checkpoint(step.path) for step in _steps(probe.path))
+        is_one = not probe.entries.isdisjoint(_ONE_CHECKPOINT)
+        return not is_one and any(_is_checkpoint(step.path) for step in _steps(probe.path))
     except (OSError, FormatError):
         return False
 

@@ -10,10 +10,10 @@ A ``/`` inside of one key cannot be told from nesting in our names; writing make
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,27 +23,26 @@ from converter.formats.flax_msgpack_writer import ARRAY, CHUNKED, FileWriter
 from converter.formats.jax_tree import choose
 from converter.formats.msgpack_walk import Cursor, Kind, Leaf, Walk
 from converter.formats.source import FileSource, Source, check_shape, frozen
-from converter.tensors import DTYPES, Array, TensorSpec
+from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 __all__ = ["FileReader", "FileWriter", "Stored", "detect", "read_stored", "say", "stored_arrays"]
 
 COMPLEX, SCALAR = 2, 3
 _STARTS = frozenset((*range(0x80, 0xA0), 0xC7, 0xC8, 0xC9, *range(0xD4, 0xD9), 0xDC, 0xDD, 0xDE, 0xDF))
+_TRIPLE = b"\x93"
 _NO_NUMBERS = ("str", "bytes", "void", "datetime64", "timedelta64", "record")
 _CONTAINERS: Mapping[Kind, Container] = {"map": "dict", "array": "list"}
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One array payload: its spec, and where its bytes start."""
+class Piece(NamedTuple):
+    """Where the bytes of so many elements start."""
 
-    spec: TensorSpec
     start: int
+    size: int
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """A tensor and the pieces that it is put together from, one but for a chunked array."""
 
     spec: TensorSpec
@@ -51,7 +50,7 @@ class Stored:
 
 
 def detect(probe: Probe) -> bool:
-    """Whether the file is whole msgpack headers up to its first array (msgpack itself has no magic)."""
+    """Whether it is msgpack up to its first array, or to its end if it has none (msgpack itself has no magic)."""
     if not probe.head or probe.head[0] not in _STARTS:
         return False
     try:
@@ -60,8 +59,8 @@ def detect(probe: Probe) -> bool:
         return False
     try:
         walk = Walk(source)
-        found = [_is_array(leaf) for leaf in _until_array(source, walk)]
-        return any(found) or (walk.kind == "map" and probe.head[0] != 0x80)
+        is_found = any(_is_array(leaf) and leaf.ahead[:1] == _TRIPLE for leaf in walk)
+        return is_found or (walk.kind == "map" and probe.head[0] != 0x80)
     except FormatError:
         return False
     finally:
@@ -97,22 +96,21 @@ def read_stored(source: Source, name: str, stored: Stored) -> Array:
         return source.array(stored.pieces[0].start, spec.shape, spec.dtype, what)
     joined = np.empty(spec.size, spec.dtype)
     end = 0
-    for piece in stored.pieces:
-        part = source.array(piece.start, piece.spec.shape, spec.dtype, what)
-        joined[end : end + part.size] = part.reshape(-1)
-        end += part.size
+    for start, size in stored.pieces:
+        joined[end : end + size] = source.array(start, (size,), spec.dtype, what)
+        end += size
     return frozen(joined.reshape(spec.shape))
 
 
 def stored_arrays(source: Source) -> tuple[Container, dict[str, Stored], dict[str, Leaf]]:
     """(how the top is held, the arrays by name, every other leaf by name). Raises FormatError."""
-    walk = Walk(source)
+    walk, headers = Walk(source), _Headers(source)
     arrays: dict[str, Stored] = {}
     others: dict[str, Leaf] = {}
     for leaf in walk:
         if leaf.name in arrays or leaf.name in others:
             raise FormatError(source.path, f"the name '{leaf.name}' stands twice in the file")
-        stored = _stored(source, leaf) if _is_array(leaf) else None
+        stored = headers.stored(leaf) if _is_array(leaf) else None
         if stored is None:
             others[leaf.name] = leaf
         else:
@@ -145,10 +143,9 @@ def say(source: Source, leaf: Leaf) -> str:
 def _contents(source: FileSource, key: str | None) -> tuple[Mapping[str, Stored], Contents]:
     container, arrays, others = stored_arrays(source)
     chosen = choose(source.path, arrays, key)
-    kept = {
-        name: Stored(TensorSpec(name, stored.spec.shape, stored.spec.dtype), stored.pieces)
-        for name, stored in chosen.kept.items()
-    }
+    kept = chosen.kept
+    if key is not None:
+        kept = {name: Stored(replace(stored.spec, name=name), stored.pieces) for name, stored in kept.items()}
     if not arrays and container == "tensor":
         raise FormatError(source.path, "holds no array, but a single msgpack value")
     groups = tuple(line.name + "/" for line in chosen.left_out)
@@ -158,44 +155,62 @@ def _contents(source: FileSource, key: str | None) -> tuple[Mapping[str, Stored]
     return kept, Contents(specs, container, left_out=(*chosen.left_out, *lines))
 
 
-def _until_array(source: Source, walk: Walk) -> Iterator[Leaf]:
-    for leaf in walk:
-        yield leaf
-        if _is_array(leaf) and _stored(source, leaf):
-            return
-
-
 def _is_array(leaf: Leaf) -> bool:
     return leaf.kind == "ext" and leaf.code in (ARRAY, SCALAR)
 
 
-def _stored(source: Source, leaf: Leaf) -> Stored | None:
-    """The array whose packed tuple (shape, dtype name, bytes) is the payload. None when it holds no numbers."""
-    assert isinstance(leaf.value, int)
-    end = leaf.start + leaf.value
-    cursor = Cursor(source, leaf.start, end)
+@dataclass(frozen=True)
+class _Packed:
+    """The header of a packed (shape, dtype name, bytes). dtype: None when the elements are no numbers."""
+
+    header: bytes
+    shape: tuple[int, ...]
+    dtype: DType | None
+
+
+class _Headers:
+    """Parses the headers of arrays. Layers repeat each other, so most headers have been seen before."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[int, _Packed] = {}
+
+    def stored(self, leaf: Leaf) -> Stored | None:
+        """The array of an extension. None when it holds no numbers."""
+        assert isinstance(leaf.value, int)
+        packed = self._known.get(leaf.value)
+        if packed is None or not leaf.ahead.startswith(packed.header):
+            packed = _parse(self._source, leaf, leaf.value)
+            self._known[leaf.value] = packed
+        if packed.dtype is None:
+            return None
+        spec = TensorSpec(leaf.name, packed.shape, packed.dtype)
+        return Stored(spec, (Piece(leaf.start + len(packed.header), spec.size),))
+
+
+def _parse(source: Source, leaf: Leaf, length: int) -> _Packed:
+    """Raises FormatError unless the header describes just the bytes that follow it."""
+    cursor = Cursor(source, leaf.start, leaf.start + length, leaf.ahead)
     if cursor.size("array") != 3:
         raise FormatError(source.path, f"'{leaf.name}' is no packed (shape, dtype, bytes)")
     count = cursor.size("array")
     if count > 64:
         raise FormatError(source.path, f"'{leaf.name}' claims {count} axes")
     shape = tuple(cursor.size("int") for _ in range(count))
-    length = cursor.size("str", "bin")
-    name = cursor.take(length, f"the dtype of '{leaf.name}'").decode("latin-1") if length <= 64 else "of a long name"
-    if name.startswith(_NO_NUMBERS):
-        return None
+    size = cursor.size("str", "bin")
+    name = cursor.take(size, f"the dtype of '{leaf.name}'").decode("latin-1") if size <= 64 else "of a long name"
     dtype = DTYPES.get(name)
-    if dtype is None:
+    if dtype is None and not name.startswith(_NO_NUMBERS):
         raise FormatError(source.path, f"'{leaf.name}' has the unknown dtype {name!r}")
     nbytes = cursor.size("bin", "str")
-    spec = TensorSpec(leaf.name, check_shape(source.path, shape, dtype, f"'{leaf.name}'"), dtype)
-    if nbytes != spec.nbytes or cursor.position + nbytes != end:
-        raise FormatError(
-            source.path,
-            f"'{leaf.name}' of {dtype} and shape {shape} needs {spec.nbytes} bytes; "
-            f"{nbytes} are announced and {end - cursor.position} are there",
-        )
-    return Stored(spec, (Piece(spec, cursor.position),))
+    if dtype is not None:
+        spec = TensorSpec(leaf.name, check_shape(source.path, shape, dtype, f"'{leaf.name}'"), dtype)
+        there = cursor.end - cursor.position
+        if nbytes != spec.nbytes or nbytes != there:
+            wants = f"'{leaf.name}' of {dtype} and shape {shape} needs {spec.nbytes} bytes"
+            raise FormatError(source.path, f"{wants}; {nbytes} are announced and {there} are there")
+    header = source.take(leaf.start, cursor.position - leaf.start, f"'{leaf.name}'")
+    return _Packed(header, shape, dtype)
 
 
 def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, Leaf]) -> bool:
@@ -208,14 +223,14 @@ def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, Leaf])
         shape = [leaf.value for leaf in dims if leaf.kind == "int" and isinstance(leaf.value, int)]
         if len(shape) != len(dims):
             raise FormatError(path, f"the chunked array '{name}' has a shape of no whole numbers")
-        pieces = tuple(piece for stored in _pop_numbered(arrays, f"{prefix}chunks/") for piece in stored.pieces)
-        if not pieces or name in arrays or name in others:
+        chunks = _pop_numbered(arrays, f"{prefix}chunks/")
+        if not chunks or name in arrays or name in others:
             raise FormatError(path, f"the chunked array '{name}' has no chunks, or stands twice")
-        dtype = pieces[0].spec.dtype
+        dtype = chunks[0].spec.dtype
         spec = TensorSpec(name, check_shape(path, shape, dtype, f"'{name}'"), dtype)
-        if any(piece.spec.dtype != dtype for piece in pieces) or sum(p.spec.size for p in pieces) != spec.size:
+        if any(chunk.spec.dtype != dtype for chunk in chunks) or sum(chunk.spec.size for chunk in chunks) != spec.size:
             raise FormatError(path, f"the chunks of '{name}' do not fill its shape {spec.shape} with one dtype")
-        arrays[name] = Stored(spec, pieces)
+        arrays[name] = Stored(spec, tuple(piece for chunk in chunks for piece in chunk.pieces))
     if flagged:
         in_file_order = sorted(arrays.items(), key=lambda item: item[1].pieces[0].start)
         arrays.clear()

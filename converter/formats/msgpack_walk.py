@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from converter.errors import FormatError
 from converter.formats.nested import MAX_DEPTH, MAX_ENTRIES, MAX_NAME_CHARACTERS
@@ -20,6 +19,7 @@ __all__ = ["Cursor", "Kind", "Leaf", "Walk"]
 Kind: TypeAlias = Literal["nil", "bool", "int", "float", "str", "bin", "ext", "array", "map"]
 
 WINDOW = 512
+AHEAD = 128
 MAX_KEY = 4096
 #: kind, bytes of the number behind the first byte, the struct code of it, the value if there is none.
 _Head: TypeAlias = "tuple[Kind, int, str, object]"
@@ -51,12 +51,12 @@ def _head_table() -> Mapping[int, _Head]:
 _HEADS = _head_table()
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """Something that is no filled container, where its payload starts, and what its header says.
 
     value: of a number, bool or nil; of a text, binary or extension the length of its payload; of a
-        container (an empty one) 0. code: the type of an extension.
+        container (an empty one) 0. code: the type of an extension. ahead: the first bytes of an
+        extension's payload.
     """
 
     name: str
@@ -64,17 +64,18 @@ class Leaf:
     value: object
     start: int
     code: int = 0
+    ahead: bytes = b""
 
 
 class Cursor:
     """A place in the file that moves over headers; every read is checked against the file's end."""
 
-    def __init__(self, source: Source, position: int = 0, end: int | None = None) -> None:
+    def __init__(self, source: Source, position: int = 0, end: int | None = None, data: bytes = b"") -> None:
         self.source = source
         self.position = position
         self.end = source.size if end is None else end
         self._base = position
-        self._data = b""
+        self._data = data  # what stands at `position`, as far as it was read already
 
     def take(self, length: int, what: str) -> bytes:
         at = self.position - self._base
@@ -93,6 +94,12 @@ class Cursor:
     def skip(self, length: int, what: str) -> None:
         self.check(length, what)
         self.position += length
+
+    def read_ahead(self, length: int) -> bytes:
+        """The first of the bytes that stand here, which are not passed by."""
+        ahead = self.take(min(length, AHEAD, max(0, self.end - self.position)), "a payload")
+        self.position -= len(ahead)
+        return ahead
 
     def head(self) -> tuple[Kind, object, int]:
         """Kind, value (or length, or count) and extension type of what starts here. Moves behind the header."""
@@ -167,11 +174,12 @@ class Walk:
 def _next(cursor: Cursor, name: str) -> Leaf:
     """The value that starts here; the cursor moves behind it, or, for a container, inside."""
     kind, value, code = cursor.head()
-    leaf = Leaf(name, kind, value, cursor.position, code)
+    start, ahead = cursor.position, b""
     if kind in ("str", "bin", "ext"):
         assert isinstance(value, int)
+        ahead = cursor.read_ahead(value) if kind == "ext" else b""
         cursor.skip(value, f"'{name[:60]}'")
-    return leaf
+    return Leaf(name, kind, value, start, code, ahead)
 
 
 def _is_filled(leaf: Leaf) -> bool:

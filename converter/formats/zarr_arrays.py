@@ -106,6 +106,10 @@ class Store:
             file = self.root / storage / self.metadata
             _check_link(file, self.root)
             if not file.is_file():
+                if next(self.root.glob("ocdbt.process_*"), None):
+                    raise FormatError(
+                        self.root, "its processes' OCDBT databases were never merged: the save was cut off"
+                    )
                 raise FormatError(self.root, f"'{name}' is announced, but there is no '{storage}/{self.metadata}'")
             yield bytes_of(file)
 

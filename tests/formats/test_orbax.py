@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from flax import nnx
+from flax import nnx, serialization
 from flax.training import checkpoints
 
 from converter.errors import ConversionError, FormatError, MissingLibraryError, OutputError, UnsafeFileError
@@ -23,6 +23,7 @@ from converter.formats.orbax import FileReader
 from converter.formats.orbax_writer import UNKNOWN
 from converter.tensors import DTYPES
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
+from tests.formats.old_files import SAMPLES, expected_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 KEPT = tuple(name for name in DTYPES if name not in UNKNOWN)
@@ -252,3 +253,44 @@ def test_damaged_checkpoints_end_in_data_or_an_error(tmp_path: Path, how: str) -
         except ConversionError:
             refused += 1
     assert refused
+
+
+SPLIT = sorted(path for path in (SAMPLES / "jax" / "orbax-0.12.8").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("path", SPLIT, ids=lambda path: path.name)
+def test_arrays_split_over_devices_and_processes(path: Path) -> None:
+    back, expected = read(path), expected_of(path)
+    assert len(SPLIT) == 10 and back.keys() == expected.keys()
+    assert all(same_bits(back[name], array) for name, array in expected.items())
+
+
+def test_a_missing_chunk_is_an_error(tmp_path: Path) -> None:
+    for way, chunk in (("zarr2", "params.w/1.0"), ("zarr3", "params.w/c/1/0")):
+        path = tmp_path / way
+        shutil.copytree(SAMPLES / "jax" / "orbax-0.12.8" / f"devices-{way}", path)
+        (path / chunk).unlink()
+        with pytest.raises(FormatError, match="'params/w' cannot be read"):
+            read(path)
+
+
+def test_arrays_in_the_aggregate_file_of_old_orbax(tmp_path: Path) -> None:
+    w, v = random_array((2, 3), "float32", 1), random_array((4,), "int8", 2)
+    path = write(tmp_path / "old", {"a/w": w})
+    (path / "_METADATA").unlink()
+    tree = {"a": {"w": "PLACEHOLDER://a.w"}, "v": v, "n": None}
+    (path / "checkpoint").write_bytes(serialization.msgpack_serialize(tree, in_place=True))
+    back = read(path)
+    assert same_bits(back["a/w"], w) and same_bits(back["v"], v) and back.keys() == {"a/w", "v"}
+    for place in ("../old/a.w", "/etc", "a.w/../../x"):
+        tree = {"a": {"w": "PLACEHOLDER://" + place}}
+        (path / "checkpoint").write_bytes(serialization.msgpack_serialize(tree, in_place=True))
+        with pytest.raises(UnsafeFileError, match="outside of itself"):
+            read(path)
+
+
+def test_databases_that_were_never_merged(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "jax" / "orbax-0.12.8" / "processes-ocdbt", tmp_path / "x")
+    (tmp_path / "x" / "manifest.ocdbt").unlink()
+    with pytest.raises(FormatError, match="never merged"):
+        read(tmp_path / "x")
