@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,16 @@ class H5Writer(Writer):
     def commit(self) -> None:
         if self._left:
             raise ConversionError(f"{self.path}: nothing was written for {', '.join(sorted(self._left)[:5])}")
-        self.file.close()
+        try:
+            self.file.close()
+        except RuntimeError as error:  # h5py's word for what the disk refused
+            raise OSError(f"{self._partial}: {error}") from None
         publish([(self._partial, self.path)])
 
     def abort(self) -> None:
-        try:
+        with suppress(Exception):  # a full disk fails here once more, and what is left is thrown away
             self.file.close()
-        finally:
-            discard(self._partial)
+        discard(self._partial)
 
 
 def _create(h5py: Any, file: Any, spec: TensorSpec) -> None:

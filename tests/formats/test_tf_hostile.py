@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import resource
 import shutil
 import struct
 from pathlib import Path
@@ -195,7 +196,6 @@ def test_slice_keys_are_those_of_tensorflow() -> None:
 
 
 def test_a_pipe_instead_of_a_data_file_does_not_block(tmp_path: Path) -> None:
-    import os
 
     prefix = checkpoint(tmp_path, index_of([(b"", HEADER), (b"v", entry())]))
     (tmp_path / "m.data-00000-of-00001").unlink()
@@ -265,3 +265,37 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         else:
             del out[at : at + size]
     return bytes(out)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "name"),
+    [("keras-h5", "layers/a/vars/0"), ("keras2-h5", "a/a/k:0"), ("tf-checkpoint", f"a/k{SUFFIX}")],
+)
+def test_when_the_disk_refuses_the_old_file_stays_and_nothing_new_appears(
+    tmp_path: Path, format_name: str, name: str
+) -> None:
+    made(format_name, tmp_path / "m", {name: np.ones(3, "float32")})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            made(format_name, tmp_path / "m", {name: np.ones(1_000_000, "float32")})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_texts_of_a_damaged_heap_end_in_an_error(tmp_path: Path) -> None:
+    """libhdf5 1.14.6 never returns from such a file."""
+    path = tmp_path / "m.weights.h5"
+    contents = Contents(specs_of({"a/vars/0": VALUES}), labels={"a/vars": "the name of the layer"})
+    with open_writer(by_name("keras-h5"), path, contents) as writer:
+        writer.write("a/vars/0", VALUES)
+    whole = path.read_bytes()
+    heap = whole.index(b"GCOL")
+    assert open_reader(path)[1].contents.labels == {"a/vars": "the name of the layer"}
+    for at, value in [(heap, b"X"), (heap + 8, b"\xff" * 8), (heap + 16, b"\x09"), (heap + 24, b"\x01" + bytes(7))]:
+        path.write_bytes(whole[:at] + value + whole[at + len(value) :])
+        with pytest.raises(FormatError, match="the attribute 'name' of '/a/vars'"):
+            read(path)
