@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,9 @@ def parse(path: Path, head: bytes, what: str) -> Header:
     raw = head[8 + size : start]
     try:
         text = raw.decode("utf-8" if version == b"\3\0" else "latin-1")
-        fields = ast.literal_eval(re.sub(r"(\d)L\b", r"\1", text))  # Python 2 wrote 3L
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of odd literals, which a damaged header has
+            fields = ast.literal_eval(re.sub(r"(\d)L\b", r"\1", text))  # Python 2 wrote 3L
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise FormatError(path, f"the header of {what} is damaged: {raw[:60]!r}") from error
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
