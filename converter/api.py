@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,7 @@ from converter.execute import compute, execute
 from converter.formats import Format
 from converter.frameworks import Framework
 from converter.matching import Rules
-from converter.output import choose_format, choose_path, refuse_existing
+from converter.output import choose_format, choose_path, in_shards, parse_size, refuse_existing
 from converter.plan import Plan, plan_into, plan_new, respelled
 from converter.report import Report
 from converter.schema import load_schema
@@ -31,7 +31,11 @@ def convert(
     schema: str | None = None,
     map: Mapping[str, str] | None = None,
     format: str | None = None,
+    strip: Iterable[str] = (),
     step: int | None = None,
+    key: str | None = None,
+    verify: bool = True,
+    max_shard_size: int | str | None = None,
     strict: bool = False,
     force: bool = False,
 ) -> Report:
@@ -40,21 +44,27 @@ def convert(
     output: where to; its ending chooses the format, unless ``format`` names one.
     like: a file saved from a freshly made clone, whose names, shapes, dtypes and order the result takes.
     schema: name of a shipped schema, or path of a YAML file. map: source layer -> target layer.
-    step: which checkpoint of a folder, instead of the newest.
+    strip: leading modules of the source's names to leave out, such as ``module`` and ``_orig_mod``.
+    step: which checkpoint of a folder, instead of the newest. key: the place of the weights inside a
+    training checkpoint, instead of the usual ones. verify: compare the checksums that the source has.
+    max_shard_size: bytes, or ``"5GB"``: write several files of at most that, with an index.
     strict: accept only pairings by schema, map or the same name. force: overwrite an existing output.
     Raises ConversionError; then nothing was written.
     """
     way = parse_direction(direction)
-    rules = _rules(schema, map)
+    rules = _rules(schema, map, strip)
+    limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
     with ExitStack() as stack:
-        weights = stack.enter_context(read(source, framework=way.source.name, step=step))
+        weights = stack.enter_context(read(source, framework=way.source.name, step=step, key=key, verify=verify))
         clone = stack.enter_context(read(like, framework=way.target.name)) if like is not None else None
         form = choose_format(way.target, output, format, clone.format if clone else None, weights.net.is_data)
+        if limit is not None:
+            form, output = in_shards(form, output)
         path = choose_path(Path(source), output, form)
         refuse_existing(path, form, weights, force)
         plan = _plan(weights, clone, way.target, form, rules, strict)
         try:
-            execute(plan, weights.reader, form, path)
+            execute(plan, weights.reader, form, path, limit)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
         return Report(str(source), weights.format.title, str(path), form.title, plan)
@@ -67,35 +77,40 @@ def load_into(
     framework: str | None = None,
     schema: str | None = None,
     map: Mapping[str, str] | None = None,
+    strip: Iterable[str] = (),
     step: int | None = None,
+    key: str | None = None,
+    verify: bool = True,
     strict: bool = False,
 ) -> _Net:
     """Fill a live net from a weight file of any framework, and return it.
 
     net: a ``torch.nn.Module``, a Keras model (Keras 3 or tf_keras), a gluon ``Block``, an nnx module (all
     changed in place), or the params tree of a Flax linen net (a new tree is returned).
-    framework: whose names the file has, where its format leaves that open.
+    framework: whose names the file has, where its format leaves that open. The rest as in `convert`.
     Raises MatchError when a layer cannot be paired; then the net is as it was.
     """
     from converter.live import open_net
 
     live = open_net(net)
-    with read(source, framework=framework, step=step) as weights:
+    rules = _rules(schema, map, strip)
+    with read(source, framework=framework, step=step, key=key, verify=verify) as weights:
         contents = live.contents()
-        plan = plan_into(weights.net, live.framework.net(contents), contents, _rules(schema, map), strict)
+        plan = plan_into(rules.stripped(weights.net), live.framework.net(contents), contents, rules, strict)
         filled: _Net = live.fill((step.target.name, compute(step, weights.reader)) for step in plan.steps)
     return filled
 
 
-def _rules(schema: str | None, mapping: Mapping[str, str] | None) -> Rules:
-    return Rules(load_schema(schema) if schema else None, dict(mapping or {}))
+def _rules(schema: str | None, mapping: Mapping[str, str] | None, strip: Iterable[str]) -> Rules:
+    return Rules(load_schema(schema) if schema else None, dict(mapping or {}), frozenset(strip))
 
 
 def _plan(weights: Weights, clone: Weights | None, target: Framework, form: Format, rules: Rules, strict: bool) -> Plan:
     try:
+        source = rules.stripped(weights.net)
         if clone is None:
-            return plan_new(weights.net, weights.contents, target, form.name, rules)
-        plan = plan_into(weights.net, clone.net, clone.contents, rules, strict)
+            return plan_new(source, weights.contents, target, form.name, rules)
+        plan = plan_into(source, clone.net, clone.contents, rules, strict)
         same_names = target.dialect_for(form.name) == target.dialect_of(clone.contents)
         return plan if same_names else respelled(plan, clone.net, target, form.name)
     except MatchError as error:

@@ -42,6 +42,7 @@ def program() -> None:
 
     \b
     convert 'FROM->TO' FILE [OPTIONS]
+    converter inspect FILE
 
     FROM and TO are torch, tensorflow (tf, keras), flax (jax), mxnet (gluon) or neutral. `convert` and `converter`
     are the same program; see `convert convert --help` for its options.
@@ -65,8 +66,14 @@ def program() -> None:
     callback=_mapping,
     help="Source layer = target layer. Repeatable.",
 )
+@click.option(
+    "--strip", metavar="MODULE", multiple=True, help="Leave out this leading module, such as module or _orig_mod."
+)
 @click.option("--format", "format_name", metavar="NAME", help="Format of the output, whatever its ending.")
 @click.option("--step", type=int, metavar="N", help="Which checkpoint of a folder.  [default: the newest]")
+@click.option("--key", metavar="PLACE", help="Where the weights are in a training checkpoint, such as ema/model.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the checksums that the source has.")
+@click.option("--max-shard-size", metavar="SIZE", help="Write several files of at most this (5GB), with an index.")
 @click.option("--strict", is_flag=True, help="Pair layers by schema, --map or the same name only.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -78,8 +85,12 @@ def convert(
     like: str | None,
     schema: str | None,
     mapping: dict[str, str],
+    strip: tuple[str, ...],
     format_name: str | None,
     step: int | None,
+    key: str | None,
+    no_verify: bool,
+    max_shard_size: str | None,
     strict: bool,
     force: bool,
     as_json: bool,
@@ -95,12 +106,43 @@ def convert(
         like=like,
         schema=schema,
         map=mapping,
+        strip=strip,
         format=format_name,
         step=step,
+        key=key,
+        verify=not no_verify,
+        max_shard_size=max_shard_size,
         strict=strict,
         force=force,
     )
     click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
+
+
+@program.command()
+@click.argument("file")
+@click.option(
+    "--from", "source_framework", metavar="NAME", help="Whose names it has, where its format leaves that open."
+)
+@click.option("--step", type=int, metavar="N", help="Which checkpoint of a folder.  [default: the newest]")
+@click.option("--key", metavar="PLACE", help="Where the weights are in a training checkpoint, such as ema/model.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the checksums that the file has.")
+@click.option("--stats", is_flag=True, help="Read every tensor: min, max, mean, and how many are not finite.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def inspect(
+    file: str,
+    source_framework: str | None,
+    step: int | None,
+    key: str | None,
+    no_verify: bool,
+    stats: bool,
+    as_json: bool,
+) -> None:
+    """Show what a weight file holds, reading only its headers."""
+    from converter import inspection, weights
+
+    with weights.read(file, framework=source_framework, step=step, key=key, verify=not no_verify) as opened:
+        found = inspection.inspect(opened, stats)
+        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else str(found))
 
 
 def _what(words: tuple[str, ...], source: str | None, target: str | None) -> tuple[str, str]:

@@ -10,9 +10,9 @@ from converter.plan import Plan, Step
 from converter.tensors import Array
 
 
-def execute(plan: Plan, reader: Reader, form: Format, path: Path) -> None:
+def execute(plan: Plan, reader: Reader, form: Format, path: Path, max_shard_bytes: int | None = None) -> None:
     """Write the planned file; on any error nothing appears under its name."""
-    with open_writer(form, path, plan.contents) as writer:
+    with open_writer(form, path, plan.contents, max_shard_bytes) as writer:
         for step in plan.steps:
             writer.write(step.target.name, compute(step, reader))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from converter.errors import MatchError
 from converter.layers import AXIS_WORDS, UNKNOWN, Layer, Net, Stored, axis_sizes, join_path, permutation, split_path
@@ -18,6 +18,10 @@ from converter.schema import Schema, SchemaLayer
 SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "--map", "same name", "only one with this shape"
 #: `--strict` accepts these alone.
 CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
+
+
+#: The wrapper of torch.compile.
+COMPILED = "_orig_mod"
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,33 @@ class Renaming:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the user settled: a schema, and source path -> target path (also of everything below it)."""
+    """What the user settled: a schema, and source path -> target path (also of everything below it).
+
+    strip: modules to leave out of the source's paths where they lead (``module`` of DataParallel).
+    """
 
     schema: Schema | None = None
     mapping: Mapping[str, str] = field(default_factory=dict)
+    strip: frozenset[str] = frozenset()
+
+    def stripped(self, net: Net) -> Net:
+        """The net without the modules to leave out. Raises MatchError when two paths become one."""
+        if not self.strip:
+            return net
+        paths = {layer.path: self._stripped(layer.path) for layer in net.layers}
+        problems = [f"--strip: the source has no module '{name}'" for name in self.strip if not _leads(net, name)]
+        twice = [path for path, count in Counter(paths.values()).items() if count > 1]
+        problems += [f"--strip: two layers would be named '{path}'" for path in twice]
+        if problems:
+            raise MatchError(problems)
+        return replace(net, layers=tuple(replace(layer, path=paths[layer.path]) for layer in net.layers))
+
+    def _stripped(self, path: str) -> str:
+        parts = list(split_path(path))
+        while parts and parts[0] in self.strip:
+            del parts[0]
+        # torch.compile puts its wrapper around any module, not only around the whole net
+        return join_path(part for part in parts if part != COMPILED or COMPILED not in self.strip)
 
     def mapped(self, path: str) -> str | None:
         """The target path that ``--map`` gives to a source path; the longest rule wins."""
@@ -272,6 +299,11 @@ def _misfit(source: Stored, target: Stored) -> str:
 def _same_shape(source: Stored, target: Stored) -> bool:
     wanted = wanted_shape(source, target) if len(source.spec.shape) == len(target.spec.shape) else None
     return wanted is not None and all(b in (-1, a) for a, b in zip(source.spec.shape, wanted, strict=True))
+
+
+def _leads(net: Net, name: str) -> bool:
+    parts = [split_path(layer.path) for layer in net.layers]
+    return any(name in (path if name == COMPILED else path[:2]) for path in parts)
 
 
 def _plain_names(net: Net) -> Callable[[str], str]:

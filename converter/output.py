@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from converter.errors import ConversionError, OutputError
@@ -30,6 +31,28 @@ def choose_format(
     if template is not None and template in usable:
         return template
     return by_name(target.data_format if is_data else target.default_format)
+
+
+def in_shards(form: Format, output: str | os.PathLike[str] | None) -> tuple[Format, Path | None]:
+    """The format that writes the same in shards, and where its index goes (None: beside the source)."""
+    if not form.shards and not form.name.endswith("-sharded"):
+        raise ConversionError(
+            f"{form.title} cannot be written in shards. Choose safetensors or PyTorch, or leave the limit out."
+        )
+    row = by_name(form.shards) if form.shards else form
+    if output is None or os.fspath(output).endswith(row.extensions):
+        return row, None if output is None else Path(output)
+    path = Path(output)
+    return row, path.with_name(_stem(path.name) + row.extensions[0])
+
+
+def parse_size(text: str) -> int:
+    """``5GB``, ``500 MB``, ``2GiB`` or plain bytes as a number of bytes. Raises ConversionError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    size = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise ConversionError(f"'{text}' is no size. Say it like 5GB, 500MB or 2GiB.")
+    return size
 
 
 def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Format) -> Path:

@@ -80,7 +80,7 @@ def respelled(plan: Plan, target: Net, framework: Framework, format_name: str) -
     """
     dialect = framework.dialect_for(format_name)
     same_paths = [Renaming(layer, layer.path, SAME_NAME) for layer in target.layers]
-    pairs, problems = _lay_out(same_paths, framework, dialect, target.is_data)
+    pairs, problems = _lay_out(same_paths, framework, dialect, target.is_data, same_names=False)
     if problems:
         raise MatchError(problems)
     moves = [move for pair in pairs for move in agreements(pair.source, pair.target, True)[0].moves]
@@ -95,12 +95,13 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     """Lay out a new file of that framework and format. ``contents`` is the source's. Raises MatchError."""
     dialect = framework.dialect_for(format_name)
     renamings = rename(source, framework.name, rules)
-    if source.framework == framework.name and framework.dialect_of(contents) == dialect and _keeps_names(renamings):
+    same_names = source.framework == framework.name and framework.dialect_of(contents) == dialect
+    if same_names and _keeps_names(renamings) and not rules.strip:
         return _copy(source, contents)
-    pairs, problems = _lay_out(renamings, framework, dialect, source.is_data)
+    pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)
     if problems:
         raise MatchError(problems)
-    steps = tuple(step for pair in pairs for step in _steps(pair, agreements(pair.source, pair.target, False)[0]))
+    steps = tuple(step for pair in pairs for step in _steps(pair, agreements(pair.source, pair.target, same_names)[0]))
     specs = tuple(step.target for step in steps)
     origin = replace(source, ordered=source.ordered or rules.schema is not None)
     new = framework.dress(Contents(specs, source.container), [pair.target for pair in pairs], dialect, origin)
@@ -122,7 +123,7 @@ def _keeps_names(renamings: Sequence[Renaming]) -> bool:
 
 
 def _lay_out(
-    renamings: Sequence[Renaming], framework: Framework, dialect: str, is_data: bool
+    renamings: Sequence[Renaming], framework: Framework, dialect: str, is_data: bool, same_names: bool
 ) -> tuple[list[Pair], list[str]]:
     """The layers of the new file, each paired with its source; and what cannot be laid out."""
     problems = []
@@ -131,7 +132,7 @@ def _lay_out(
     pairs = []
     for renaming in renamings:
         source = renaming.source
-        if source.kind == UNKNOWN:
+        if source.kind == UNKNOWN and not same_names:
             problems.append(unknown_kind(source))
             continue
         readings = [
@@ -148,7 +149,8 @@ def _lay_out(
 def _stored_by(framework: Framework, reading: Reading, prefix: str, dialect: str, is_data: bool) -> Reading:
     """The layer as the framework would store it: names, axes and shapes."""
     roles = {}
-    for leaf in framework.leaves(reading.kind, dialect):
+    unknown = [Leaf(role, role, "*") for role in reading.roles] if reading.kind == UNKNOWN else None
+    for leaf in unknown or framework.leaves(reading.kind, dialect):
         if leaf.role in reading.roles:
             roles[leaf.role] = _store(reading.roles[leaf.role], leaf, framework.spell(prefix, leaf, dialect, is_data))
     return Reading(reading.kind, roles)

@@ -37,7 +37,7 @@ class Report:
             sources = " + ".join(map(_named, step.sources))
             head = [step.layer, step.kind] if first else ["", ""]
             rows.append([*head, sources, "→", _named(step.target), step.done, step.reason if first else ""])
-        lines = [f"{self.source} ({self.source_format})", "", *_table(rows), ""]
+        lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
         lines.append(f"{len(self.plan.steps)} tensors written to {self.output} ({self.output_format})")
         return "\n".join(lines)
@@ -47,14 +47,15 @@ def _step_dict(step: Step) -> dict[str, Any]:
     return {
         "layer": step.layer,
         "kind": step.kind,
-        "sources": [_spec_dict(spec) for spec in step.sources],
-        "target": _spec_dict(step.target),
+        "sources": [shape_dict(spec) for spec in step.sources],
+        "target": shape_dict(step.target),
         "done": [str(op) for op in step.ops],
         "reason": step.reason,
     }
 
 
-def _spec_dict(spec: TensorSpec) -> dict[str, Any]:
+def shape_dict(spec: TensorSpec) -> dict[str, Any]:
+    """A spec for JSON."""
     return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype.name}
 
 
@@ -62,6 +63,7 @@ def _named(spec: TensorSpec) -> str:
     return f"{spec.name} {spec.shape}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines in columns, two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

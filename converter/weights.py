@@ -89,13 +89,22 @@ class Weights(Mapping[str, Array]):
         self.close()
 
 
-def read(path: StrPath, *, framework: str | None = None, step: int | None = None) -> Weights:
+def read(
+    path: StrPath,
+    *,
+    framework: str | None = None,
+    step: int | None = None,
+    key: str | None = None,
+    verify: bool = True,
+) -> Weights:
     """Open a weight file, folder or checkpoint prefix of any known format, without its framework.
 
     framework: whose names it has, where its format leaves that open (safetensors, npz). step: which
-    checkpoint of a folder, instead of the newest. Raises FormatError.
+    checkpoint of a folder, instead of the newest. key: the place of the weights inside a training
+    checkpoint (``ema/model``), instead of the usual ones. verify: compare the checksums that the file has.
+    Raises FormatError.
     """
-    form, reader = open_reader(Path(path), ReadOptions(step=step))
+    form, reader = open_reader(Path(path), ReadOptions(step=step, key=key, verify=verify))
     try:
         return Weights(form, reader, framework)
     except BaseException:

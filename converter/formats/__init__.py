@@ -31,6 +31,7 @@ class Format:
     module: the file in this package, with ``detect(Probe) -> bool``, a class ``FileReader`` and, where
         the format can be written, a class ``FileWriter``.
     frameworks: who writes such files; () when any of them may.
+    shards: the row that writes the same in several files with an index; "" where there is none.
     extensions: endings that choose this format for an output, the usual one first; () for a format
         that is only read.
     """
@@ -40,6 +41,7 @@ class Format:
     module: str
     frameworks: tuple[str, ...]
     extensions: tuple[str, ...]
+    shards: str = ""
 
     def load(self) -> ModuleType:
         return importlib.import_module(f"converter.formats.{self.module}")
@@ -47,7 +49,7 @@ class Format:
 
 #: In the order of detection: the first whose ``detect`` agrees reads the file.
 FORMATS: tuple[Format, ...] = (
-    Format("torch", "PyTorch file", "torch_zip", ("torch",), (".pt", ".pth", ".bin", ".ckpt")),
+    Format("torch", "PyTorch file", "torch_zip", ("torch",), (".pt", ".pth", ".bin", ".ckpt"), "torch-sharded"),
     Format("torch-legacy", "PyTorch file before 1.6", "torch_legacy", ("torch",), (".legacy.pt",)),
     Format("torch-script", "TorchScript before 1.4", "torch_script", ("torch",), ()),
     Format("torch-export", "PyTorch exported program", "torch_pt2", ("torch",), ()),
@@ -61,7 +63,7 @@ FORMATS: tuple[Format, ...] = (
     Format("tf-checkpoint", "TensorFlow checkpoint", "tf_checkpoint", ("tensorflow",), (".ckpt",)),
     Format("tf-checkpoint-v1", "TensorFlow checkpoint of the first format", "tf_checkpoint_v1", ("tensorflow",), ()),
     Format("mxnet", "MXNet parameters", "mxnet_params", ("mxnet",), (".params",)),
-    Format("safetensors", "safetensors", "safetensors", (), (".safetensors",)),
+    Format("safetensors", "safetensors", "safetensors", (), (".safetensors",), "safetensors-sharded"),
     Format("safetensors-sharded", "safetensors shards", "safetensors_sharded", (), (".safetensors.index.json",)),
     Format("mxnet2", "MXNet 2 parameters", "mxnet2", ("mxnet",), (".params",)),
     Format("npz", "NumPy archive", "npz", (), (".npz",)),
@@ -98,7 +100,8 @@ def open_reader(path: Path, options: ReadOptions = ReadOptions()) -> tuple[Forma
     return row, reader
 
 
-def open_writer(row: Format, path: Path, contents: Contents) -> Writer:
-    """Start a file of that format; see `Writer`."""
-    writer: Writer = row.load().FileWriter(path, contents)
+def open_writer(row: Format, path: Path, contents: Contents, max_shard_bytes: int | None = None) -> Writer:
+    """Start a file of that format; see `Writer`. ``max_shard_bytes`` is for the rows that write shards."""
+    sizes = () if max_shard_bytes is None else (max_shard_bytes,)
+    writer: Writer = row.load().FileWriter(path, contents, *sizes)
     return writer
