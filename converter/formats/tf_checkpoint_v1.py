@@ -35,6 +35,8 @@ _MOST_EXPANSION = 8
 def detect(probe: Probe) -> bool:
     """A table that is no index of the second format, its prefix or folder, or the state file of one."""
     try:
+        if probe.is_file and probe.path.name != STATE_FILE and not is_table(probe.tail):
+            return False
         return bool(_files(probe.path)) and all(is_table(Probe(file).tail) for file in _files(probe.path)[:1])
     except (OSError, ValueError, FormatError):
         return False
