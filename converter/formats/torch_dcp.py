@@ -83,6 +83,7 @@ class _ChunkedTensor(Leaf):
 
     def check(self, file: TorchFile) -> None:
         assert isinstance(file, DistributedCheckpoint)
+        self.check_shape()
         for chunk in self.chunks:
             if math.prod(chunk.shape) * self.dtype.itemsize > chunk.length:
                 raise PickleError(f"a chunk of shape {chunk.shape} in {chunk.length} bytes")

@@ -5,7 +5,6 @@ Upstream: ``torch/_utils.py`` (_rebuild_tensor_v2 and its kin), ``torch/_tensor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -43,7 +42,7 @@ def _strided(
     if not isinstance(storage, Storage) or not isinstance(offset, int) or not 0 <= offset < 2**62:
         raise PickleError("a tensor without its storage")
     shape, steps = sizes_of(size), sizes_of(stride)
-    if len(shape) != len(steps) or math.prod(side or 1 for side in shape) >= 2**60:
+    if len(shape) != len(steps):
         raise PickleError(f"a tensor of shape {shape} with strides {steps}")
     return StridedTensor(storage, dtype or storage.dtype, offset, shape, steps)
 

@@ -129,6 +129,11 @@ class Leaf(ABC):
     def read(self, file: TorchFile) -> Array:
         """The values, in C order. Raises PickleError or FormatError."""
 
+    def check_shape(self) -> None:
+        """Raise PickleError for a shape that no array can have, not even an empty one."""
+        if math.prod(side or 1 for side in self.shape) * self.dtype.itemsize >= 1 << 62:
+            raise PickleError(f"a tensor of shape {self.shape}")
+
 
 @dataclass(frozen=True, eq=False)
 class Storage:
@@ -180,6 +185,7 @@ class StridedTensor(Leaf):
         return math.prod(self.shape) * self.dtype.itemsize
 
     def check(self, file: TorchFile) -> None:
+        self.check_shape()
         available = file.size(self.storage.key) - self.storage.begin
         if self.storage.nbytes > available:
             raise PickleError(f"its storage has {self.storage.nbytes} bytes, the file {available}")
@@ -202,7 +208,7 @@ class StridedTensor(Leaf):
 
 def strided_array(raw: Array, dtype: DType, shape: tuple[int, ...], stride: tuple[int, ...], swap: bool) -> Array:
     """The elements of a flat array of bytes that the strides (in elements) pick; copied only where it must be."""
-    steps = tuple(step * dtype.itemsize for step in stride)
+    steps = tuple(step * dtype.itemsize if side > 1 else 0 for side, step in zip(shape, stride, strict=True))
     array = np.asarray(np.ndarray(shape, dtype, raw.data, 0, steps), order="C")
     width = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
     if not swap or width == 1:

@@ -151,6 +151,8 @@ def test_sparse_tensors_become_dense(tmp_path: Path) -> None:
         "hybrid": dense.to_sparse(1),
         "csr": dense.to_sparse_csr(),
         "csc": dense.to_sparse_csc(),
+        "bsr": dense.to_sparse_bsr((2, 3)),
+        "bsc": dense.to_sparse_bsc((1, 2)),
         "none": torch.zeros(2, 3).to_sparse(),
     }
     found = read(save(tmp_path / "a", tensors))
@@ -162,7 +164,7 @@ def test_what_cannot_be_dense_exactly_is_named(tmp_path: Path) -> None:
     twice = torch.sparse_coo_tensor([[0, 0]], [1.5, 2.5], (3,))
     tensors = {
         "twice": (twice, "coalesce"),
-        "blocks": (torch.eye(4).to_sparse_bsr((2, 2)), "to_dense"),
+        "batch": (torch.ones(2, 3, 4).to_sparse_csr(), "to_dense"),
         "quantized": (torch.quantize_per_tensor(torch.ones(3), 0.1, 2, torch.qint8), "dequantize"),
         "channels": (
             torch.quantize_per_channel(pair, torch.ones(2), torch.zeros(2), 0, torch.quint8),
