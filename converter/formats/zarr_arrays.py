@@ -69,7 +69,7 @@ class Store:
 
     def read(self, array: ZarrArray) -> Array:
         if not self.is_ocdbt:
-            _file_sizes(self.root / array.storage, self.root)
+            _file_sizes(self.root, array.storage)
             if array.is_raw:
                 return self._read_raw(array)
         self._justify(array)
@@ -89,7 +89,7 @@ class Store:
     @cached_property
     def disk_bytes(self) -> int:
         """Bytes of all files of the checkpoint, after making sure that none lies elsewhere."""
-        return _file_sizes(self.root, self.root)
+        return _file_sizes(self.root)
 
     @cached_property
     def _context(self) -> Any:
@@ -104,7 +104,7 @@ class Store:
     def _folder_texts(self, storages: Iterable[tuple[str, str]]) -> Iterator[bytes]:
         for name, storage in storages:
             file = self.root / storage / self.metadata
-            _check_link(file, self.root)
+            _check_link(self.root, f"{storage}/{self.metadata}")
             if not file.is_file():
                 if next(self.root.glob("ocdbt.process_*"), None):
                     raise FormatError(
@@ -228,20 +228,26 @@ def _check_storage(root: Path, storage: str) -> None:
         raise UnsafeFileError(root, f"names the place {storage[:80]!r} outside of itself")
 
 
-def _check_link(file: Path, root: Path) -> None:
-    if not os.path.realpath(file).startswith(os.path.realpath(root) + os.sep):
-        raise UnsafeFileError(file, f"is a link that leads out of '{root}'")
+def _check_link(root: Path, place: str) -> None:
+    """Refuse a place below the root that a link takes out of it. Where there is no link, nothing is resolved."""
+    file = str(root)
+    for part in place.split("/"):
+        file = f"{file}/{part}"
+        if os.path.islink(file) and not os.path.realpath(file).startswith(os.path.realpath(root) + os.sep):
+            raise UnsafeFileError(file, f"is a link that leads out of '{root}'")
 
 
-def _file_sizes(folder: Path, root: Path) -> int:
+def _file_sizes(root: Path, place: str = "") -> int:
     """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or what is no file."""
-    _check_link(folder / ".", root) if folder != root else None
+    if place:
+        _check_link(root, place)
     total = 0
-    for place, folders, names in os.walk(folder):
+    for folder, folders, names in os.walk(root / place):
         for name in (*folders, *names):
-            found = os.lstat(file := Path(place, name))
+            file = os.path.join(folder, name)
+            found = os.lstat(file)
             if stat.S_ISLNK(found.st_mode):
-                _check_link(file, root)
+                _check_link(root, os.path.relpath(file, root))
                 found = os.stat(file)
             if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
                 raise UnsafeFileError(file, "is no regular file")

@@ -294,3 +294,16 @@ def test_databases_that_were_never_merged(tmp_path: Path) -> None:
     (tmp_path / "x" / "manifest.ocdbt").unlink()
     with pytest.raises(FormatError, match="never merged"):
         read(tmp_path / "x")
+
+
+def test_pipes_and_links_in_circles_are_refused(tmp_path: Path) -> None:
+    for how, victim in (("zarr2", "w/0"), ("standard", "manifest.ocdbt")):
+        path = save(tmp_path / how.replace(" ", ""), {"w": np.float32([1, 2])}, how)
+        (path / victim).unlink()
+        os.mkfifo(path / victim)
+        with pytest.raises(FormatError):
+            read(path)
+        (path / victim).unlink()
+        os.symlink(path / victim, path / victim)
+        with pytest.raises(FormatError):
+            read(path)
