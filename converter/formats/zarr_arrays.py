@@ -72,12 +72,14 @@ class Store:
             _file_sizes(self.root, array.storage)
             if array.is_raw:
                 return self._read_raw(array)
-        self._justify(array)
+        count = self._justify(array)
         ts = _tensorstore(self.root)
         spec: dict[str, Any] = {"driver": self.driver, "kvstore": self._kvstore(array.storage + "/")}
-        if self.whole:
-            spec["fill_missing_data_reads"] = False
         try:
+            if self.whole:
+                keys = ts.KvStore.open(spec["kvstore"], context=self._context).result().list().result()
+                if len(keys) <= count:  # one of them is the metadata
+                    raise FormatError(self.root, f"of '{array.spec.name}' {count + 1 - len(keys)} chunks are missing")
             store = ts.open(spec, open=True, read=True, context=self._context).result()
             if tuple(store.shape) != array.spec.shape or store.dtype.numpy_dtype != array.spec.dtype:
                 raise FormatError(self.root, f"'{array.spec.name}' was changed while it was read")
@@ -165,8 +167,8 @@ class Store:
         finally:
             source.close()
 
-    def _justify(self, array: ZarrArray) -> None:
-        """Refuse an array that claims more than its files can hold."""
+    def _justify(self, array: ZarrArray) -> int:
+        """The number of chunks, after refusing an array that claims more than its files can hold."""
         spec = array.spec
         count = math.prod(-(-size // chunk) for size, chunk in zip(spec.shape, array.chunks, strict=True))
         nbytes = max(spec.nbytes, math.prod(array.chunks) * spec.dtype.itemsize)
@@ -175,6 +177,7 @@ class Store:
                 self.root,
                 f"'{spec.name}' claims {nbytes} bytes in {count} chunks, but all files have {self.disk_bytes} bytes",
             )
+        return count
 
 
 def parse_json(path: Path, text: bytes) -> dict[str, Any]:
