@@ -48,7 +48,7 @@ def choose(path: Path, leaves: Mapping[str, T], key: str | None = None) -> Chose
     if key is not None:
         found = leaves
         if key in found:
-            return Chosen({"0": found[key]}, (LeftOut("", f"everything beside '{key}'"),), is_tensor=True)
+            return Chosen({"0": found[key]}, (LeftOut("*", f"only '{key}' was asked for"),), is_tensor=True)
         start = key.rstrip("/") + "/"
         leaves = {name[len(start) :]: leaf for name, leaf in found.items() if name.startswith(start)}
         tops = dict.fromkeys(name.split("/")[0] for name in found)
