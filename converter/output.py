@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from converter.errors import ConversionError, OutputError
@@ -25,9 +27,8 @@ def choose_format(
         usable = [row for row in usable if row.name == target.default_format]
     if name is not None:
         return _named(name, usable, target)
-    for row in usable if output is not None else ():
-        if os.fspath(output).endswith(row.extensions):  # type: ignore[arg-type]
-            return row
+    if output is not None and (found := _by_ending(os.fspath(output), usable)):
+        return found
     if template is not None and template in usable:
         return template
     return by_name(target.data_format if is_data else target.default_format)
@@ -67,14 +68,26 @@ def refuse_existing(path: Path, form: Format, weights: Weights, force: bool) -> 
     """Raises OutputError when the output exists (unless ``force``) or would replace the source."""
     source = weights.path.resolve()
     suffixes = form.load().FileWriter.suffixes
-    for suffix in suffixes:
-        file = Path(f"{path}{suffix}")
-        if not file.exists():
-            continue
-        if file.resolve() in (source, *source.parents, *(Path(f"{source}{ending}") for ending in suffixes)):
+    of_source = {source, *source.parents, *(Path(f"{source}{suffix}") for suffix in suffixes)}
+    for file in _existing(path, form, suffixes):
+        if file.resolve() in of_source:
             raise OutputError(f"{file}: this is the source itself. Choose another -o.")
         if not force:
             raise OutputError(f"{file}: exists already. Say --force to replace it, or choose another -o.")
+
+
+def _existing(path: Path, form: Format, suffixes: Sequence[str]) -> list[Path]:
+    """The files there that the output would replace, shards of an older output among them."""
+    files = [file for suffix in suffixes if (file := Path(f"{path}{suffix}")).exists()]
+    if form.name.endswith("-sharded") and path.parent.is_dir():
+        files += sorted(path.parent.glob(f"{glob.escape(_stem(path.name))}-?????-of-?????.*"))
+    return files
+
+
+def _by_ending(output: str, usable: list[Format]) -> Format | None:
+    """The row with the longest ending that the output has (``.legacy.pt`` before ``.pt``)."""
+    endings = [(len(ending), row) for row in usable for ending in row.extensions if output.endswith(ending)]
+    return max(endings, key=lambda item: item[0])[1] if endings else None
 
 
 def _named(name: str, usable: list[Format], target: Framework) -> Format:

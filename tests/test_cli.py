@@ -95,6 +95,9 @@ def test_the_ending_or_the_format_option_chooses_the_format(mlp: Path, capsys: p
     assert "(NumPy archive)" in ok(capsys, "torch->flax", mlp, "-o", mlp.parent / "a.npz")
     assert "(safetensors)" in ok(capsys, "torch->flax", mlp, "-o", mlp.parent / "b", "--format", "safetensors")
     assert "(TensorFlow checkpoint)" in ok(capsys, "torch->tf", mlp, "-o", mlp.parent / "c.ckpt")
+    assert "before 1.6" in ok(capsys, "torch->torch", mlp, "-o", mlp.parent / "d.legacy.pt")
+    assert "(Keras 2 weights)" in ok(capsys, "torch->tf", mlp, "-o", mlp.parent / "e.h5")
+    assert "(Keras 3 weights)" in ok(capsys, "torch->tf", mlp, "-o", mlp.parent / "e.weights.h5")
     message = refused(capsys, "torch->flax", mlp, "--format", "mxnet")
     assert "Flax has no format 'mxnet' that can be written. There are: " in message and "flax-msgpack" in message
 

@@ -96,6 +96,23 @@ def test_shards_of_a_given_size(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert all(np.array_equal(weights[name], original[name].numpy()) for name in original)
 
 
+def test_shards_of_an_older_output_are_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = tmp_path / "model-00001-of-00002.safetensors"
+    shard.write_text("precious")
+    words = (
+        "torch->neutral",
+        EXAMPLES / "mlp.params",
+        "-o",
+        tmp_path / "model.safetensors",
+        "--max-shard-size",
+        "12KB",
+    )
+    assert f"{shard}: exists already" in refused(capsys, *words)
+    assert shard.read_text() == "precious"
+    ok(capsys, *words, "--force")
+    ok(capsys, "neutral->flax", tmp_path / "model.safetensors.index.json", "-o", tmp_path / "m.msgpack")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -18,7 +18,7 @@ from dataclasses import replace
 from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Leaf, Part
-from converter.layers import Layer, Net, join_path, natural_key, split_path
+from converter.layers import Layer, Net, join_path, split_path
 from converter.tensors import TensorSpec
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -77,7 +77,7 @@ class TensorFlow(Framework):
         dialect = self.dialect_of(contents)
         if dialect == "vars":
             parts = [_numbered(spec, contents.labels, self.classes) for spec in contents.specs]
-            return sorted(_apart(parts), key=lambda part: natural_key(part.spec.name))
+            return _apart(parts)
         return [_SPLIT[dialect](spec) for spec in contents.specs]
 
     def spell(self, prefix: str, leaf: Leaf, dialect: str, is_data: bool) -> str:
