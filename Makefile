@@ -21,7 +21,7 @@ lint: $(TEST)/ready
 	$(TEST)/bin/mypy
 
 docs: $(TEST)/ready
-	$(TEST)/bin/python docs/tables.py
+	$(TEST)/bin/python docs/tables.py && $(TEST)/bin/python docs/capabilities.py
 
 bench: $(TEST)/ready
 	$(TEST)/bin/python benchmarks/small.py

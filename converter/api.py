@@ -35,6 +35,7 @@ def convert(
     step: int | None = None,
     key: str | None = None,
     verify: bool = True,
+    names_from: StrPath | None = None,
     max_shard_size: int | str | None = None,
     strict: bool = False,
     force: bool = False,
@@ -47,6 +48,7 @@ def convert(
     strip: leading modules of the source's names to leave out, such as ``module`` and ``_orig_mod``.
     step: which checkpoint of a folder, instead of the newest. key: the place of the weights inside a
     training checkpoint, instead of the usual ones. verify: compare the checksums that the source has.
+    names_from: a file whose names, in its order, the tensors of a source without names get (Equinox).
     max_shard_size: bytes, or ``"5GB"``: write several files of at most that, with an index.
     strict: accept only pairings by schema, map or the same name. force: overwrite an existing output.
     Raises ConversionError; then nothing was written.
@@ -55,7 +57,9 @@ def convert(
     rules = _rules(schema, map, strip)
     limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
     with ExitStack() as stack:
-        weights = stack.enter_context(read(source, framework=way.source.name, step=step, key=key, verify=verify))
+        weights = stack.enter_context(
+            read(source, framework=way.source.name, step=step, key=key, verify=verify, names_from=names_from)
+        )
         clone = stack.enter_context(read(like, framework=way.target.name)) if like is not None else None
         form = choose_format(way.target, output, format, clone.format if clone else None, weights.net.is_data)
         if limit is not None:

@@ -72,6 +72,9 @@ def program() -> None:
 @click.option("--format", "format_name", metavar="NAME", help="Format of the output, whatever its ending.")
 @click.option("--step", type=int, metavar="N", help="Which checkpoint of a folder.  [default: the newest]")
 @click.option("--key", metavar="PLACE", help="Where the weights are in a training checkpoint, such as ema/model.")
+@click.option(
+    "--names-from", metavar="FILE", help="Name the tensors of a source without names (Equinox) as in this file."
+)
 @click.option("--no-verify", is_flag=True, help="Do not compare the checksums that the source has.")
 @click.option("--max-shard-size", metavar="SIZE", help="Write several files of at most this (5GB), with an index.")
 @click.option("--strict", is_flag=True, help="Pair layers by schema, --map or the same name only.")
@@ -89,6 +92,7 @@ def convert(
     format_name: str | None,
     step: int | None,
     key: str | None,
+    names_from: str | None,
     no_verify: bool,
     max_shard_size: str | None,
     strict: bool,
@@ -111,6 +115,7 @@ def convert(
         step=step,
         key=key,
         verify=not no_verify,
+        names_from=names_from,
         max_shard_size=max_shard_size,
         strict=strict,
         force=force,

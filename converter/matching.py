@@ -64,11 +64,11 @@ class Rules:
         return replace(net, layers=tuple(replace(layer, path=paths[layer.path]) for layer in net.layers))
 
     def _stripped(self, path: str) -> str:
-        parts = list(split_path(path))
+        # torch.compile puts its wrapper around any module, not only around the whole net
+        parts = list(_without_compiled(path) if COMPILED in self.strip else split_path(path))
         while parts and parts[0] in self.strip:
             del parts[0]
-        # torch.compile puts its wrapper around any module, not only around the whole net
-        return join_path(part for part in parts if part != COMPILED or COMPILED not in self.strip)
+        return join_path(parts)
 
     def mapped(self, path: str) -> str | None:
         """The target path that ``--map`` gives to a source path; the longest rule wins."""
@@ -308,11 +308,15 @@ def _leads(net: Net, name: str) -> bool:
 
 def _plain_names(net: Net) -> Callable[[str], str]:
     """Names without case, separators, and the leading modules that all layers of the net share."""
-    paths = [split_path(layer.path) for layer in net.layers]
+    paths = [_without_compiled(layer.path) for layer in net.layers]
     shared = 0
     while paths and all(len(path) > shared + 1 for path in paths) and len({path[: shared + 1] for path in paths}) == 1:
         shared += 1
-    return lambda path: re.sub(r"[\W_]", "", join_path(split_path(path)[shared:])).casefold()
+    return lambda path: re.sub(r"[\W_]", "", join_path(_without_compiled(path)[shared:])).casefold()
+
+
+def _without_compiled(path: str) -> tuple[str, ...]:
+    return tuple(part for part in split_path(path) if part != COMPILED)
 
 
 def _once(layers: Mapping[str, Layer], name: Callable[[str], str]) -> dict[str, Layer]:

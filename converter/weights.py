@@ -13,6 +13,7 @@ from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Format, Reader, ReadOptions, open_reader
 from converter.frameworks import Framework, framework, recognise, understood
 from converter.layers import Layer, Net
+from converter.renamed import RenamedReader
 from converter.tensors import Array
 
 if TYPE_CHECKING:
@@ -96,16 +97,21 @@ def read(
     step: int | None = None,
     key: str | None = None,
     verify: bool = True,
+    names_from: StrPath | None = None,
 ) -> Weights:
     """Open a weight file, folder or checkpoint prefix of any known format, without its framework.
 
     framework: whose names it has, where its format leaves that open (safetensors, npz). step: which
     checkpoint of a folder, instead of the newest. key: the place of the weights inside a training
     checkpoint (``ema/model``), instead of the usual ones. verify: compare the checksums that the file has.
-    Raises FormatError.
+    names_from: a file whose names, in its order, are given to the tensors of this one, which has none
+    (Equinox ``.eqx``, a list). Raises FormatError.
     """
     form, reader = open_reader(Path(path), ReadOptions(step=step, key=key, verify=verify))
     try:
+        if names_from is not None:
+            with read(names_from) as named:
+                reader = RenamedReader(reader, named.contents)
         return Weights(form, reader, framework)
     except BaseException:
         reader.close()

@@ -80,6 +80,24 @@ def test_a_training_checkpoint_gives_its_weights_or_those_at_a_key(
     assert "the source has no module 'modul'" in message
 
 
+def test_leaves_without_names_are_named_by_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Equinox writes one .npy behind the other, in the order of the tree: weight, bias of each layer."""
+    original = torch.load(EXAMPLES / "mlp.params", weights_only=True)
+    fresh = {name: torch.randn_like(value) for name, value in original.items()}
+    torch.save(fresh, tmp_path / "names.pt")
+    with (tmp_path / "model.eqx").open("wb") as file:
+        for value in original.values():
+            np.save(file, value.numpy())
+    words = ("torch->flax", tmp_path / "model.eqx", "-o", tmp_path / "m.msgpack")
+    ok(capsys, *words, "--names-from", tmp_path / "names.pt")
+    with converter.read(tmp_path / "m.msgpack") as found:
+        assert np.array_equal(found["params/hidden/kernel"], original["hidden.weight"].numpy().T)
+        assert np.array_equal(found["params/output/bias"], original["output.bias"].numpy())
+    torch.save(dict(reversed(fresh.items())), tmp_path / "names.pt")
+    message = refused(capsys, *words, "--force", "--names-from", tmp_path / "names.pt")
+    assert "tensor '0' has shape (256, 20); at its place, 'output.bias' is (10,)" in message
+
+
 @pytest.mark.parametrize("ending", [".safetensors", ".bin"])
 def test_shards_of_a_given_size(tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
     output = tmp_path / f"model{ending}"

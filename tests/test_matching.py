@@ -59,6 +59,11 @@ def test_case_separators_and_shared_modules_do_not_matter() -> None:
     assert found == {"net.fc_1": ("Fc1", SAME_NAME), "net.fc_2": ("Fc2", SAME_NAME)}
 
 
+def test_the_wrapper_of_torch_compile_does_not_matter() -> None:
+    found = pairs(torch_mlp("net._orig_mod.a", "net.b._orig_mod", (8, 8, 8)), flax_mlp("a", "b", (8, 8, 8)))
+    assert found == {"net._orig_mod.a": ("a", SAME_NAME), "net.b._orig_mod": ("b", SAME_NAME)}
+
+
 def test_the_only_one_that_fits_pairs_but_not_under_strict() -> None:
     assert pairs(torch_mlp("a", "b"), flax_mlp()) == {"a": ("hidden", ONLY_ONE), "b": ("output", ONLY_ONE)}
     with pytest.raises(MatchError, match=r"rests on: only one with this shape. If it is right, say --map a=hidden"):

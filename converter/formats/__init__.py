@@ -34,6 +34,7 @@ class Format:
     shards: the row that writes the same in several files with an index; "" where there is none.
     extensions: endings that choose this format for an output, the usual one first; () for a format
         that is only read.
+    checksums: what the file itself carries, and what is compared when a tensor is read.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Format:
     frameworks: tuple[str, ...]
     extensions: tuple[str, ...]
     shards: str = ""
+    checksums: str = ""
 
     def load(self) -> ModuleType:
         return importlib.import_module(f"converter.formats.{self.module}")
@@ -49,27 +51,64 @@ class Format:
 
 #: In the order of detection: the first whose ``detect`` agrees reads the file.
 FORMATS: tuple[Format, ...] = (
-    Format("torch", "PyTorch file", "torch_zip", ("torch",), (".pt", ".pth", ".bin", ".ckpt"), "torch-sharded"),
+    Format(
+        "torch",
+        "PyTorch file",
+        "torch_zip",
+        ("torch",),
+        (".pt", ".pth", ".bin", ".ckpt"),
+        "torch-sharded",
+        checksums="CRC-32",
+    ),
     Format("torch-legacy", "PyTorch file before 1.6", "torch_legacy", ("torch",), (".legacy.pt",)),
-    Format("torch-script", "TorchScript before 1.4", "torch_script", ("torch",), ()),
-    Format("torch-export", "PyTorch exported program", "torch_pt2", ("torch",), ()),
-    Format("torch-sharded", "PyTorch shards with an index", "torch_sharded", ("torch",), (".bin.index.json",)),
-    Format("torch-distributed", "PyTorch distributed checkpoint", "torch_dcp", ("torch",), ()),
-    Format("keras", "Keras 3 model", "keras_zip", ("tensorflow",), ()),
+    Format("torch-script", "TorchScript before 1.4", "torch_script", ("torch",), (), checksums="CRC-32"),
+    Format("torch-export", "PyTorch exported program", "torch_pt2", ("torch",), (), checksums="CRC-32"),
+    Format(
+        "torch-sharded",
+        "PyTorch shards with an index",
+        "torch_sharded",
+        ("torch",),
+        (".bin.index.json",),
+        checksums="CRC-32",
+    ),
+    Format("torch-distributed", "PyTorch distributed checkpoint", "torch_dcp", ("torch",), (), checksums="CRC-32"),
+    Format("keras", "Keras 3 model", "keras_zip", ("tensorflow",), (), checksums="CRC-32"),
     Format("keras-h5", "Keras 3 weights", "keras_h5", ("tensorflow",), (".weights.h5",)),
     Format("keras-sharded", "Keras 3 weights in shards", "keras_sharded", ("tensorflow",), ()),
     Format("keras2-h5", "Keras 2 weights", "keras2_h5", ("tensorflow",), (".h5", ".hdf5")),
-    Format("tf-saved-model", "TensorFlow SavedModel", "tf_saved_model", ("tensorflow",), ()),
-    Format("tf-checkpoint", "TensorFlow checkpoint", "tf_checkpoint", ("tensorflow",), (".ckpt",)),
-    Format("tf-checkpoint-v1", "TensorFlow checkpoint of the first format", "tf_checkpoint_v1", ("tensorflow",), ()),
+    Format("tf-saved-model", "TensorFlow SavedModel", "tf_saved_model", ("tensorflow",), (), checksums="CRC-32C"),
+    Format("tf-checkpoint", "TensorFlow checkpoint", "tf_checkpoint", ("tensorflow",), (".ckpt",), checksums="CRC-32C"),
+    Format(
+        "tf-checkpoint-v1",
+        "TensorFlow checkpoint of the first format",
+        "tf_checkpoint_v1",
+        ("tensorflow",),
+        (),
+        checksums="CRC-32C",
+    ),
     Format("mxnet", "MXNet parameters", "mxnet_params", ("mxnet",), (".params",)),
-    Format("safetensors", "safetensors", "safetensors", (), (".safetensors",), "safetensors-sharded"),
-    Format("safetensors-sharded", "safetensors shards", "safetensors_sharded", (), (".safetensors.index.json",)),
-    Format("mxnet2", "MXNet 2 parameters", "mxnet2", ("mxnet",), (".params",)),
-    Format("npz", "NumPy archive", "npz", (), (".npz",)),
+    Format(
+        "safetensors",
+        "safetensors",
+        "safetensors",
+        (),
+        (".safetensors",),
+        "safetensors-sharded",
+        checksums="xxh3-128 (ours)",
+    ),
+    Format(
+        "safetensors-sharded",
+        "safetensors shards",
+        "safetensors_sharded",
+        (),
+        (".safetensors.index.json",),
+        checksums="xxh3-128 (ours)",
+    ),
+    Format("mxnet2", "MXNet 2 parameters", "mxnet2", ("mxnet",), (".params",), checksums="CRC-32"),
+    Format("npz", "NumPy archive", "npz", (), (".npz",), checksums="CRC-32"),
     Format("npy", "NumPy array", "npy", (), (".npy",)),
     Format("flax-checkpoint", "Flax checkpoint folder", "flax_checkpoint", ("flax",), ()),
-    Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",)),
+    Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",), checksums="CRC-32C (OCDBT)"),
     Format("pickle", "pickle of arrays", "pickle_file", (), ()),
     Format("flax-msgpack", "Flax msgpack", "flax_msgpack", ("flax",), (".msgpack",)),
 )

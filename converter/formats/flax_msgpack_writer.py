@@ -78,7 +78,7 @@ class _Layout:
     """The headers of a tree, each with its offset, and the places of the arrays between them."""
 
     def __init__(self, path: Path) -> None:
-        import msgpack  # type: ignore[import-untyped]
+        import msgpack
 
         self.path = path
         self.heads: list[tuple[int, bytes]] = []
