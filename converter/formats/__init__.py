@@ -122,9 +122,12 @@ def by_name(name: str) -> Format:
 def detect(path: Path) -> Format:
     """Which format the file, folder or checkpoint prefix has, by its content. Raises FormatError."""
     probe = Probe(path)
-    for row in FORMATS:
-        if row.load().detect(probe):
-            return row
+    try:
+        for row in FORMATS:
+            if row.load().detect(probe):
+                return row
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
     if not path.exists():
         raise FormatError(path, "no such file or folder")
     if probe.is_file and not probe.head:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from converter.errors import OutputError
@@ -22,6 +23,15 @@ def partial_path(final: Path) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{final}: the folder '{folder}' cannot be written to. Choose another -o.")
     return folder / f".{final.name}.{secrets.token_hex(4)}.partial"
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Whatever the disk refuses while ``path`` is written is an OutputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def publish(moves: Sequence[tuple[Path, Path]]) -> None:

@@ -120,6 +120,20 @@ class Writer(ABC):
     def __init__(self, path: Path, contents: Contents) -> None:
         self.path = path
         self.contents = contents
+        self._missing = {spec.name for spec in contents.specs}
+
+    def checked(self, name: str, array: Array) -> TensorSpec:
+        """The spec of the tensor that is written now. Raises ValueError for one that was not announced so."""
+        spec = self.contents.by_name[name]
+        if array.shape != spec.shape or array.dtype != spec.dtype:
+            raise ValueError(f"'{name}' was announced as {spec.dtype}{spec.shape}, not {array.dtype}{array.shape}")
+        self._missing.remove(name)
+        return spec
+
+    def check_complete(self) -> None:
+        """Raises ValueError when an announced tensor was never written."""
+        if self._missing:
+            raise ValueError(f"never written: {sorted(self._missing)}")
 
     @abstractmethod
     def write(self, name: str, array: Array) -> None:

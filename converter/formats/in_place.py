@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from converter.errors import OutputError
-from converter.formats.atomic import discard, partial_path, publish
+from converter.formats.atomic import discard, disk, partial_path, publish
 from converter.formats.base import Contents, Writer
-from converter.tensors import Array, TensorSpec
+from converter.tensors import Array
 
 
 class InPlaceWriter(Writer):
@@ -24,8 +22,7 @@ class InPlaceWriter(Writer):
     def __init__(self, path: Path, contents: Contents, pieces: Mapping[int, bytes] = MappingProxyType({})) -> None:
         """pieces: offset -> what stands there whatever the tensors are."""
         super().__init__(path, contents)
-        self._missing = {spec.name for spec in contents.specs}
-        with self._disk():
+        with disk(self.path):
             self._partial = partial_path(path)
             self._file = self._partial.open("xb")
         try:
@@ -35,16 +32,8 @@ class InPlaceWriter(Writer):
             self.abort()
             raise
 
-    def checked(self, name: str, array: Array) -> TensorSpec:
-        """The spec of the tensor that is written now. Raises ValueError for one that was not announced."""
-        spec = self.contents.by_name[name]
-        if array.shape != spec.shape or array.dtype != spec.dtype:
-            raise ValueError(f"'{name}' was announced as {spec.dtype}{spec.shape}, not {array.dtype}{array.shape}")
-        self._missing.remove(name)
-        return spec
-
     def put(self, offset: int, data: bytes | memoryview) -> None:
-        with self._disk():
+        with disk(self.path):
             self._file.seek(offset)
             self._file.write(data)
 
@@ -53,15 +42,14 @@ class InPlaceWriter(Writer):
 
     def commit(self) -> None:
         move = self.closed()
-        with self._disk():
+        with disk(self.path):
             publish([move])
 
     def closed(self) -> tuple[Path, Path]:
         """Finish the file under its hidden name; the move that gives it its own, for `publish`."""
-        if self._missing:
-            raise ValueError(f"never written: {sorted(self._missing)}")
+        self.check_complete()
         self.finish()
-        with self._disk():
+        with disk(self.path):
             self._file.close()
         return self._partial, self.path
 
@@ -72,13 +60,6 @@ class InPlaceWriter(Writer):
             pass
         finally:
             discard(self._partial)
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
 
 def raw_bytes(array: Array) -> memoryview:

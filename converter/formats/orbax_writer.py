@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from converter.errors import OutputError
-from converter.formats.atomic import discard, partial_path, publish
+from converter.formats.atomic import discard, disk, partial_path, publish
 from converter.formats.base import Contents, Writer
 from converter.formats.in_place import raw_bytes
 from converter.tensors import DTYPES, Array, TensorSpec
@@ -31,28 +30,23 @@ class FileWriter(Writer):
     def __init__(self, path: Path, contents: Contents) -> None:
         super().__init__(path, contents)
         self._folders = _folders(path, contents)
-        self._missing = set(self._folders)
         self._partial = partial_path(path)
         try:
-            with self._disk():
+            with disk(self.path):
                 self._start()
         except BaseException:
             self.abort()
             raise
 
     def write(self, name: str, array: Array) -> None:
-        spec = self.contents.by_name[name]
-        if array.shape != spec.shape or array.dtype != spec.dtype:
-            raise ValueError(f"'{name}' was announced as {spec.dtype}{spec.shape}, not {array.dtype}{array.shape}")
-        self._missing.remove(name)
+        spec = self.checked(name, array)
         if spec.size:
-            with self._disk():
+            with disk(self.path):
                 (self._partial / self._folders[name] / _chunk_name(spec)).write_bytes(raw_bytes(array))
 
     def commit(self) -> None:
-        if self._missing:
-            raise ValueError(f"never written: {sorted(self._missing)}")
-        with self._disk():
+        self.check_complete()
+        with disk(self.path):
             publish([(self._partial, self.path)])
 
     def abort(self) -> None:
@@ -71,13 +65,6 @@ class FileWriter(Writer):
         times = {"init_timestamp_nsecs": 0, "commit_timestamp_nsecs": 0}
         about = {"item_handlers": _HANDLER, "metrics": {}, "performance_metrics": {}, **times, "custom_metadata": {}}
         _write_json(self._partial / "_CHECKPOINT_METADATA", about)
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
 
 def _folders(path: Path, contents: Contents) -> dict[str, str]:
