@@ -11,7 +11,6 @@ from converter.direction import parse_direction
 from converter.errors import MatchError
 from converter.execute import compute, execute
 from converter.formats import Format
-from converter.formats.atomic import disk
 from converter.frameworks import Framework
 from converter.matching import Rules
 from converter.output import choose_format, choose_path, in_shards, parse_size, refuse_existing
@@ -68,8 +67,7 @@ def convert(
         path = choose_path(Path(source), output, form)
         refuse_existing(path, form, weights, force)
         plan = _plan(weights, clone, way.target, form, rules, strict)
-        with disk(path):
-            execute(plan, weights.reader, form, path, limit)
+        execute(plan, weights.reader, form, path, limit)
         return Report(str(source), weights.format.title, str(path), form.title, plan)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from converter.errors import FormatError
+from converter.formats.atomic import disk
 from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, Writer
 
 __all__ = [
@@ -145,5 +146,6 @@ def open_reader(path: Path, options: ReadOptions = ReadOptions()) -> tuple[Forma
 def open_writer(row: Format, path: Path, contents: Contents, max_shard_bytes: int | None = None) -> Writer:
     """Start a file of that format; see `Writer`. ``max_shard_bytes`` is for the rows that write shards."""
     sizes = () if max_shard_bytes is None else (max_shard_bytes,)
-    writer: Writer = row.load().FileWriter(path, contents, *sizes)
+    with disk(path):
+        writer: Writer = row.load().FileWriter(path, contents, *sizes)
     return writer

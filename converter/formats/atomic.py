@@ -31,7 +31,9 @@ def disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        # not error.strerror: that of HDF5 is a paragraph
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
 
 
 def publish(moves: Sequence[tuple[Path, Path]]) -> None:

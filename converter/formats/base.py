@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from converter.errors import FormatError
+from converter.formats.atomic import disk
 from converter.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -153,14 +154,18 @@ class Writer(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.abort()
+        if kind is None:
+            try:
+                with disk(self.path):
+                    self.commit()
+            except BaseException:
+                self.abort()
+                raise
             return
-        try:
-            self.commit()
-        except BaseException:
-            self.abort()
-            raise
+        self.abort()
+        if isinstance(error, OSError):
+            with disk(self.path):
+                raise error
 
 
 class Probe:

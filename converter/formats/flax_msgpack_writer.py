@@ -41,10 +41,8 @@ class FileWriter(InPlaceWriter):
     def __init__(self, path: Path, contents: Contents) -> None:
         layout = _Layout(path)
         layout.value(_tree(path, contents))
-        super().__init__(path, contents)
+        super().__init__(path, contents, dict(layout.heads))
         self._places = layout.places
-        for offset, head in layout.heads:
-            self.put(offset, head)
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)

@@ -19,6 +19,7 @@ from converter.errors import FormatError
 from converter.formats.crc32c import masked_crc32c
 from converter.formats.protowire import Message, WireError, read_varint
 from converter.formats.regular_file import regular_size
+from converter.formats.source import FileSource
 from converter.formats.tf_table import Table
 from converter.formats.tf_types import (
     DTYPE_OF_CODE,
@@ -73,7 +74,7 @@ class Bundle:
         self.prefix = prefix
         self.index = prefix.with_name(prefix.name + ".index")
         self._verify = verify
-        self._maps: dict[int, Array] = {}
+        self._sources: dict[int, FileSource] = {}
         table = Table(self.index, verify)
         try:
             raw = dict(table.entries())
@@ -87,7 +88,8 @@ class Bundle:
         self.entries = self._read_entries(raw)
 
     def close(self) -> None:
-        self._maps.clear()
+        for source in self._sources.values():
+            source.close()
 
     def shard_path(self, shard: int) -> Path:
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05}-of-{self.shards:05}")
@@ -185,16 +187,9 @@ class Bundle:
         """The bytes of a piece as they lie in the file, not copied."""
         if piece.size == 0:
             return np.empty(0, np.uint8)
-        path = self.shard_path(piece.shard)
-        if piece.shard not in self._maps:
-            try:
-                self._maps[piece.shard] = np.memmap(path, np.uint8, "r")
-            except (OSError, ValueError) as error:
-                raise FormatError(path, f"the file cannot be read: {error}") from None
-        data = self._maps[piece.shard][piece.offset : piece.offset + piece.size]
-        if len(data) != piece.size:
-            raise FormatError(path, f"'{name}' is cut off: the file has shrunk")
-        return data
+        if piece.shard not in self._sources:
+            self._sources[piece.shard] = FileSource(self.shard_path(piece.shard))
+        return self._sources[piece.shard].array(piece.offset, (piece.size,), np.dtype(np.uint8), f"'{name}'")
 
     def _numbers(self, piece: Piece, dtype: DType, shape: Sequence[int], name: str) -> Array:
         data = self._bytes(piece, name)

@@ -9,15 +9,8 @@ from pathlib import Path
 
 import pytest
 
-#: format -> file name
-FILES = {
-    "safetensors": "x.safetensors",
-    "safetensors-sharded": "x.safetensors.index.json",
-    "mxnet": "x.params",
-    "mxnet2": "x2.params",
-    "npz": "x.npz",
-    "npy": "x.npy",
-}
+from tests.formats.every import FILES, names
+
 TENSOR = 10_000_000  # bytes; 30 of them make 300 MB
 
 COMMON = """
@@ -26,7 +19,7 @@ import numpy as np
 from pathlib import Path
 from converter.formats import Contents, by_name, open_reader, open_writer
 from converter.tensors import TensorSpec
-specs = tuple(TensorSpec(f"layer{i}.weight", (1000, 2500), np.dtype("float32")) for i in range(30))
+specs = tuple(TensorSpec(name, (1000, 2500), np.dtype("float32")) for name in sys.argv[3:])
 row, path = sys.argv[1], Path(sys.argv[2])
 def peak():  # of this program alone: ru_maxrss would start from that of its parent
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -43,7 +36,7 @@ READ = """
 _, reader = open_reader(path)
 assert len(reader.contents.specs) == 30
 listed, seconds = peak() - start, time.perf_counter() - time_start
-assert float(reader.read("layer29.weight").sum()) == 29 * 2_500_000
+assert float(reader.read(specs[29].name).sum()) == 29 * 2_500_000
 one = peak() - start
 for index, spec in enumerate(specs):
     array = reader.read(spec.name)
@@ -55,7 +48,10 @@ print(json.dumps({"listed": listed, "seconds": seconds, "one": one, "memory": pe
 
 def run(code: str, row: str, path: Path) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-c", COMMON + code, row, str(path)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", COMMON + code, row, str(path), *names(row, 30)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import resource
 import shutil
 import struct
 from pathlib import Path
@@ -265,25 +264,6 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         else:
             del out[at : at + size]
     return bytes(out)
-
-
-@pytest.mark.parametrize(
-    ("format_name", "name"),
-    [("keras-h5", "layers/a/vars/0"), ("keras2-h5", "a/a/k:0"), ("tf-checkpoint", f"a/k{SUFFIX}")],
-)
-def test_when_the_disk_refuses_the_old_file_stays_and_nothing_new_appears(
-    tmp_path: Path, format_name: str, name: str
-) -> None:
-    made(format_name, tmp_path / "m", {name: np.ones(3, "float32")})
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    try:
-        with pytest.raises(OSError):
-            made(format_name, tmp_path / "m", {name: np.ones(1_000_000, "float32")})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_texts_of_a_damaged_heap_end_in_an_error(tmp_path: Path) -> None:
