@@ -100,6 +100,8 @@ def _chosen(folder: Path, found: list[Step], number: int | None) -> Step:
         raise FormatError(folder, f"holds checkpoints of several names: {names}. Name the one to read.")
     prefix = USUAL_PREFIX if USUAL_PREFIX in prefixes else next(iter(prefixes), "")
     steps = [step for step in found if step.prefix == prefix]
+    if not steps:
+        raise FormatError(folder, "holds no step of a checkpoint, or the newest is damaged")
     if number is None:
         return steps[-1]
     wanted = [step for step in steps if step.number == number]

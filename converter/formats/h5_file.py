@@ -178,7 +178,7 @@ class _Walk:
         return self._tree
 
     def _address(self, item: Any) -> int:
-        return int(self._h5py.h5o.get_info(item.id).addr)
+        return object_address(self._h5py, item)
 
     def _children(self, path: str, group: Any) -> Iterator[tuple[str, Any]]:
         for name in self._names(group):
@@ -245,6 +245,13 @@ class _Walk:
             )
 
 
+def object_address(h5py: Any, item: Any) -> int:
+    """Where its header is. Not by ``H5Oget_info``, which never ends when two nodes of a damaged B-tree follow each
+    other (``H5B_get_info`` walks the siblings to sum their sizes)."""
+    low, high = h5py.h5g.get_objinfo(item.id).objno
+    return int(low) | int(high) << 32
+
+
 def _texts(h5py: Any, pread: Pread, size: int, item: Any, attribute: str) -> list[str]:
     """A text attribute of one or several values, [] when there is none."""
     if attribute not in item.attrs:
@@ -257,7 +264,7 @@ def _texts(h5py: Any, pread: Pread, size: int, item: Any, attribute: str) -> lis
     if kind is None or count * found.dtype.itemsize > size:
         raise ValueError("not a text, or larger than the file")
     if kind.length is None:
-        return read_texts(pread, int(h5py.h5o.get_info(item.id).addr), attribute, count) or []
+        return read_texts(pread, object_address(h5py, item), attribute, count) or []
     return [_text(value) for value in np.ravel(item.attrs[attribute])]
 
 
