@@ -73,7 +73,7 @@ FORMATS: tuple[Format, ...] = (
         checksums="CRC-32",
     ),
     Format("torch-distributed", "PyTorch distributed checkpoint", "torch_dcp", ("torch",), (), checksums="CRC-32"),
-    Format("keras", "Keras 3 model", "keras_zip", ("tensorflow",), (), checksums="CRC-32"),
+    Format("keras", "Keras 3 model", "keras_zip", ("tensorflow",), (".keras",), checksums="CRC-32"),
     Format("keras-h5", "Keras 3 weights", "keras_h5", ("tensorflow",), (".weights.h5",)),
     Format("keras-sharded", "Keras 3 weights in shards", "keras_sharded", ("tensorflow",), ()),
     Format("keras2-h5", "Keras 2 weights", "keras2_h5", ("tensorflow",), (".h5", ".hdf5")),

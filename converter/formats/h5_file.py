@@ -18,6 +18,7 @@ import numpy as np
 
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
 from converter.formats.base import LeftOut, Probe
+from converter.formats.h5_rehearsal import rehearse
 from converter.formats.h5_text import Pread, read_texts
 from converter.formats.natural import natural_key
 from converter.formats.regular_file import open_regular, regular_size
@@ -91,6 +92,7 @@ class H5File:
         self._h5py = import_h5py(path)
         self._source = source if source is not None else open_regular(path)[0]
         try:
+            rehearse(path, self._source)
             with damaged_means_format_error(path, "the file"):
                 self._file = self._h5py.File(source or path, "r", **({} if source else {"locking": False}))
         except BaseException:

@@ -25,10 +25,12 @@ from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.h5_file import H5File
 from converter.formats.keras_config import layer_names
 from converter.formats.keras_h5 import VARS, keras_contents
+from converter.formats.keras_zip_writer import CONFIG, METADATA, WEIGHTS, FileWriter
 from converter.formats.regular_file import open_regular
 from converter.tensors import Array
 
-WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
+__all__ = ["FileReader", "FileWriter", "detect"]
+
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
 #: deflate packs at most 1032 to 1.
 _MOST_EXPANSION = 1100
@@ -72,7 +74,12 @@ class FileReader(Reader):
         names = layer_names(self._json(CONFIG), _OLD_CONTAINER if old else "layers")
         labels = {f"{path}/{VARS}": name for path, name in names.items()}
         version = self._json(METADATA).get("keras_version", "")
-        return replace(contents, labels={**labels, **contents.labels}, writer=f"keras {version}" if version else "")
+        return replace(
+            contents,
+            labels={**labels, **contents.labels},
+            writer=f"keras {version}" if version else "",
+            metadata={name: self._members.read(name).decode("utf-8", "replace") for name in (CONFIG, METADATA)},
+        )
 
     def read(self, name: str) -> Array:
         if self.options.verify:

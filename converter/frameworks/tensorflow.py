@@ -22,7 +22,7 @@ from converter.layers import Layer, Net, join_path, split_path
 from converter.tensors import TensorSpec
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-_FORMAT_DIALECTS = {"keras-h5": "vars", "keras2-h5": "keras2", "tf-checkpoint": "attributes"}
+_FORMAT_DIALECTS = {"keras": "vars", "keras-h5": "vars", "keras2-h5": "keras2", "tf-checkpoint": "attributes"}
 
 
 class TensorFlow(Framework):

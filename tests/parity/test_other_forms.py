@@ -96,6 +96,27 @@ def test_keras_2_h5_loads_into_tf_keras_and_is_read_back(
     assert all(array.tobytes() == weights[name].tobytes() for name, array in found.items())
 
 
+@pytest.mark.parametrize("make", [keras_sequential, keras_functional], ids=["sequential", "functional"])
+def test_a_whole_keras_model_takes_new_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[], Any]
+) -> None:
+    weights, x = random_weights(13), example_input()
+    make().save(tmp_path / "clone.keras")
+    ok(capsys, "torch->tensorflow", source_file(tmp_path, weights), "--like", tmp_path / "clone.keras")
+    net = keras.models.load_model(tmp_path / "mlp.keras")
+    assert all(array.tobytes() == weights[name].tobytes() for name, array in keras_weights(net).items())
+    same_function(net(x), weights, x)
+    first = (tmp_path / "mlp.keras").read_bytes()
+    ok(capsys, "tf->torch", tmp_path / "mlp.keras", "-o", tmp_path / "back.pt", "--like", tmp_path / "mlp.params")
+    found = SIDES["torch"].weights(SIDES["torch"].load(tmp_path / "back.pt"))
+    assert all(array.tobytes() == weights[name].tobytes() for name, array in found.items())
+    ok(capsys, "torch->tf", tmp_path / "mlp.params", "--like", tmp_path / "clone.keras", "--force")
+    assert (tmp_path / "mlp.keras").read_bytes() == first
+    message = refused(capsys, "torch->tf", tmp_path / "mlp.params", "-o", tmp_path / "alone.keras")
+    assert "Give the clone with --like clone.keras" in message
+    assert not [file.name for file in tmp_path.iterdir() if "partial" in file.name]
+
+
 @pytest.mark.parametrize("how", ["model=", "root"])
 @pytest.mark.parametrize("make", [lambda: built(TfKerasMLP()), lambda: keras_net(random_weights(9))], ids=["2", "3"])
 def test_a_checkpoint_restores_through_tf_train(
