@@ -2,7 +2,7 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs fuzz fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -22,6 +22,14 @@ lint: $(TEST)/ready
 
 docs: $(TEST)/ready
 	$(TEST)/bin/python docs/tables.py && $(TEST)/bin/python docs/capabilities.py
+
+# Every reader on damaged files, so long with each; writes docs/fuzz.md.
+fuzz: $(TEST)/ready
+	$(TEST)/bin/python -m tests.fuzz.harness $${FUZZ_SECONDS:-60}
+
+# Files of every kind that today's frameworks write, with the arrays as they report them.
+fixtures: $(TEST)/ready
+	$(TEST)/bin/python -m tests.fixtures.make build/fixtures
 
 bench: $(TEST)/ready
 	$(TEST)/bin/python benchmarks/small.py
