@@ -23,7 +23,7 @@ _VERSION_AT = 8
 _FIRST_NEW = 2
 #: Set in the other process, which reads for real.
 _INSIDE = "CONVERTER_HDF5_REHEARSAL"
-_SECONDS, _BYTES_PER_SECOND = 60, 20_000_000
+_SECONDS, _BYTES_PER_SECOND = 8, 20_000_000
 _READ_ALL = """
 import sys
 from pathlib import Path

@@ -151,13 +151,13 @@ class FileReader(Reader):
         return found
 
     def _sparse(self, folder: str, kind: str) -> _Sparse:
-        sizes = self._dense(self._header(_joined(folder, "shape")))
-        parts = tuple(self._header(_joined(folder, part)) for part in ("data", *SPARSE_PARTS[kind]))
+        shape, *parts = (self._header(_joined(folder, part)) for part in ("shape", "data", *SPARSE_PARTS[kind]))
+        if any(part.header.dtype is None or part.header.is_pickle for part in (shape, *parts)):
+            raise FormatError(self.path, f"the sparse array '{folder}' has parts that are no numbers")
+        sizes = self._dense(shape)
         if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or sizes.size > 32:
             raise FormatError(self.path, f"the shape of the sparse array '{folder}' is no list of sizes")
-        if any(part.header.dtype is None or part.header.is_pickle for part in parts):
-            raise FormatError(self.path, f"the sparse array '{folder}' has parts that are no numbers")
-        return _Sparse(kind, parts, tuple(int(size) for size in sizes))
+        return _Sparse(kind, tuple(parts), tuple(int(size) for size in sizes))
 
 
 class FileWriter(InPlaceWriter):

@@ -99,7 +99,7 @@ def _try(row: str, path: Path, rng: random.Random, outcome: Outcome) -> None:
         _read(row, path, ReadOptions(verify=rng.random() < 0.5), directly=rng.random() < 0.3)
         outcome.data += 1
     except (FormatError, MissingLibraryError) as error:
-        assert str(error)
+        assert str(path.parent if path.name != "case" else path) in str(error), f"names no file: {error}"
         outcome.errors += 1
     except Exception as error:
         outcome.other += 1
