@@ -113,6 +113,7 @@ class Writer(ABC):
 
     All specs are known at the start (``contents``); `write` is then called once for each of them, in
     any order. Until `commit` nothing exists under the final name; after `abort` nothing new exists.
+    What the disk refuses leaves the ``with`` block as an OutputError.
     """
 
     #: suffixes of the files that this format writes at ``path + suffix``; ("",) is the path itself.

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
-from converter.formats.base import LeftOut, Probe
+from converter.formats.base import LeftOut, Probe, Reader, ReadOptions
 from converter.formats.h5_rehearsal import rehearse
 from converter.formats.h5_text import Pread, read_texts
 from converter.formats.natural import natural_key
@@ -38,6 +38,20 @@ _COMPRESSING = frozenset({1, 4, 32000})
 
 def is_hdf5(probe: Probe) -> bool:
     return probe.head.startswith(SIGNATURE)
+
+
+class H5Reader(Reader):
+    """A reader of one HDF5 file, whose datasets are its tensors; a subclass says which, in `contents`."""
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self._file = H5File(path)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read(self, name: str) -> Array:
+        return self._file.read(self.contents.by_name[name])
 
 
 @contextmanager

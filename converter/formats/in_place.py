@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from converter.formats.atomic import discard, disk, partial_path, publish
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
 from converter.tensors import Array
 
@@ -22,9 +22,8 @@ class InPlaceWriter(Writer):
     def __init__(self, path: Path, contents: Contents, pieces: Mapping[int, bytes] = MappingProxyType({})) -> None:
         """pieces: offset -> what stands there whatever the tensors are."""
         super().__init__(path, contents)
-        with disk(self.path):
-            self._partial = partial_path(path)
-            self._file = self._partial.open("xb")
+        self._partial = partial_path(path)
+        self._file = self._partial.open("xb")
         try:
             for offset, piece in pieces.items():
                 self.put(offset, piece)
@@ -33,24 +32,21 @@ class InPlaceWriter(Writer):
             raise
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
-        with disk(self.path):
-            self._file.seek(offset)
-            self._file.write(data)
+        self._file.seek(offset)
+        self._file.write(data)
 
     def finish(self) -> None:
         """Write what could not be written before all tensors were."""
 
     def commit(self) -> None:
         move = self.closed()
-        with disk(self.path):
-            publish([move])
+        publish([move])
 
     def closed(self) -> tuple[Path, Path]:
         """Finish the file under its hidden name; the move that gives it its own, for `publish`."""
         self.check_complete()
         self.finish()
-        with disk(self.path):
-            self._file.close()
+        self._file.close()
         return self._partial, self.path
 
     def abort(self) -> None:

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from converter.errors import ConversionError, OutputError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
-from converter.formats.h5_file import H5File, is_hdf5
+from converter.formats.base import Contents, LeftOut, Probe
+from converter.formats.h5_file import H5File, H5Reader, is_hdf5
 from converter.formats.h5_writer import H5Writer
 from converter.formats.natural import natural_key
-from converter.tensors import Array
 
 _MODEL = "model_weights"
 _OPTIMIZER = "optimizer_weights/"
@@ -45,15 +44,8 @@ def detect(probe: Probe) -> bool:
         return False
 
 
-class FileReader(Reader):
+class FileReader(H5Reader):
     """In the order of the model; the state of the optimizer is left out."""
-
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
-        super().__init__(path, options)
-        self._file = H5File(path)
-
-    def close(self) -> None:
-        self._file.close()
 
     @cached_property
     def contents(self) -> Contents:
@@ -69,9 +61,6 @@ class FileReader(Reader):
             left_out=(*optimizer, *tree.left_out),
             writer=self._writer,
         )
-
-    def read(self, name: str) -> Array:
-        return self._file.read(self.contents.by_name[name])
 
     @cached_property
     def _root(self) -> str:

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from converter.errors import OutputError
 from converter.formats import keras2_h5
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
-from converter.formats.h5_file import Dataset, H5File, Tree, is_hdf5
+from converter.formats.base import Contents, LeftOut, Probe, check_names
+from converter.formats.h5_file import Dataset, H5File, H5Reader, Tree, is_hdf5
 from converter.formats.h5_writer import H5Writer
 from converter.formats.natural import natural_key
-from converter.tensors import Array
 
 VARS = "vars"
 #: What the model holds at the top that is no weight. (Both are reserved names of a Keras model.)
@@ -36,22 +34,12 @@ def detect(probe: Probe) -> bool:
         return False
 
 
-class FileReader(Reader):
+class FileReader(H5Reader):
     """Walks the groups when `contents` is asked for; reads a dataset when it is asked for."""
-
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
-        super().__init__(path, options)
-        self._file = H5File(path)
-
-    def close(self) -> None:
-        self._file.close()
 
     @cached_property
     def contents(self) -> Contents:
         return keras_contents(self._file)
-
-    def read(self, name: str) -> Array:
-        return self._file.read(self.contents.by_name[name])
 
 
 def keras_contents(file: H5File) -> Contents:

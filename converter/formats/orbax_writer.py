@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import OutputError
-from converter.formats.atomic import discard, disk, partial_path, publish
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
 from converter.formats.in_place import raw_bytes
 from converter.tensors import DTYPES, Array, TensorSpec
@@ -32,8 +32,7 @@ class FileWriter(Writer):
         self._folders = _folders(path, contents)
         self._partial = partial_path(path)
         try:
-            with disk(self.path):
-                self._start()
+            self._start()
         except BaseException:
             self.abort()
             raise
@@ -41,13 +40,11 @@ class FileWriter(Writer):
     def write(self, name: str, array: Array) -> None:
         spec = self.checked(name, array)
         if spec.size:
-            with disk(self.path):
-                (self._partial / self._folders[name] / _chunk_name(spec)).write_bytes(raw_bytes(array))
+            (self._partial / self._folders[name] / _chunk_name(spec)).write_bytes(raw_bytes(array))
 
     def commit(self) -> None:
         self.check_complete()
-        with disk(self.path):
-            publish([(self._partial, self.path)])
+        publish([(self._partial, self.path)])
 
     def abort(self) -> None:
         discard(self._partial)

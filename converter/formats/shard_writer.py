@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from converter.errors import OutputError
-from converter.formats.atomic import discard, disk, partial_path, publish
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
 from converter.formats.in_place import InPlaceWriter
 from converter.tensors import Array, TensorSpec
@@ -58,9 +58,8 @@ class ShardWriter(Writer):
         total = sum(spec.nbytes for spec in self.contents.specs)
         index = {"metadata": {"total_size": total}, "weight_map": self._weight_map}
         self._partial = partial_path(self.path)
-        with disk(self.path):
-            self._partial.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            publish([*moves, (self._partial, self.path)])
+        self._partial.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        publish([*moves, (self._partial, self.path)])
 
     def abort(self) -> None:
         for writer in self._writers.values():
