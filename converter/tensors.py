@@ -22,11 +22,11 @@ DType: TypeAlias = "np.dtype[Any]"
 _NUMPY = ("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128").split()
 _ML_DTYPES = (
     "bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e4m3b11fnuz "
-    "float8_e8m0fnu float8_e4m3 float8_e3m4 float4_e2m1fn int4 uint4"
+    "float8_e8m0fnu float8_e4m3 float8_e3m4 float6_e2m3fn float6_e3m2fn float4_e2m1fn int4 uint4"
 ).split()
 
-#: name -> dtype, for every dtype that some framework stores. int4, uint4 and float4 take one byte an
-#: element in memory, as in ml_dtypes.
+#: name -> dtype, for every dtype that some framework stores. Those of 4 and 6 bits take one byte
+#: an element in memory, as in ml_dtypes.
 DTYPES: Mapping[str, DType] = MappingProxyType(
     {name: np.dtype(name) for name in _NUMPY}
     | {name: np.dtype(getattr(ml_dtypes, name)) for name in _ML_DTYPES if hasattr(ml_dtypes, name)}

@@ -32,6 +32,8 @@ written and read. The tests see that the checksums are compared, and not with `-
   unpacked as a whole.
 - Every writer streams: one tensor is in memory at a time. Nothing stands under the final name before it is whole.
 - Same input, same bytes.
+- safetensors packs elements of 4 and 6 bits and leaves their order in a byte unsaid; they are read and written with the
+  lowest bits first, as torch, CUDA and AMD Quark lay them out. A plain copy is exact whatever the order was.
 - Nothing of a file is ever run; every length, offset and shape is checked against the file before memory is taken.
 
 | format | of | written as | checksums | dtypes written |

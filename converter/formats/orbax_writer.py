@@ -19,7 +19,7 @@ from converter.formats.in_place import raw_bytes
 from converter.tensors import DTYPES, Array, TensorSpec
 
 #: What tensorstore's zarr driver cannot hold (its ``zarr/dtype.cc``).
-UNKNOWN = ("float8_e4m3", "uint4")
+UNKNOWN = ("float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint4")
 _RESERVED = ("d", "array_metadatas", "manifest.ocdbt", "checkpoint")
 _HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 

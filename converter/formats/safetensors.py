@@ -20,6 +20,7 @@ import numpy as np
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.packed_bits import pack, unpack
 from converter.formats.safetensors_header import (
     HASHES,
     MAX_HEADER,
@@ -40,7 +41,7 @@ def detect(probe: Probe) -> bool:
 
 
 class FileReader(Reader):
-    """Lazy: the header at once, each tensor as a view of the mapped file (F4 is unpacked)."""
+    """Lazy: the header at once, each tensor as a view of the mapped file (elements of 4 or 6 bits are unpacked)."""
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
@@ -60,15 +61,15 @@ class FileReader(Reader):
         entry = self._entries[name]
         size = entry.end - entry.start
         what = f"'{name}'"
-        if self._digests is None and entry.code != PACKED:
+        if self._digests is None and entry.code not in PACKED:
             return self._source.array(self._data + entry.start, entry.spec.shape, entry.spec.dtype, what)
         raw = self._source.array(self._data + entry.start, (size,), DTYPES["uint8"], what)
         if self._digests is not None and (found := _digest(raw.data)) != self._digests[name]:
             raise FormatError(
                 self.path, f"the data of {what} was changed: its xxh3-128 is {found}, not {self._digests[name]}"
             )
-        if entry.code == PACKED:
-            raw = np.stack([raw & 0x0F, raw >> 4], axis=-1).reshape(-1)
+        if entry.code in PACKED:
+            raw = unpack(raw, PACKED[entry.code])
         elif not raw.flags.c_contiguous or raw.ctypes.data % entry.spec.dtype.alignment:
             raw = raw.copy()
         return frozen(raw.view(entry.spec.dtype).reshape(entry.spec.shape))
@@ -94,9 +95,8 @@ class FileWriter(InPlaceWriter):
         self.checked(name, array)
         entry = self._entries[name]
         data = raw_bytes(array)
-        if entry.code == PACKED:
-            pairs = np.frombuffer(data, np.uint8).reshape(-1, 2)
-            data = (pairs[:, 0] | pairs[:, 1] << 4).data
+        if entry.code in PACKED:
+            data = pack(np.frombuffer(data, np.uint8), PACKED[entry.code]).data
         self._digests[name] = _digest(data)
         self.put(self._data + entry.start, data)
 
@@ -122,9 +122,10 @@ def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Entry]:
         if code is None or spec.name == "__metadata__":
             found = f"is {spec.dtype}, which safetensors cannot hold" if code is None else "is a reserved name"
             raise OutputError(f"{path}: '{spec.name}' {found}. Cast or rename it, or choose another format.")
-        if code == PACKED and spec.size % 2:
-            raise OutputError(f"{path}: '{spec.name}' has {spec.size} elements of 4 bits, which fill no whole byte.")
-        entries[spec.name] = Entry(spec, code, start, start + entry_bytes(code, spec))
+        try:
+            entries[spec.name] = Entry(spec, code, start, start + entry_bytes(code, spec))
+        except ValueError as error:
+            raise OutputError(f"{path}: {error}. Cast it, or choose another format.") from None
         start = entries[spec.name].end
     return {spec.name: entries[spec.name] for spec in specs}
 

@@ -18,7 +18,7 @@ from converter.tensors import DTYPES, TensorSpec
 MAX_HEADER = 100_000_000
 HASHES = "xxh3_128"
 
-#: `Dtype` of safetensors 0.8 -> ours. F6_E2M3 and F6_E3M2 have no counterpart in NumPy.
+#: `Dtype` of safetensors 0.8 -> ours: all that it defines.
 CODES: Mapping[str, str] = {
     "BOOL": "bool",
     "I8": "int8",
@@ -39,10 +39,13 @@ CODES: Mapping[str, str] = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
+    "F6_E2M3": "float6_e2m3fn",
+    "F6_E3M2": "float6_e3m2fn",
     "F4": "float4_e2m1fn",
 }
 NAMES = {name: code for code, name in CODES.items()}
-PACKED = "F4"  # two elements a byte, the first in the low half, as in torch's float4_e2m1fn_x2
+#: Code -> bits an element, where those are fewer than the byte that it takes in memory; see `packed_bits`.
+PACKED: Mapping[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,11 @@ class Entry:
 
 
 def entry_bytes(code: str, spec: TensorSpec) -> int:
-    """Bytes of the tensor in the file."""
-    return spec.size // 2 if code == PACKED else spec.nbytes
+    """Bytes of the tensor in the file. Raises ValueError when its bits fill no whole byte."""
+    bits = PACKED.get(code, 8 * spec.dtype.itemsize)
+    if spec.size * bits % 8:
+        raise ValueError(f"'{spec.name}' has {spec.size} elements of {bits} bits, which fill no whole byte")
+    return spec.size * bits // 8
 
 
 def read_header(source: FileSource) -> tuple[int, dict[str, str], dict[str, Entry]]:
@@ -93,17 +99,19 @@ def _entry(path: Path, name: str, entry: object) -> Entry:
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(code, str) or code not in CODES:
         raise FormatError(path, f"'{name}' has the dtype {code!r}; known are {', '.join(CODES)}")
+    if CODES[code] not in DTYPES:
+        raise FormatError(path, f"'{name}' is {code}, which the installed ml_dtypes lacks; 0.5 and later have it")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise FormatError(path, f"'{name}' has the shape {shape!r} and the offsets {offsets!r}, which are no sizes")
     dtype = DTYPES[CODES[code]]
     spec = TensorSpec(name, check_shape(path, shape, dtype, f"'{name}'"), dtype)
     start, end = offsets
-    if code == PACKED and spec.size % 2:
-        raise FormatError(path, f"'{name}' has {spec.size} elements of 4 bits, which fill no whole byte")
-    if end - start != entry_bytes(code, spec):
-        raise FormatError(
-            path, f"'{name}' of {code} and shape {spec.shape} needs {entry_bytes(code, spec)} bytes, not {end - start}"
-        )
+    try:
+        needed = entry_bytes(code, spec)
+    except ValueError as error:
+        raise FormatError(path, str(error)) from None
+    if end - start != needed:
+        raise FormatError(path, f"'{name}' of {code} and shape {spec.shape} needs {needed} bytes, not {end - start}")
     return Entry(spec, code, start, end)
 
 

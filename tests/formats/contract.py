@@ -19,7 +19,7 @@ from converter.tensors import DTYPES, TensorSpec
 def random_array(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray[Any, Any]:
     """Random bits of that dtype, so that every value (NaN payloads, denormals, -0.0) must survive.
 
-    For bool 0/1, for the 4-bit types values that fit.
+    For bool 0/1, for the types of 4 and 6 bits values that fit.
     """
     rng = np.random.default_rng(seed)
     target = DTYPES[dtype]
@@ -28,6 +28,8 @@ def random_array(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarra
         return rng.integers(0, 2, shape).astype(bool)
     if dtype in ("int4", "uint4", "float4_e2m1fn"):
         return rng.integers(0, 8, shape).astype(np.uint8).view(target).reshape(shape)
+    if dtype.startswith("float6_"):
+        return rng.integers(0, 64, shape).astype(np.uint8).view(target).reshape(shape)
     raw = rng.integers(0, 256, count * target.itemsize, dtype=np.uint8)
     return raw.view(target).reshape(shape)
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file as save_torch
 from converter.errors import ConversionError, FormatError, OutputError
 from converter.formats import Contents, ReadOptions, by_name, open_reader, open_writer
 from converter.formats.safetensors import FileReader
-from converter.formats.safetensors_header import CODES
+from converter.formats.safetensors_header import CODES, PACKED
 from converter.tensors import DTYPES
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
 from tests.formats.old_files import assert_reads_as_expected, sample_files
@@ -30,7 +30,7 @@ from tests.formats.old_files import assert_reads_as_expected, sample_files
 class TestContract(FormatContract):
     format = "safetensors"
     file_name = "net.safetensors"
-    dtypes = tuple(name for name in CODES.values() if name != "float4_e2m1fn")
+    dtypes = tuple(name for code, name in CODES.items() if code not in PACKED)
 
 
 def write(path: Path, tensors: dict[str, np.ndarray[Any, Any]], **metadata: str) -> Path:
@@ -108,6 +108,38 @@ def test_four_bit_floats_are_packed_as_torch_packs_them(tmp_path: Path) -> None:
     assert same_bits(read(tmp_path / "t.safetensors")["w"], array)
     with pytest.raises(OutputError, match="fill no whole byte"):
         write(tmp_path / "odd.safetensors", {"w": array[0, :3]})
+
+
+@pytest.mark.parametrize("code", ["F6_E2M3", "F6_E3M2"])
+def test_six_bit_floats_are_packed_lowest_bits_first(tmp_path: Path, code: str) -> None:
+    packed = np.random.default_rng(5).integers(0, 256, 24, np.uint8)
+    source = raw_file(
+        tmp_path / "s.safetensors", {"w": {"dtype": code, "shape": [4, 8], "data_offsets": [0, 24]}}, packed.tobytes()
+    )
+    array = read(source)["w"]
+    bits = np.unpackbits(packed, bitorder="little").reshape(32, 6)
+    assert array.shape == (4, 8) and array.dtype == DTYPES[CODES[code]]
+    assert array.tobytes() == np.packbits(bits, axis=1, bitorder="little").tobytes()
+    copy = write(tmp_path / "x.safetensors", {"w": array})
+    assert copy.read_bytes().endswith(packed.tobytes())
+    with safe_open(copy, "np") as file:  # the library reads none of six bits, but checks the header
+        assert file.get_slice("w").get_dtype() == code and file.get_slice("w").get_shape() == [4, 8]
+    with pytest.raises(OutputError, match="'w' has 6 elements of 6 bits, which fill no whole byte"):
+        write(tmp_path / "odd.safetensors", {"w": array[0, :6]})
+
+
+def test_values_of_six_bit_floats(tmp_path: Path) -> None:
+    header = {"w": {"dtype": "F6_E3M2", "shape": [4], "data_offsets": [0, 3]}}
+    word = 0b011111_100001_001100_110000  # the last element first
+    found = read(raw_file(tmp_path / "x.safetensors", header, word.to_bytes(3, "little")))["w"]
+    assert found.astype(float).tolist() == [-2.0, 1.0, -0.0625, 28.0]
+
+
+def test_bits_over_those_of_a_packed_element_are_passed_over(tmp_path: Path) -> None:
+    for name in ("float4_e2m1fn", "float6_e2m3fn"):
+        codes = np.random.default_rng(6).integers(0, 256, 8, np.uint8)
+        back = read(write(tmp_path / f"{name}.safetensors", {"w": codes.view(DTYPES[name])}))["w"]
+        assert back.view(np.uint8).tolist() == (codes & (15 if name == "float4_e2m1fn" else 63)).tolist()
 
 
 def test_the_order_of_the_names_and_the_alignment_of_the_data(tmp_path: Path) -> None:
