@@ -31,6 +31,9 @@ written and read. The tests see that the checksums are compared, and not with `-
 - Every format is read lazily: listing reads headers only, and a tensor only itself. A compressed zip member or chunk is
   unpacked as a whole.
 - Every writer streams: one tensor is in memory at a time. Nothing stands under the final name before it is whole.
+- A former file is replaced by one rename. Where the output is several files (shards, a TensorFlow checkpoint) or a
+  folder, the former one steps aside for that instant: a kill leaves the old one, the new one, or none under that name
+  with the old one beside it, and the error of the next reader says where. Old and new are never mixed.
 - Same input, same bytes.
 - safetensors packs elements of 4 and 6 bits and leaves their order in a byte unsaid; they are read and written with the
   lowest bits first, as torch, CUDA and AMD Quark lay them out. A plain copy is exact whatever the order was.

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from converter.errors import FormatError
-from converter.formats.atomic import disk
+from converter.formats.atomic import disk, former_paths
 from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, Writer
 
 __all__ = [
@@ -130,10 +130,19 @@ def detect(path: Path) -> Format:
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
     if not path.exists():
-        raise FormatError(path, "no such file or folder")
+        raise FormatError(path, f"no such file or folder{_former(path)}")
     if probe.is_file and not probe.head:
         raise FormatError(path, "the file is empty")
     raise FormatError(path, "not a weight file of any known format, or its first bytes are damaged")
+
+
+def _former(path: Path) -> str:
+    """What is left of it after a kill in the moment of its replacement; see `publish`."""
+    left = [former.name for name in (path.name, path.name + ".index") for former in former_paths(path.with_name(name))]
+    if not left:
+        return ""
+    token = left[0].split(".")[-2]
+    return f". A write that was cut off left the former one as '{left[0]}'; rename all files of '{token}' back"
 
 
 def open_reader(path: Path, options: ReadOptions = ReadOptions()) -> tuple[Format, Reader]:

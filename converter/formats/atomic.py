@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from converter.errors import OutputError
@@ -39,14 +40,36 @@ def disk(path: Path) -> Iterator[None]:
 def publish(moves: Sequence[tuple[Path, Path]]) -> None:
     """Flush each partial file or folder to the disk, then rename them to their final names in order.
 
-    The last move is the one that makes the result visible (an index, or the single file).
+    The last move is the one that makes the result visible (an index, or the single file or folder). One rename
+    replaces a single file at once. No file system replaces several files, or a filled folder, in one step: there
+    the former ones step aside first, the index before all others, and are removed when the new ones stand. So a
+    kill leaves the former result, or the new one, or, between the first and the last of these renames, none
+    under the final name (never parts of both), with the former files as ``.NAME.TOKEN.former`` beside it. After
+    an exception the former ones are back.
     """
     for partial, _ in moves:
         _sync(partial)
-    for partial, final in moves:
-        _replace(partial, final)
+    aside = _aside(moves)
+    try:
+        for final, former in aside:
+            os.rename(final, former)
+        for partial, final in moves:
+            os.replace(partial, final)
+    except BaseException:
+        if moves[-1][0].exists():
+            _undo(moves, aside)
+        raise
+    finally:
+        if not moves[-1][0].exists():
+            for _, former in aside:
+                discard(former)
     for folder in {final.parent for _, final in moves}:
         _sync_file(folder)
+
+
+def former_paths(final: Path) -> list[Path]:
+    """What a kill during `publish` left of the former result; usually nothing."""
+    return sorted(final.parent.glob(f".{escape(final.name)}.????????.former"))
 
 
 def discard(partial: Path) -> None:
@@ -57,19 +80,26 @@ def discard(partial: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _replace(partial: Path, final: Path) -> None:
-    if not (partial.is_dir() and final.is_dir()):
-        os.replace(partial, final)
-        return
-    # A folder cannot replace a filled folder in one step: the old one steps aside until the new is there.
-    former = partial_path(final)
-    os.rename(final, former)
-    try:
-        os.rename(partial, final)
-    except BaseException:
-        os.rename(former, final)
-        raise
-    shutil.rmtree(former)
+def _aside(moves: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Former file -> its name until the new one stands; nothing where the last rename is enough.
+
+    All have one token, so that they are found together.
+    """
+    *parts, (partial, final) = moves
+    if not any(part.exists() for _, part in parts) and not (partial.is_dir() and final.is_dir()):
+        return []
+    token = secrets.token_hex(4)
+    finals = [final for _, final in reversed(moves) if final.exists()]
+    return [(final, final.with_name(f".{final.name}.{token}.former")) for final in finals]
+
+
+def _undo(moves: Sequence[tuple[Path, Path]], aside: Sequence[tuple[Path, Path]]) -> None:
+    for partial, final in moves:
+        if not partial.exists():
+            discard(final)
+    for final, former in reversed(aside):
+        if former.exists():
+            os.replace(former, final)
 
 
 def _sync(path: Path) -> None:

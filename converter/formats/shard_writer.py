@@ -22,6 +22,7 @@ class ShardWriter(Writer):
     """Streams. ``path`` is that of the index; the shards stand beside it, as ``NAME-00001-of-00002.bin``.
 
     A subclass says how the name of the index ends (`ending`), that of a shard (`suffix`), and what writes one.
+    Over former shards of the same names there is an instant without an index, never a mixture: see `atomic.publish`.
     max_shard_bytes: data that goes into one shard; a larger tensor has one for itself.
     The index is that of ``huggingface_hub/serialization``: ``{"metadata": {"total_size": bytes}, "weight_map":
     {tensor: file name}}``.

@@ -54,8 +54,9 @@ class FileWriter(Writer):
 
     ``contents.links`` are further edges of that graph: one file then restores into objects that call
     the same variables otherwise. Every tensor has its place from the start, so the bytes do not
-    depend on the order of `write`; the index appears last. The state file ``checkpoint`` of the folder
-    is not written: it speaks of other checkpoints too.
+    depend on the order of `write`; the index appears last. A former checkpoint steps aside for an instant before
+    (see `atomic.publish`): its index never meets new data. The state file ``checkpoint`` of the folder is not
+    written: it speaks of other checkpoints too.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (_INDEX, _DATA)
