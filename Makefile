@@ -25,7 +25,7 @@ docs: $(TEST)/ready
 
 # Every reader on damaged files, so long with each; writes docs/fuzz.md.
 fuzz: $(TEST)/ready
-	$(TEST)/bin/python -m tests.fuzz.harness $${FUZZ_SECONDS:-60}
+	$(TEST)/bin/python -m tests.fuzz $${FUZZ_SECONDS:-60}
 
 # Files of every kind that today's frameworks write, with the arrays as they report them.
 fixtures: $(TEST)/ready

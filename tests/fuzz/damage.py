@@ -1,13 +1,20 @@
-"""Damage to real files: what a bad disk, a broken download, or someone with bad intent makes of them."""
+"""Damage to real files, as values: what a bad disk, a broken download, or someone with bad intent makes of them.
+
+Hypothesis draws them, so a failure shrinks to its smallest damage; as JSON they are typed again on another machine.
+"""
 
 from __future__ import annotations
 
 import io
-import random
+import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache, reduce
 
-Files = dict[str, bytes]
+from hypothesis import strategies as st
+
+from tests.fuzz.seeds import Seed
 
 #: What counts, sizes and tags of the formats are made of.
 WORDS = [
@@ -17,72 +24,134 @@ WORDS = [
     *(b"().0}]tRbQcqhu\x81\x85\x86\x87\x8e\x93\x94\x96KJX\x8c\x7f\x80\xff"[i : i + 1] for i in range(25)),
     *(b"-1", b"99999999999", b'":', b"[", b"{", b"'|O'", b"<V1", b"True", b"../", b"null"),
 ]
-#: Members that hold descriptions, where one changed byte tells more than in the numbers.
+#: Parts that hold descriptions, where one changed byte tells more than in the numbers.
 TELLING = (".pkl", ".json", "byteorder", ".metadata", ".index", ".index.json", "_METADATA", ".zarray", "checkpoint")
 
 
-def damaged_files(files: Mapping[str, bytes], others: list[bytes], rng: random.Random) -> Files:
-    """One of the files (of several mostly a describing one) damaged, the others as they were."""
-    made = dict(files)
-    telling = [name for name in files if name.endswith(TELLING)]
-    name = rng.choice(telling if telling and rng.random() < 0.6 else sorted(files))
-    data = files[name]
-    made[name] = _damaged_zip(data, rng) if data.startswith(b"PK") and rng.random() < 0.7 else b""
-    made[name] = made[name] or damaged(data, others, rng)
-    return made
+@dataclass(frozen=True)
+class Edit:
+    """``removed`` bytes at ``place`` give way to the bytes ``put`` (hexadecimal)."""
+
+    place: int
+    removed: int
+    put: str
+
+    def of(self, data: bytes) -> bytes:
+        return data[: self.place] + bytes.fromhex(self.put) + data[self.place + self.removed :]
 
 
-def damaged(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
-    """Bits flipped, words put in or over, bytes removed, repeated, taken from another file, or the end cut off."""
-    made = bytearray(data)
-    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
-        rng.choice(KINDS)(made, rng.randrange(len(made) + 1), others, rng)
-    return bytes(made)
+@dataclass(frozen=True)
+class Case:
+    """A damaged seed and how it is read: ``directly`` is by the row's own reader, whatever the content says.
+
+    file: of the seed. member: of the archive that this file is, which gets a right CRC; "" for the bytes of the file.
+    """
+
+    row: str
+    seed: str
+    file: str
+    member: str
+    edits: tuple[Edit, ...]
+    verify: bool
+    directly: bool
+
+    def files(self, seed: Seed) -> dict[str, bytes]:
+        data = seed.files[self.file]
+        if not self.member:
+            return {**seed.files, self.file: self._damaged(data)}
+        members = _members(data)
+        return {**seed.files, self.file: _zipped({**members, self.member: self._damaged(members[self.member])})}
+
+    def _damaged(self, data: bytes) -> bytes:
+        return reduce(lambda made, edit: edit.of(made), self.edits, data)
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Case:
+        fields = json.loads(text)
+        return cls(**{**fields, "edits": tuple(Edit(**edit) for edit in fields["edits"])})
 
 
-def _flip(made: bytearray, place: int, others: list[bytes], rng: random.Random) -> None:
-    if place < len(made):
-        made[place] ^= 1 << rng.randrange(8)
+@st.composite
+def cases(draw: st.DrawFn, row: str, seeds: Mapping[str, Seed]) -> Case:
+    """Any seed of the row with one file, or one member of an archive, damaged in one or a few places."""
+    seed = draw(st.sampled_from([seed for seed in seeds.values() for _ in range(seed.weight)]))
+    part = draw(_parts(seed))
+    others = tuple(data for other in seeds.values() for data in other.files.values())
+    edits = draw(st.lists(_edits(part.data, others), min_size=1, max_size=draw(st.sampled_from(MOST_EDITS))))
+    return Case(row, seed.name, part.file, part.member, tuple(edits), draw(st.booleans()), draw(st.booleans()))
 
 
-def _put_word(made: bytearray, place: int, others: list[bytes], rng: random.Random) -> None:
-    word = rng.choice(WORDS)
-    made[place : place + len(word) * rng.randrange(2)] = word
+@dataclass(frozen=True)
+class _Part:
+    file: str
+    member: str
+    data: bytes
 
 
-def _remove(made: bytearray, place: int, others: list[bytes], rng: random.Random) -> None:
-    del made[place : place + rng.randrange(1, 20)]
+@cache
+def _parts(seed: Seed) -> st.SearchStrategy[_Part]:
+    """As often a whole file as a member of an archive as a part of either sort that describes the others."""
+    whole = [_Part(name, "", data) for name, data in seed.files.items()]
+    inner = [_Part(part.file, *member) for part in whole for member in _members(part.data).items()]
+    telling = [part for part in whole + inner if (part.member or part.file).endswith(TELLING)]
+    return st.one_of([st.sampled_from(parts) for parts in (whole, inner, telling) if parts])
 
 
-def _splice(made: bytearray, place: int, others: list[bytes], rng: random.Random) -> None:
-    other = rng.choice(others)
-    start = rng.randrange(len(other) + 1)
-    made[place:place] = other[start : start + rng.randrange(1, 60)]
+@st.composite
+def _edits(draw: st.DrawFn, data: bytes, others: tuple[bytes, ...]) -> Edit:
+    return draw(st.sampled_from(KINDS))(draw, draw(st.integers(0, len(data))), data, others)
 
 
-def _repeat(made: bytearray, place: int, others: list[bytes], rng: random.Random) -> None:
-    made[place:place] = made[place : place + rng.randrange(1, 40)] * rng.randrange(1, 5)
+def _flip(draw: st.DrawFn, place: int, data: bytes, others: tuple[bytes, ...]) -> Edit:
+    bit = 1 << draw(st.integers(0, 7))
+    return Edit(place, 1, bytes(byte ^ bit for byte in data[place : place + 1]).hex())
 
 
-def _cut(made: bytearray, place: int, others: list[bytes], rng: random.Random) -> None:
-    if rng.random() < 0.3:
-        del made[place:]
+def _word(draw: st.DrawFn, place: int, data: bytes, others: tuple[bytes, ...]) -> Edit:
+    word = draw(st.sampled_from(WORDS))
+    return Edit(place, len(word) * draw(st.integers(0, 1)), word.hex())
 
 
-KINDS = (_flip, _put_word, _remove, _splice, _repeat, _cut)
+def _remove(draw: st.DrawFn, place: int, data: bytes, others: tuple[bytes, ...]) -> Edit:
+    return Edit(place, draw(st.integers(1, 20)), "")
 
 
-def _damaged_zip(data: bytes, rng: random.Random) -> bytes:
-    """The archive with one member damaged and its CRC made right again; empty when the archive cannot be read."""
+def _splice(draw: st.DrawFn, place: int, data: bytes, others: tuple[bytes, ...]) -> Edit:
+    other = draw(st.sampled_from(others))
+    start = draw(st.integers(0, len(other)))
+    return Edit(place, 0, other[start : start + draw(st.integers(1, 60))].hex())
+
+
+def _repeat(draw: st.DrawFn, place: int, data: bytes, others: tuple[bytes, ...]) -> Edit:
+    return Edit(place, 0, (data[place : place + draw(st.integers(1, 40))] * draw(st.integers(1, 5))).hex())
+
+
+def _cut(draw: st.DrawFn, place: int, data: bytes, others: tuple[bytes, ...]) -> Edit:
+    return Edit(place, len(data) - place, "")
+
+
+#: Cuts are the fewest: what stands behind them is not read.
+KINDS = (_flip, _flip, _flip, _word, _word, _word, _remove, _remove, _splice, _splice, _repeat, _repeat, _cut)
+#: Mostly a single one, for what is behind the first damage is seldom reached.
+MOST_EDITS = (1, 1, 1, 2, 4, 16)
+
+
+@lru_cache(maxsize=64)
+def _members(data: bytes) -> dict[str, bytes]:
+    """{} for what is no archive."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = {info.filename: archive.read(info) for info in archive.infolist()}
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return b""
-    telling = [name for name in members if name.endswith(TELLING)]
-    victim = rng.choice(telling if telling and rng.random() < 0.7 else sorted(members)) if members else ""
+            return {info.filename: archive.read(info) for info in archive.infolist()}
+    except zipfile.BadZipFile:
+        return {}
+
+
+def _zipped(members: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
-            archive.writestr(name, damaged(content, list(members.values()), rng) if name == victim else content)
+            archive.writestr(zipfile.ZipInfo(name), content)
     return buffer.getvalue()

@@ -1,161 +1,129 @@
-"""One fuzzer for every reader: `python -m tests.fuzz.harness 20` tries each for 20 s and writes docs/fuzz.md.
-
-Each reader is tried in a process of its own, with a limit of memory and a watch on the time of each input. Before an
-input is read it lies in a folder, so that it can be looked at when the process dies of it.
-"""
+"""One fuzzer for every reader: Hypothesis draws damage, and shrinks what ends in neither data nor an error."""
 
 from __future__ import annotations
 
-import faulthandler
-import json
 import os
-import random
-import resource
+import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-import warnings
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from converter.errors import FormatError, MissingLibraryError
-from converter.formats import Reader, ReadOptions, by_name, open_reader
-from converter.formats.base import Probe
-from tests.fuzz.damage import damaged_files
-from tests.fuzz.seeds import EVERY_ROW, seeds_of, write_files
+import hypothesis
+from hypothesis import HealthCheck, Phase
+from hypothesis.errors import Flaky
+
+from tests.fuzz.child import Child, Read, Request, Verdict, read_all
+from tests.fuzz.damage import Case, cases
+from tests.fuzz.seeds import Seed, seeds_of, write_files
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "fuzz.md"
 KEPT = ROOT / "build" / "fuzz"
 HANG_SECONDS = 10
-PEAK_MB = 500
-LIMIT_BYTES = 2 << 30
-HEAD = """# Fuzzing
+#: Hypothesis remembers all it drew, so a long run is many of these.
+ROUND = 1000
 
-Written by `make fuzz` (`FUZZ_SECONDS=600 make fuzz` goes on for that long with each reader). Real small files are
-damaged (bits flipped, lengths made extreme, bytes removed, repeated and mixed, ends cut off; inside archives also with
-the CRC made right again) and read. Each must end in data or in an error that names the file. `other` counts all else:
-another exception, a crash, more than 10 s. The peak is that of the whole process, the interpreter with it.
 
-| reader | inputs tried | data | errors | other | slowest, s | peak, MB |
-|---|--:|--:|--:|--:|--:|--:|
-"""
+class WrongError(Exception):
+    """Neither data nor an error came of an input."""
 
 
 @dataclass
 class Outcome:
-    """What came of the inputs of one reader; ``other`` says what went wrong, input by input."""
+    """What came of the inputs of one reader up to the first that went wrong.
+
+    refusals: the lines of code that refused one. smallest: the damage that is left of the failure after shrinking.
+    """
 
     row: str
     tried: int = 0
     data: int = 0
     errors: int = 0
     other: int = 0
+    refusals: set[str] = field(default_factory=set)
     slowest: float = 0.0
     peak_mb: int = 0
-    failure: str = ""
+    smallest: Case | None = None
+    told: str = ""
+
+    def add(self, case: Case, verdict: Verdict) -> None:
+        if verdict.kind == "other":  # the last that Hypothesis tries is the smallest
+            self.smallest, self.told = case, verdict.told
+        if self.other:
+            return  # shrinking
+        self.tried += 1
+        self.data += verdict.kind == "data"
+        self.errors += verdict.kind == "error"
+        self.other += verdict.kind == "other"
+        self.refusals.update([verdict.told] if verdict.kind == "error" else [])
+        self.slowest = max(self.slowest, verdict.seconds)
+        self.peak_mb = max(self.peak_mb, verdict.peak_mb)
+
+    @property
+    def failure(self) -> str:
+        """What went wrong, with what damage, and how to see it again; "" where all went well."""
+        if not self.smallest:
+            return ""
+        damage = "\n".join(f"  {edit}" for edit in self.smallest.edits)
+        command = f"python -m tests.fuzz --again {shlex.quote(self.smallest.as_json())}"
+        part = f"{self.smallest.file} {self.smallest.member}".strip()
+        return f"{self.row}: {self.told}\n{part} of {self.smallest.seed}, with\n{damage}\nAgain: {command}"
 
 
-def fuzz(row: str, seconds: float, tries: int = 0, seed: int = 0) -> Outcome:
-    """At least so long and so many, in a child process."""
-    command = [sys.executable, "-m", "tests.fuzz.harness", "--child", row, str(seconds), str(tries), str(seed)]
-    with tempfile.TemporaryDirectory() as folder:
-        child = subprocess.run([*command, folder], cwd=ROOT, capture_output=True, text=True, check=False)
-        if child.returncode == 0:
-            return Outcome(**json.loads(child.stdout.splitlines()[-1]))
-        shutil.copytree(folder, KEPT / row / "died", dirs_exist_ok=True)
-        reason = f"died with {child.returncode}: {child.stderr[-2000:]}"
-        return Outcome(row, tried=1, other=1, failure=reason)
-
-
-def run_here(row: str, seconds: float, tries: int, seed: int, folder: Path) -> Outcome:
-    """All inputs of one reader in this process."""
-    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
-    warnings.simplefilter("ignore")
-    seeds = seeds_of(by_name(row))
-    others = [data for item in seeds for data in item.files.values()]
-    rng, outcome = random.Random(f"{row} {seed}"), Outcome(row)
-    end = time.monotonic() + seconds
-    while outcome.tried < tries or time.monotonic() < end:
-        chosen = rng.choice(seeds)
-        case = folder / "case"
-        shutil.rmtree(case, ignore_errors=True)
-        write_files(case, damaged_files(chosen.files, others, rng))
-        _try(row, case / chosen.entry, rng, outcome)
-        if [entry.name for entry in folder.iterdir()] != ["case"]:
-            raise AssertionError(f"{row}: wrote outside of its own folder")
-    outcome.peak_mb = _peak_mb()
+def fuzz(
+    row: str,
+    tries: int,
+    seconds: float = 0,
+    seed: int = 0,
+    read: Read = read_all,
+    patience: float = HANG_SECONDS,
+    kept: Path = KEPT,
+) -> Outcome:
+    """At least so many inputs and so long, until one goes wrong; the smallest like it lies in ``kept``/ROW then."""
+    outcome, end = Outcome(row), time.monotonic() + seconds
+    while not outcome.other and (outcome.tried < tries or time.monotonic() < end):
+        with tempfile.TemporaryDirectory() as folder, Child(read, patience) as child:
+            _round(outcome, child, Path(folder), min(tries, ROUND), seed)
+        seed += 1
+    if outcome.smallest:
+        place = kept / row
+        shutil.rmtree(place, ignore_errors=True)
+        write_files(place, outcome.smallest.files(seeds_of(row)[outcome.smallest.seed]))
     return outcome
 
 
-def _try(row: str, path: Path, rng: random.Random, outcome: Outcome) -> None:
-    start = time.monotonic()
-    outcome.tried += 1
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-    try:
-        _read(row, path, ReadOptions(verify=rng.random() < 0.5), directly=rng.random() < 0.3)
-        outcome.data += 1
-    except (FormatError, MissingLibraryError) as error:
-        assert str(path.parent if path.name != "case" else path) in str(error), f"names no file: {error}"
-        outcome.errors += 1
-    except Exception as error:
-        outcome.other += 1
-        place = KEPT / row / str(outcome.tried)
-        shutil.copytree(path.parent if path.name != "case" else path, place, dirs_exist_ok=True)
-        outcome.failure = f"{type(error).__name__}: {error} ({place.relative_to(ROOT)})"
-    faulthandler.cancel_dump_traceback_later()
-    outcome.slowest = max(outcome.slowest, time.monotonic() - start)
+def _round(outcome: Outcome, child: Child, folder: Path, tries: int, seed: int) -> None:
+    seeds = seeds_of(outcome.row)
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=tries,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(cases(outcome.row, seeds))
+    def ends_in_data_or_an_error(case: Case) -> None:
+        verdict = judged(case, seeds[case.seed], child, folder)
+        outcome.add(case, verdict)
+        if verdict.kind == "other":
+            raise WrongError(verdict.told)
+
+    with suppress(WrongError, Flaky):
+        ends_in_data_or_an_error()
 
 
-def _read(row: str, path: Path, options: ReadOptions, directly: bool) -> None:
-    """By content, or by the format's own reader whatever the content says."""
-    reader: Reader
-    if directly:
-        module = by_name(row).load()
-        module.detect(Probe(path))
-        reader = module.FileReader(path, options)
-    else:
-        _, reader = open_reader(path, options)
-    with reader:
-        for spec in reader.contents.specs:
-            array = reader.read(spec.name)
-            assert array.shape == spec.shape and array.dtype == spec.dtype and not array.flags.writeable, spec
-
-
-def _peak_mb() -> int:
-    """Most memory that the process ever had (VmHWM; ru_maxrss would count the parent's before exec)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) >> 10
-
-
-def page(outcomes: list[Outcome]) -> str:
-    total = Outcome("all")
-    for outcome in outcomes:
-        for count in ("tried", "data", "errors", "other"):
-            setattr(total, count, getattr(total, count) + getattr(outcome, count))
-        total.slowest = max(total.slowest, outcome.slowest)
-        total.peak_mb = max(total.peak_mb, outcome.peak_mb)
-    return HEAD + "".join(map(_line, [*outcomes, total]))
-
-
-def _line(o: Outcome) -> str:
-    return f"| `{o.row}` | {o.tried} | {o.data} | {o.errors} | {o.other} | {o.slowest:.3f} | {o.peak_mb} |\n"
-
-
-def main(arguments: list[str]) -> int:
-    if arguments[0] == "--child":
-        row, seconds, tries, seed, folder = arguments[1:]
-        print(json.dumps(asdict(run_here(row, float(seconds), int(tries), int(seed), Path(folder)))))
-        return 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = list(pool.map(lambda row: fuzz(row, float(arguments[0]), seed=int(time.time())), EVERY_ROW))
-    print(*outcomes, sep="\n")
-    PAGE.write_text(page(outcomes))
-    return int(any(outcome.other or outcome.peak_mb > PEAK_MB for outcome in outcomes))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def judged(case: Case, seed: Seed, child: Child, folder: Path) -> Verdict:
+    """The input lies in a folder two below ``folder`` before it is read, and is alone there and above afterwards."""
+    place = folder / "upper" / "case"
+    shutil.rmtree(folder)
+    files = case.files(seed)
+    write_files(place, files)
+    verdict = child.judge(Request(case.row, place, seed.entry, case.verify, case.directly))
+    found = {os.path.relpath(path, place) for path in folder.rglob("*") if not path.is_dir()}
+    written = sorted(found - set(files))
+    return Verdict("other", f"wrote {written}") if written else verdict

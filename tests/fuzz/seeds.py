@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from converter.errors import ConversionError
-from converter.formats import FORMATS, Contents, Format, detect, open_reader, open_writer
+from converter.formats import FORMATS, Contents, Format, by_name, detect, open_reader, open_writer
 from tests.formats.contract import random_array, specs_of
 from tests.formats.every import FILES, names
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 MOST_BYTES = 80_000
 MOST_SEEDS = 12
+WRITTEN = "written"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seed:
-    """entry: what is opened, relative to the folder that the files are written into ("" is the folder itself)."""
+    """name: the sample, or `WRITTEN`. entry: what is opened, relative to the folder of the files ("": the folder)."""
 
+    name: str
     entry: str
-    files: dict[str, bytes]
+    files: Mapping[str, bytes]
 
     @property
     def size(self) -> int:
         return sum(map(len, self.files.values()))
 
+    @property
+    def weight(self) -> int:
+        """How often to take it: HDF5 of the new layout costs a process per input (see formats/h5_rehearsal.py)."""
+        rehearsed = any(data.startswith(b"\x89HDF\r\n\x1a\n") and data[8] >= 2 for data in self.files.values())
+        return 1 if rehearsed else 25
 
-def seeds_of(row: Format) -> list[Seed]:
-    """The smallest that are read without an error, and what our writer makes."""
-    samples = sorted(_samples()[row.name], key=lambda seed: seed.size)
-    found = [seed for seed in samples if seed.size < MOST_BYTES and _is_read(seed, row)][:MOST_SEEDS]
-    return found + ([_written(row)] if row.name in FILES else [])
+
+@cache
+def seeds_of(row: str) -> dict[str, Seed]:
+    """By name: the smallest samples that are read without an error, and what our writer makes."""
+    different = {tuple(sorted(seed.files.items())): seed for seed in _samples()[row] if seed.size < MOST_BYTES}
+    found = [seed for seed in sorted(different.values(), key=lambda seed: seed.size) if _is_read(seed, row)]
+    written = [_written(row)] if row in FILES else []
+    return {seed.name: seed for seed in found[:MOST_SEEDS] + written}
 
 
-def write_files(folder: Path, seed_files: dict[str, bytes]) -> None:
-    for name, data in seed_files.items():
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
 
+@cache
 def _samples() -> dict[str, list[Seed]]:
     found: dict[str, list[Seed]] = defaultdict(list)
     for path in sorted(SAMPLES.rglob("*")):
@@ -60,33 +72,38 @@ def _samples() -> dict[str, list[Seed]]:
 
 def _seed(path: Path, row: Format) -> Seed:
     """A folder with all in it; a file with those that stand beside it and belong to it."""
+    name = str(path.relative_to(SAMPLES))
     if path.is_dir():
-        return Seed("", {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()})
-    several = "sharded" in row.name or row.name == "keras-sharded"
-    family = path.parent.iterdir() if several else path.parent.glob(path.name + "*")
-    one = row.name not in ("tf-checkpoint",) and not several
-    files = [path] if one else [file for file in family if file.is_file() and ".expected." not in file.name]
-    return Seed(path.name, {file.name: file.read_bytes() for file in files})
+        return Seed(name, "", _contents(path))
+    if "sharded" in row.name:
+        files = [file for file in path.parent.iterdir() if file.is_file() and ".expected." not in file.name]
+    elif row.name == "tf-checkpoint":
+        files = [file for file in path.parent.glob(path.name + "*") if ".expected." not in file.name]
+    else:
+        files = [path]
+    return Seed(name, path.name, {file.name: file.read_bytes() for file in files})
 
 
-def _written(row: Format) -> Seed:
-    tensors = {name: random_array((2, 3), "float32", i) for i, name in enumerate(names(row.name, 3))}
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def _written(row: str) -> Seed:
+    tensors = {name: random_array((2, 3), "float32", i) for i, name in enumerate(names(row, 3))}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / FILES[row.name]
-        with open_writer(row, path, Contents(specs_of(tensors))) as writer:
+        with open_writer(by_name(row), Path(folder, FILES[row]), Contents(specs_of(tensors))) as writer:
             for name, array in tensors.items():
                 writer.write(name, array)
-        files = [file for file in Path(folder).rglob("*") if file.is_file()]
-        return Seed(FILES[row.name], {os.path.relpath(file, folder): file.read_bytes() for file in files})
+        return Seed(WRITTEN, FILES[row], _contents(Path(folder)))
 
 
-def _is_read(seed: Seed, row: Format) -> bool:
+def _is_read(seed: Seed, row: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), seed.files)
         try:
             found, reader = open_reader(Path(folder, seed.entry))
             with reader:
-                return found.name == row.name and bool(reader.contents.specs)
+                return found.name == row and bool(reader.contents.specs)
         except ConversionError:
             return False
 
