@@ -18,6 +18,7 @@ import numpy as np
 
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
 from converter.formats.base import LeftOut, Probe, Reader, ReadOptions
+from converter.formats.expansion import most_unpacked
 from converter.formats.h5_rehearsal import rehearse
 from converter.formats.h5_text import Pread, read_texts
 from converter.formats.natural import natural_key
@@ -26,9 +27,7 @@ from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-#: An array may be this much larger than what is stored of it (deflate packs at most 1032 to 1) ...
-_MOST_EXPANSION = 1100
-#: ... or this large whatever is stored (HDF5 does not store what was never written).
+#: An array may be larger than `most_unpacked` says by this much (HDF5 does not store what was never written).
 _FREE_BYTES = 1 << 20
 
 #: Filters of the library itself (deflate, shuffle, fletcher32, szip, nbit, scale-offset) and lzf of h5py.
@@ -253,7 +252,8 @@ class _Walk:
     def _refuse_too_large(self, spec: TensorSpec, dataset: Any) -> None:
         stored = min(dataset.id.get_storage_size(), self._size)
         chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
-        most = stored if dataset.chunks is None and stored else _FREE_BYTES + _MOST_EXPANSION * stored
+        unpacked = most_unpacked(stored, regular_size(self._path))  # of the .keras where the file is a member of one
+        most = stored if dataset.chunks is None and stored else _FREE_BYTES + unpacked
         if max(spec.nbytes, chunk) > most:
             raise FormatError(
                 self._path,

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from converter.errors import ConversionError, FormatError
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
+from converter.formats.expansion import most_unpacked
 from converter.formats.h5_file import H5File
 from converter.formats.keras_config import layer_names
 from converter.formats.keras_h5 import VARS, keras_contents
@@ -32,8 +33,6 @@ from converter.tensors import Array
 __all__ = ["FileReader", "FileWriter", "detect"]
 
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
-#: deflate packs at most 1032 to 1.
-_MOST_EXPANSION = 1100
 _MOST_JSON = 1 << 28
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
@@ -152,7 +151,7 @@ class _Zip:
         if name not in self._zip.NameToInfo:
             raise FormatError(self._path, f"'{name}' is missing: not a Keras model, or one without HDF5 weights")
         info = self._zip.getinfo(name)
-        if info.file_size > _MOST_EXPANSION * (info.compress_size + 1) or info.compress_size > self._size:
+        if info.file_size > most_unpacked(info.compress_size, self._size) or info.compress_size > self._size:
             raise FormatError(
                 self._path, f"'{name}' claims {info.file_size} bytes out of {min(info.compress_size, self._size)}"
             )

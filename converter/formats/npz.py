@@ -111,8 +111,7 @@ class FileReader(Reader):
             found = self._header(name)
             label = name.removesuffix(SUFFIX)
             if found.header.is_pickle:
-                start, size = found.header.start, self._members.members[name].size
-                pickled = read_pickle(self._members.array(name, start, size - start).data, self.path)
+                pickled = read_pickle(self._members.rest(name, found.header.start), self.path)
                 for spec in pickled.contents.specs:
                     bare = pickled.contents.container == "tensor"
                     yield label if bare else f"{label}/{spec.name}", _Inside(pickled, spec.name)

@@ -11,6 +11,13 @@ from converter.formats.zip_members import ZipMembers
 class NpzMembers(ZipMembers):
     """`head` reads what lists the arrays, however large they are, packed or not."""
 
+    def rest(self, name: str, begin: int) -> memoryview:
+        """What follows in a member that describes objects: packed no tighter than a description may be."""
+        member = self.member(name)
+        return (
+            self.array(name, begin, member.size - begin).data if member.stored else memoryview(self.read(name))[begin:]
+        )
+
     def head(self, name: str, length: int) -> bytes:
         """The first ``length`` bytes of a member, or all if it has fewer. Their CRC is not checked here."""
         member = self.member(name)

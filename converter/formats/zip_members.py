@@ -11,7 +11,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from converter.errors import FormatError, UnsafeFileError
+from converter.formats.expansion import most_unpacked
 from converter.formats.regular_file import open_regular
+from converter.formats.source import frozen
 from converter.formats.torch_files import pread, uint8_part
 from converter.tensors import Array
 
@@ -28,7 +30,8 @@ __all__ = ["Member", "ZipMembers"]
 T = TypeVar("T")
 _LOCAL = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, packed, size, name, extra
 _ENCRYPTED = 0x1
-#: A packed member may not unpack to more than this many times its size, beyond the first megabytes.
+#: A packed description (a pickle, JSON) may not unpack to more than this many times its size, beyond the first
+#: megabytes: what is parsed takes many times its bytes. For the data of tensors see `most_unpacked`.
 MAX_RATIO = 200
 FREE_SIZE = 16 << 20
 _BLOCK = 1 << 20
@@ -56,7 +59,7 @@ class ZipMembers:
         self.verify = verify
         self.begin = begin
         self._verified: set[str] = set()
-        self._last_unpacked = ("", b"")  # many tensors may be parts of one packed member
+        self._last_unpacked: tuple[str, Array] | None = None  # many tensors may be parts of one packed member
         self._file, whole = open_regular(path)
         try:
             self._size = whole - begin if size is None else min(size, whole - begin)
@@ -96,7 +99,7 @@ class ZipMembers:
         """The whole member. For the small ones: pickles, versions."""
         member = self.member(name)
         if not member.stored:
-            return self._unpacked(member)
+            return self._unpacked(member, max(FREE_SIZE, MAX_RATIO * member.packed)).tobytes()
         data = self._pread(member.offset, member.size)
         self._check_crc(member, zlib.crc32(data) if self.verify else 0)
         return data
@@ -109,7 +112,7 @@ class ZipMembers:
                 self.path, f"'{name}' has {member.size} bytes; {length} are wanted from its byte {begin} on"
             )
         if not member.stored:
-            return np.frombuffer(self._unpacked(member), np.uint8)[begin : begin + length]
+            return self._unpacked(member, most_unpacked(member.packed, self._size))[begin : begin + length]
         self.verify_member(name)
         return uint8_part(self._file, self.path, self.begin + member.offset + begin, length)
 
@@ -128,24 +131,38 @@ class ZipMembers:
         if self.verify and member.crc and crc != member.crc:
             raise FormatError(self.path, f"'{member.name}' is damaged: its CRC is {crc:08x}, not {member.crc:08x}")
 
-    def _unpacked(self, member: Member) -> bytes:
-        if self._last_unpacked[0] != member.name:
+    def _unpacked(self, member: Member, most: int) -> Array:
+        """The whole member as bytes, if it has no more than ``most``; kept until the next one is unpacked."""
+        if member.size > most:
+            raise FormatError(self.path, f"'{member.name}' would unpack from {member.packed} to {member.size} bytes")
+        if self._last_unpacked is None or self._last_unpacked[0] != member.name:
+            self._last_unpacked = None  # never two of them in memory
             self._last_unpacked = (member.name, self._unpack(member))
         return self._last_unpacked[1]
 
-    def _unpack(self, member: Member) -> bytes:
-        limit = max(FREE_SIZE, MAX_RATIO * member.packed)
-        if member.size > limit:
-            raise FormatError(self.path, f"'{member.name}' would unpack from {member.packed} to {member.size} bytes")
-        machine = zlib.decompressobj(-zlib.MAX_WBITS)
+    def _unpack(self, member: Member) -> Array:
+        data, end = np.empty(member.size, np.uint8), 0  # takes memory only as it is filled
         try:
-            data = machine.decompress(self._pread(member.offset, member.packed), member.size + 1)
+            for piece in self._pieces(member):
+                data[end : end + len(piece)] = np.frombuffer(piece, np.uint8)[: member.size - end]
+                end += len(piece)
+                if end > member.size:
+                    break
         except zlib.error as error:
             raise FormatError(self.path, f"'{member.name}' is damaged: {error}") from None
-        if len(data) != member.size:
+        if end != member.size:
             raise FormatError(self.path, f"'{member.name}' does not unpack to {member.size} bytes")
-        self._check_crc(member, zlib.crc32(data) if self.verify else 0)
-        return data
+        self._check_crc(member, zlib.crc32(data.data) if self.verify else 0)
+        return frozen(data)
+
+    def _pieces(self, member: Member) -> Iterator[bytes]:
+        machine = zlib.decompressobj(-zlib.MAX_WBITS)
+        for begin in range(0, member.packed, _BLOCK):
+            packed = self._pread(member.offset + begin, min(_BLOCK, member.packed - begin))
+            while packed and not machine.eof:
+                yield machine.decompress(packed, _BLOCK)
+                packed = machine.unconsumed_tail
+        yield machine.flush()
 
     def _pread(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0 or offset + length > self._size:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import ConversionError, FormatError, OutputError
-from converter.formats import Contents, ReadOptions, by_name, npz, npz_layout, open_reader, open_writer
+from converter.formats import Contents, ReadOptions, by_name, npy_header, npz, npz_layout, open_reader, open_writer
+from converter.formats.zip_members import ZipMembers
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
 from tests.formats.old_files import assert_reads_as_expected, sample_files
 
@@ -251,6 +254,63 @@ def test_a_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="needs 4294967296 bytes"):
         read(tmp_path / "x.npz")
     archive(tmp_path / "x.npz", ("a.npy", npy(np.zeros(200 << 20, "uint8"))), packed=True)
+    with pytest.raises(FormatError, match="would unpack"):
+        read(tmp_path / "x.npz")
+
+
+def test_weights_that_are_nearly_all_zeros_are_no_bomb(tmp_path: Path) -> None:
+    """Deflate makes 1000 bytes of one of them."""
+    pruned = np.zeros((1000, 30_000), "float32")
+    pruned[::100, ::1000] = np.random.default_rng(3).standard_normal((10, 30), "float32")
+    np.savez_compressed(tmp_path / "x.npz", pruned=pruned, fortran=pruned.T, zeros=np.zeros_like(pruned))
+    assert (tmp_path / "x.npz").stat().st_size < 3 * pruned.nbytes / 500
+    back = read(tmp_path / "x.npz")
+    assert same_bits(back["pruned"], pruned) and same_bits(back["fortran"], pruned.T) and not back["zeros"].any()
+
+
+def test_the_largest_that_a_small_file_unpacks_stays_below_500_mb(tmp_path: Path) -> None:
+    array = np.zeros((1 << 10, 30 << 10), "float32")  # 120 MB, out of the 128 that are allowed
+    np.savez_compressed(tmp_path / "x.npz", a=array.T, b=array.T, c=array.T)
+    code = """
+import sys
+from pathlib import Path
+from converter.formats import open_reader
+_, reader = open_reader(Path(sys.argv[1]))
+for spec in reader.contents.specs:
+    array = reader.read(spec.name)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.npz")], capture_output=True, check=True)
+    assert 200_000 < int(done.stdout) < 500_000
+
+
+def test_more_may_unpack_out_of_a_larger_file(tmp_path: Path) -> None:
+    archive(tmp_path / "x.npz", ("a.npy", npy(np.zeros(200 << 20, "uint8"))), packed=True)
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as file:
+        file.writestr("b.npy", npy(random_array((1 << 20,), "uint8")))
+    assert read(tmp_path / "x.npz")["a"].shape == (200 << 20,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(-1, "does not unpack to"), (1, "does not unpack to"), (5 << 20, "would unpack")],  # the last no deflate can reach
+)
+def test_a_member_that_unpacks_to_another_size_is_refused(tmp_path: Path, change: int, message: str) -> None:
+    array = np.zeros(30 << 20, "uint8")
+    archive(tmp_path / "x.npz", ("a.npy", npy(array)), packed=True)
+    data = (tmp_path / "x.npz").read_bytes()
+    at = data.index(b"PK\x01\x02") + 24
+    size = int.from_bytes(data[at : at + 4], "little")
+    (tmp_path / "x.npz").write_bytes(data[:at] + (size + change).to_bytes(4, "little") + data[at + 4 :])
+    members = ZipMembers(tmp_path / "x.npz")
+    with pytest.raises(FormatError, match=message):
+        members.array("a.npy", 0, 1)
+    members.close()
+
+
+def test_a_packed_pickle_may_not_grow_as_data_may(tmp_path: Path) -> None:
+    header = npy_header.build((), "|O")
+    archive(tmp_path / "x.npz", ("a.npy", header + b"\x80\x02" + b"]0" * (20 << 20) + b"N."), packed=True)
     with pytest.raises(FormatError, match="would unpack"):
         read(tmp_path / "x.npz")
 
