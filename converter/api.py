@@ -89,7 +89,8 @@ def load_into(
     net: a ``torch.nn.Module``, a Keras model (Keras 3 or tf_keras), a gluon ``Block``, an nnx module (all
     changed in place), or the params tree of a Flax linen net (a new tree is returned).
     framework: whose names the file has, where its format leaves that open. The rest as in `convert`.
-    Raises MatchError when a layer cannot be paired; then the net is as it was.
+    Raises MatchError when a layer cannot be paired, FormatError when the file is damaged; then the net is as it was.
+    Tensors that are stored as the net wants them are mapped, the others in memory until all are there.
     """
     from converter.live import open_net
 
@@ -98,7 +99,9 @@ def load_into(
     with read(source, framework=framework, step=step, key=key, verify=verify) as weights:
         contents = live.contents()
         plan = plan_into(rules.stripped(weights.net), live.framework.net(contents), contents, rules, strict)
-        filled: _Net = live.fill((step.target.name, compute(step, weights.reader)) for step in plan.steps)
+        # all of them before the first is set: a damaged tensor must not leave the net half filled
+        tensors = [(step.target.name, compute(step, weights.reader)) for step in plan.steps]
+        filled: _Net = live.fill(tensors)
     return filled
 
 

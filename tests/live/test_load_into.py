@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,37 @@ def test_a_refused_file_leaves_the_net_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(converter.MatchError, match=r"Is the input size of the clone 30\?"):
         converter.load_into(net, path)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def values_of(net: Any) -> list[bytes]:
+    """The bytes of every tensor of a live net of any sort."""
+    if isinstance(net, torch.nn.Module):
+        return [value.numpy().tobytes() for value in net.state_dict().values()]
+    if isinstance(net, nnx.Module):
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(net, nnx.Param))]
+    if hasattr(net, "collect_params"):
+        return [value.data().asnumpy().tobytes() for value in net.collect_params().values()]
+    weights = net.weights if hasattr(net, "weights") else jax.tree.leaves(net)
+    return [np.asarray(leaf).tobytes() for leaf in weights]
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net != "gluon that saw no input"])
+@pytest.mark.parametrize("last", ["hidden", "output"])
+def test_a_file_that_is_damaged_in_one_tensor_leaves_the_net_as_it_was(tmp_path: Path, net: str, last: str) -> None:
+    path, whole = tmp_path / "mlp.safetensors", tmp_path / "mlp.params"
+    SIDES["torch"].save(SIDES["torch"].make(random_weights(4)), whole)
+    converter.convert("torch->torch", whole, path, schema="mlp")
+    data = bytearray(path.read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    end = header[f"{last}.weight"]["data_offsets"][1]
+    data[8 + int.from_bytes(data[:8], "little") + end - 1] ^= 1
+    path.write_bytes(data)
+    filled = NETS[net][0]()
+    before = values_of(filled)
+    with pytest.raises(converter.FormatError, match=f"the data of '{last}.weight' was changed"):
+        converter.load_into(filled, path, schema="mlp")
+    assert len(before) == 4 and values_of(filled) == before
+    converter.load_into(filled, path, schema="mlp", verify=False)  # the file holds what the net takes
 
 
 def test_every_dtype_of_torch_is_filled_bit_for_bit(tmp_path: Path) -> None:
