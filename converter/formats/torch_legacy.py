@@ -31,11 +31,17 @@ _MAGIC_BYTES = b"\x8a\x0a" + MAGIC.to_bytes(10, "little")
 _MAGIC_TEXT = str(MAGIC).encode()
 _PROTOCOL = 1001
 _COUNT = struct.Struct("<q")
+#: Before 0.1.10 (2017) the file was a tar archive of these. It is told apart only to be refused with its name.
+_TAR_MEMBERS = (b"sys_info", b"pickle", b"tensors", b"storages")
 
 
 def detect(probe: Probe) -> bool:
     head = probe.head[:64]
-    return _MAGIC_BYTES in head or head.startswith(b"L" + _MAGIC_TEXT)
+    return _MAGIC_BYTES in head or head.startswith(b"L" + _MAGIC_TEXT) or _is_tar(probe.head)
+
+
+def _is_tar(head: bytes) -> bool:
+    return head[257:262] == b"ustar" and head[:100].rstrip(b"\0") in _TAR_MEMBERS
 
 
 class LegacyStream(TorchFile):
@@ -134,6 +140,13 @@ class _LegacyFile(LegacyStream):
     def __init__(self, path: Path) -> None:
         self._file, size = open_regular(path)
         super().__init__(uint8_part(self._file, path, 0, size), path)
+        if _is_tar(self.data[:512].tobytes()):
+            self.close()
+            raise FormatError(
+                path,
+                "a tar archive of PyTorch before 0.1.10, which is not read. If you trust it, load it with PyTorch "
+                "(torch.load(path, weights_only=False)) and torch.save its state_dict",
+            )
 
     def part(self, start: int, length: int) -> Array:
         return uint8_part(self._file, self.path, start, length)

@@ -24,6 +24,8 @@ _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
 _OLD_NAMES = ("serialized_state_dict.pt", "serialized_state_dict.json")
 _FIRST_NAMES = (b"/data/weights/weight_", b"serialized_exported_program.json")
 _STRIDED = 7
+#: Tensors too, but none that a net loads: literals of the code, buffers that were not to be saved, attributes.
+_CONSTANT = "a constant of the program, which its state_dict does not have"
 #: ``ScalarType`` of the schema.
 _DTYPES: Mapping[object, DType] = {
     code: TORCH_DTYPES[name]
@@ -83,7 +85,7 @@ class ExportedProgram(TorchFile):
             found[name] = self._tensor(item)
         for config in self.zip.members:
             if config.startswith(self.folder + _CONSTANTS) and config.endswith("_constants_config.json"):
-                found |= {name: Aside("a constant of the program") for name, _ in self._described(config)}
+                found |= {name: Aside(_CONSTANT) for name, _ in self._described(config)}
         return found
 
     def size(self, key: str) -> int:

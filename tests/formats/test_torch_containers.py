@@ -58,7 +58,9 @@ def test_an_exported_program_gives_its_state_dict(exported: Path) -> None:
     assert open_reader(exported)[0].name == "torch-export"
     names_and_arrays(exported, Net().state_dict())
     reasons = {item.name: item.reason for item in contents(exported).left_out}
-    assert reasons == dict.fromkeys(["hidden", "constant"], "a constant of the program")
+    assert reasons == dict.fromkeys(
+        ["hidden", "constant"], "a constant of the program, which its state_dict does not have"
+    )
 
 
 @pytest.mark.parametrize("member", ["serialized_state_dict.pt", "serialized_state_dict.json"])

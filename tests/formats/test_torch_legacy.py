@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
+import struct
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +56,27 @@ def test_a_net_loads_strictly_what_is_written(tmp_path: Path) -> None:
     clone.load_state_dict(torch.load(path, weights_only=True), strict=True)
     wanted, got = source.state_dict(), clone.state_dict()
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+
+
+def test_the_tar_archives_before_0_1_10_are_refused_by_name(tmp_path: Path) -> None:
+    weight = np.random.default_rng(8).standard_normal((2, 3), "float32")
+    storages = b"".join(map(pickled, (1, (7, "cpu", torch.FloatStorage)))) + struct.pack("<q", 6) + weight.tobytes()
+    tensors = pickled(1) + pickled((9, 7, torch.FloatTensor)) + struct.pack("<ii5q", 2, 0, 2, 3, 3, 1, 0)
+    described = b"\x80\x02}X\x01\x00\x00\x00wX\x01\x00\x00\x009Qs."  # {"w": the tensor 9}
+    members = {"sys_info": pickled({}), "pickle": described, "tensors": tensors, "storages": storages + pickled([])}
+    path = tmp_path / "old.pth"
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    assert np.array_equal(torch.load(path, weights_only=False)["w"].numpy(), weight)
+    with pytest.raises(FormatError, match=r"tar archive of PyTorch before 0\.1\.10, which is not read"):
+        open_reader(path)
+
+
+def pickled(value: object) -> bytes:
+    return pickle.dumps(value, 2)
 
 
 def legacy(path: Path, value: object, protocol: int = 2) -> Path:
