@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from converter.formats.checksums import Crc32c
 from converter.tensors import Array
 
 _MASK_DELTA = 0xA282EAD8
@@ -9,9 +10,11 @@ _MASK_DELTA = 0xA282EAD8
 
 def masked_crc32c(*parts: bytes | Array) -> int:
     """The masked checksum of the parts, one after the other (each contiguous and read-only)."""
-    import google_crc32c
-
-    crc = 0
+    checksum = Crc32c()
     for part in parts:
-        crc = google_crc32c.extend(crc, part)
+        checksum.update(part)
+    return masked(checksum.value)
+
+
+def masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF

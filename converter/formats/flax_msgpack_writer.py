@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from converter.errors import OutputError
 from converter.formats.base import Contents
-from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.in_place import InPlaceWriter
 from converter.formats.nested import MAX_DEPTH
+from converter.formats.tiles import blocks
 from converter.tensors import Array, TensorSpec
 
 ARRAY = 1
@@ -46,9 +47,13 @@ class FileWriter(InPlaceWriter):
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        data = raw_bytes(array)
-        for place in self._places[name]:
-            self.put(place.offset, data[place.first : place.last])
+        done = 0
+        for piece in blocks(array):
+            for place in self._places[name]:
+                first, last = max(place.first, done), min(place.last, done + len(piece))
+                if first < last:
+                    self.put(place.offset + first - place.first, piece[first - done : last - done])
+            done += len(piece)
 
 
 def _tree(path: Path, contents: Contents) -> Tree:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
+from converter.formats.checksums import Checksum
+from converter.formats.tiles import blocks
 from converter.tensors import Array
 
 
 class InPlaceWriter(Writer):
     """A writer of one file whose layout follows from the specs: a subclass knows the offsets.
 
-    Subclasses implement `write` with `checked` and `put`, and may override `finish`.
+    Subclasses implement `write` with `checked`, `fill` and `put`, and may override `finish`.
     """
 
     def __init__(self, path: Path, contents: Contents, pieces: Mapping[int, bytes] = MappingProxyType({})) -> None:
         """pieces: offset -> what stands there whatever the tensors are."""
         super().__init__(path, contents)
         self._partial = partial_path(path)
-        self._file = self._partial.open("xb")
+        self._file = self._partial.open("xb", buffering=0)
         try:
             for offset, piece in pieces.items():
                 self.put(offset, piece)
@@ -31,9 +32,16 @@ class InPlaceWriter(Writer):
             self.abort()
             raise
 
-    def put(self, offset: int, data: bytes | memoryview) -> None:
-        self._file.seek(offset)
-        self._file.write(data)
+    def put(self, offset: int, data: bytes | Array) -> None:
+        put(self._file.fileno(), offset, data)
+
+    def fill(self, offset: int, array: Array, *checksums: Checksum) -> None:
+        """Put the elements there in C order; the checksums see every piece while it is in the processor's cache."""
+        for piece in blocks(array):
+            for checksum in checksums:
+                checksum.update(piece)
+            self.put(offset, piece)
+            offset += len(piece)
 
     def finish(self) -> None:
         """Write what could not be written before all tensors were."""
@@ -50,14 +58,13 @@ class InPlaceWriter(Writer):
         return self._partial, self.path
 
     def abort(self) -> None:
-        try:
-            self._file.close()  # flushes, which fails again on a full disk
-        except OSError:
-            pass
-        finally:
-            discard(self._partial)
+        self._file.close()
+        discard(self._partial)
 
 
-def raw_bytes(array: Array) -> memoryview:
-    """The elements in C order as flat bytes, not copied when they lie so already."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+def put(descriptor: int, offset: int, data: bytes | Array) -> None:
+    """Write all of the bytes at that offset of the file; several threads may do so at once."""
+    rest = memoryview(data)
+    while rest:  # one call writes at most 2 GiB, and what a nearly full disk has room for
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written

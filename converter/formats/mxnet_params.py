@@ -20,7 +20,7 @@ from pathlib import Path
 from converter.errors import FormatError, OutputError
 from converter.formats import mxnet_record
 from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
-from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.in_place import InPlaceWriter
 from converter.formats.mxnet_record import V2, V3, Record
 from converter.formats.source import FileSource
 from converter.tensors import Array, TensorSpec
@@ -88,7 +88,7 @@ class FileWriter(InPlaceWriter):
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        self.put(self._places[name], raw_bytes(array))
+        self.fill(self._places[name], array)
 
 
 def _is_net(contents: Contents) -> bool:

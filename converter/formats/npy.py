@@ -15,7 +15,7 @@ from pathlib import Path
 from converter.errors import FormatError, OutputError
 from converter.formats import npy_header
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
-from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.in_place import InPlaceWriter
 from converter.formats.npy_header import Header
 from converter.formats.npy_pickle import pickle_pieces
 from converter.formats.pickled_arrays import PickledArrays, read_pickle
@@ -125,7 +125,7 @@ class FileWriter(InPlaceWriter):
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        self.put(self._places[name], raw_bytes(array))
+        self.fill(self._places[name], array)
 
 
 def _stacks(specs: Sequence[TensorSpec]) -> bool:

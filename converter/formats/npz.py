@@ -6,7 +6,6 @@ Sparse arrays stand in several members: ``NAME/{data,indices,indptr,shape,format
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,8 @@ import numpy as np
 from converter.errors import FormatError, OutputError
 from converter.formats import npy_header, npz_layout
 from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
-from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.checksums import Crc32
+from converter.formats.in_place import InPlaceWriter
 from converter.formats.npy_header import Header
 from converter.formats.npz_layout import Place
 from converter.formats.npz_members import NpzMembers
@@ -183,11 +183,11 @@ class FileWriter(InPlaceWriter):
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        place, data = self._places[name], raw_bytes(array)
-        crc = zlib.crc32(data, zlib.crc32(place.head))
-        self._crcs[name] = crc
-        self.put(place.start, place.header(crc))
-        self.put(place.data, data)
+        place = self._places[name]
+        crc = Crc32(place.head)
+        self.fill(place.data, array, crc)
+        self._crcs[name] = crc.value
+        self.put(place.start, place.header(crc.value))
 
     def finish(self) -> None:
         places = list(self._places.values())

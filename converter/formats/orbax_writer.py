@@ -15,7 +15,7 @@ from typing import Any
 from converter.errors import OutputError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
-from converter.formats.in_place import raw_bytes
+from converter.formats.tiles import blocks
 from converter.tensors import DTYPES, Array, TensorSpec
 
 #: What tensorstore's zarr driver cannot hold (its ``zarr/dtype.cc``).
@@ -40,7 +40,9 @@ class FileWriter(Writer):
     def write(self, name: str, array: Array) -> None:
         spec = self.checked(name, array)
         if spec.size:
-            (self._partial / self._folders[name] / _chunk_name(spec)).write_bytes(raw_bytes(array))
+            with (self._partial / self._folders[name] / _chunk_name(spec)).open("wb") as file:
+                for piece in blocks(array):
+                    file.write(piece.data)
 
     def commit(self) -> None:
         self.check_complete()

@@ -19,7 +19,7 @@ import numpy as np
 
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
-from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.in_place import InPlaceWriter
 from converter.formats.packed_bits import pack, unpack
 from converter.formats.safetensors_header import (
     HASHES,
@@ -32,6 +32,7 @@ from converter.formats.safetensors_header import (
     read_header,
 )
 from converter.formats.source import FileSource, frozen
+from converter.formats.tiles import contiguous
 from converter.tensors import DTYPES, Array, TensorSpec
 
 
@@ -92,13 +93,14 @@ class FileWriter(InPlaceWriter):
         self._data = len(self._header())
 
     def write(self, name: str, array: Array) -> None:
+        import xxhash
+
         self.checked(name, array)
-        entry = self._entries[name]
-        data = raw_bytes(array)
+        entry, digest = self._entries[name], xxhash.xxh3_128()
         if entry.code in PACKED:
-            data = pack(np.frombuffer(data, np.uint8), PACKED[entry.code]).data
-        self._digests[name] = _digest(data)
-        self.put(self._data + entry.start, data)
+            array = pack(contiguous(array).reshape(-1).view(np.uint8), PACKED[entry.code])
+        self.fill(self._data + entry.start, array, digest)
+        self._digests[name] = digest.hexdigest()
 
     def finish(self) -> None:
         self.put(0, self._header())

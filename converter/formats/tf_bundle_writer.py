@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from converter.errors import ConversionError, OutputError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
-from converter.formats.crc32c import masked_crc32c
+from converter.formats.checksums import Crc32c
+from converter.formats.crc32c import masked, masked_crc32c
+from converter.formats.in_place import put
 from converter.formats.protowire import put_bytes, put_fixed32, put_integer, varint
 from converter.formats.tf_object_graph import GRAPH_KEY, SUFFIX, build_graph
 from converter.formats.tf_table import TableWriter
 from converter.formats.tf_types import CODE_OF_DTYPE, STRING, write_shape
+from converter.formats.tiles import blocks
 from converter.tensors import Array, TensorSpec
 
 _INDEX, _DATA = ".index", ".data-00000-of-00001"
@@ -67,20 +68,25 @@ class FileWriter(Writer):
         self._slots = dict(self._places(text))
         self._index = partial_path(self._final(_INDEX))
         self._data = partial_path(self._final(_DATA))
-        self._file = self._data.open("wb")
+        self._file = self._data.open("wb", buffering=0)
         try:
             self._file.truncate(sum(slot.size for slot in self._slots.values()))
             if text is not None:
-                self._put(self._slots[GRAPH_KEY], *_text_parts(text))
+                crc, *parts = _text_parts(text)
+                put(self._file.fileno(), self._slots[GRAPH_KEY].offset, b"".join(parts))
+                self._slots[GRAPH_KEY].crc = crc
         except BaseException:
             self.abort()
             raise
 
     def write(self, name: str, array: Array) -> None:
-        # Not ascontiguousarray alone: the bytes in the file are little-endian.
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-        data.flags.writeable = False
-        self._put(self._slots[name], masked_crc32c(data), data)
+        slot, crc = self._slots[name], Crc32c()
+        offset = slot.offset
+        for piece in blocks(array):
+            crc.update(piece)
+            put(self._file.fileno(), offset, piece)
+            offset += len(piece)
+        slot.crc = masked(crc.value)
 
     def commit(self) -> None:
         missing = [name for name, slot in self._slots.items() if slot.crc is None]
@@ -128,12 +134,6 @@ class FileWriter(Writer):
         if spec.dtype not in CODE_OF_DTYPE:
             raise OutputError(f"{self.path}: '{spec.name}' is {spec.dtype.name}, which TensorFlow does not have")
         return _Slot(CODE_OF_DTYPE[spec.dtype], spec.shape, offset, spec.nbytes)
-
-    def _put(self, slot: _Slot, crc: int, *parts: bytes | Array) -> None:
-        self._file.seek(slot.offset)
-        for part in parts:
-            self._file.write(part if isinstance(part, bytes) else part.data)
-        slot.crc = crc
 
 
 def _text_parts(text: bytes) -> tuple[int, bytes, bytes, bytes]:

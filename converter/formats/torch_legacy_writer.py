@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converter.errors import OutputError
 from converter.formats.base import Contents
-from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.in_place import InPlaceWriter
 from converter.formats.torch_description import check_dtypes, described
 from converter.tensors import Array
 
@@ -41,7 +41,7 @@ class TorchLegacyWriter(InPlaceWriter):
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        self.put(self._offsets[name], raw_bytes(array))
+        self.fill(self._offsets[name], array)
 
 
 def _keys(count: int) -> list[bytes]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import struct
 import sys
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from converter.formats.base import Contents
-from converter.formats.in_place import InPlaceWriter, raw_bytes
+from converter.formats.checksums import Crc32, crc32
+from converter.formats.in_place import InPlaceWriter
 from converter.formats.torch_description import check_dtypes, described
 from converter.tensors import Array
 
@@ -101,10 +101,10 @@ class TorchZipWriter(InPlaceWriter):
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        member, data = self._tensors[name], raw_bytes(array)
-        member.crc = zlib.crc32(data)
+        member, crc = self._tensors[name], Crc32()
+        self.fill(member.offset, array, crc)
+        member.crc = crc.value
         self.put(member.start, member.header())
-        self.put(member.offset, data)
 
     def finish(self) -> None:
         directory = b"".join(member.directory_entry() for member in self._members)
@@ -119,7 +119,7 @@ class TorchZipWriter(InPlaceWriter):
 
     def _piece(self, name: str, data: bytes) -> tuple[int, bytes]:
         member = self._place(name, len(data))
-        member.crc = zlib.crc32(data)
+        member.crc = crc32(data)
         return member.start, member.header() + data
 
 
