@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from converter.errors import FormatError, MissingLibraryError
-from converter.formats import Reader, ReadOptions, by_name, open_reader
+from converter.formats import FORMATS, Reader, ReadOptions, by_name, open_reader
 from converter.formats.base import Probe
 
 LIMIT_BYTES = 2 << 30
@@ -24,6 +24,8 @@ PEAK_MB = 500
 #: A crashed process gives way to a new one in some milliseconds, which shrinking needs.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
+for _row in FORMATS:  # else the first input of each process pays for the imports
+    _row.load()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ small file and damage to it (bits flipped, lengths made extreme, bytes removed, 
 archives also with the CRC made right again), and a process of its own reads it. Each input must end in data or in an
 error that names the file. `other` counts all else: another exception, a crash, more than 10 s, more than 500 MB, a file
 written; such a failure is shrunk to its smallest damage and printed with the command that repeats it. `refusals` are
-the lines of code that refused an input. The peak is that of the whole process, the interpreter with it.
+the lines of code that refused an input. The peak is that of the process that reads.
 
 | reader | inputs tried | data | errors | other | refusals | slowest, s | peak, MB |
 |---|--:|--:|--:|--:|--:|--:|--:|
