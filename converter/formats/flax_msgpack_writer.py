@@ -52,7 +52,7 @@ class FileWriter(InPlaceWriter):
             for place in self._places[name]:
                 first, last = max(place.first, done), min(place.last, done + len(piece))
                 if first < last:
-                    self.put(place.offset + first - place.first, piece[first - done : last - done])
+                    self.put(place.offset + first - place.first, piece[first - done : last - done].data)
             done += len(piece)
 
 

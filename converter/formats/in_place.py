@@ -32,7 +32,7 @@ class InPlaceWriter(Writer):
             self.abort()
             raise
 
-    def put(self, offset: int, data: bytes | Array) -> None:
+    def put(self, offset: int, data: bytes | memoryview) -> None:
         put(self._file.fileno(), offset, data)
 
     def fill(self, offset: int, array: Array, *checksums: Checksum) -> None:
@@ -40,7 +40,7 @@ class InPlaceWriter(Writer):
         for piece in blocks(array):
             for checksum in checksums:
                 checksum.update(piece)
-            self.put(offset, piece)
+            self.put(offset, piece.data)
             offset += len(piece)
 
     def finish(self) -> None:
@@ -62,7 +62,7 @@ class InPlaceWriter(Writer):
         discard(self._partial)
 
 
-def put(descriptor: int, offset: int, data: bytes | Array) -> None:
+def put(descriptor: int, offset: int, data: bytes | memoryview) -> None:
     """Write all of the bytes at that offset of the file; several threads may do so at once."""
     rest = memoryview(data)
     while rest:  # one call writes at most 2 GiB, and what a nearly full disk has room for

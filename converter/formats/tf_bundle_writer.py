@@ -84,7 +84,7 @@ class FileWriter(Writer):
         offset = slot.offset
         for piece in blocks(array):
             crc.update(piece)
-            put(self._file.fileno(), offset, piece)
+            put(self._file.fileno(), offset, piece.data)
             offset += len(piece)
         slot.crc = masked(crc.value)
 

@@ -14,11 +14,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
 
 from converter.errors import FormatError, UnsafeFileError
+from converter.formats.checksums import Crc32, crc32
 from converter.formats.expansion import most_unpacked
 from converter.formats.regular_file import open_regular
 from converter.formats.source import frozen
@@ -60,6 +62,7 @@ class ZipMembers:
         self.begin = begin
         self._verified: set[str] = set()
         self._last_unpacked: tuple[str, Array] | None = None  # many tensors may be parts of one packed member
+        self._lock = Lock()
         self._file, whole = open_regular(path)
         try:
             self._size = whole - begin if size is None else min(size, whole - begin)
@@ -101,7 +104,7 @@ class ZipMembers:
         if not member.stored:
             return self._unpacked(member, max(FREE_SIZE, MAX_RATIO * member.packed)).tobytes()
         data = self._pread(member.offset, member.size)
-        self._check_crc(member, zlib.crc32(data) if self.verify else 0)
+        self._check_crc(member, crc32(data) if self.verify else 0)
         return data
 
     def array(self, name: str, begin: int, length: int) -> Array:
@@ -113,18 +116,22 @@ class ZipMembers:
             )
         if not member.stored:
             return self._unpacked(member, most_unpacked(member.packed, self._size))[begin : begin + length]
-        self.verify_member(name)
-        return uint8_part(self._file, self.path, self.begin + member.offset + begin, length)
+        data = uint8_part(self._file, self.path, self.begin + member.offset + begin, length)
+        self.verify_member(name, data)
+        return data
 
-    def verify_member(self, name: str) -> None:
-        """Check the CRC of a stored member, once."""
+    def verify_member(self, name: str, part: Array) -> None:
+        """Check the CRC of a stored member, once. part: what of it is mapped already."""
         member = self.member(name)
         if not self.verify or not member.crc or member.name in self._verified:
             return
-        crc = 0
+        crc = Crc32()
         for begin in range(0, member.size, _BLOCK):
-            crc = zlib.crc32(self._pread(member.offset + begin, min(_BLOCK, member.size - begin)), crc)
-        self._check_crc(member, crc)
+            if part.size == member.size:
+                crc.update(part[begin : begin + _BLOCK])
+            else:
+                crc.update(self._pread(member.offset + begin, min(_BLOCK, member.size - begin)))
+        self._check_crc(member, crc.value)
         self._verified.add(member.name)
 
     def _check_crc(self, member: Member, crc: int) -> None:
@@ -135,10 +142,11 @@ class ZipMembers:
         """The whole member as bytes, if it has no more than ``most``; kept until the next one is unpacked."""
         if member.size > most:
             raise FormatError(self.path, f"'{member.name}' would unpack from {member.packed} to {member.size} bytes")
-        if self._last_unpacked is None or self._last_unpacked[0] != member.name:
-            self._last_unpacked = None  # never two of them in memory
-            self._last_unpacked = (member.name, self._unpack(member))
-        return self._last_unpacked[1]
+        with self._lock:
+            if self._last_unpacked is None or self._last_unpacked[0] != member.name:
+                self._last_unpacked = None  # never two of them in memory
+                self._last_unpacked = (member.name, self._unpack(member))
+            return self._last_unpacked[1]
 
     def _unpack(self, member: Member) -> Array:
         data, end = np.empty(member.size, np.uint8), 0  # takes memory only as it is filled
@@ -152,7 +160,7 @@ class ZipMembers:
             raise FormatError(self.path, f"'{member.name}' is damaged: {error}") from None
         if end != member.size:
             raise FormatError(self.path, f"'{member.name}' does not unpack to {member.size} bytes")
-        self._check_crc(member, zlib.crc32(data.data) if self.verify else 0)
+        self._check_crc(member, crc32(data.data) if self.verify else 0)
         return frozen(data)
 
     def _pieces(self, member: Member) -> Iterator[bytes]:
