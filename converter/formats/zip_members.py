@@ -120,14 +120,14 @@ class ZipMembers:
         self.verify_member(name, data)
         return data
 
-    def verify_member(self, name: str, part: Array) -> None:
+    def verify_member(self, name: str, part: Array | None = None) -> None:
         """Check the CRC of a stored member, once. part: what of it is mapped already."""
         member = self.member(name)
         if not self.verify or not member.crc or member.name in self._verified:
             return
         crc = Crc32()
         for begin in range(0, member.size, _BLOCK):
-            if part.size == member.size:
+            if part is not None and part.size == member.size:
                 crc.update(part[begin : begin + _BLOCK])
             else:
                 crc.update(self._pread(member.offset + begin, min(_BLOCK, member.size - begin)))
