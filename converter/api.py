@@ -32,6 +32,10 @@ def convert(
     map: Mapping[str, str] | None = None,
     format: str | None = None,
     strip: Iterable[str] = (),
+    kind: Mapping[str, str] | None = None,
+    heads: Mapping[str, int] | None = None,
+    flatten: Mapping[str, int] | None = None,
+    flatten_fix: bool = True,
     step: int | None = None,
     key: str | None = None,
     verify: bool = True,
@@ -46,6 +50,9 @@ def convert(
     like: a file saved from a freshly made clone, whose names, shapes, dtypes and order the result takes.
     schema: name of a shipped schema, or path of a YAML file. map: source layer -> target layer.
     strip: leading modules of the source's names to leave out, such as ``module`` and ``_orig_mod``.
+    kind: pattern of layers -> the kind or form they have (``{"up*": "conv_transpose"}``), where the file leaves that
+    open. heads: pattern of an attention -> its number of heads. flatten: layer behind a flatten -> the channels that
+    were flattened (0: none); flatten_fix: False leaves the inputs of those layers in the order they have.
     step: which checkpoint of a folder, instead of the newest. key: the place of the weights inside a
     training checkpoint, instead of the usual ones. verify: compare the checksums that the source has.
     names_from: a file whose names, in its order, the tensors of a source without names get (Equinox).
@@ -54,7 +61,15 @@ def convert(
     Raises ConversionError; then nothing was written.
     """
     way = parse_direction(direction)
-    rules = _rules(schema, map, strip)
+    rules = Rules(
+        load_schema(schema) if schema else None,
+        dict(map or {}),
+        frozenset(strip),
+        dict(kind or {}),
+        dict(heads or {}),
+        dict(flatten or {}),
+        flatten_fix,
+    )
     limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
     with ExitStack() as stack:
         weights = stack.enter_context(
@@ -79,6 +94,10 @@ def load_into(
     schema: str | None = None,
     map: Mapping[str, str] | None = None,
     strip: Iterable[str] = (),
+    kind: Mapping[str, str] | None = None,
+    heads: Mapping[str, int] | None = None,
+    flatten: Mapping[str, int] | None = None,
+    flatten_fix: bool = True,
     step: int | None = None,
     key: str | None = None,
     verify: bool = True,
@@ -95,27 +114,33 @@ def load_into(
     from converter.live import open_net
 
     live = open_net(net)
-    rules = _rules(schema, map, strip)
+    rules = Rules(
+        load_schema(schema) if schema else None,
+        dict(map or {}),
+        frozenset(strip),
+        dict(kind or {}),
+        dict(heads or {}),
+        dict(flatten or {}),
+        flatten_fix,
+    )
     with read(source, framework=framework, step=step, key=key, verify=verify) as weights:
         contents = live.contents()
-        plan = plan_into(rules.stripped(weights.net), live.framework.net(contents), contents, rules, strict)
+        clone = rules.settled(live.framework.net(contents))
+        plan = plan_into(rules.applied(weights.net), clone, contents, rules, strict)
         # all of them before the first is set: a damaged tensor must not leave the net half filled
         tensors = [(step.target.name, compute(step, weights.reader)) for step in plan.steps]
         filled: _Net = live.fill(tensors)
     return filled
 
 
-def _rules(schema: str | None, mapping: Mapping[str, str] | None, strip: Iterable[str]) -> Rules:
-    return Rules(load_schema(schema) if schema else None, dict(mapping or {}), frozenset(strip))
-
-
 def _plan(weights: Weights, clone: Weights | None, target: Framework, form: Format, rules: Rules, strict: bool) -> Plan:
     try:
-        source = rules.stripped(weights.net)
+        source = rules.applied(weights.net)
         if clone is None:
             return plan_new(source, weights.contents, target, form.name, rules)
-        plan = plan_into(source, clone.net, clone.contents, rules, strict)
-        same_names = target.dialect_for(form.name) == target.dialect_of(clone.contents)
-        return plan if same_names else respelled(plan, clone.net, target, form.name)
+        net, contents = clone.net, clone.contents
+        if target.dialect_for(form.name) != target.dialect_of(contents):
+            net, contents = respelled(net, target, form.name)
+        return plan_into(source, rules.settled(net), contents, rules, strict)
     except MatchError as error:
         raise MatchError([f"{weights.path}: {problem}" for problem in error.problems]) from None

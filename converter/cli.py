@@ -29,10 +29,16 @@ def _mapping(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     pairs = [value.partition("=") for value in values]
     for old, sign, new in pairs:
         if not (old and sign and new):
-            raise click.BadParameter(
-                f"'{old}{sign}{new}' is not of the form SOURCE_LAYER=TARGET_LAYER, such as output=out"
-            )
+            raise click.BadParameter(f"'{old}{sign}{new}' is not of the form {parameter.metavar}")
     return {old: new for old, _, new in pairs}
+
+
+def _number(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    pairs = _mapping(ctx, parameter, values)
+    for pattern, number in pairs.items():
+        if not number.isdecimal():
+            raise click.BadParameter(f"'{pattern}={number}' does not end in a number")
+    return {pattern: int(number) for pattern, number in pairs.items()}
 
 
 @click.group(cls=_Program, no_args_is_help=True, epilog=EXAMPLES, context_settings={"max_content_width": 100})
@@ -61,7 +67,7 @@ def program() -> None:
 @click.option(
     "--map",
     "mapping",
-    metavar="OLD=NEW",
+    metavar="SOURCE_LAYER=TARGET_LAYER",
     multiple=True,
     callback=_mapping,
     help="Source layer = target layer. Repeatable.",
@@ -69,6 +75,24 @@ def program() -> None:
 @click.option(
     "--strip", metavar="MODULE", multiple=True, help="Leave out this leading module, such as module or _orig_mod."
 )
+@click.option(
+    "--kind",
+    metavar="LAYER=KIND",
+    multiple=True,
+    callback=_mapping,
+    help="What the layers of this pattern are, such as 'up*=conv_transpose'. Repeatable.",
+)
+@click.option(
+    "--heads", metavar="LAYER=N", multiple=True, callback=_number, help="Number of heads of an attention. Repeatable."
+)
+@click.option(
+    "--flatten",
+    metavar="LAYER=C",
+    multiple=True,
+    callback=_number,
+    help="Channels that were flattened before this layer (0: none). Repeatable.",
+)
+@click.option("--no-flatten-fix", is_flag=True, help="Leave the inputs of layers behind a flatten in their order.")
 @click.option("--format", "format_name", metavar="NAME", help="Format of the output, whatever its ending.")
 @click.option("--step", type=int, metavar="N", help="Which checkpoint of a folder.  [default: the newest]")
 @click.option("--key", metavar="PLACE", help="Where the weights are in a training checkpoint, such as ema/model.")
@@ -89,6 +113,10 @@ def convert(
     schema: str | None,
     mapping: dict[str, str],
     strip: tuple[str, ...],
+    kind: dict[str, str],
+    heads: dict[str, int],
+    flatten: dict[str, int],
+    no_flatten_fix: bool,
     format_name: str | None,
     step: int | None,
     key: str | None,
@@ -111,6 +139,10 @@ def convert(
         schema=schema,
         map=mapping,
         strip=strip,
+        kind=kind,
+        heads=heads,
+        flatten=flatten,
+        flatten_fix=not no_flatten_fix,
         format=format_name,
         step=step,
         key=key,

@@ -6,33 +6,59 @@ This is the hub: a framework is described once against this table, never against
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
+from converter.axes import Axes, Sizes, rearrangement
 from converter.formats.base import Container, LeftOut
+from converter.ops import Op
 from converter.tensors import TensorSpec
-
-#: Axes are words in order; "*" stands for any number of axes that keep their order (spatial ones, or
-#: all axes of a bare parameter).
-Axes = str
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A layer kind: its roles with their neutral axes; ``optional`` roles may be absent (no bias)."""
+    """A layer kind: its roles with their neutral axes; ``optional`` roles may be absent (no bias).
+
+    absent: the number that stands for a role which one side does not store (a scale of 1): it is filled in
+    there, and checked before it is left behind here.
+    """
 
     roles: Mapping[str, Axes]
     optional: frozenset[str] = frozenset()
+    absent: Mapping[str, int] = field(default_factory=dict)
 
 
-#: Axis order is that of PyTorch and Gluon, so that most conversions between files are plain moves.
+def _recurrent(gates: str, hidden: Axes = "h", absent: Mapping[str, int] = MappingProxyType({})) -> Kind:
+    """The roles of a recurrent cell: one matrix and one bias for each gate, for the input and for the state."""
+    axes = {"input": f"{hidden} in", "recurrent": f"{hidden} r", "input_bias": hidden, "recurrent_bias": hidden}
+    roles = {f"{role}_{gate}": order for role, order in axes.items() for gate in gates}
+    biases = frozenset(role for role in roles if "bias" in role)
+    return Kind({**roles, "projection": "r h"}, biases | {"projection"}, absent)
+
+
+#: Axis order is that of PyTorch and Gluon, so that most conversions between files are plain moves. The gates of
+#: the recurrent kinds are roles of their own, because no two frameworks keep them in the same tensors.
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "linear": Kind({"weight": "out in", "bias": "out"}, frozenset({"bias"})),
         "embedding": Kind({"weight": "num dim"}),
-        "batch_norm": Kind({"scale": "c", "offset": "c", "mean": "c", "variance": "c"}),
-        "norm": Kind({"scale": "c", "offset": "c"}),
+        "conv": Kind({"weight": "out in +", "bias": "out"}, frozenset({"bias"})),
+        "conv_transpose": Kind({"weight": "in out +", "bias": "out"}, frozenset({"bias"})),
+        "batch_norm": Kind(
+            {"scale": "c", "offset": "c", "mean": "c", "variance": "c"},
+            frozenset({"scale", "offset"}),
+            {"scale": 1, "offset": 0},
+        ),
+        "norm": Kind({"scale": "c", "offset": "c"}, frozenset({"scale", "offset"})),
+        "prelu": Kind({"slope": "c"}),
+        "rnn": _recurrent("h"),
+        "lstm": _recurrent("ifgo"),
+        # Flax's nnx.GRUCell has no recurrent bias of the candidate gate.
+        "gru": _recurrent("rzn", absent={"recurrent_bias_n": 0}),
+        # Keras with reset_after=False: the reset gate works before the matrix, so no other framework has it.
+        "gru_reset_before": _recurrent("rzn"),
         "parameter": Kind({"value": "*"}),
     }
 )
@@ -45,6 +71,13 @@ AXIS_WORDS: Mapping[str, str] = MappingProxyType(
         "num": "number of rows",
         "dim": "embedding size",
         "c": "number of channels",
+        "h": "hidden size",
+        "r": "size of the state",
+        "heads": "number of heads",
+        "head_dim": "size of a head",
+        "+0": "kernel size",
+        "+1": "kernel size",
+        "+2": "kernel size",
     }
 )
 
@@ -54,19 +87,107 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
+class Leaf:
+    """How a framework stores one tensor of a layer.
+
+    name: its last name there. also: other names that it may have, never written.
+    roles: the role it plays; several when it holds them stacked, "" for one that is another layer's, and
+        "a+b" for the sum of two.
+    axes: the order of its axes. neutral: the order that they have in neutral; of stacked roles the first axis,
+        ``g``, counts the roles.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    axes: Axes
+    neutral: Axes
+    also: tuple[str, ...] = ()
+
+
+def leaf(kind: str, name: str, roles: str, axes: Axes, neutral: Axes = "", also: str = "") -> Leaf:
+    """A row of a framework's table. ``neutral`` is by default that of `KINDS`."""
+    stacked = tuple("" if role == "-" else role for role in roles.split())
+    first = next(role for role in stacked if role).partition("+")[0]
+    order = neutral or ("g " if len(stacked) > 1 else "") + KINDS[kind].roles[first]
+    return Leaf(name, stacked, axes, order, tuple(also.split()))
+
+
+@dataclass(frozen=True)
+class Form:
+    """One of the ways in which a framework stores a layer kind. The first of a kind is the usual one, named ""."""
+
+    kind: str
+    leaves: tuple[Leaf, ...]
+    name: str = ""
+
+
+def form(kind: str, *rows: tuple[str, ...], name: str = "") -> Form:
+    """``form("linear", ("kernel", "weight", "in out"), ("bias", "bias", "out"))``; a row as in `leaf`."""
+    return Form(kind, tuple(leaf(kind, *row) for row in rows), name)
+
+
+@dataclass(frozen=True)
 class Stored:
-    """One role of a layer as a framework stores it: the tensor, and the order of its axes there."""
+    """A tensor of a layer as a framework stores it.
+
+    sizes: of the axes that its shape does not tell (the heads of a fused matrix).
+    sources: the tensors that ``fold`` makes it of, where the file does not hold it itself.
+    """
 
     spec: TensorSpec
-    axes: Axes
+    leaf: Leaf
+    sizes: Sizes = ()
+    sources: tuple[TensorSpec, ...] = ()
+    fold: Op | None = None
+
+    @property
+    def parts(self) -> int:
+        """How many roles are stacked in it; 0 when it holds a single one."""
+        return len(self.leaf.roles) if len(self.leaf.roles) > 1 else 0
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """What the file holds of it."""
+        return self.sources or (self.spec,)
+
+    def to_neutral(self) -> tuple[Op, ...] | None:
+        """The operations that bring it into neutral axis order; None when the shape does not fit."""
+        sizes = (*self.sizes, ("g", self.parts)) if self.parts else self.sizes
+        return rearrangement(self.leaf.axes, self.leaf.neutral, self.spec.shape, sizes)
+
+    def neutral_shape(self) -> tuple[int, ...] | None:
+        """The shape of one role in neutral; None when the tensor's own does not fit."""
+        ops = self.to_neutral()
+        if ops is None:
+            return None
+        specs: tuple[TensorSpec, ...] = (self.spec,)
+        for op in ops:
+            specs = op.infer(specs)
+        return specs[0].shape[1:] if self.parts else specs[0].shape
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a group of tensors is if it is a layer of this kind."""
+    """What a group of tensors is if it is a layer of this kind, stored in this form."""
 
     kind: str
-    roles: Mapping[str, Stored]
+    stored: tuple[Stored, ...]
+    form: str = ""
+
+    @cached_property
+    def roles(self) -> Mapping[frozenset[str], tuple[Stored, int]]:
+        """Where each role is: the tensor, and its place among those stacked there. The key of a sum has them all."""
+        return {
+            frozenset(role.split("+")): (stored, place)
+            for stored in self.stored
+            for place, role in enumerate(stored.leaf.roles)
+            if role
+        }
+
+    @property
+    def sizes(self) -> Sizes:
+        """The named axes whose sizes no shape would tell, had the tensors another form."""
+        return tuple(sorted({pair for stored in self.stored for pair in stored.sizes}))
 
 
 @dataclass(frozen=True)
@@ -83,11 +204,11 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        return " or ".join(reading.kind for reading in self.readings)
+        return " or ".join(dict.fromkeys(reading.kind for reading in self.readings))
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
-        return tuple(stored.spec for stored in self.readings[0].roles.values())
+        return tuple(dict.fromkeys(spec for stored in self.readings[0].stored for spec in stored.specs))
 
 
 @dataclass(frozen=True)
@@ -128,21 +249,6 @@ def natural_key(path: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces)
 
 
-def permutation(given: Axes, wanted: Axes, ndim: int) -> tuple[int, ...]:
-    """The axes argument of ``transpose`` that takes an array from one axis order to another."""
-    have = _expand(given, ndim)
-    return tuple(have.index(axis) for axis in _expand(wanted, ndim))
-
-
-def axis_sizes(axes: Axes, shape: Sequence[int]) -> Mapping[str, int] | None:
-    """The size of each named axis; None when an array of this shape cannot have these axes."""
-    words = axes.split()
-    if len(shape) < len(words) - ("*" in words) or (len(shape) != len(words) and "*" not in words):
-        return None
-    return dict(zip(_expand(axes, len(shape)), shape, strict=True))
-
-
-def _expand(axes: Axes, ndim: int) -> list[str]:
-    words = axes.split()
-    free = [f"*{i}" for i in range(ndim - len(words) + 1)]
-    return [name for word in words for name in (free if word == "*" else [word])]
+def stacked(role: str, gates: str) -> str:
+    """The roles of the gates of a recurrent layer in that order, for a row of a table: ``input_i input_f …``."""
+    return " ".join("+".join(f"{word}_{gate}" for word in role.split("+")) for gate in gates)

@@ -10,9 +10,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TypeVar
 
 from converter.errors import MatchError
-from converter.layers import AXIS_WORDS, UNKNOWN, Layer, Net, Stored, axis_sizes, join_path, permutation, split_path
+from converter.fit import agreements, disagreement, shapes
+from converter.frameworks import FRAMEWORKS
+from converter.layers import Layer, Net, join_path, split_path
 from converter.schema import Schema, SchemaLayer
 
 SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "--map", "same name", "only one with this shape"
@@ -22,6 +27,9 @@ CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
 
 #: The wrapper of torch.compile.
 COMPILED = "_orig_mod"
+
+
+_Said = TypeVar("_Said", str, int)
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,44 @@ class Rules:
     """What the user settled: a schema, and source path -> target path (also of everything below it).
 
     strip: modules to leave out of the source's paths where they lead (``module`` of DataParallel).
+    kinds, heads, flatten: pattern of paths -> the kind or form of those layers, the number of heads, the channels
+    before the flatten (0: there was none). flatten_fix: whether a flatten is looked for at all.
     """
 
     schema: Schema | None = None
     mapping: Mapping[str, str] = field(default_factory=dict)
     strip: frozenset[str] = frozenset()
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, int] = field(default_factory=dict)
+    flatten: Mapping[str, int] = field(default_factory=dict)
+    flatten_fix: bool = True
+
+    def settled(self, net: Net) -> Net:
+        """The net with kinds and heads as the user says. Raises MatchError for a kind that a layer cannot be."""
+        if not self.kinds and not self.heads:
+            return net
+        layers, problems = [], []
+        for layer in net.layers:
+            kind = _of(self.kinds, layer.path)
+            chosen = narrowed(layer, kind) if kind is not None else layer
+            heads = _of(self.heads, layer.path)
+            if not chosen.readings:
+                kinds = ", ".join(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))
+                problems.append(f"--kind {layer.path}={kind}: '{layer.path}' ({shapes(layer)}) can only be {kinds}")
+            layers.append(with_heads(chosen, heads) if heads is not None else chosen)
+        if problems:
+            raise MatchError(problems)
+        return replace(net, layers=tuple(layers))
+
+    def flatten_of(self, path: str) -> int | None:
+        """The channels before the flatten that leads to this layer, if the user or the schema says so."""
+        entries = self.schema.layers if self.schema else ()
+        said = next((entry.flatten for entry in entries if path in entry.all_paths), None)
+        return _of(self.flatten, path) if _of(self.flatten, path) is not None else said
+
+    def applied(self, source: Net) -> Net:
+        """The source with all that was said of it. Raises MatchError."""
+        return self.settled(self.stripped(source))
 
     def stripped(self, net: Net) -> Net:
         """The net without the modules to leave out. Raises MatchError when two paths become one."""
@@ -78,36 +119,34 @@ class Rules:
         return None
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Two layers taken as one kind: for each role, the tensor it comes from and the one it goes to."""
-
-    kind: str
-    moves: tuple[tuple[Stored, Stored], ...]
-
-
-def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agreement, ...]:
-    """Every kind that both layers can be, with roles and shapes that agree."""
-    found = []
-    for ours in source.readings:
-        for theirs in target.readings:
-            usable = ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN)
-            if usable and ours.roles.keys() == theirs.roles.keys():
-                moves = tuple((ours.roles[role], stored) for role, stored in theirs.roles.items())
-                if all(_same_shape(ours, theirs) for ours, theirs in moves):
-                    found.append(Agreement(ours.kind, moves))
-    return tuple(found)
-
-
 def narrowed(layer: Layer, kind: str) -> Layer:
-    """The layer with only the readings of that kind (none, when it cannot be one)."""
-    return Layer(layer.path, tuple(reading for reading in layer.readings if reading.kind == kind))
+    """The layer with only the readings of that kind or form (none, when it cannot be one).
+
+    A form that this framework stores like the usual one (the projections of an attention) is noted on it.
+    """
+    exact = tuple(reading for reading in layer.readings if kind in (reading.kind, reading.form))
+    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == _form_kinds().get(kind))
+    return replace(layer, readings=exact or formed)
 
 
-def wanted_shape(source: Stored, target: Stored) -> tuple[int, ...]:
-    """The shape that the source would need to have, in its own axis order (-1: any size)."""
-    axes = permutation(target.axes, source.axes, len(target.spec.shape))
-    return tuple(target.spec.shape[axis] for axis in axes)
+@lru_cache
+def _form_kinds() -> Mapping[str, str]:
+    return {form.name: form.kind for row in FRAMEWORKS for form in row.forms if form.name}
+
+
+def with_heads(layer: Layer, heads: int) -> Layer:
+    """The layer with the number of heads that its shapes do not tell."""
+    readings = (
+        replace(reading, stored=tuple(replace(stored, sizes=(("heads", heads),)) for stored in reading.stored))
+        for reading in layer.readings
+    )
+    return replace(layer, readings=tuple(readings))
+
+
+def _of(said: Mapping[str, _Said], path: str) -> _Said | None:
+    """What is said of a path: the longest pattern that fits; a path stands for all below it, too."""
+    fitting = [p for p in said if fnmatchcase(path, p) or path.startswith(p + ".")]
+    return said[max(fitting, key=len)] if fitting else None
 
 
 def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[Pair, ...]:
@@ -228,10 +267,10 @@ class _Matching:
                     f"Settle it with {lines}."
                 )
             else:
-                self.problems.append(f"nothing in the source fits '{target.path}' of the clone: {_shapes(target)}")
+                self.problems.append(f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}")
         if not self.free_targets:
             self.problems += [
-                f"'{path}' ({_shapes(layer)}) has no counterpart in the clone"
+                f"'{path}' ({shapes(layer)}) has no counterpart in the clone"
                 for path, layer in self.free_sources.items()
             ]
         if self.problems:
@@ -243,62 +282,6 @@ class _Matching:
             self.pairs.append(Pair(source, target, reason))
         else:
             self.problems.append(disagreement(source, target, self.same_framework))
-
-
-def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
-    """Why two layers of one name cannot be each other."""
-    if not same_framework and UNKNOWN in (source.kind, target.kind):
-        unknown = source if source.kind == UNKNOWN else target
-        return unknown_kind(unknown)
-    for ours in source.readings:
-        for theirs in target.readings:
-            if ours.kind == theirs.kind:
-                missing = sorted(theirs.roles.keys() - ours.roles.keys())
-                surplus = sorted(ours.roles.keys() - theirs.roles.keys())
-                if missing:
-                    return (
-                        f"'{target.path}' of the clone has a {missing[0]}, and '{source.path}' of the source has none"
-                    )
-                if surplus:
-                    return (
-                        f"'{source.path}' of the source has a {surplus[0]}, and '{target.path}' of the clone has none"
-                    )
-                return "; ".join(
-                    _misfit(ours.roles[role], stored)
-                    for role, stored in theirs.roles.items()
-                    if not _same_shape(ours.roles[role], stored)
-                )
-    return (
-        f"'{source.path}' is {source.kind} ({_shapes(source)}), "
-        f"'{target.path}' of the clone is {target.kind} ({_shapes(target)})"
-    )
-
-
-def unknown_kind(layer: Layer) -> str:
-    """The refusal of a layer that no table describes."""
-    return (
-        f"'{layer.path}' ({_shapes(layer)}) is a layer of no kind that is known, "
-        "so it is not known either how another framework stores it"
-    )
-
-
-def _misfit(source: Stored, target: Stored) -> str:
-    wanted = wanted_shape(source, target)
-    sizes = axis_sizes(target.axes, target.spec.shape) or {}
-    given = axis_sizes(source.axes, source.spec.shape) or {}
-    wrong = [axis for axis, size in sizes.items() if size not in (-1, given.get(axis))]
-    word = AXIS_WORDS.get(wrong[0]) if wrong else None
-    question = f" Is the {word} of the clone {sizes[wrong[0]]}?" if word else ""
-    needs = "" if wanted == target.spec.shape else f", which needs {wanted}"
-    return (
-        f"'{source.spec.name}' has shape {source.spec.shape}; the clone's '{target.spec.name}' is "
-        f"{target.spec.shape}{needs}.{question}"
-    )
-
-
-def _same_shape(source: Stored, target: Stored) -> bool:
-    wanted = wanted_shape(source, target) if len(source.spec.shape) == len(target.spec.shape) else None
-    return wanted is not None and all(b in (-1, a) for a, b in zip(source.spec.shape, wanted, strict=True))
 
 
 def _leads(net: Net, name: str) -> bool:
@@ -342,7 +325,7 @@ def _not_in_source(source: Net, entry: SchemaLayer) -> str:
 
 
 def _other_kind(layer: Layer, entry: SchemaLayer) -> str:
-    return f"'{layer.path}' ({_shapes(layer)}) is {layer.kind}, and the schema's layer '{entry.path}' is {entry.kind}"
+    return f"'{layer.path}' ({shapes(layer)}) is {layer.kind}, and the schema's layer '{entry.path}' is {entry.kind}"
 
 
 def _map_hint(pair: Pair) -> str:
@@ -352,7 +335,3 @@ def _map_hint(pair: Pair) -> str:
 def _names(paths: Iterable[str]) -> str:
     names = [f"'{path}'" for path in paths]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
-
-
-def _shapes(layer: Layer) -> str:
-    return ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)

@@ -2,93 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from converter.errors import MatchError
+from converter.assemble import Settled, Step, assemble
+from converter.errors import ConversionError, MatchError
+from converter.fit import Agreement, agreements, unknown_kind
+from converter.flatten import Flattened, flattened
 from converter.formats.base import Contents, LeftOut
-from converter.frameworks.base import Framework, Leaf
-from converter.layers import UNKNOWN, Layer, Net, Reading, Stored, permutation
-from converter.matching import (
-    SAME_NAME,
-    Agreement,
-    Pair,
-    Renaming,
-    Rules,
-    agreements,
-    match,
-    rename,
-    unknown_kind,
-)
-from converter.ops import Cast, Op, Transpose
+from converter.frameworks.base import Framework
+from converter.layers import UNKNOWN, Layer, Net
+from converter.matching import SAME_NAME, Pair, Renaming, Rules, match, rename
+from converter.ops import Cast
 from converter.tensors import TensorSpec
 
-
-@dataclass(frozen=True)
-class Step:
-    """One target tensor: ``ops`` turn ``sources`` into it. ``layer`` is the source path."""
-
-    layer: str
-    kind: str
-    sources: tuple[TensorSpec, ...]
-    ops: tuple[Op, ...]
-    target: TensorSpec
-    reason: str
-
-    @property
-    def done(self) -> str:
-        """What happens to the tensor, in words."""
-        renamed = [] if self.sources[0].name == self.target.name else ["renamed"]
-        return ", ".join([str(op) for op in self.ops] + renamed) or "moved"
+__all__ = ["Plan", "Step", "plan_into", "plan_new", "respelled"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps in the order of the target file, the file's contents, and what of the source is not used."""
+    """All steps in the order of the target file, the file's contents, and what of the source is not used.
+
+    flattened: the layers behind a flatten whose inputs change places, and why.
+    """
 
     steps: tuple[Step, ...]
     contents: Contents
     left_out: tuple[LeftOut, ...] = ()
+    flattened: tuple[Flattened, ...] = ()
 
 
 def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict: bool = False) -> Plan:
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
-    steps: dict[str, Step] = {}
-    problems: list[str] = []
-    for pair in match(source, target, rules, strict):
-        found = agreements(pair.source, pair.target, source.framework == target.framework)
-        choices = {_steps(pair, agreement) for agreement in found}
-        if len({_moves(choice) for choice in choices}) > 1:
+    pairs = match(source, target, rules, strict)
+    fixed, pairs, problems = flattened(source, target, pairs, rules)
+    same_framework = source.framework == target.framework
+    settled: list[Settled] = []
+    for pair in pairs:
+        found = agreements(pair.source, pair.target, same_framework)
+        if len({_moves(pair, agreement) for agreement in found}) > 1:
             problems.append(_undecided(pair.source))
         else:
-            chosen = choices.pop()
-            steps |= {step.target.name: step for step in chosen}
-            problems += [problem for step in chosen for problem in _lossy(step)]
-    if problems:
-        raise MatchError(problems)
+            settled += _settled(pair, found[0])
+    steps = {step.target.name: step for step in _assembled(settled, problems)}
     ordered = tuple(steps[spec.name] for spec in template.specs if spec.name in steps)
     specs = tuple(step.target for step in ordered)
-    return Plan(ordered, replace(template, specs=specs, left_out=()), source.left_out)
+    return Plan(ordered, replace(template, specs=specs, left_out=()), source.left_out, fixed)
 
 
-def respelled(plan: Plan, target: Net, framework: Framework, format_name: str) -> Plan:
-    """The plan with names as that format spells them, for a template of a format that spells them otherwise.
-
-    ``target`` is the net of the template.
-    """
+def respelled(target: Net, framework: Framework, format_name: str) -> tuple[Net, Contents]:
+    """The template with names as that format spells them, where the template's own format spells them otherwise."""
     dialect = framework.dialect_for(format_name)
     same_paths = [Renaming(layer, layer.path, SAME_NAME) for layer in target.layers]
     pairs, problems = _lay_out(same_paths, framework, dialect, target.is_data, same_names=False)
     if problems:
         raise MatchError(problems)
     moves = [move for pair in pairs for move in agreements(pair.source, pair.target, True)[0].moves]
-    names = {old.spec.name: new.spec.name for old, new in moves}
-    steps = tuple(replace(step, target=replace(step.target, name=names[step.target.name])) for step in plan.steps)
-    contents = Contents(tuple(step.target for step in steps), plan.contents.container)
-    dressed = framework.dress(contents, [pair.target for pair in pairs], dialect, target)
-    return replace(plan, steps=steps, contents=dressed)
+    specs = {move.target.spec.name: move.target.spec for move in moves}
+    layers = tuple(_with_shapes(pair.target, specs) for pair in pairs)
+    contents = Contents(tuple(specs.values()), target.container)
+    return replace(target, layers=layers), framework.dress(contents, layers, dialect, target)
+
+
+def _with_shapes(layer: Layer, specs: dict[str, TensorSpec]) -> Layer:
+    readings = (
+        replace(reading, stored=tuple(replace(item, spec=specs[item.spec.name]) for item in reading.stored))
+        for reading in layer.readings
+    )
+    return replace(layer, readings=tuple(readings))
 
 
 def plan_new(source: Net, contents: Contents, framework: Framework, format_name: str, rules: Rules) -> Plan:
@@ -96,30 +79,37 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     dialect = framework.dialect_for(format_name)
     renamings = rename(source, framework.name, rules)
     same_names = source.framework == framework.name and framework.dialect_of(contents) == dialect
-    if same_names and _keeps_names(renamings) and not rules.strip:
+    if same_names and all(item.path == item.source.path for item in renamings) and not rules.strip:
         return _copy(source, contents)
     pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)
-    if problems:
-        raise MatchError(problems)
-    steps = tuple(step for pair in pairs for step in _steps(pair, agreements(pair.source, pair.target, same_names)[0]))
+    new = Net(framework.name, tuple(pair.target for pair in pairs), source.ordered)
+    fixed, fixed_pairs, trouble = flattened(source, new, pairs, rules)
+    problems += trouble
+    settled: list[Settled] = []
+    for pair in fixed_pairs:
+        found = agreements(pair.source, pair.target, same_names)
+        if found:
+            settled += _settled(pair, found[0])
+        else:
+            problems.append(_no_shape(pair.source))
+    steps = _assembled(settled, problems)
     specs = tuple(step.target for step in steps)
     origin = replace(source, ordered=source.ordered or rules.schema is not None)
-    new = framework.dress(Contents(specs, source.container), [pair.target for pair in pairs], dialect, origin)
-    return Plan(steps, new, source.left_out)
+    shapes = {step.target.name: step.target for step in steps}
+    layers = [_with_shapes(pair.target, shapes) for pair in pairs]
+    dressed = framework.dress(Contents(specs, source.container), layers, dialect, origin)
+    return Plan(steps, dressed, source.left_out, fixed)
 
 
 def _copy(source: Net, contents: Contents) -> Plan:
     """The same names in another format of the same framework: every tensor, also those of unknown layers."""
-    steps = tuple(
-        Step(layer.path, layer.kind, (spec,), (), spec, SAME_NAME) for layer in source.layers for spec in layer.tensors
-    )
-    by_name = {step.target.name: step for step in steps}
+    by_name = {
+        spec.name: Step(layer.path, layer.kind, (spec,), (), spec, SAME_NAME)
+        for layer in source.layers
+        for spec in layer.tensors
+    }
     ordered = tuple(by_name[spec.name] for spec in contents.specs if spec.name in by_name)
     return Plan(ordered, replace(contents, specs=tuple(step.target for step in ordered), left_out=()), source.left_out)
-
-
-def _keeps_names(renamings: Sequence[Renaming]) -> bool:
-    return all(renaming.path == renaming.source.path for renaming in renamings)
 
 
 def _lay_out(
@@ -128,62 +118,53 @@ def _lay_out(
     """The layers of the new file, each paired with its source; and what cannot be laid out."""
     problems = []
     moved = [Layer(renaming.path, renaming.source.readings) for renaming in renamings]
-    prefixes = framework.prefixes(moved, dialect)
+    placed = framework.placed(moved, dialect)
     pairs = []
     for renaming in renamings:
         source = renaming.source
         if source.kind == UNKNOWN and not same_names:
             problems.append(unknown_kind(source))
             continue
+        homeless = [reading.kind for reading in source.readings if not framework.holds(reading.kind)]
+        if len(homeless) == len(source.readings):
+            problems.append(f"'{source.path}' is {source.kind}, which {framework.title} cannot express")
+            continue
         readings = [
-            _stored_by(framework, reading, prefixes[renaming.path], dialect, is_data) for reading in source.readings
+            framework.store(reading, placed[renaming.path], dialect, is_data)
+            for reading in source.readings
+            if framework.holds(reading.kind)
         ]
-        layouts = {tuple((role, stored) for role, stored in reading.roles.items()) for reading in readings}
-        if len(layouts) > 1:
+        if len({reading.stored for reading in readings}) > 1:
             problems.append(_undecided(source))
         else:
             pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason))
     return pairs, problems
 
 
-def _stored_by(framework: Framework, reading: Reading, prefix: str, dialect: str, is_data: bool) -> Reading:
-    """The layer as the framework would store it: names, axes and shapes."""
-    roles = {}
-    unknown = [Leaf(role, role, "*") for role in reading.roles] if reading.kind == UNKNOWN else None
-    for leaf in unknown or framework.leaves(reading.kind, dialect):
-        if leaf.role in reading.roles:
-            roles[leaf.role] = _store(reading.roles[leaf.role], leaf, framework.spell(prefix, leaf, dialect, is_data))
-    return Reading(reading.kind, roles)
+def _settled(pair: Pair, agreement: Agreement) -> list[Settled]:
+    return [Settled(pair.source.path, agreement.kind, pair.reason, move) for move in agreement.moves]
 
 
-def _store(source: Stored, leaf: Leaf, name: str) -> Stored:
-    spec = source.spec
-    axes = permutation(source.axes, leaf.axes, len(spec.shape))
-    return Stored(TensorSpec(name, tuple(spec.shape[axis] for axis in axes), spec.dtype), leaf.axes)
-
-
-def _steps(pair: Pair, agreement: Agreement) -> tuple[Step, ...]:
-    return tuple(_step(pair, agreement.kind, ours, theirs) for ours, theirs in agreement.moves)
-
-
-def _step(pair: Pair, kind: str, source: Stored, target: Stored) -> Step:
-    spec = source.spec
-    axes = permutation(source.axes, target.axes, len(spec.shape))
-    ops: list[Op] = []
-    if axes != tuple(range(len(axes))):
-        ops.append(Transpose(axes))
-    if spec.dtype != target.spec.dtype:
-        ops.append(Cast(target.spec.dtype, spec.dtype))
-    result: tuple[TensorSpec, ...] = (spec,)
-    for op in ops:
-        result = op.infer(result)
-    # The shape is inferred, not the template's: that of a live net may not be known yet.
-    return Step(pair.source.path, kind, (spec,), tuple(ops), replace(result[0], name=target.spec.name), pair.reason)
-
-
-def _moves(steps: Sequence[Step]) -> tuple[object, ...]:
-    """What the steps do, without the kind that they were derived from."""
+def _moves(pair: Pair, agreement: Agreement) -> object:
+    """What the agreement does, without the kind that it was derived from; alone, a stacked tensor has holes."""
+    try:
+        steps = assemble(_settled(pair, agreement))
+    except ConversionError:
+        return agreement.moves
     return tuple((step.sources, step.ops, step.target) for step in steps)
+
+
+def _assembled(settled: Iterable[Settled], problems: list[str]) -> tuple[Step, ...]:
+    """The steps. Raises MatchError with the problems so far and those met here."""
+    steps: tuple[Step, ...] = ()
+    try:
+        steps = assemble(settled)
+    except ConversionError as error:
+        problems.append(str(error))
+    problems += [problem for step in steps for problem in _lossy(step)]
+    if problems:
+        raise MatchError(problems)
+    return steps
 
 
 def _lossy(step: Step) -> list[str]:
@@ -200,9 +181,18 @@ def _is_float(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
 
 
+def _no_shape(layer: Layer) -> str:
+    shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
+    if any("heads" in reading.form for reading in layer.readings):
+        return f"'{layer.path}' ({shapes}) is of an attention, and no one gave its heads. Say --heads '{layer.path}=N'."
+    return f"'{layer.path}' ({shapes}) cannot be laid out as {layer.kind}"
+
+
 def _undecided(layer: Layer) -> str:
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
+    kinds = [reading.form or reading.kind for reading in layer.readings]
+    lines = " or ".join(f"--kind '{layer.path}={kind}'" for kind in dict.fromkeys(kinds))
     return (
-        f"'{layer.path}' ({shapes}) could be {layer.kind}, which are stored differently. "
-        "Give the clone with --like, or a --schema that says its kind."
+        f"'{layer.path}' ({shapes}) could be {' or '.join(dict.fromkeys(kinds))}, which are stored differently. "
+        f"Say {lines}, give the clone with --like, or a --schema that says its kind."
     )

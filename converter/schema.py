@@ -20,19 +20,29 @@ import msgspec
 import yaml
 
 from converter.errors import ConversionError
-from converter.frameworks import framework
+from converter.frameworks import FRAMEWORKS, framework
 from converter.layers import KINDS
 
 
 class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A layer of the architecture. ``names``: framework -> the paths it may have there, the usual one first."""
+    """A layer of the architecture. ``names``: framework -> the paths it may have there, the usual one first.
+
+    heads: of an attention's projections. flatten: the channels of what was flattened before this layer.
+    """
 
     path: str
     kind: str
     names: dict[str, tuple[str, ...]] = {}
+    heads: int | None = None
+    flatten: int | None = None
 
     def paths(self, framework_name: str) -> tuple[str, ...]:
         return self.names.get(framework_name, (self.path,))
+
+    @property
+    def all_paths(self) -> frozenset[str]:
+        """Whatever any framework calls it."""
+        return frozenset((self.path, *(path for names in self.names.values() for path in names)))
 
 
 class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,9 +80,9 @@ def load_schema(name: str) -> Schema:
 
 def _check(path: Path, schema: Schema) -> None:
     for layer in schema.layers:
-        if layer.kind not in KINDS:
+        if layer.kind not in _kinds():
             raise ConversionError(
-                f"{path}: layer '{layer.path}' has the unknown kind '{layer.kind}'. There are {', '.join(KINDS)}."
+                f"{path}: layer '{layer.path}' has the unknown kind '{layer.kind}'. There are {', '.join(_kinds())}."
             )
     frameworks = {name for layer in schema.layers for name in layer.names}
     for name in frameworks:
@@ -84,6 +94,12 @@ def _check(path: Path, schema: Schema) -> None:
             raise ConversionError(f"{path}: write '{proper}' for the framework '{name}'")
     for name in (*frameworks, ""):
         _check_unique(path, {layer.path: layer.paths(name) for layer in schema.layers}, name)
+
+
+def _kinds() -> tuple[str, ...]:
+    """The kinds, and the forms by which a framework stores some of them otherwise (depthwise, to_heads)."""
+    forms = [form.name for row in FRAMEWORKS for form in row.forms if form.name]
+    return (*KINDS, *sorted(set(forms)))
 
 
 def _check_unique(path: Path, names: Mapping[str, tuple[str, ...]], framework_name: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converter.formats import FORMATS
 from converter.frameworks import FRAMEWORKS
-from converter.layers import KINDS
+from converter.layers import KINDS, Leaf
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -27,13 +27,20 @@ def kinds() -> str:
     frameworks = [framework for framework in FRAMEWORKS if framework.name != "neutral"]
     rows = ["| layer kind | " + " | ".join(f.title for f in frameworks) + " |", "|---" * (len(frameworks) + 1) + "|"]
     for kind in KINDS:
-        cells = [", ".join(_leaf(leaf.name, leaf.axes) for leaf in f.layouts[kind]) for f in frameworks]
-        rows.append(f"| {kind} | {' | '.join(cells)} |")
+        forms = [[form for form in framework.forms if form.kind == kind] for framework in frameworks]
+        names = list(dict.fromkeys(form.name for found in forms for form in found))
+        for name in names:
+            same = [[form for form in found if form.name == name] for found in forms]
+            cells = [_leaves(found[0].leaves) if found else "" for found in same]
+            rows.append(f"| {f'{kind}: {name}' if name else kind} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _leaf(name: str, axes: str) -> str:
-    return f"`{name}` [{axes.replace(' ', ', ')}]" if name else "any name, as it is"
+def _leaves(leaves: tuple[Leaf, ...]) -> str:
+    if not leaves[0].name:
+        return "any name, as it is"
+    shown = [f"`{leaf.name}` [{re.sub(r' (?![^(]*[)])', ', ', leaf.axes)}]" for leaf in leaves]
+    return ", ".join(shown) if len(shown) < 6 else f"{shown[0]} … {shown[-1]}, {len(shown)} in all"
 
 
 TABLES = {"formats": formats, "kinds": kinds}

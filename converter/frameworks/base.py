@@ -9,35 +9,33 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
+from converter.axes import Sizes, groups, ndim_of, solve, wild_axes
 from converter.errors import ConversionError
 from converter.formats.base import Contents, LeftOut
-from converter.layers import KINDS, UNKNOWN, Axes, Layer, Net, Reading, Stored, axis_sizes, natural_key
+from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, natural_key
+from converter.ops import Op
 from converter.tensors import TensorSpec
 
-
-@dataclass(frozen=True)
-class Leaf:
-    """The framework's last name of a tensor, the role it plays, and the order of its axes there."""
-
-    name: str
-    role: str
-    axes: Axes
-
-
-#: kind -> the tensors that a layer of this kind stores, in the framework's own order.
-Layouts = Mapping[str, tuple[Leaf, ...]]
+#: Axes whose size goes with a layer from form to form; the shapes of another form would not tell it.
+_TOLD = frozenset({"heads", "multiplier"})
 
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor's name taken apart: the layer's path, the leaf, and the layer's class where the file tells it."""
+    """A tensor's name taken apart: the layer's path, the leaf, and the layer's class where the file tells it.
+
+    fold, sources: as in `Stored`, for a tensor that the file holds in pieces.
+    """
 
     spec: TensorSpec
     path: str
     leaf: str
     layer_class: str = ""
+    sources: tuple[TensorSpec, ...] = ()
+    fold: Op | None = None
 
 
 class Framework(ABC):
@@ -49,8 +47,11 @@ class Framework(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
-    layouts: ClassVar[Layouts]
-    #: Class names that settle the kind, where a file holds them.
+    #: The ways in which it stores each kind; the first of a kind is the usual one.
+    forms: ClassVar[tuple[Form, ...]]
+    #: Whether spatial axes stand before the channels in its activations: what a flatten makes of them.
+    channels_last: ClassVar[bool] = False
+    #: Class names that settle the kind or form, where a file holds them.
     classes: ClassVar[Mapping[str, str]] = {}
     #: Leaf names that are no weights, and why.
     ignored: ClassVar[Mapping[str, str]] = {}
@@ -63,12 +64,50 @@ class Framework(ABC):
         """Each tensor's name taken apart, in the order of the file."""
 
     @abstractmethod
-    def spell(self, prefix: str, leaf: Leaf, dialect: str, is_data: bool) -> str:
+    def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
         """The name of a tensor in a new file; ``is_data`` when the file holds bare tensors of no net."""
 
-    def prefixes(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+    def forms_of(self, dialect: str) -> tuple[Form, ...]:
+        """The forms with the leaf names of that dialect."""
+        return self.forms
+
+    def holds(self, kind: str) -> bool:
+        """Whether the framework can express layers of this kind (unknown ones are copied as they are)."""
+        return kind == UNKNOWN or any(form.kind == kind for form in self.forms)
+
+    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """Path of each layer of a new file -> what `spell` puts before the names of its tensors."""
         return {layer.path: layer.path for layer in layers}
+
+    def store(self, reading: Reading, prefix: str, dialect: str, is_data: bool) -> Reading:
+        """The layer as the framework would store it in a new file; its sizes are still open (-1)."""
+        if reading.kind == UNKNOWN:
+            leaves = [item.leaf for item in reading.stored]
+        else:
+            leaves = list(self.kept(self.form_for(reading, prefix, dialect), reading))
+        wild = _wild(reading)
+        dtype = reading.stored[0].spec.dtype
+        dtypes = {role: item.spec.dtype for roles, (item, _) in reading.roles.items() for role in roles}
+        stored = []
+        for leaf in leaves:
+            role = next(role for role in leaf.roles if role).partition("+")[0]
+            name = self.spell(prefix, leaf.name, dialect, is_data)
+            spec = TensorSpec(name, (-1,) * ndim_of(leaf.axes, wild), dtypes.get(role, dtype))
+            stored.append(Stored(spec, leaf, reading.sizes))
+        return Reading(reading.kind, tuple(stored), reading.form)
+
+    def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
+        """The form that a layer of a new file takes: the source's own where there is one, else the usual."""
+        forms = [form for form in self.forms_of(dialect) if form.kind == reading.kind]
+        return next((form for form in forms if form.name == reading.form), forms[0])
+
+    def kept(self, form: Form, reading: Reading) -> Iterable[Leaf]:
+        """The leaves of the form that a layer with the roles of this reading has."""
+        words = {word for role in reading.roles for word in role}
+        absent = KINDS[reading.kind].absent
+        if words & absent.keys():
+            words |= absent.keys()
+        return [leaf for leaf in form.leaves if any(words & set(role.split("+")) for role in leaf.roles)]
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
         """Add what a new file of this framework holds beside the tensors (labels, links, metadata).
@@ -88,10 +127,6 @@ class Framework(ABC):
     def is_ordered(self, contents: Contents) -> bool:
         """Whether the file keeps the order in which the net was built."""
         return True
-
-    def leaves(self, kind: str, dialect: str) -> tuple[Leaf, ...]:
-        """The tensors of a layer of this kind. Raises KeyError for a kind that the framework cannot hold."""
-        return self.layouts[kind]
 
     def net(self, contents: Contents) -> Net:
         """The neutral layers of a file of this framework."""
@@ -118,50 +153,98 @@ class Framework(ABC):
 
     def _recognise(self, path: str, parts: Sequence[Part], dialect: str) -> Iterable[Layer]:
         """The group as a layer, and every tensor with a name of its own as a bare parameter."""
-        known = [part for part in parts if self._is_layer_word(part.leaf, dialect)]
+        words = self._words(dialect)
+        known = [part for part in parts if any(word in words for word in (part.leaf, *re.split(r"[_.]", part.leaf)))]
         if known:
-            specs = {part.leaf: part.spec for part in known}
-            yield Layer(path, self._readings(specs, known[0].layer_class, dialect) or (_unknown(specs),))
+            yield Layer(path, self._readings(known, dialect) or (_unknown(known),))
         for part in parts:
             if part not in known:
                 yield parameter(".".join(filter(None, (path, part.leaf))), part.spec)
 
-    def _is_layer_word(self, leaf: str, dialect: str) -> bool:
-        """Whether the name is, or contains, a name that some layer of this framework uses (weight_ih_l0)."""
-        words = {known.name for kind in self.layouts for known in self.leaves(kind, dialect)} - {""}
-        return leaf in words or any(word in words for word in re.split(r"[_.]", leaf))
+    @lru_cache  # noqa: B019 (the few frameworks live as long as the program)
+    def _words(self, dialect: str) -> frozenset[str]:
+        """Every leaf name that some layer of this framework uses."""
+        leaves = [leaf for form in self.forms_of(dialect) for leaf in form.leaves]
+        return frozenset(name for leaf in leaves for name in (leaf.name, *leaf.also) if name)
 
-    def _readings(self, specs: Mapping[str, TensorSpec], layer_class: str, dialect: str) -> tuple[Reading, ...]:
-        settled = self.classes.get(re.sub(r"_\d+$", "", layer_class))
-        kinds = [settled] if settled else [kind for kind in self.layouts if kind != "parameter"]
-        found = (read_as(kind, self.leaves(kind, dialect), specs) for kind in kinds)
-        return tuple(reading for reading in found if reading)
+    def _readings(self, parts: Sequence[Part], dialect: str) -> tuple[Reading, ...]:
+        if not parts:
+            return ()
+        signature = tuple((part.leaf, part.spec.shape) for part in parts)
+        settled = self.classes.get(re.sub(r"_\d+$", "", parts[0].layer_class), "")
+        return tuple(
+            Reading(
+                form.kind,
+                tuple(
+                    Stored(part.spec, leaf, sizes, part.sources, part.fold)
+                    for part, leaf in zip(parts, leaves, strict=True)
+                ),
+                form.name,
+            )
+            for form, leaves, sizes in self._fitting(signature, settled, dialect)
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def _fitting(
+        self, signature: tuple[tuple[str, tuple[int, ...]], ...], settled: str, dialect: str
+    ) -> tuple[tuple[Form, tuple[Leaf, ...], Sizes], ...]:
+        found = []
+        for form in self.forms_of(dialect):
+            if form.kind != "parameter" and (not settled or settled in (form.kind, form.name)):
+                fit = fitting(form, signature)
+                if fit is not None:
+                    found.append((form, *fit))
+        return tuple(found)
 
 
-def read_as(kind: str, leaves: Sequence[Leaf], specs: Mapping[str, TensorSpec]) -> Reading | None:
-    """The group of tensors as a layer of that kind, or None when names, axes or sizes speak against it."""
-    by_name = {leaf.name: leaf for leaf in leaves}
-    if not specs.keys() <= by_name.keys():
+def fitting(form: Form, signature: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[tuple[Leaf, ...], Sizes] | None:
+    """The leaf of each tensor (name and shape), if this can be a layer of that form; and the sizes to remember."""
+    by_name = {name: leaf for leaf in form.leaves for name in (leaf.name, *leaf.also)}
+    if any(name not in by_name for name, _ in signature):
         return None
-    roles: dict[str, Stored] = {}
-    sizes: dict[str, int] = {}
-    for name, spec in specs.items():
-        leaf = by_name[name]
-        found = axis_sizes(leaf.axes, spec.shape)
-        if found is None:
+    leaves = tuple(by_name[name] for name, _ in signature)
+    constraints = []
+    for leaf, (_, shape) in zip(leaves, signature, strict=True):
+        found = groups(leaf.axes, len(shape))
+        if found is None or (() in found and any(s not in (1, -1) for g, s in zip(found, shape, strict=True) if not g)):
             return None
-        for axis, size in found.items():
-            if size != -1 and sizes.setdefault(axis, size) != size:
+        # "g" counts the roles that are stacked here, so it stands for another number in each tensor
+        parts = len(leaf.roles) if len(leaf.roles) > 1 else 1
+        for group, size in zip(found, shape, strict=True):
+            rest = tuple(axis for axis in group if axis != "g")
+            each = parts if len(rest) < len(group) and size != -1 else 1
+            if size % each:
                 return None
-        roles[leaf.role] = Stored(spec, leaf.axes)
-    required = KINDS[kind].roles.keys() - KINDS[kind].optional
-    return Reading(kind, roles) if required <= roles.keys() else None
+            if rest or size != each:
+                constraints.append((rest, size // each))
+    roles = {word for leaf in leaves for role in leaf.roles for word in role.split("+")}
+    kind = KINDS[form.kind]
+    if "projection" in kind.roles.keys() - roles:  # a cell hands on its hidden state as it is
+        constraints = [(tuple("h" if axis == "r" else axis for axis in group), size) for group, size in constraints]
+    sizes = solve(constraints, {})
+    if sizes is None or not kind.roles.keys() - kind.optional <= roles:
+        return None
+    return leaves, tuple(sorted((axis, size) for axis, size in sizes.items() if axis in _TOLD))
+
+
+def _wild(reading: Reading) -> int:
+    """How many axes the wildcard of the layer's tensors stands for (the spatial ones of a kernel)."""
+    wild = [wild_axes(item.leaf.axes, len(item.spec.shape)) for item in reading.stored if _WILD.search(item.leaf.axes)]
+    return max(wild, default=0)
+
+
+_WILD = re.compile(r"[+*](?!\w)")
 
 
 def parameter(path: str, spec: TensorSpec) -> Layer:
     """A bare tensor that belongs to no layer."""
-    return Layer(path, (Reading("parameter", {"value": Stored(spec, "*")}),))
+    return Layer(path, (Reading("parameter", (Stored(spec, Leaf("", ("value",), "*", "*")),)),))
 
 
-def _unknown(specs: Mapping[str, TensorSpec]) -> Reading:
-    return Reading(UNKNOWN, {leaf: Stored(spec, "*") for leaf, spec in specs.items()})
+def _unknown(parts: Sequence[Part]) -> Reading:
+    stored = []
+    for part in parts:
+        for spec in part.sources or (part.spec,):
+            name = spec.name.removeprefix(f"{part.path}.") if part.sources else part.leaf
+            stored.append(Stored(spec, Leaf(name, (name,), "*", "*")))
+    return Reading(UNKNOWN, tuple(stored))

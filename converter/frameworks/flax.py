@@ -1,50 +1,139 @@
 """JAX / Flax: ``params/hidden/kernel``, statistics under ``batch_stats``; an nnx state has ``hidden/kernel/value``.
 
-Kernels are ``[in, out]`` (flax/linen/linear.py, normalization.py).
+Kernels are ``[in, out]`` (flax/linen/linear.py, normalization.py, recurrent.py, attention.py; flax/nnx/nn).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Leaf, Part
-from converter.layers import join_path, split_path
+from converter.frameworks.attention import ATTENTION, attentions
+from converter.frameworks.base import Framework, Part
+from converter.layers import Layer, form, join_path, split_path, stacked
 from converter.tensors import TensorSpec
 
 _COLLECTIONS = ("params", "batch_stats")
-_STATISTICS = ("mean", "variance")
+_PROJECTIONS = ("query", "key", "value", "out")
+_STATISTICS = frozenset({"mean", "var"})
+
+_LSTM = form(
+    "lstm",
+    *((f"i{g}.kernel", f"input_{g}", "in h", "", f"i{g}_.kernel") for g in "ifgo"),
+    *((f"h{g}.kernel", f"recurrent_{g}", "r h") for g in "ifgo"),
+    *((f"h{g}.bias", f"input_bias_{g}+recurrent_bias_{g}", "h") for g in "ifgo"),
+)
+_GRU = form(
+    "gru",
+    *((f"i{g}.kernel", f"input_{g}", "in h") for g in "rzn"),
+    *((f"h{g}.kernel", f"recurrent_{g}", "r h") for g in "rzn"),
+    *((f"i{g}.bias", f"input_bias_{g}+recurrent_bias_{g}", "h") for g in "rz"),
+    ("in.bias", "input_bias_n", "h"),
+    ("hn.bias", "recurrent_bias_n", "h"),
+)
+_RNN = form(
+    "rnn",
+    ("i.kernel", "input_h", "in h"),
+    ("h.kernel", "recurrent_h", "r h"),
+    ("i.bias", "input_bias_h+recurrent_bias_h", "h"),
+)
+_NNX_LSTM = form(
+    "lstm",
+    ("dense_i.kernel", stacked("input", "ifgo"), "in (g h)"),
+    ("dense_h.kernel", stacked("recurrent", "ifgo"), "r (g h)"),
+    ("dense_h.bias", stacked("input_bias+recurrent_bias", "ifgo"), "(g h)"),
+    name="nnx_lstm",
+)
+_NNX_GRU = form(
+    "gru",
+    ("dense_i.kernel", stacked("input", "rzn"), "in (g h)"),
+    ("dense_h.kernel", stacked("recurrent", "rzn"), "r (g h)"),
+    ("dense_i.bias", f"{stacked('input_bias+recurrent_bias', 'rz')} input_bias_n", "(g h)"),
+    name="nnx_gru",
+)
+_NNX_RNN = form(
+    "rnn",
+    ("dense_i.kernel", "input_h", "in h"),
+    ("dense_h.kernel", "recurrent_h", "r h"),
+    ("dense_i.bias", "input_bias_h+recurrent_bias_h", "h"),
+    name="nnx_rnn",
+)
+_CELLS = (_LSTM, _GRU, _RNN, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
 
 
 class Flax(Framework):
     name = "flax"
     title = "Flax"
     aliases = ("jax",)
-    layouts = {
-        "linear": (Leaf("kernel", "weight", "in out"), Leaf("bias", "bias", "out")),
-        "embedding": (Leaf("embedding", "weight", "num dim"),),
-        "batch_norm": (
-            Leaf("scale", "scale", "c"),
-            Leaf("bias", "offset", "c"),
-            Leaf("mean", "mean", "c"),
-            Leaf("var", "variance", "c"),
+    channels_last = True
+    forms = (
+        form("linear", ("kernel", "weight", "in out"), ("bias", "bias", "out")),
+        form(
+            "linear",
+            ("kernel", "weight", "in heads head_dim", "(heads head_dim) in"),
+            ("bias", "bias", "heads head_dim", "(heads head_dim)"),
+            name="to_heads",
         ),
-        "norm": (Leaf("scale", "scale", "c"), Leaf("bias", "offset", "c")),
-        "parameter": (Leaf("", "value", "*"),),
+        form(
+            "linear",
+            ("kernel", "weight", "heads head_dim out", "out (heads head_dim)"),
+            ("bias", "bias", "out"),
+            name="from_heads",
+        ),
+        form("embedding", ("embedding", "weight", "num dim")),
+        form("conv", ("kernel", "weight", "+ in out"), ("bias", "bias", "out")),
+        # A transposed convolution here is a convolution of the widened input: its kernel runs the other way.
+        form("conv_transpose", ("kernel", "weight", "~+ in out"), ("bias", "bias", "out")),
+        form("conv_transpose", ("kernel", "weight", "+ out in"), ("bias", "bias", "out"), name="transpose_kernel"),
+        form(
+            "batch_norm",
+            ("scale", "scale", "c"),
+            ("bias", "offset", "c"),
+            ("mean", "mean", "c"),
+            ("var", "variance", "c"),
+        ),
+        form("norm", ("scale", "scale", "c"), ("bias", "offset", "c")),
+        form("prelu", ("negative_slope", "slope", "", "1")),
+        *_CELLS,
+        form("parameter", ("", "value", "*")),
+    )
+    #: The names that linen gives by itself: ``Dense_0``; and the projections of an attention.
+    classes = {
+        "Dense": "linear",
+        "Embed": "embedding",
+        "Conv": "conv",
+        "ConvTranspose": "conv_transpose",
+        "BatchNorm": "batch_norm",
+        "LayerNorm": "norm",
+        "GroupNorm": "norm",
+        "RMSNorm": "norm",
+        "InstanceNorm": "norm",
+        "query": "to_heads",
+        "output": "from_heads",
     }
     default_format = "flax-msgpack"
     data_format = "npy"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        return [_part(spec) for spec in contents.specs]
+        return _with_attentions(_with_cells([_part(spec) for spec in contents.specs]))
 
     def is_ordered(self, contents: Contents) -> bool:
         """Trees are sorted by every ``jax.tree`` operation."""
         return contents.container != "dict"
 
-    def spell(self, prefix: str, leaf: Leaf, dialect: str, is_data: bool) -> str:
-        collection = "batch_stats" if leaf.role in _STATISTICS else "params"
-        parts = (*split_path(prefix), leaf.name)
+    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+        """The projections of an attention under the names that Flax gives them."""
+        found = {layer.path: layer.path for layer in layers}
+        for path, names in attentions(layers).items():
+            for theirs, layer in zip(_PROJECTIONS, names.values(), strict=True):
+                found[layer.path] = ".".join(filter(None, (path, theirs)))
+        return found
+
+    def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
+        collection = "batch_stats" if leaf in _STATISTICS else "params"
+        parts = (*split_path(prefix), *leaf.split("."))
         return "/".join(filter(None, parts if is_data else (collection, *parts)))
 
 
@@ -54,4 +143,72 @@ def _part(spec: TensorSpec) -> Part:
         del parts[0]
     if len(parts) > 1 and parts[-1] == "value":  # an nnx Variable
         del parts[-1]
-    return Part(spec, join_path(parts[:-1]), parts[-1])
+    automatic = re.fullmatch(r"([A-Z]\w*)_\d+", parts[-2]) if len(parts) > 1 else None
+    return Part(spec, join_path(parts[:-1]), parts[-1], automatic[1] if automatic else "")
+
+
+def _with_cells(parts: Sequence[Part]) -> list[Part]:
+    """The dense layers inside a recurrent cell are leaves of the cell: ``rnn.cell.ir``, ``kernel`` -> ``rnn``."""
+    inside: dict[str, set[str]] = {}
+    for part in parts:
+        path = split_path(part.path)
+        if path:
+            inside.setdefault(join_path(path[:-1]), set()).add(f"{path[-1]}.{part.leaf}")
+    cells = {path for path, leaves in inside.items() if _is_cell(leaves)}
+    found = []
+    for part in parts:
+        path = split_path(part.path)
+        if path and join_path(path[:-1]) in cells:
+            found.append(replace(part, path=cell_path(path[:-1]), leaf=f"{path[-1]}.{part.leaf}", layer_class=""))
+        else:
+            found.append(part)
+    return found
+
+
+def _is_cell(leaves: set[str]) -> bool:
+    """Whether these are the dense layers of a cell, the biases aside (they may be missing)."""
+    kernels = {leaf for leaf in leaves if leaf.endswith(".kernel")}
+    for cell in _CELLS:
+        names = {name for leaf in cell.leaves for name in (leaf.name, *leaf.also)}
+        needed = {frozenset((leaf.name, *leaf.also)) for leaf in cell.leaves if leaf.name.endswith(".kernel")}
+        if leaves <= names and all(kernels & choice for choice in needed):
+            return True
+    return False
+
+
+def cell_path(parts: Sequence[str]) -> str:
+    """The path of a recurrent layer without the cell in it; the directions of a bidirectional one as in PyTorch."""
+    path = list(parts)
+    if len(path) > 1 and path[-1] == "cell":
+        del path[-1]
+    if path:
+        path[-1] = _DIRECTIONS.get(path[-1], path[-1])
+    return join_path(path)
+
+
+_DIRECTIONS: Mapping[str, str] = {
+    "forward_rnn": "l0",
+    "backward_rnn": "l0_reverse",
+    "forward_layer": "l0",
+    "backward_layer": "l0_reverse",
+}
+
+
+def _with_attentions(parts: Sequence[Part]) -> list[Part]:
+    """The projections of an attention, which has four dense layers of those names and kernels of three axes."""
+    inside: dict[str, dict[str, Part]] = {}
+    for part in parts:
+        path = split_path(part.path)
+        if path and part.leaf == "kernel" and len(part.spec.shape) == 3:
+            inside.setdefault(join_path(path[:-1]), {})[path[-1]] = part
+    attentions = {path for path, found in inside.items() if found.keys() >= set(_PROJECTIONS)}
+    names = dict(zip(_PROJECTIONS, ATTENTION, strict=True))
+    found = []
+    for part in parts:
+        *parent, name = split_path(part.path) or ("",)
+        if name in names and join_path(parent) in attentions:
+            neutral = join_path((*parent, names[name]))
+            found.append(replace(part, path=neutral, layer_class="output" if name == "out" else "query"))
+        else:
+            found.append(part)
+    return found

@@ -1,52 +1,109 @@
 """MXNet / Gluon: ``hidden.weight`` (`Block.save_parameters`), ``mlp0_dense0_weight`` (`collect_params().save`),
 ``arg:fc1_weight`` and ``aux:bn_moving_mean`` (exports and `Module` checkpoints). Layouts are the neutral ones
-(mxnet/gluon/nn/basic_layers.py).
+(mxnet/gluon/nn/basic_layers.py, conv_layers.py, rnn/rnn_layer.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Leaf, Part
-from converter.frameworks.torch import dotted
+from converter.frameworks.base import Framework, Part
+from converter.frameworks.torch import alone, cells, dotted
+from converter.layers import Layer, form
 from converter.tensors import TensorSpec
 
 #: `Module` graphs say moving_mean where gluon says running_mean.
 _OLDER = {"moving_mean": "running_mean", "moving_var": "running_var"}
+_CELL_LEAVES = frozenset({"i2h_weight", "h2h_weight", "i2h_bias", "h2h_bias", "h2r_weight"})
 
 
 class MXNet(Framework):
     name = "mxnet"
     title = "MXNet"
     aliases = ("gluon",)
-    layouts = {
-        "linear": (Leaf("weight", "weight", "out in"), Leaf("bias", "bias", "out")),
-        "embedding": (Leaf("weight", "weight", "num dim"),),
-        "batch_norm": (
-            Leaf("gamma", "scale", "c"),
-            Leaf("beta", "offset", "c"),
-            Leaf("running_mean", "mean", "c"),
-            Leaf("running_var", "variance", "c"),
+    forms = (
+        form("linear", ("weight", "weight", "out in"), ("bias", "bias", "out")),
+        form("embedding", ("weight", "weight", "num dim")),
+        form("conv", ("weight", "weight", "out in +"), ("bias", "bias", "out")),
+        form("conv_transpose", ("weight", "weight", "in out +"), ("bias", "bias", "(groups out)", "(groups out)")),
+        form(
+            "batch_norm",
+            ("gamma", "scale", "c"),
+            ("beta", "offset", "c"),
+            ("running_mean", "mean", "c"),
+            ("running_var", "variance", "c"),
         ),
-        "norm": (Leaf("gamma", "scale", "c"), Leaf("beta", "offset", "c")),
-        "parameter": (Leaf("", "value", "*"),),
+        form("norm", ("gamma", "scale", "c"), ("beta", "offset", "c")),
+        form("prelu", ("alpha", "slope", "c")),
+        *cells("i2h_weight", "h2h_weight", "i2h_bias", "h2h_bias", "h2r_weight"),
+        form("parameter", ("", "value", "*")),
+    )
+    #: The names that blocks get by themselves (``conv0_weight``) tell their class; Conv2DTranspose says conv, too.
+    classes = {
+        "dense": "linear",
+        "embedding": "embedding",
+        "batchnorm": "batch_norm",
+        "layernorm": "norm",
+        "groupnorm": "norm",
+        "instancenorm": "norm",
+        "prelu": "prelu",
+        "lstm": "lstm",
+        "gru": "gru",
+        "rnn": "rnn",
     }
     default_format = "mxnet"
     data_format = "mxnet"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        return [self._part(spec) for spec in contents.specs]
+        return alone([self._part(spec) for spec in contents.specs])
 
     def _part(self, spec: TensorSpec) -> Part:
         name = re.sub(r"^(arg|aux):", "", spec.name)
-        leaves = [leaf.name for kind in self.layouts.values() for leaf in kind if leaf.name] + list(_OLDER)
-        prefixed = re.fullmatch(rf"(.+)_({'|'.join(sorted(set(leaves), key=len, reverse=True))})", name)
+        leaves = [*self._words(""), *_OLDER]
+        prefixed = re.fullmatch(rf"(.+)_({'|'.join(sorted(leaves, key=len, reverse=True))})", name)
         if "." in name or not prefixed:
-            return dotted(name, spec)
+            part = dotted(name, spec)
+            return _unfused(part) if part.leaf in _CELL_LEAVES else part
         path, leaf = prefixed.groups()
-        return Part(spec, path, _OLDER.get(leaf, leaf))
+        cell = re.fullmatch(r"(.+)_([lr])(\d+)", path)
+        if leaf in _CELL_LEAVES and cell:
+            return Part(spec, _layer_path(cell[1], cell[3], cell[2]), leaf, "cell")
+        return Part(spec, path, _OLDER.get(leaf, leaf), path.rpartition("_")[2].rstrip("0123456789"))
 
-    def spell(self, prefix: str, leaf: Leaf, dialect: str, is_data: bool) -> str:
-        return ".".join(filter(None, (prefix, leaf.name)))
+    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+        """A recurrent layer writes its cells as ``_unfused.1.l_cell``, or ``_unfused.1`` in one direction."""
+        two_ways = {path[0] for layer in layers if (path := _cell_path(layer.path)) and path[2]}
+        found = {}
+        for layer in layers:
+            cell = _cell_path(layer.path)
+            if not any(reading.kind in ("rnn", "lstm", "gru") for reading in layer.readings):
+                found[layer.path] = layer.path
+            elif cell is None:
+                found[layer.path] = f"{layer.path}._unfused.0"
+            else:
+                side = f".{'r' if cell[2] else 'l'}_cell" if cell[0] in two_ways else ""
+                found[layer.path] = f"{cell[0]}._unfused.{cell[1]}{side}"
+        return found
+
+    def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
+        return ".".join(filter(None, (prefix, leaf)))
+
+
+def _unfused(part: Part) -> Part:
+    """``lstm._unfused.1.r_cell.i2h_weight`` -> path ``lstm.l1_reverse``."""
+    found = re.fullmatch(r"(?:(.+)\.)?_unfused\.(\d+)(?:\.([lr])_cell)?", part.path)
+    if not found:
+        return part
+    return Part(part.spec, _layer_path(found[1] or "", found[2], found[3] or "l"), part.leaf, "cell")
+
+
+def _layer_path(module: str, number: str, side: str) -> str:
+    return ".".join(filter(None, (module, f"l{number}{'_reverse' if side == 'r' else ''}")))
+
+
+def _cell_path(path: str) -> tuple[str, str, bool] | None:
+    """``lstm.l1_reverse`` -> module, number, whether it runs backwards."""
+    found = re.fullmatch(r"(?:(.+)\.)?l(\d+)(_reverse)?", path)
+    return (found[1] or "", found[2], bool(found[3])) if found else None

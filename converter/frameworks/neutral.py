@@ -10,19 +10,24 @@ import msgspec
 
 from converter.errors import ConversionError
 from converter.formats.base import Container, Contents
-from converter.frameworks.base import Framework, Leaf, Part, parameter, read_as
-from converter.layers import KINDS, Layer, Net
+from converter.frameworks.base import Framework, Part, parameter
+from converter.layers import KINDS, Form, Layer, Leaf, Net, Reading, form, stacked
 from converter.tensors import TensorSpec
 
 #: Key of the safetensors metadata that holds the JSON document.
 KEY = "converter"
 
 
-class _Entry(msgspec.Struct, frozen=True):
-    """A layer: its path, and every kind that it may be (one, but for a matrix that could be two)."""
+class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A layer: its path, and every kind that it may be (one, but for a matrix that could be two).
+
+    form, sizes: the way in which its framework stores it, and what then would not be known (the number of heads).
+    """
 
     path: str
     kind: tuple[str, ...]
+    form: str = ""
+    sizes: dict[str, int] = {}
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -35,10 +40,29 @@ class _Document(msgspec.Struct, frozen=True):
     layers: tuple[_Entry, ...]
 
 
+def _form(kind: str) -> Form:
+    """Roles under their own names; the gates of a recurrent layer are stacked, as PyTorch does it."""
+    gates = {"rnn": "h", "lstm": "ifgo"}.get(kind, "rzn")
+    if "projection" not in KINDS[kind].roles:
+        bias = ("bias", "bias", "(groups out)", "(groups out)")  # of a transposed convolution in groups
+        rows = [(role, role, axes) for role, axes in KINDS[kind].roles.items()]
+        return form(kind, *(bias if kind == "conv_transpose" and row[0] == "bias" else row for row in rows))
+    stack = "(g h)" if len(gates) > 1 else "h"
+    return form(
+        kind,
+        ("input_weight", stacked("input", gates), f"{stack} in"),
+        ("recurrent_weight", stacked("recurrent", gates), f"{stack} r"),
+        ("input_bias", stacked("input_bias", gates), stack),
+        ("recurrent_bias", stacked("recurrent_bias", gates), stack),
+        ("bias", stacked("input_bias+recurrent_bias", gates), stack),
+        ("projection", "projection", "r h"),
+    )
+
+
 class Neutral(Framework):
     name = "neutral"
     title = "neutral"
-    layouts = {kind: tuple(Leaf(role, role, axes) for role, axes in KINDS[kind].roles.items()) for kind in KINDS}
+    forms = tuple(_form(kind) for kind in KINDS)
     default_format = "safetensors"
     data_format = "safetensors"
 
@@ -46,11 +70,20 @@ class Neutral(Framework):
         parts = (spec.name.rpartition(".") for spec in contents.specs)
         return [Part(spec, path, leaf) for spec, (path, _, leaf) in zip(contents.specs, parts, strict=True)]
 
-    def spell(self, prefix: str, leaf: Leaf, dialect: str, is_data: bool) -> str:
-        return f"{prefix}.{leaf.name}" if prefix else leaf.name
+    def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
+        return f"{prefix}.{leaf}" if prefix else leaf
+
+    def kept(self, form: Form, reading: Reading) -> Iterable[Leaf]:
+        """Two biases as two, and one that is the sum of both as one."""
+        leaves = list(super().kept(form, reading))
+        single = {word for role in reading.roles if len(role) == 1 for word in role}
+        separate = any(word in single for leaf in leaves if leaf.name == "recurrent_bias" for word in leaf.roles)
+        other = ("bias",) if separate else ("input_bias", "recurrent_bias")
+        summed = any("recurrent_bias" in word for role in reading.roles for word in role)
+        return [leaf for leaf in leaves if leaf.name not in other] if summed else leaves
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
-        entries = tuple(_Entry(layer.path, tuple(reading.kind for reading in layer.readings)) for layer in layers)
+        entries = tuple(_entry(layer) for layer in layers)
         document = _Document(1, source.framework, source.ordered, source.container, entries)
         return replace(contents, metadata={**contents.metadata, KEY: msgspec.json.encode(document).decode()})
 
@@ -72,10 +105,22 @@ class Neutral(Framework):
         specs = by_path.pop(path, {})
         if kinds == ("parameter",) and specs.keys() == {"value"}:
             return parameter(path, specs["value"])
-        readings = [read_as(kind, self.layouts[kind], specs) for kind in kinds if kind in self.layouts]
-        if not readings or None in readings:
+        parts = [Part(spec, path, role) for role, spec in specs.items()]
+        readings = tuple(reading for reading in self._readings(parts, "") if reading.kind in kinds)
+        if not readings or {reading.kind for reading in readings} != set(kinds):
             raise ConversionError(f"neutral file: layer '{path}' is no {' or '.join(kinds)}: {_shapes(specs)}")
-        return Layer(path, tuple(reading for reading in readings if reading))
+        return Layer(path, tuple(_formed(reading, entry) for reading in readings))
+
+
+def _entry(layer: Layer) -> _Entry:
+    first = layer.readings[0]
+    kinds = tuple(dict.fromkeys(reading.kind for reading in layer.readings))
+    return _Entry(layer.path, kinds, first.form, dict(first.sizes))
+
+
+def _formed(reading: Reading, entry: _Entry) -> Reading:
+    sizes = tuple(sorted(entry.sizes.items()))
+    return replace(reading, stored=tuple(replace(item, sizes=sizes) for item in reading.stored), form=entry.form)
 
 
 def is_neutral(contents: Contents) -> bool:

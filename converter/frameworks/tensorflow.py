@@ -11,14 +11,22 @@ Kernels are ``[in, out]`` (keras/src/layers/core/dense.py, normalization/batch_n
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import combinations
 
 from converter.errors import ConversionError
 from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Leaf, Part
-from converter.layers import Layer, Net, join_path, split_path
+from converter.frameworks.base import Framework, Part
+from converter.frameworks.keras_layers import (
+    by_attribute,
+    numbered_by_class,
+    with_attentions,
+    with_cells,
+    with_separable,
+)
+from converter.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked
 from converter.tensors import TensorSpec
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -29,25 +37,93 @@ class TensorFlow(Framework):
     name = "tensorflow"
     title = "TensorFlow"
     aliases = ("tf", "keras")
+    channels_last = True
     #: In the order in which a layer creates its variables: that is their number in HDF5.
-    layouts = {
-        "linear": (Leaf("kernel", "weight", "in out"), Leaf("bias", "bias", "out")),
-        "embedding": (Leaf("embeddings", "weight", "num dim"),),
-        "batch_norm": (
-            Leaf("gamma", "scale", "c"),
-            Leaf("beta", "offset", "c"),
-            Leaf("moving_mean", "mean", "c"),
-            Leaf("moving_variance", "variance", "c"),
+    forms = (
+        form("linear", ("kernel", "weight", "in out"), ("bias", "bias", "out")),
+        form(
+            "linear",
+            ("kernel", "weight", "in heads head_dim", "(heads head_dim) in"),
+            ("bias", "bias", "heads head_dim", "(heads head_dim)"),
+            name="to_heads",
         ),
-        "norm": (Leaf("gamma", "scale", "c"), Leaf("beta", "offset", "c")),
-        "parameter": (Leaf("", "value", "*"),),
-    }
+        form(
+            "linear",
+            ("kernel", "weight", "heads head_dim out", "out (heads head_dim)"),
+            ("bias", "bias", "out"),
+            name="from_heads",
+        ),
+        form("embedding", ("embeddings", "weight", "num dim")),
+        form("conv", ("kernel", "weight", "+ in out", "", "pointwise_kernel"), ("bias", "bias", "out")),
+        form(
+            "conv",
+            ("depthwise_kernel", "weight", "+ c multiplier", "(c multiplier) 1 +", "kernel"),
+            ("bias", "bias", "(c multiplier)", "(c multiplier)"),
+            name="depthwise",
+        ),
+        form("conv_transpose", ("kernel", "weight", "+ out in"), ("bias", "bias", "out")),
+        form(
+            "batch_norm",
+            ("gamma", "scale", "c"),
+            ("beta", "offset", "c"),
+            ("moving_mean", "mean", "c"),
+            ("moving_variance", "variance", "c"),
+        ),
+        form("norm", ("gamma", "scale", "c", "", "scale"), ("beta", "offset", "c")),
+        form("prelu", ("alpha", "slope", "1* c")),
+        form(
+            "rnn",
+            ("kernel", "input_h", "in h"),
+            ("recurrent_kernel", "recurrent_h", "r h"),
+            ("bias", "input_bias_h+recurrent_bias_h", "h"),
+        ),
+        form(
+            "lstm",
+            ("kernel", stacked("input", "ifgo"), "in (g h)"),
+            ("recurrent_kernel", stacked("recurrent", "ifgo"), "r (g h)"),
+            ("bias", stacked("input_bias+recurrent_bias", "ifgo"), "(g h)"),
+        ),
+        form(
+            "gru",
+            ("kernel", stacked("input", "zrn"), "in (g h)"),
+            ("recurrent_kernel", stacked("recurrent", "zrn"), "r (g h)"),
+            ("bias", f"{stacked('input_bias', 'zrn')} {stacked('recurrent_bias', 'zrn')}", "x (y h)", "(x y) h"),
+        ),
+        form(
+            "gru_reset_before",
+            ("kernel", stacked("input", "zrn"), "in (g h)"),
+            ("recurrent_kernel", stacked("recurrent", "zrn"), "r (g h)"),
+            ("bias", stacked("input_bias", "zrn"), "(g h)"),
+        ),
+        form("parameter", ("", "value", "*")),
+    )
     classes = {
         "dense": "linear",
+        "einsum_dense": "linear",
+        "query_dense": "to_heads",
+        "key_dense": "to_heads",
+        "value_dense": "to_heads",
+        "output_dense": "from_heads",
         "embedding": "embedding",
+        "conv1d": "conv",
+        "conv2d": "conv",
+        "conv3d": "conv",
+        "depthwise_conv1d": "depthwise",
+        "depthwise_conv2d": "depthwise",
+        "conv1d_transpose": "conv_transpose",
+        "conv2d_transpose": "conv_transpose",
+        "conv3d_transpose": "conv_transpose",
         "batch_normalization": "batch_norm",
         "layer_normalization": "norm",
         "group_normalization": "norm",
+        "rms_normalization": "norm",
+        "p_re_lu": "prelu",
+        "simple_rnn": "rnn",
+        "simple_rnn_cell": "rnn",
+        "lstm": "lstm",
+        "lstm_cell": "lstm",
+        "gru": "gru",
+        "gru_cell": "gru",
     }
     default_format = "keras-h5"
     data_format = "npy"
@@ -67,76 +143,91 @@ class TensorFlow(Framework):
         """Checkpoints sort their keys; HDF5 files number the layers."""
         return contents.container != "dict" or self.dialect_of(contents) in ("vars", "keras2")
 
-    def leaves(self, kind: str, dialect: str) -> tuple[Leaf, ...]:
-        leaves = self.layouts[kind]
-        if dialect == "vars" and kind != "parameter":
-            return tuple(replace(leaf, name=str(number)) for number, leaf in enumerate(leaves))
-        return leaves
+    @lru_cache  # noqa: B019 (there is one)
+    def forms_of(self, dialect: str) -> tuple[Form, ...]:
+        if dialect != "vars":
+            return self.forms
+        return tuple(numbered for form in self.forms for numbered in _numbered_forms(form))
+
+    def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
+        """In HDF5 the number of a variable depends on which others the layer has (a norm without an offset)."""
+        usual = super().form_for(reading, prefix, dialect)
+        roles = [leaf.roles for leaf in self.kept(usual, reading)]
+        alike = [form for form in self.forms_of(dialect) if (form.kind, form.name) == (usual.kind, usual.name)]
+        return next(form for form in alike if [leaf.roles for leaf in form.leaves][: len(roles)] == roles)
 
     def split(self, contents: Contents) -> Iterable[Part]:
         dialect = self.dialect_of(contents)
         if dialect == "vars":
-            parts = [_numbered(spec, contents.labels, self.classes) for spec in contents.specs]
-            return _apart(parts)
-        return [_SPLIT[dialect](spec) for spec in contents.specs]
+            parts = _apart([_numbered(spec, contents.labels, self.classes) for spec in contents.specs])
+        else:
+            parts = [_SPLIT[dialect](spec) for spec in contents.specs]
+        return with_attentions(with_separable(with_cells(parts)))
 
-    def spell(self, prefix: str, leaf: Leaf, dialect: str, is_data: bool) -> str:
+    def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
         if dialect == "vars":
-            return f"{prefix}/vars/{leaf.name or 0}"
-        name = "/".join(filter(None, (prefix, leaf.name)))
+            return f"{prefix}/vars/{leaf or 0}"
+        name = "/".join(filter(None, (prefix, leaf)))
         if dialect == "keras2":
             return f"{prefix}/{name}:0"  # the group of the layer, then the variable's own name
         return name + VALUE if dialect == "attributes" else name
 
-    def prefixes(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
-        """Path -> ``layers/dense_1`` in Keras 3 HDF5, else the attribute path.
-
-        Keras numbers the layers of a flat net by class; for nested ones only the names of the
-        attributes are known, under which a subclassed net finds them.
-        """
-        if dialect != "vars":
-            return {layer.path: "/".join(split_path(layer.path)) for layer in layers}
-        class_of = {kind: name for name, kind in reversed(self.classes.items())}
-        counter: Counter[str] = Counter()
-        found = {}
-        for layer in layers:
-            parts = split_path(layer.path)
-            name = class_of.get(layer.readings[0].kind)
-            if len(parts) == 1 and name:
-                found[layer.path] = f"layers/{name}_{counter[name]}" if counter[name] else f"layers/{name}"
-                counter[name] += 1
-            else:
-                found[layer.path] = "/".join(parts)
-        return found
+    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+        """Path -> ``layers/dense_1`` in Keras 3 HDF5, else the attribute path."""
+        return numbered_by_class(layers) if dialect == "vars" else by_attribute(layers)
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
         if dialect == "vars":
             _refuse_lost_order(layers, source)
-            prefixes = self.prefixes(layers, dialect)
-            flat = {path: prefix for path, prefix in prefixes.items() if prefix.startswith("layers/")}
-            labels = {f"{prefix}/vars": split_path(path)[-1] for path, prefix in prefixes.items()}
+            placed = self.placed(layers, dialect)
+            flat = {path: place for path, place in placed.items() if place.startswith("layers/") and "." not in path}
+            labels = {f"{place}/vars": split_path(path)[-1] for path, place in placed.items()}
             return replace(contents, labels=labels, links=flat)
         if dialect == "attributes" and not source.is_data:
             return replace(contents, links=_other_edges(contents, layers))
         return contents
 
 
+def _numbered_forms(form: Form) -> Iterable[Form]:
+    """The form with numbers for names: one for each choice of variables that moves the number of another."""
+    optional = KINDS[form.kind].optional
+    free = [leaf for leaf in form.leaves if all(word in optional for role in leaf.roles for word in role.split("+"))]
+    for count in range(len(free) + 1):
+        for dropped in combinations(free, count):
+            kept = [leaf for leaf in form.leaves if leaf not in dropped]
+            moves = kept != list(form.leaves[: len(kept)])
+            if kept and (moves or not dropped):
+                names = [str(number) if form.kind != "parameter" else "" for number in range(len(kept))]
+                leaves = (replace(leaf, name=name, also=()) for leaf, name in zip(kept, names, strict=True))
+                yield replace(form, leaves=tuple(leaves))
+
+
 def _numbered(spec: TensorSpec, labels: Mapping[str, str], classes: Mapping[str, str]) -> Part:
     """``layers/sequential/layers/dense_1/vars/0`` -> path ``sequential.dense_1``, leaf ``0``.
 
-    The user's name of the layer, where the file kept one, takes the place of ``dense_1``. An automatic
+    The user's name of a layer, where the file kept one, takes the place of ``dense_1``. An automatic
     name (``dense_7``) depends on what else the writing program had built, so it tells only the class.
     """
     group, _, number = spec.name.rpartition("/")
     parts = group.split("/")[:-1]
-    label = labels.get(group, "")
-    automatic = re.sub(r"_\d+$", "", label) in classes
-    in_container = len(parts) > 1 and parts[-2] == "layers"
-    layer_class = parts[-1] if in_container else (label if automatic else "")
-    path = [part for i, part in enumerate(parts) if part != "layers" or i == len(parts) - 1]
-    if path and label and in_container and not automatic:
-        path[-1] = label
+    path = []
+    layer_class = ""
+    for i, part in enumerate(parts):
+        label = labels.get("/".join([*parts[: i + 1], "vars"]), "")
+        automatic = _without_number(label) in (*classes, _without_number(part))
+        in_container = i > 0 and parts[i - 1] == "layers"
+        if part != "layers" or i == len(parts) - 1:
+            path.append(label if label and in_container and not automatic else part)
+        if in_container or _without_number(part).lstrip("_") in classes:
+            layer_class = part.lstrip("_")
+        elif label:
+            wrapped = re.sub("^(for|back)ward_", "", label)  # inside a Bidirectional
+            layer_class = wrapped if automatic or wrapped != label else ""
     return Part(spec, join_path(path), number, layer_class)
+
+
+def _without_number(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)
 
 
 def _apart(parts: Sequence[Part]) -> list[Part]:

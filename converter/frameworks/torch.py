@@ -2,38 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Leaf, Part
+from converter.frameworks.attention import ATTENTION, attentions
+from converter.frameworks.base import Framework, Part
+from converter.frameworks.torch_folded import folded
+from converter.layers import Form, Layer, Net, Reading, form, stacked
 from converter.tensors import TensorSpec
+
+#: ``nn.MultiheadAttention`` keeps the projections of queries, keys and values in one tensor (torch/nn/modules/
+#: activation.py), or in three when they have other input sizes; their biases always in one.
+_IN_PROJECTIONS = tuple(
+    form(
+        "linear",
+        (f"in_proj_weight.{i}", "- " * i + "weight" + " -" * (2 - i), "(g out) in"),
+        (f"{letter}_proj_weight", "weight", "out in"),
+        (f"in_proj_bias.{i}", "- " * i + "bias" + " -" * (2 - i), "(g out)"),
+        name="to_heads",
+    )
+    for i, letter in enumerate("qkv")
+)
+_OUT_PROJECTION = form(
+    "linear", ("out_proj.weight", "weight", "out in"), ("out_proj.bias", "bias", "out"), name="from_heads"
+)
+
+
+def cells(input: str, state: str, input_bias: str, state_bias: str, projection: str) -> tuple[Form, ...]:
+    """The recurrent layers of PyTorch and of MXNet, which differ in the names alone."""
+    return tuple(
+        form(
+            kind,
+            (input, stacked("input", gates), "(g h) in"),
+            (state, stacked("recurrent", gates), "(g h) r"),
+            (input_bias, stacked("input_bias", gates), "(g h)"),
+            (state_bias, stacked("recurrent_bias", gates), "(g h)"),
+            (projection, "projection", "r h"),
+        )
+        if len(gates) > 1
+        else form(
+            kind,
+            (input, "input_h", "h in"),
+            (state, "recurrent_h", "h r"),
+            (input_bias, "input_bias_h", "h"),
+            (state_bias, "recurrent_bias_h", "h"),
+        )
+        for kind, gates in (("rnn", "h"), ("lstm", "ifgo"), ("gru", "rzn"))
+    )
 
 
 class Torch(Framework):
     name = "torch"
     title = "PyTorch"
     aliases = ("pytorch",)
-    layouts = {
-        "linear": (Leaf("weight", "weight", "out in"), Leaf("bias", "bias", "out")),
-        "embedding": (Leaf("weight", "weight", "num dim"),),
-        "batch_norm": (
-            Leaf("weight", "scale", "c"),
-            Leaf("bias", "offset", "c"),
-            Leaf("running_mean", "mean", "c"),
-            Leaf("running_var", "variance", "c"),
+    forms = (
+        form("linear", ("weight", "weight", "out in"), ("bias", "bias", "out")),
+        # Conv1D of the GPT-2 code: a linear layer stored the other way round.
+        form("linear", ("weight", "weight", "in out"), ("bias", "bias", "out"), name="linear_in_out"),
+        *_IN_PROJECTIONS,
+        _OUT_PROJECTION,
+        form("embedding", ("weight", "weight", "num dim")),
+        form("conv", ("weight", "weight", "out in +"), ("bias", "bias", "out")),
+        form("conv_transpose", ("weight", "weight", "in out +"), ("bias", "bias", "(groups out)", "(groups out)")),
+        form(
+            "batch_norm",
+            ("weight", "scale", "c"),
+            ("bias", "offset", "c"),
+            ("running_mean", "mean", "c"),
+            ("running_var", "variance", "c"),
         ),
-        "norm": (Leaf("weight", "scale", "c"), Leaf("bias", "offset", "c")),
-        "parameter": (Leaf("", "value", "*"),),
-    }
+        form("norm", ("weight", "scale", "c"), ("bias", "offset", "c")),
+        form("prelu", ("weight", "slope", "c")),
+        *cells("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"),
+        form("parameter", ("", "value", "*")),
+    )
     ignored = {"num_batches_tracked": "a counter that strict loading does not ask for"}
     default_format = "torch"
     data_format = "torch"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        return [dotted(spec.name, spec) for spec in contents.specs]
+        parts = [part for spec in contents.specs for part in _parts(spec)]
+        fused = {part.path.rpartition(".")[0] for part in parts if part.layer_class == "projection"}
+        outputs = {".".join(filter(None, (path, "out_proj"))): path for path in fused}
+        parts = [
+            replace(part, path=_join(outputs[part.path], "output"), leaf=f"out_proj.{part.leaf}")
+            if part.path in outputs
+            else part
+            for part in parts
+        ]
+        return folded(alone(parts))
 
-    def spell(self, prefix: str, leaf: Leaf, dialect: str, is_data: bool) -> str:
-        return ".".join(filter(None, (prefix, leaf.name)))
+    def net(self, contents: Contents) -> Net:
+        net = super().net(contents)
+        return replace(net, layers=_without_conv1d(net.layers))
+
+    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+        """An attention whose heads are known was a layer of its own, as it is here."""
+        found = {layer.path: layer.path for layer in layers}
+        for path, names in attentions(layers).items():
+            for name, layer in names.items():
+                found[layer.path] = f"{path}{_WITHIN}{name}"
+        return found
+
+    def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
+        _, marked, name = prefix.rpartition(_WITHIN)
+        if marked:
+            return (*_IN_PROJECTIONS, _OUT_PROJECTION)[ATTENTION.index(name)]
+        return super().form_for(replace(reading, form=""), prefix, dialect)
+
+    def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
+        path, marked, _ = prefix.rpartition(_WITHIN)
+        if marked:
+            prefix = path
+            leaf = re.sub(r"^(in_proj_(?:weight|bias))\.\d$", r"\1", leaf)
+        elif leaf in _CELL_LEAVES:
+            layer = re.search(r"(?:^|\.)(l\d+(?:_reverse)?)$", prefix)
+            prefix = prefix[: layer.start()] if layer else prefix
+            leaf = f"{leaf}_{layer[1] if layer else 'l0'}"
+        return _join(prefix, leaf)
+
+
+#: Between an attention and the projection that is part of one of its tensors; no name contains it.
+_WITHIN = "\0"
+_CELL_LEAVES = frozenset({"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"})
+
+
+def _join(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
+
+def _parts(spec: TensorSpec) -> list[Part]:
+    """``rnn.weight_ih_l1_reverse`` -> path ``rnn.l1_reverse``; ``attn.in_proj_bias`` -> a part for each projection."""
+    part = dotted(spec.name, spec)
+    cell = re.fullmatch(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_(l\d+(?:_reverse)?)", part.leaf)
+    if cell:
+        return [Part(spec, _join(part.path, cell[2]), cell[1], "cell")]
+    if part.leaf in ("in_proj_weight", "in_proj_bias"):
+        return [
+            Part(spec, _join(part.path, name), f"{part.leaf}.{i}", "projection") for i, name in enumerate(ATTENTION[:3])
+        ]
+    if part.leaf in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        return [Part(spec, _join(part.path, ATTENTION["qkv".index(part.leaf[0])]), part.leaf, "projection")]
+    return [part]
+
+
+def alone(parts: Sequence[Part]) -> list[Part]:
+    """A recurrent module of one layer and direction is that layer: ``rnn.l0`` -> ``rnn``."""
+    layers: dict[str, set[str]] = {}
+    for part in parts:
+        if part.layer_class == "cell":
+            module, _, name = part.path.rpartition(".")
+            layers.setdefault(module, set()).add(name)
+    return [
+        replace(part, path=part.path.rpartition(".")[0])
+        if part.layer_class == "cell" and layers[part.path.rpartition(".")[0]] == {"l0"}
+        else part
+        for part in parts
+    ]
+
+
+def _without_conv1d(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """A square matrix is a Conv1D only where the shapes of another layer of the net prove that there are any."""
+    proved = any([reading.form for reading in layer.readings] == ["linear_in_out"] for layer in layers)
+    if proved:
+        return tuple(layers)
+    return tuple(
+        replace(layer, readings=tuple(reading for reading in layer.readings if reading.form != "linear_in_out"))
+        for layer in layers
+    )
 
 
 def dotted(name: str, spec: TensorSpec) -> Part:

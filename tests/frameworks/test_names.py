@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -28,11 +29,15 @@ def paths(name: str, shapes: dict[str, tuple[int, ...]], **others: object) -> di
 
 @pytest.mark.parametrize("row", FRAMEWORKS, ids=lambda row: row.name)
 def test_every_kind_has_its_roles_in_every_framework(row: object) -> None:
-    assert row.layouts.keys() == KINDS.keys()
-    for kind, leaves in row.layouts.items():
-        assert {leaf.role for leaf in leaves} == KINDS[kind].roles.keys()
-        for leaf in leaves:
-            assert sorted(leaf.axes.split()) == sorted(KINDS[kind].roles[leaf.role].split())
+    only_keras = {"gru_reset_before"}
+    assert {form.kind for form in row.forms} >= KINDS.keys() - only_keras
+    for form in row.forms:
+        words = {word for leaf in form.leaves for role in leaf.roles for word in role.split("+") if word}
+        assert words <= KINDS[form.kind].roles.keys()
+        assert words >= KINDS[form.kind].roles.keys() - KINDS[form.kind].optional
+        for leaf in form.leaves:
+            axes = re.findall(r"[\w+]+", re.sub(r"1\*|~", "", leaf.axes))
+            assert sorted(axes) == sorted(axis for axis in re.findall(r"[\w+]+", leaf.neutral) if axis != "1"), leaf
 
 
 @pytest.mark.parametrize(
@@ -42,8 +47,8 @@ def test_every_kind_has_its_roles_in_every_framework(row: object) -> None:
         ("torch", {"weight": (3, 4), "bias": (3,)}, {"": "linear"}),
         ("torch", {"e.weight": (3, 4)}, {"e": "linear or embedding"}),
         ("torch", {"n.weight": (3,), "n.bias": (3,)}, {"n": "norm"}),
-        ("torch", {"w.weight": (3, 4), "w.bias": (4,)}, {"w": "unknown"}),
-        ("torch", {"c.weight": (3, 4, 2, 2), "c.bias": (3,)}, {"c": "unknown"}),
+        ("torch", {"w.weight": (3, 4), "w.bias": (4,)}, {"w": "linear"}),
+        ("torch", {"c.weight": (3, 4, 2, 2), "c.bias": (3,)}, {"c": "conv"}),
         ("torch", {"a.weight_g": (3, 1)}, {"a": "unknown"}),
         ("torch", {"cls_token": (1, 1, 4), "x.pos": (5, 4)}, {"cls_token": "parameter", "x.pos": "parameter"}),
         ("mxnet", {"dense0_weight": (3, 4), "dense0_bias": (3,)}, {"dense0": "linear"}),
@@ -68,7 +73,7 @@ def test_every_kind_has_its_roles_in_every_framework(row: object) -> None:
         ("tensorflow", {"layers/embedding/vars/0": (3, 4)}, {"embedding": "embedding"}),
         ("tensorflow", {"layers/sequential/layers/dense/vars/0": (3, 4)}, {"sequential.dense": "linear"}),
         ("tensorflow", {"a/vars/0": (3, 4)}, {"a": "linear or embedding"}),
-        ("tensorflow", {"layers/conv2d/vars/0": (2, 2, 3, 4)}, {"conv2d": "unknown"}),
+        ("tensorflow", {"layers/conv2d/vars/0": (2, 2, 3, 4)}, {"conv2d": "conv"}),
     ],
 )  # fmt: skip
 def test_names_become_layers(name: str, given: dict[str, tuple[int, ...]], expected: dict[str, str]) -> None:

@@ -1,0 +1,30 @@
+"""Multi-head attention is four linear layers below one path, named alike whatever the framework calls them.
+
+So a net's own attention, made of four dense layers, fits that of any framework; and only who keeps the
+heads apart in the shapes (Keras, Flax) has to know their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from converter.layers import Layer
+
+#: The projections of an attention, in the order in which PyTorch stacks them.
+ATTENTION = ("query", "key", "value", "output")
+
+
+def attentions(layers: Sequence[Layer]) -> Mapping[str, Mapping[str, Layer]]:
+    """Path of each attention -> its four layers, where at least one is known to be split into heads."""
+    groups: dict[str, dict[str, Layer]] = {}
+    for layer in layers:
+        path, _, name = layer.path.rpartition(".")
+        if name in ATTENTION:
+            groups.setdefault(path, {})[name] = layer
+    return {
+        path: {name: found[name] for name in ATTENTION}
+        for path, found in groups.items()
+        if found.keys() == set(ATTENTION)
+        and all(any(reading.kind == "linear" for reading in layer.readings) for layer in found.values())
+        and any("heads" in reading.form for layer in found.values() for reading in layer.readings)
+    }
