@@ -1,0 +1,350 @@
+"""The flavours of nets that are converted into each other: how each is made random, saved, loaded strictly and run.
+
+A *case* holds a fresh net of the same architecture for each flavour that can express it, and an input. Every
+weight, bias and statistic is random; whoever stores several things under one name would be found out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import keras
+import mxnet
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+import torch
+from flax import nnx
+
+import converter
+
+Array = np.ndarray[Any, Any]
+
+
+def random_values(shape: tuple[int, ...], rng: np.random.Generator, dtype: Any = np.float32) -> Array:
+    """Positive, because it may be a variance; of a size that keeps activations away from saturation."""
+    return rng.uniform(0.1, 0.9, shape).astype(dtype)
+
+
+def channels_last(x: Array) -> Array:
+    """(batch, channels, *space) -> (batch, *space, channels); what has no space stays as it is."""
+    return np.moveaxis(x, 1, -1) if x.ndim > 2 else x
+
+
+def channels_first(x: Array) -> Array:
+    return np.moveaxis(x, -1, 1) if x.ndim > 2 else x
+
+
+@dataclass(frozen=True)
+class Linen:
+    """A linen module with its variables, so that it is one object as in the other frameworks."""
+
+    module: Any
+    variables: Any
+
+
+@dataclass(frozen=True)
+class Side:
+    """One flavour. ``framework`` is its name on the command line, ``ending`` that of its files.
+
+    live: what `converter.load_into` takes, and back: how the filled thing becomes a net again.
+    """
+
+    framework: str
+    ending: str
+    randomise: Callable[[Any, np.random.Generator], Any]
+    save: Callable[[Any, Path], object]
+    load: Callable[[Any, Path], Any]
+    run: Callable[..., Any]
+    last: bool = False
+    live: Callable[[Any], Any] = lambda net: net
+    back: Callable[[Any, Any], Any] = lambda net, filled: filled
+
+
+def _torch_random(net: torch.nn.Module, rng: np.random.Generator) -> torch.nn.Module:
+    with torch.no_grad():
+        for value in net.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(torch.tensor(random_values(tuple(value.shape), rng)))
+    return net.eval()
+
+
+def _torch_load(net: torch.nn.Module, path: Path) -> torch.nn.Module:
+    net.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    return net.eval()
+
+
+def _torch_run(net: torch.nn.Module, *xs: Array) -> Any:
+    with torch.no_grad():
+        return net(*(torch.tensor(x) for x in xs))
+
+
+def _keras_random(net: Any, rng: np.random.Generator) -> Any:
+    net.set_weights([random_values(value.shape, rng, value.dtype) for value in net.get_weights()])
+    return net
+
+
+def _keras_load(net: Any, path: Path) -> Any:
+    net.load_weights(str(path))
+    return net
+
+
+def _keras_run(net: Any, *xs: Array) -> Any:
+    return net(*(tf.constant(x) for x in xs)) if len(xs) == 1 else net([tf.constant(x) for x in xs])
+
+
+def _linen_random(net: Linen, rng: np.random.Generator) -> Linen:
+    return Linen(net.module, jax.tree.map(lambda v: jnp.asarray(random_values(v.shape, rng, v.dtype)), net.variables))
+
+
+def _linen_load(net: Linen, path: Path) -> Linen:
+    variables = flax.serialization.from_bytes(net.variables, path.read_bytes())
+    shapes = jax.tree.map(lambda new, old: np.shape(new) == np.shape(old), variables, net.variables)
+    assert all(jax.tree.leaves(shapes)), "from_bytes checks the names only"
+    return Linen(net.module, jax.tree.map(jnp.asarray, variables))
+
+
+def _nnx_state(net: nnx.Module) -> Any:
+    return nnx.state(net, nnx.Not(nnx.RngState))
+
+
+def _nnx_random(net: nnx.Module, rng: np.random.Generator) -> nnx.Module:
+    nnx.update(net, jax.tree.map(lambda v: jnp.asarray(random_values(v.shape, rng, v.dtype)), _nnx_state(net)))
+    net.eval()
+    return net
+
+
+def _nnx_save(net: nnx.Module, path: Path) -> None:
+    tree = jax.tree_util.tree_map_with_path(lambda _, v: np.asarray(v), nnx.to_pure_dict(_nnx_state(net)))
+    path.write_bytes(flax.serialization.msgpack_serialize(_text_keys(tree)))
+
+
+def _text_keys(tree: Any) -> Any:
+    return {str(key): _text_keys(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _nnx_load(net: nnx.Module, path: Path) -> nnx.Module:
+    flat = dict(nnx.to_flat_state(_nnx_state(net)))
+    given = flax.traverse_util.flatten_dict(flax.serialization.msgpack_restore(path.read_bytes()))
+    assert {tuple(map(str, key)) for key in flat} == set(given)
+    for key, variable in flat.items():
+        value = given[tuple(map(str, key))]
+        assert variable.get_value().shape == value.shape, key
+        flat[key] = variable.replace(jnp.asarray(value))
+    nnx.update(net, nnx.from_flat_state(flat))
+    net.eval()
+    return net
+
+
+def _gluon_random(net: Any, rng: np.random.Generator) -> Any:
+    for parameter in net.collect_params().values():
+        parameter.set_data(mxnet.nd.array(random_values(parameter.shape, rng)))
+    return net
+
+
+def _gluon_load(net: Any, path: Path) -> Any:
+    net.load_parameters(str(path))
+    return net
+
+
+def _gluon_run(net: Any, *xs: Array) -> Any:
+    return net(*(mxnet.nd.array(x, dtype=x.dtype) for x in xs))
+
+
+SIDES: Mapping[str, Side] = {
+    "torch": Side(
+        "torch", ".pt", _torch_random, lambda net, path: torch.save(net.state_dict(), path), _torch_load, _torch_run
+    ),
+    "keras": Side(
+        "tensorflow",
+        ".weights.h5",
+        _keras_random,
+        lambda net, path: net.save_weights(path),
+        _keras_load,
+        _keras_run,
+        last=True,
+    ),
+    "tf_keras": Side(
+        "tensorflow",
+        ".h5",
+        _keras_random,
+        lambda net, path: net.save_weights(str(path)),
+        _keras_load,
+        _keras_run,
+        last=True,
+    ),
+    "linen": Side(
+        "flax",
+        ".msgpack",
+        _linen_random,
+        lambda net, path: path.write_bytes(flax.serialization.to_bytes(net.variables)),
+        _linen_load,
+        lambda net, *xs: net.module.apply(net.variables, *(jnp.asarray(x) for x in xs)),
+        last=True,
+        live=lambda net: net.variables,
+        back=lambda net, filled: Linen(net.module, filled),
+    ),
+    "nnx": Side(
+        "flax", ".msgpack", _nnx_random, _nnx_save, _nnx_load, lambda net, *xs: net(*map(jnp.asarray, xs)), last=True
+    ),
+    "gluon": Side(
+        "mxnet",
+        ".params",
+        _gluon_random,
+        lambda net, path: net.save_parameters(str(path)),
+        _gluon_load,
+        _gluon_run,
+    ),
+}
+
+
+def to_numpy(value: Any) -> Array:
+    return value.asnumpy() if isinstance(value, mxnet.nd.NDArray) else np.asarray(value)
+
+
+MAIN = ("torch", "keras", "linen", "gluon")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture in several flavours.
+
+    nets: flavour -> a fresh net with allocated (uninitialised) weights. inputs: channels first.
+    layers: the entries of its schema (path, kind, heads, flatten …), for the form without a template. Where a
+        framework forces another name, ``names`` as in a schema file.
+    options: further words of the command line, by target flavour ("" for every one).
+    spatial: whether inputs and outputs have channels and space, which the sides order differently.
+    exact: pairs in which nothing is computed can ask for equality to the bit of the tensors; see `same_bits`.
+    tolerance: of the relative error.
+    """
+
+    name: str
+    nets: Mapping[str, Callable[[], Any]]
+    inputs: tuple[Array, ...]
+    layers: tuple[Mapping[str, Any], ...] = ()
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spatial: bool = False
+    tolerance: float = 1e-5
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every flavour into every flavour, itself among them."""
+        return [(source, target) for source in self.nets for target in self.nets]
+
+    def schema_pairs(self) -> list[tuple[str, str]]:
+        """One flavour of each framework: a new file is written alike for all flavours of its framework."""
+        main = [flavour for flavour in MAIN if flavour in self.nets]
+        return [(source, target) for source in main for target in main if self.layers]
+
+    def live_pairs(self) -> list[tuple[str, str]]:
+        """A channels-first and a channels-last file into a live net of every flavour."""
+        return [(source, target) for source in ("torch", "linen") if source in self.nets for target in self.nets]
+
+    def run(self, flavour: str, net: Any) -> Array:
+        """The output, channels first."""
+        side = SIDES[flavour]
+        turned = side.last and self.spatial
+        result = to_numpy(side.run(net, *(channels_last(x) if turned else x for x in self.inputs)))
+        return channels_first(result) if turned else result
+
+    def words(self, target: str) -> tuple[str, ...]:
+        return (*self.options.get("", ()), *self.options.get(target, ()))
+
+
+def assert_same(found: Array, expected: Array, tolerance: float = 1e-5) -> None:
+    assert found.shape == expected.shape
+    assert np.isfinite(expected).all() and np.ptp(expected) > 0, "an output that tells nothing"
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[..., object]) -> None:
+    """Save, convert with a clone's file as template, load strictly, compare the outputs."""
+    ours, theirs = SIDES[source], SIDES[target]
+    net = ours.randomise(case.nets[source](), np.random.default_rng(1))
+    given = folder / f"source{ours.ending}"
+    ours.save(net, given)
+    like, result = folder / f"like{theirs.ending}", folder / f"result{theirs.ending}"
+    theirs.save(theirs.randomise(case.nets[target](), np.random.default_rng(2)), like)
+    run(f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *case.words(target))
+    found = case.run(target, theirs.load(case.nets[target](), result))
+    assert_same(found, case.run(source, net), case.tolerance)
+
+
+def by_schema(case: Case, source: str, target: str, folder: Path, run: Callable[..., object]) -> None:
+    """The same with no template: a schema names the layers and their kinds."""
+    ours, theirs = SIDES[source], SIDES[target]
+    net = ours.randomise(case.nets[source](), np.random.default_rng(3))
+    given, result, schema = folder / f"source{ours.ending}", folder / f"result{theirs.ending}", folder / "net.yaml"
+    ours.save(net, given)
+    schema.write_text(_json({"name": "net", "layers": [dict(layer) for layer in case.layers]}))
+    run(f"{ours.framework}->{theirs.framework}", given, "--schema", schema, "-o", result, *case.words(target))
+    found = case.run(target, theirs.load(case.nets[target](), result))
+    assert_same(found, case.run(source, net), case.tolerance)
+
+
+def by_hand_over(case: Case, source: str, target: str, folder: Path) -> None:
+    """A file into a live net."""
+    ours, theirs = SIDES[source], SIDES[target]
+    net = ours.randomise(case.nets[source](), np.random.default_rng(4))
+    given = folder / f"source{ours.ending}"
+    ours.save(net, given)
+    clone = theirs.randomise(case.nets[target](), np.random.default_rng(5))
+    filled = theirs.back(clone, converter.load_into(theirs.live(clone), given, framework=ours.framework))
+    assert_same(case.run(target, filled), case.run(source, net), case.tolerance)
+
+
+def every(cases: Sequence[Case], pairs: Callable[[Case], list[tuple[str, str]]]) -> list[Any]:
+    """The parameters (case, source, target) of a test, with names."""
+    return [
+        pytest.param(case, source, target, id=f"{case.name}-{source}-{target}".replace(" ", "_"))
+        for case in cases
+        for source, target in pairs(case)
+    ]
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(document)  # JSON is YAML
+
+
+def keras_net(make: Callable[[Any], Any], *shapes: tuple[int, ...], library: Any = keras) -> Callable[[], Any]:
+    """A functional model for inputs of these shapes (without the batch); ``make`` gets the layers module."""
+
+    def build() -> Any:
+        inputs = [library.Input(shape) for shape in shapes]
+        return library.Model(inputs[0] if len(inputs) == 1 else inputs, make(library.layers)(*inputs))
+
+    return build
+
+
+def tf_keras_net(make: Callable[[Any], Any], *shapes: tuple[int, ...]) -> Callable[[], Any]:
+    return keras_net(make, *shapes, library=tf_keras)
+
+
+def linen_net(module: Callable[[], Any], *inputs: Array) -> Callable[[], Linen]:
+    """A linen module with variables for these inputs (channels last)."""
+
+    def build() -> Linen:
+        made = module()
+        return Linen(made, made.init(jax.random.PRNGKey(0), *map(jnp.asarray, inputs)))
+
+    return build
+
+
+def gluon_net(block: Callable[[], Any], *inputs: Array) -> Callable[[], Any]:
+    """A gluon block that has seen these inputs, so that every size is known."""
+
+    def build() -> Any:
+        made = block()
+        made.initialize()
+        made(*(mxnet.nd.array(x, dtype=x.dtype) for x in inputs))
+        return made
+
+    return build
