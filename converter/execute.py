@@ -1,28 +1,212 @@
-"""Walk a plan: read, transform, write, free. One tensor is in memory at a time."""
+"""Walk a plan: read, transform, write, free; a few threads at a time, within a budget of memory."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Lock
+from typing import TYPE_CHECKING
 
 from converter.errors import ConversionError
-from converter.formats import Format, Reader, open_writer
+from converter.formats import Format, Reader, Writer, open_writer
+from converter.ops import Flip, Split, Transpose
 from converter.plan import Plan, Step
-from converter.tensors import Array
+from converter.tensors import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["Pace", "compute", "execute"]
+
+#: Small tensors are handed to a thread together, up to so many bytes or tensors.
+BATCH_BYTES, BATCH_TENSORS = 4 << 20, 1_000
+#: What the default budget has beside the tensors: the blocks in which strided views are written.
+SPARE_BYTES = 64 << 20
+#: Operations that move no data.
+_VIEWS = (Transpose, Flip, Split)
+#: Beyond these many threads memory and disk are the limit.
+MOST_WORKERS = 4
 
 
-def execute(plan: Plan, reader: Reader, form: Format, path: Path, max_shard_bytes: int | None = None) -> None:
-    """Write the planned file; on any error nothing appears under its name."""
+@dataclass(frozen=True)
+class Pace:
+    """How fast to go, and who wants to know. None of it changes a byte of the result.
+
+    memory: bytes of all tensors that are on their way at a time; one that needs more goes alone. By default
+        twice the largest tensor, and some for the blocks in which it is written.
+    workers: threads; by default one for each processor, up to four, and one more, as one of them mostly writes.
+    progress: called now and then, by one thread at a time, with the bytes written so far and all that there are.
+    """
+
+    memory: int | None = None
+    workers: int | None = None
+    progress: Callable[[int, int], None] | None = None
+
+    def budget(self, steps: Sequence[Step]) -> int:
+        if self.memory is not None:
+            return self.memory
+        return (
+            2 * max((spec.nbytes for step in steps for spec in (*step.sources, step.target)), default=0) + SPARE_BYTES
+        )
+
+    def threads(self) -> int:
+        return self.workers or min(MOST_WORKERS, _processors()) + 1
+
+
+def execute(
+    plan: Plan, reader: Reader, form: Format, path: Path, max_shard_bytes: int | None = None, pace: Pace = Pace()
+) -> None:
+    """Write the planned file; on any error, or when the user interrupts, nothing appears under its name.
+
+    The bytes depend on the plan and the source alone, not on the pace. Raises ConversionError.
+    """
     with open_writer(form, path, plan.contents, max_shard_bytes) as writer:
-        for step in plan.steps:
-            writer.write(step.target.name, compute(step, reader))
+        _run(list(_jobs(plan.steps)), _Work(reader, writer, plan.steps, pace), pace.threads(), pace.budget(plan.steps))
 
 
 def compute(step: Step, reader: Reader) -> Array:
     """The target tensor of one step. Raises ConversionError naming the source tensor."""
-    arrays = tuple(reader.read(spec.name) for spec in step.sources)
+    return _transformed(step, {spec.name: reader.read(spec.name) for spec in step.sources})
+
+
+def _transformed(step: Step, sources: Mapping[str, Array]) -> Array:
+    arrays = tuple(sources[spec.name] for spec in step.sources)
     try:
         for op in step.ops:
             arrays = op.apply(arrays)
     except ConversionError as error:
-        raise ConversionError(f"'{step.sources[0].name}': {error}") from None
+        raise ConversionError(f"'{(*step.sources, step.target)[0].name}': {error}") from None
     return arrays[0]
+
+
+# -- jobs -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Steps that one thread does, one after the other. cost: bytes that they may hold in memory at a time."""
+
+    steps: tuple[Step, ...]
+    cost: int
+
+
+def _jobs(steps: Iterable[Step]) -> Iterator[_Job]:
+    """Steps that share a source are one job, which reads it once; small ones are put together."""
+    batch: list[Step] = []
+    cost = 0
+    for group in _groups(steps):
+        job = _Job(group, _cost(group))
+        if job.cost > BATCH_BYTES:
+            yield job
+            continue
+        if batch and (cost + job.cost > BATCH_BYTES or len(batch) >= BATCH_TENSORS):
+            yield _Job(tuple(batch), cost)
+            batch, cost = [], 0
+        batch += group
+        cost += job.cost
+    if batch:
+        yield _Job(tuple(batch), cost)
+
+
+def _groups(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
+    """The steps by shared sources, directly or through others, in the order of their first steps."""
+    groups: dict[int, list[Step]] = {}
+    of_source: dict[str, int] = {}
+    for number, step in enumerate(steps):
+        joined = sorted({of_source[spec.name] for spec in step.sources if spec.name in of_source})
+        home = joined[0] if joined else number
+        for other in joined[1:]:
+            moved = groups.pop(other)
+            groups[home] += moved
+            of_source |= {spec.name: home for mover in moved for spec in mover.sources}
+        groups.setdefault(home, []).append(step)
+        of_source |= {spec.name: home for spec in step.sources}
+    return map(tuple, groups.values())
+
+
+def _cost(steps: Sequence[Step]) -> int:
+    """All different sources, and the largest target with as much again for what the operations need."""
+    sources: dict[str, TensorSpec] = {spec.name: spec for step in steps for spec in step.sources}
+    results = max(0 if _is_view(step) else 2 * step.target.nbytes for step in steps)
+    return sum(spec.nbytes for spec in sources.values()) + results
+
+
+def _is_view(step: Step) -> bool:
+    return all(isinstance(op, _VIEWS) for op in step.ops)
+
+
+# -- running --------------------------------------------------------------------------------------------------------
+
+
+class _Work:
+    """What the threads share. Calling it does a job."""
+
+    def __init__(self, reader: Reader, writer: Writer, steps: Sequence[Step], pace: Pace) -> None:
+        self.stopped = Event()
+        self._reader = reader
+        self._writer = writer
+        self._progress = pace.progress
+        self._reading = nullcontext() if reader.parallel else Lock()
+        self._counting = Lock()
+        self._done, self._total = 0, sum(step.target.nbytes for step in steps)
+
+    def __call__(self, job: _Job) -> None:
+        uses = Counter(spec.name for step in job.steps for spec in step.sources)
+        held: dict[str, Array] = {}
+        for step in job.steps:
+            if self.stopped.is_set():
+                return
+            for spec in step.sources:
+                if spec.name not in held:
+                    with self._reading:
+                        held[spec.name] = self._reader.read(spec.name)
+            self._writer.write(step.target.name, _transformed(step, held))
+            for spec in step.sources:
+                uses[spec.name] -= 1
+                if not uses[spec.name]:
+                    held.pop(spec.name, None)
+            self._count(step.target.nbytes)
+
+    def _count(self, size: int) -> None:
+        if self._progress is not None:
+            with self._counting:
+                self._done += size
+                self._progress(self._done, self._total)
+
+
+def _run(jobs: Sequence[_Job], work: _Work, threads: int, budget: int) -> None:
+    """Do the jobs in order, so many at a time as there are threads and as the budget has room for."""
+    if threads == 1 or len(jobs) < 2:
+        for job in jobs:
+            work(job)
+        return
+    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait  # not needed for a small file
+
+    running: dict[Future[None], int] = {}
+
+    def finish_some() -> None:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            del running[future]
+            future.result()
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="convert") as pool:
+        try:
+            for job in jobs:
+                while running and (len(running) == threads or sum(running.values()) + job.cost > budget):
+                    finish_some()
+                running[pool.submit(work, job)] = job.cost
+            while running:
+                finish_some()
+        except BaseException:
+            work.stopped.set()
+            raise
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

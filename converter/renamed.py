@@ -18,6 +18,7 @@ class RenamedReader(Reader):
     def __init__(self, reader: Reader, names: Contents) -> None:
         super().__init__(reader.path, reader.options)
         self._reader = reader
+        self.parallel = reader.parallel
         specs, named = reader.contents.specs, names.specs
         if len(specs) != len(named):
             raise FormatError(reader.path, f"has {len(specs)} tensors, and the file that is to name them {len(named)}")

@@ -80,6 +80,9 @@ class Reader(ABC):
     before memory is allocated for it. Raises `FormatError` for anything that is not right.
     """
 
+    #: whether several threads may call `read` at a time, once `contents` was asked for
+    parallel: bool = False
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         self.path = path
         self.options = options
@@ -111,8 +114,9 @@ class Reader(ABC):
 class Writer(ABC):
     """A file being written. A context manager: on a clean exit `commit`, on an exception `abort`.
 
-    All specs are known at the start (``contents``); `write` is then called once for each of them, in
-    any order. Until `commit` nothing exists under the final name; after `abort` nothing new exists.
+    All specs are known at the start (``contents``); `write` is then called once for each of them, in any
+    order and by several threads at a time. Until `commit` nothing exists under the final name; after `abort`
+    nothing new exists.
     What the disk refuses leaves the ``with`` block as an OutputError.
     """
 

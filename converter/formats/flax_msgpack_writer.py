@@ -11,8 +11,8 @@ from converter.errors import OutputError
 from converter.formats.base import Contents
 from converter.formats.in_place import InPlaceWriter
 from converter.formats.nested import MAX_DEPTH
-from converter.formats.tiles import blocks
 from converter.tensors import Array, TensorSpec
+from converter.tiles import blocks
 
 ARRAY = 1
 CHUNKED = "__msgpack_chunked_array__"

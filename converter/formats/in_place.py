@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
 from converter.formats.checksums import Checksum
-from converter.formats.tiles import blocks
 from converter.tensors import Array
+from converter.tiles import blocks
 
 
 class InPlaceWriter(Writer):
@@ -25,6 +26,8 @@ class InPlaceWriter(Writer):
         super().__init__(path, contents)
         self._partial = partial_path(path)
         self._file = self._partial.open("xb", buffering=0)
+        # The kernel lets one thread write to a file at a time; who waits here leaves the processor to the others.
+        self._turn = Lock()
         try:
             for offset, piece in pieces.items():
                 self.put(offset, piece)
@@ -33,7 +36,8 @@ class InPlaceWriter(Writer):
             raise
 
     def put(self, offset: int, data: bytes | memoryview) -> None:
-        put(self._file.fileno(), offset, data)
+        with self._turn:
+            put(self._file.fileno(), offset, data)
 
     def fill(self, offset: int, array: Array, *checksums: Checksum) -> None:
         """Put the elements there in C order; the checksums see every piece while it is in the processor's cache."""

@@ -41,6 +41,8 @@ def detect(probe: Probe) -> bool:
 class FileReader(Reader):
     """Lazy: only the headers of the records are read, each array as a view of the mapped file."""
 
+    parallel = True
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         self._source = FileSource(path)

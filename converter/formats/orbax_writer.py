@@ -15,8 +15,8 @@ from typing import Any
 from converter.errors import OutputError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
-from converter.formats.tiles import blocks
 from converter.tensors import DTYPES, Array, TensorSpec
+from converter.tiles import blocks
 
 #: What tensorstore's zarr driver cannot hold (its ``zarr/dtype.cc``).
 UNKNOWN = ("float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint4")

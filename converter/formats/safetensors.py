@@ -32,8 +32,8 @@ from converter.formats.safetensors_header import (
     read_header,
 )
 from converter.formats.source import FileSource, frozen
-from converter.formats.tiles import contiguous
 from converter.tensors import DTYPES, Array, TensorSpec
+from converter.tiles import contiguous
 
 
 def detect(probe: Probe) -> bool:
@@ -43,6 +43,8 @@ def detect(probe: Probe) -> bool:
 
 class FileReader(Reader):
     """Lazy: the header at once, each tensor as a view of the mapped file (elements of 4 or 6 bits are unpacked)."""
+
+    parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)

@@ -39,6 +39,8 @@ def _index_name(names: frozenset[str]) -> str | None:
 class FileReader(Reader):
     """Lazy: the headers of all shards. The order is that of the index."""
 
+    parallel = True
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         self._index = path

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import ClassVar
 
 from converter.errors import ConversionError, OutputError
@@ -21,8 +22,8 @@ from converter.formats.protowire import put_bytes, put_fixed32, put_integer, var
 from converter.formats.tf_object_graph import GRAPH_KEY, SUFFIX, build_graph
 from converter.formats.tf_table import TableWriter
 from converter.formats.tf_types import CODE_OF_DTYPE, STRING, write_shape
-from converter.formats.tiles import blocks
 from converter.tensors import Array, TensorSpec
+from converter.tiles import blocks
 
 _INDEX, _DATA = ".index", ".data-00000-of-00001"
 #: BundleHeaderProto: num_shards = 1, (little endian), version = 3 {producer = 1}.
@@ -69,6 +70,7 @@ class FileWriter(Writer):
         self._index = partial_path(self._final(_INDEX))
         self._data = partial_path(self._final(_DATA))
         self._file = self._data.open("wb", buffering=0)
+        self._turn = Lock()  # as in InPlaceWriter
         try:
             self._file.truncate(sum(slot.size for slot in self._slots.values()))
             if text is not None:
@@ -84,7 +86,8 @@ class FileWriter(Writer):
         offset = slot.offset
         for piece in blocks(array):
             crc.update(piece)
-            put(self._file.fileno(), offset, piece.data)
+            with self._turn:
+                put(self._file.fileno(), offset, piece.data)
             offset += len(piece)
         slot.crc = masked(crc.value)
 

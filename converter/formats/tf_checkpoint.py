@@ -52,6 +52,8 @@ class FileReader(Reader):
     ``options.verify`` is False.
     """
 
+    parallel = True
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         self._bundle = Bundle(find_prefix(path, options.step), options.verify)

@@ -158,5 +158,7 @@ class _LegacyFile(LegacyStream):
 class FileReader(TorchReader):
     """The same contents as in the zip form; large storages are mapped, not copied."""
 
+    parallel = True
+
     def open(self) -> TorchFile:
         return _LegacyFile(self.path)

@@ -28,5 +28,7 @@ def detect(probe: Probe) -> bool:
 class FileReader(TorchReader):
     """See `TorchArchive`. Large storages are mapped, not copied; CRCs are verified."""
 
+    parallel = True
+
     def open(self) -> TorchFile:
         return ZipMembers.opened(self.path, self.options.verify, TorchArchive)
