@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
 from converter.direction import parse_direction
 from converter.errors import MatchError
-from converter.execute import compute, execute
+from converter.execute import Pace, compute, execute
 from converter.formats import Format
 from converter.frameworks import Framework
 from converter.matching import Rules
@@ -41,6 +41,9 @@ def convert(
     verify: bool = True,
     names_from: StrPath | None = None,
     max_shard_size: int | str | None = None,
+    memory: int | str | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
     strict: bool = False,
     force: bool = False,
 ) -> Report:
@@ -57,6 +60,8 @@ def convert(
     training checkpoint, instead of the usual ones. verify: compare the checksums that the source has.
     names_from: a file whose names, in its order, the tensors of a source without names get (Equinox).
     max_shard_size: bytes, or ``"5GB"``: write several files of at most that, with an index.
+    memory: bytes, or ``"2GB"``: of all tensors on their way at a time (see `execute.Pace`); a larger one goes
+    alone. workers: threads. progress: called with the bytes written so far and all. None of them changes the result.
     strict: accept only pairings by schema, map or the same name. force: overwrite an existing output.
     Raises ConversionError; then nothing was written.
     """
@@ -71,6 +76,7 @@ def convert(
         flatten_fix,
     )
     limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
+    pace = Pace(parse_size(str(memory)) if memory is not None else None, workers, progress)
     with ExitStack() as stack:
         weights = stack.enter_context(
             read(source, framework=way.source.name, step=step, key=key, verify=verify, names_from=names_from)
@@ -82,7 +88,7 @@ def convert(
         path = choose_path(Path(source), output, form)
         refuse_existing(path, form, weights, force)
         plan = _plan(weights, clone, way.target, form, rules, strict)
-        execute(plan, weights.reader, form, path, limit)
+        execute(plan, weights.reader, form, path, limit, pace)
         return Report(str(source), weights.format.title, str(path), form.title, plan)
 
 

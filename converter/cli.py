@@ -24,6 +24,13 @@ class _Program(click.Group):
             args = ["convert", *args]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # what was written so far is gone already
+            click.echo("interrupted; nothing was written", err=True)
+            ctx.exit(130)
+
 
 def _mapping(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs = [value.partition("=") for value in values]
@@ -101,6 +108,8 @@ def program() -> None:
 )
 @click.option("--no-verify", is_flag=True, help="Do not compare the checksums that the source has.")
 @click.option("--max-shard-size", metavar="SIZE", help="Write several files of at most this (5GB), with an index.")
+@click.option("--memory", metavar="SIZE", help="Of all tensors on their way at a time.  [default: twice the largest]")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads.  [default: by the processors]")
 @click.option("--strict", is_flag=True, help="Pair layers by schema, --map or the same name only.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -123,6 +132,8 @@ def convert(
     names_from: str | None,
     no_verify: bool,
     max_shard_size: str | None,
+    memory: str | None,
+    workers: int | None,
     strict: bool,
     force: bool,
     as_json: bool,
@@ -130,28 +141,33 @@ def convert(
     """Convert a weight file from one framework to another."""
     direction, source = _what(words, source_framework, target_framework)
     from converter import api  # NumPy and the formats are not needed for --help
+    from converter.progress import shown
 
-    report = api.convert(
-        direction,
-        source,
-        output,
-        like=like,
-        schema=schema,
-        map=mapping,
-        strip=strip,
-        kind=kind,
-        heads=heads,
-        flatten=flatten,
-        flatten_fix=not no_flatten_fix,
-        format=format_name,
-        step=step,
-        key=key,
-        verify=not no_verify,
-        names_from=names_from,
-        max_shard_size=max_shard_size,
-        strict=strict,
-        force=force,
-    )
+    with shown(not as_json) as progress:
+        report = api.convert(
+            direction,
+            source,
+            output,
+            like=like,
+            schema=schema,
+            map=mapping,
+            strip=strip,
+            kind=kind,
+            heads=heads,
+            flatten=flatten,
+            flatten_fix=not no_flatten_fix,
+            format=format_name,
+            step=step,
+            key=key,
+            verify=not no_verify,
+            names_from=names_from,
+            max_shard_size=max_shard_size,
+            memory=memory,
+            workers=workers,
+            progress=progress,
+            strict=strict,
+            force=force,
+        )
     click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
 
 
