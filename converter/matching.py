@@ -18,6 +18,7 @@ from converter.errors import MatchError
 from converter.fit import agreements, disagreement, shapes
 from converter.frameworks import FRAMEWORKS
 from converter.layers import Layer, Net, join_path, split_path
+from converter.patterns import Indices, indices_of, letters
 from converter.schema import Schema, SchemaLayer
 
 SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "--map", "same name", "only one with this shape"
@@ -84,8 +85,8 @@ class Rules:
 
     def flatten_of(self, path: str) -> int | None:
         """The channels before the flatten that leads to this layer, if the user or the schema says so."""
-        entries = self.schema.layers if self.schema else ()
-        said = next((entry.flatten for entry in entries if path in entry.all_paths), None)
+        entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema else []
+        said = next((entry.flatten for entry in entries if entry and entry.flatten is not None), None)
         return _of(self.flatten, path) if _of(self.flatten, path) is not None else said
 
     def applied(self, source: Net) -> Net:
@@ -175,14 +176,9 @@ def rename(source: Net, framework_name: str, rules: Rules) -> tuple[Renaming, ..
     """The path of every source layer in a new file: by schema, by --map, or as it is. Raises MatchError."""
     renamed: dict[str, Renaming] = {}
     problems: list[str] = []
-    for entry in rules.schema.layers if rules.schema else ():
-        layer = _first(source, entry.paths(source.framework))
-        if layer is None:
-            problems.append(_not_in_source(source, entry))
-        elif not narrowed(layer, entry.kind).readings:
-            problems.append(_other_kind(layer, entry))
-        else:
-            renamed[layer.path] = Renaming(narrowed(layer, entry.kind), entry.paths(framework_name)[0], SCHEMA)
+    for found in _by_entry(rules.schema, source, problems):
+        path = found.entry.spelled(framework_name, found.indices)[0]
+        renamed[found.layer.path] = Renaming(found.layer, path, SCHEMA)
     problems += _unused_rules(source, rules)
     for layer in source.layers:
         mapped = rules.mapped(layer.path)
@@ -213,15 +209,10 @@ class _Matching:
         self.problems: list[str] = []
 
     def by_schema(self, schema: Schema | None) -> None:
-        for entry in schema.layers if schema else ():
-            ours = _first(self.source, entry.paths(self.source.framework))
-            theirs = _first(self.target, entry.paths(self.target.framework))
-            if ours is None:
-                self.problems.append(_not_in_source(self.source, entry))
-            elif not narrowed(ours, entry.kind).readings:
-                self.problems.append(_other_kind(ours, entry))
-            elif theirs is not None:
-                self._pair(narrowed(ours, entry.kind), theirs, SCHEMA)
+        for found in _by_entry(schema, self.source, self.problems):
+            theirs = _first(self.target, found.entry.spelled(self.target.framework, found.indices))
+            if theirs is not None and theirs.path in self.free_targets:
+                self._pair(found.layer, _with_options(theirs, found.entry), SCHEMA)
 
     def by_map(self, rules: Rules) -> None:
         self.problems += _unused_rules(self.source, rules)
@@ -305,6 +296,51 @@ def _without_compiled(path: str) -> tuple[str, ...]:
 def _once(layers: Mapping[str, Layer], name: Callable[[str], str]) -> dict[str, Layer]:
     count = Counter(name(path) for path in layers)
     return {name(path): layer for path, layer in layers.items() if count[name(path)] == 1}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A layer of the source that an entry of the schema stands for, as the kind that it says."""
+
+    entry: SchemaLayer
+    layer: Layer
+    indices: Indices
+
+
+def _by_entry(schema: Schema | None, source: Net, problems: list[str]) -> list[_Found]:
+    """Every layer of the source that the schema knows, in its order; what speaks against it goes to ``problems``."""
+    result: list[_Found] = []
+    owner: dict[str, SchemaLayer] = {}
+    for entry in schema.layers if schema else ():
+        found = _layers_of(entry, source)
+        if not found and not entry.optional:
+            problems.append(_not_in_source(source, entry))
+        for layer, indices in found:
+            other = owner.setdefault(layer.path, entry)
+            if other is not entry:
+                problems.append(f"two entries of the schema stand for '{layer.path}': {other.path} and {entry.path}")
+            elif not narrowed(layer, entry.kind).readings:
+                problems.append(_other_kind(layer, entry))
+            else:
+                result.append(_Found(entry, _with_options(narrowed(layer, entry.kind), entry), indices))
+    return result
+
+
+def _layers_of(entry: SchemaLayer, net: Net) -> list[tuple[Layer, Indices]]:
+    """The layers of the net that the entry stands for: by the first of its names that is found there."""
+    for pattern in entry.paths(net.framework):
+        if not letters(pattern):
+            found = [(net.by_path[pattern], indices_of(pattern, pattern) or {})] if pattern in net.by_path else []
+        else:
+            named = ((layer, indices_of(pattern, layer.path)) for layer in net.layers)
+            found = [(layer, indices) for layer, indices in named if indices is not None]
+        if found:
+            return found
+    return []
+
+
+def _with_options(layer: Layer, entry: SchemaLayer) -> Layer:
+    return layer if entry.heads is None else with_heads(layer, entry.heads)
 
 
 def _first(net: Net, paths: Sequence[str]) -> Layer | None:

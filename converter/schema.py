@@ -3,17 +3,30 @@
     name: mlp
     description: one hidden layer
     layers:
-      - path: output            # the neutral path; also the name wherever none is given
-        kind: linear
+      - path: output                   # the neutral path; also the name wherever none is given
+        kind: linear                   # a kind, or a form of one such as depthwise or to_heads
         names:
           tensorflow: [out, dense_1]   # the first is written, all are understood
 
-Strict: an unknown key, kind or framework, or a name that stands for two layers, is an error.
+An entry may stand for many layers (``encoder.{i}``, see `converter.patterns`), and a block of layers that is
+defined once may be used in several places; paths and names are then put together:
+
+    blocks:
+      mlp:
+        - {path: up, kind: linear}
+        - {path: down, kind: linear, optional: true}
+    layers:
+      - use: mlp
+        path: encoder.{i}
+        names: {torch: ["encoder.layers.{i}"]}
+
+Strict: an unknown key, kind or framework, a name that stands for two layers, and an entry that finds no layer
+(unless it is optional) are errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,33 +35,71 @@ import yaml
 from converter.errors import ConversionError
 from converter.frameworks import FRAMEWORKS, framework
 from converter.layers import KINDS
+from converter.patterns import Indices, check_pattern, fill, indices_of, letters
+from converter.schema_errors import explained
+
+Names = dict[str, tuple[str, ...]]
 
 
 class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A layer of the architecture. ``names``: framework -> the paths it may have there, the usual one first.
 
     heads: of an attention's projections. flatten: the channels of what was flattened before this layer.
+    optional: whether a net may do without it.
     """
 
     path: str
     kind: str
-    names: dict[str, tuple[str, ...]] = {}
+    names: Names = {}
     heads: int | None = None
     flatten: int | None = None
+    optional: bool = False
 
     def paths(self, framework_name: str) -> tuple[str, ...]:
+        """What it may be called there, with indices still open."""
         return self.names.get(framework_name, (self.path,))
 
-    @property
-    def all_paths(self) -> frozenset[str]:
-        """Whatever any framework calls it."""
-        return frozenset((self.path, *(path for names in self.names.values() for path in names)))
+    def spelled(self, framework_name: str, indices: Indices) -> tuple[str, ...]:
+        """What the layer with these indices may be called there."""
+        return tuple(fill(path, indices) for path in self.paths(framework_name))
+
+    def indices(self, framework_name: str, path: str) -> Indices | None:
+        """The indices with which it is called so there; None when it never is."""
+        found = (indices_of(pattern, path) for pattern in self.paths(framework_name))
+        return next((indices for indices in found if indices is not None), None)
 
 
 class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A schema with its blocks put in their places."""
+
     name: str
     layers: tuple[SchemaLayer, ...]
     description: str = ""
+
+    def entry(self, framework_name: str, path: str) -> SchemaLayer | None:
+        """The entry of a layer that is called so there."""
+        return next((layer for layer in self.layers if layer.indices(framework_name, path) is not None), None)
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry as it is written: a layer with its ``kind``, or a block to ``use``."""
+
+    path: str = ""
+    kind: str = ""
+    use: str = ""
+    names: Names = {}
+    heads: int | None = None
+    flatten: int | None = None
+    optional: bool = False
+
+
+class SchemaFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A schema as it is written."""
+
+    name: str
+    layers: tuple[Entry, ...]
+    description: str = ""
+    blocks: dict[str, tuple[Entry, ...]] = {}
 
 
 def schema_folder() -> Path:
@@ -58,56 +109,119 @@ def schema_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "schemas"
 
 
+def shipped() -> tuple[str, ...]:
+    """The names of the schemas that come with the program."""
+    return tuple(sorted(file.stem for file in schema_folder().glob("*.yaml")))
+
+
 def load_schema(name: str) -> Schema:
     """A shipped schema by name (``mlp``), or a file by path. Raises ConversionError."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = schema_folder() / f"{name}.yaml"
         if not path.is_file():
-            shipped = ", ".join(sorted(file.stem for file in schema_folder().glob("*.yaml")))
             raise ConversionError(
-                f"no schema '{name}' is shipped. There are: {shipped}. A file of yours ends in .yaml."
+                f"no schema '{name}' is shipped. There are: {', '.join(shipped())}. A file of yours ends in .yaml."
             )
     try:
-        schema = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), Schema)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise ConversionError(f"{path}: not a schema: {error}") from None
-    _check(path, schema)
+    try:
+        return parse_schema(text)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from None
+
+
+def parse_schema(text: str) -> Schema:
+    """A schema from its text. Raises ConversionError with the line where there is one."""
+    try:
+        written = msgspec.convert(yaml.safe_load(text), SchemaFile)
+    except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+        raise ConversionError(f"not a schema: {explained(error, text, (SchemaFile, Entry))}") from None
+    schema = Schema(written.name, tuple(_expanded(written.layers, written.blocks, ())), written.description)
+    _check(schema)
     return schema
 
 
-def _check(path: Path, schema: Schema) -> None:
+def _expanded(
+    entries: Sequence[Entry], blocks: Mapping[str, Sequence[Entry]], inside: tuple[str, ...]
+) -> Iterable[SchemaLayer]:
+    """The layers of the entries, with every block put in its place. ``inside``: the blocks around them."""
+    for entry in entries:
+        if bool(entry.kind) == bool(entry.use):
+            raise ConversionError(f"entry '{entry.path}' needs either a kind or a block to use")
+        if entry.kind:
+            if not entry.path:
+                raise ConversionError(f"an entry of kind '{entry.kind}' has no path")
+            options = (entry.heads, entry.flatten, entry.optional)
+            yield SchemaLayer(entry.path, entry.kind, entry.names, *options)
+        elif entry.use not in blocks:
+            raise ConversionError(f"there is no block '{entry.use}'. There are: {', '.join(blocks) or 'none'}.")
+        elif entry.use in inside:
+            raise ConversionError(f"block '{entry.use}' uses itself")
+        else:
+            for layer in _expanded(blocks[entry.use], blocks, (*inside, entry.use)):
+                yield _placed(entry, layer)
+
+
+def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
+    """A layer of a block in the place of the entry that uses it."""
+    names = {}
+    for name in {**entry.names, **layer.names}:
+        outer = entry.names.get(name, (entry.path,))
+        names[name] = tuple(_joined(a, b) for a in outer for b in layer.paths(name))
+    options = (entry.heads or layer.heads, layer.flatten, layer.optional or entry.optional)
+    return SchemaLayer(_joined(entry.path, layer.path), layer.kind, names, *options)
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
+
+def _check(schema: Schema) -> None:
     for layer in schema.layers:
-        if layer.kind not in _kinds():
+        if layer.kind not in kinds():
             raise ConversionError(
-                f"{path}: layer '{layer.path}' has the unknown kind '{layer.kind}'. There are {', '.join(_kinds())}."
+                f"layer '{layer.path}' has the unknown kind '{layer.kind}'. There are {', '.join(kinds())}."
             )
     frameworks = {name for layer in schema.layers for name in layer.names}
     for name in frameworks:
-        try:
-            proper = framework(name).name
-        except ConversionError as error:
-            raise ConversionError(f"{path}: {error}") from None
+        proper = framework(name).name
         if proper != name:
-            raise ConversionError(f"{path}: write '{proper}' for the framework '{name}'")
+            raise ConversionError(f"write '{proper}' for the framework '{name}'")
     for name in (*frameworks, ""):
-        _check_unique(path, {layer.path: layer.paths(name) for layer in schema.layers}, name)
+        _check_names(schema, name)
 
 
-def _kinds() -> tuple[str, ...]:
-    """The kinds, and the forms by which a framework stores some of them otherwise (depthwise, to_heads)."""
-    forms = [form.name for row in FRAMEWORKS for form in row.forms if form.name]
-    return (*KINDS, *sorted(set(forms)))
+def kinds() -> tuple[str, ...]:
+    """The kinds, and the forms in which a framework stores some of them otherwise (depthwise, to_heads)."""
+    forms = {form.name for row in FRAMEWORKS for form in row.forms if form.name}
+    return (*KINDS, *sorted(forms))
 
 
-def _check_unique(path: Path, names: Mapping[str, tuple[str, ...]], framework_name: str) -> None:
+def _check_names(schema: Schema, framework_name: str) -> None:
+    """Every name is one of a single layer, and has the indices that the neutral path has."""
     seen: dict[str, str] = {}
-    for layer, spellings in names.items():
-        if not spellings:
-            raise ConversionError(f"{path}: layer '{layer}' has an empty list of names for {framework_name}")
-        for spelling in spellings:
-            if seen.setdefault(spelling, layer) != layer:
+    for layer in schema.layers:
+        paths = layer.paths(framework_name)
+        if not paths:
+            raise ConversionError(f"layer '{layer.path}' has an empty list of names for {framework_name}")
+        for path in (layer.path, *paths):
+            check_pattern(path)
+            if letters(path) != letters(layer.path):
+                raise ConversionError(f"'{path}' and '{layer.path}' are names of one layer with other indices")
+        for path in paths:
+            if seen.setdefault(path, layer.path) != layer.path:
                 where = f" in {framework_name}" if framework_name else ""
-                raise ConversionError(f"{path}: '{spelling}'{where} stands for both '{seen[spelling]}' and '{layer}'")
+                raise ConversionError(f"'{path}'{where} stands for both '{seen[path]}' and '{layer.path}'")
+
+
+def json_schema() -> dict[str, object]:
+    """What editors check a schema file against (https://json-schema.org)."""
+    found = msgspec.json.schema(SchemaFile)
+    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    found["$defs"]["Entry"]["properties"]["kind"]["enum"] = ["", *kinds()]
+    return found

@@ -1,13 +1,18 @@
-"""Write the tables of the README that the code knows: `python docs/tables.py`. A test sees that they are current."""
+"""Write what the code knows: the tables of the README, and the JSON Schema of schema files (`python docs/tables.py`).
+
+Tests see that both are current.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from converter.formats import FORMATS
 from converter.frameworks import FRAMEWORKS
 from converter.layers import KINDS, Leaf
+from converter.schema import json_schema, schema_folder
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -57,3 +62,4 @@ def current(text: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(current(README.read_text()))
+    (schema_folder() / "schema.json").write_text(json.dumps(json_schema(), indent=2) + "\n")

@@ -1,0 +1,64 @@
+"""Names with an index: ``encoder.{i}.conv`` stands for every ``encoder.0.conv``, ``encoder.1.conv`` …
+
+``{i}``     a number; the same letter stands for the same number in one name
+``{2*i+1}`` a number that counts differently here: 1, 3, 5 … where i is 0, 1, 2 …
+``{_i}``    the suffix that Keras gives to the second and later of its kind: "", "_1", "_2" …
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+from converter.errors import ConversionError
+
+_PLACE = re.compile(r"\{(?P<suffix>_)?(?:(?P<times>\d+)\*)?(?P<letter>[a-z])(?:\+(?P<plus>\d+))?\}")
+
+#: Which number each letter stands for.
+Indices = Mapping[str, int]
+
+
+def check_pattern(pattern: str) -> None:
+    """Raises ConversionError for a brace that is no index."""
+    if "{" in _PLACE.sub("", pattern) or "}" in _PLACE.sub("", pattern):
+        raise ConversionError(f"'{pattern}' has a brace that is no index such as {{i}}, {{2*i+1}} or {{_i}}")
+
+
+def letters(pattern: str) -> frozenset[str]:
+    """The letters that stand for numbers in it."""
+    return frozenset(place["letter"] for place in _PLACE.finditer(pattern))
+
+
+def indices_of(pattern: str, name: str) -> Indices | None:
+    """The numbers with which the pattern becomes this very name, or None when there are none."""
+    regex, places = _compiled(pattern)
+    found = regex.fullmatch(name)
+    if found is None:
+        return None
+    indices: dict[str, int] = {}
+    for (letter, times, plus), text in zip(places, found.groups(), strict=True):
+        number, rest = divmod(int(text or 0) - plus, times)
+        if rest or number < 0 or indices.setdefault(letter, number) != number:
+            return None
+    return indices if fill(pattern, indices) == name else None
+
+
+def fill(pattern: str, indices: Indices) -> str:
+    """The name with these numbers."""
+
+    def place(found: re.Match[str]) -> str:
+        number = indices[found["letter"]] * int(found["times"] or 1) + int(found["plus"] or 0)
+        return str(number) if not found["suffix"] else f"_{number}" if number else ""
+
+    return _PLACE.sub(place, pattern)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[tuple[str, int, int], ...]]:
+    text, places, end = "", [], 0
+    for place in _PLACE.finditer(pattern):
+        text += re.escape(pattern[end : place.start()]) + (r"(?:_(\d+))?" if place["suffix"] else r"(\d+)")
+        places.append((place["letter"], int(place["times"] or 1), int(place["plus"] or 0)))
+        end = place.end()
+    return re.compile(text + re.escape(pattern[end:])), tuple(places)
