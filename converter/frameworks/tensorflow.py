@@ -182,10 +182,20 @@ class TensorFlow(Framework):
             placed = self.placed(layers, dialect)
             flat = {path: place for path, place in placed.items() if place.startswith("layers/") and "." not in path}
             labels = {f"{place}/vars": split_path(path)[-1] for path, place in placed.items()}
-            return replace(contents, labels=labels, links=flat)
+            return replace(contents, labels=labels, links={**flat, **_container_links(placed.values())})
         if dialect == "attributes" and not source.is_data:
             return replace(contents, links=_other_edges(contents, layers))
         return contents
+
+
+def _container_links(places: Iterable[str]) -> Mapping[str, str]:
+    """Further names of nested groups, ``a/layers/b`` for ``a/b``: so Keras calls what is in a Sequential."""
+    links = {}
+    for place in places:
+        parts = place.split("/")
+        for depth in range(len(parts) if parts[0] != "layers" else 0):
+            links["/".join([*parts[:depth], "layers", parts[depth]])] = "/".join(parts[: depth + 1])
+    return links
 
 
 def _numbered_forms(form: Form) -> Iterable[Form]:

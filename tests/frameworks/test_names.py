@@ -115,7 +115,8 @@ def test_keras_h5_numbers_flat_layers_and_keeps_the_paths_of_nested_ones() -> No
     }
     made = new_names("torch", given, "tensorflow", "keras-h5")
     assert [spec.name for spec in made.specs][::2] == ["layers/dense/vars/0", "layers/dense_1/vars/0", "c/d/vars/0"]
-    assert made.links == {"a": "layers/dense", "b": "layers/dense_1"}
+    nested = {"layers/c": "c", "c/layers/d": "c/d"}
+    assert made.links == {"a": "layers/dense", "b": "layers/dense_1", **nested}
     assert made.labels == {"layers/dense/vars": "a", "layers/dense_1/vars": "b", "c/d/vars": "d"}
 
 
