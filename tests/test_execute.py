@@ -1,0 +1,276 @@
+"""The pipeline: the same bytes at any pace, little memory, and nothing left when it fails or is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pytest
+import torch
+
+import converter
+from converter.api import convert
+from converter.errors import ConversionError, FormatError
+from converter.execute import Pace, execute
+from converter.formats import Contents, Reader
+from converter.formats import by_name as format_named
+from converter.ops import Op, Transpose
+from converter.plan import Plan, Step
+from converter.tensors import Array, TensorSpec
+
+OUTPUTS = {
+    "neutral": "x.safetensors",
+    "mxnet": "x.params",
+    "flax": "x.msgpack",
+    "jax": "x.orbax",
+    "tensorflow": "x.weights.h5",
+    "tf": "x.ckpt",
+    "keras": "x.npz",
+    "torch": "x.legacy.pt",
+}
+#: name -> shape; some of a few bytes, some of more than a block, no two matrices alike.
+SHAPES = {f"blocks.{i}.dense.weight": (700 + i, 1700 - i) for i in range(6)} | {
+    f"blocks.{i}.dense.bias": (700 + i,) for i in range(6)
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("source") / "source.pt"
+    torch.save({name: torch.randn(shape) for name, shape in SHAPES.items()}, path)
+    return path
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file that stands at the path, below it, or beside it under its name."""
+    files = [file for file in path.parent.rglob("*") if file.is_file()]
+    return {str(file.relative_to(path.parent)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize(("target", "name"), OUTPUTS.items())
+def test_the_pace_does_not_change_a_byte(source: Path, tmp_path: Path, target: str, name: str) -> None:
+    results = []
+    for workers, memory in ((1, None), (2, None), (5, "1GB"), (5, 1)):
+        folder = tmp_path / f"{workers}-{memory}"
+        folder.mkdir()
+        convert(f"torch->{target}", source, folder / name, workers=workers, memory=memory)
+        results.append(contents(folder / name))
+    assert results[0] and all(result == results[0] for result in results)
+
+
+def test_the_values_are_those_of_the_source(source: Path, tmp_path: Path) -> None:
+    report = convert("torch->flax", source, tmp_path / "x.msgpack", workers=4)
+    state = torch.load(source, weights_only=True)
+    with converter.read(tmp_path / "x.msgpack") as written:
+        for step in report.plan.steps:
+            np.testing.assert_array_equal(written[step.target.name], state[step.sources[0].name].numpy().T)
+    assert len(report.plan.steps) == len(SHAPES)
+
+
+# -- a reader of our own ---------------------------------------------------------------------------------------------
+
+
+class FakeReader(Reader):
+    """Arrays from memory. Counts the reads, and the bytes that are held at a time."""
+
+    parallel = True
+
+    def __init__(self, arrays: dict[str, Array], broken: str = "", pause: float = 0) -> None:
+        super().__init__(Path("fake"))
+        self.arrays, self.broken, self.pause = arrays, broken, pause
+        self.reads: list[str] = []
+        self.held = self.most = 0
+        self.lock = Lock()
+
+    @property
+    def contents(self) -> Contents:
+        return Contents(tuple(TensorSpec(name, array.shape, array.dtype) for name, array in self.arrays.items()))
+
+    def read(self, name: str) -> Array:
+        if name == self.broken:
+            raise FormatError(self.path, f"'{name}' is damaged")
+        with self.lock:
+            self.reads.append(name)
+            self.held += self.arrays[name].nbytes
+            self.most = max(self.most, self.held)
+        time.sleep(self.pause)
+        return self.arrays[name].view(_Told).told(self)
+
+
+class _Told(np.ndarray):  # type: ignore[type-arg]
+    """Tells its reader when it is freed."""
+
+    reader: FakeReader | None = None
+
+    def told(self, reader: FakeReader) -> _Told:
+        self.reader = reader
+        return self
+
+    def __del__(self) -> None:
+        if self.reader is not None:
+            with self.reader.lock:
+                self.reader.held -= self.nbytes
+
+
+class Row(Op):
+    """One row of a matrix: what splitting a fused tensor comes to."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(spec.name, spec.shape[1:], spec.dtype) for spec in specs)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(np.asarray(array)[self.row] for array in arrays)
+
+    def inverse(self) -> Op:
+        raise AssertionError
+
+    def __str__(self) -> str:
+        return "a row"
+
+
+def step(target: str, sources: Sequence[TensorSpec], *ops: Op) -> Step:
+    result = tuple(sources)
+    for op in ops:
+        result = op.infer(result)
+    return Step("layer", "linear", tuple(sources), ops, TensorSpec(target, result[0].shape, result[0].dtype), "test")
+
+
+def plan(*steps: Step) -> Plan:
+    return Plan(steps, Contents(tuple(step.target for step in steps)))
+
+
+def run(reader: FakeReader, steps: Sequence[Step], path: Path, **pace: int) -> None:
+    execute(plan(*steps), reader, format_named("safetensors"), path, pace=Pace(**pace))
+
+
+def matrices(count: int, side: int = 600) -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    return {f"m{index}": rng.random((side, side + index)) for index in range(count)}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_source_of_several_targets_is_read_once(tmp_path: Path, workers: int) -> None:
+    reader = FakeReader({"qkv": np.random.default_rng(0).random((3, 500, 700)), **matrices(4)})
+    fused, *others = reader.contents.specs
+    steps = [step("q", [fused], Row(0)), *(step(spec.name, [spec]) for spec in others)]
+    steps += [step("k", [fused], Row(1)), step("v", [fused], Row(2), Transpose((1, 0)))]
+    run(reader, steps, tmp_path / "x.safetensors", workers=workers)
+    assert sorted(reader.reads) == sorted(reader.arrays)
+    with converter.read(tmp_path / "x.safetensors") as written:
+        np.testing.assert_array_equal(written["k"], reader.arrays["qkv"][1])
+        np.testing.assert_array_equal(written["v"], reader.arrays["qkv"][2].T)
+    assert reader.held == 0
+
+
+def test_no_more_is_held_than_the_budget(tmp_path: Path) -> None:
+    reader = FakeReader(matrices(12), pause=0.02)
+    largest = max(array.nbytes for array in reader.arrays.values())
+    steps = [step(spec.name, [spec]) for spec in reader.contents.specs]
+    run(reader, steps, tmp_path / "x.safetensors", workers=6, memory=3 * largest)
+    assert 2 * largest < reader.most <= 3 * largest  # more than one at a time, and never more than allowed
+    assert sorted(reader.reads) == sorted(reader.arrays)
+
+
+def test_a_tensor_beyond_the_budget_goes_alone(tmp_path: Path) -> None:
+    reader = FakeReader({**matrices(4), "large": np.random.default_rng(1).random((2000, 2000))}, pause=0.02)
+    specs = sorted(reader.contents.specs, key=lambda spec: spec.name)
+    steps = [step(spec.name, [spec]) for spec in specs]
+    run(reader, steps, tmp_path / "x.safetensors", workers=4, memory=16 << 20)
+    assert reader.most == reader.arrays["large"].nbytes
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_an_error_in_a_thread_is_the_users_error_and_leaves_nothing(tmp_path: Path, workers: int) -> None:
+    reader = FakeReader(matrices(9), broken="m5", pause=0.01)
+    steps = [step(spec.name, [spec]) for spec in reader.contents.specs]
+    with pytest.raises(ConversionError, match="'m5' is damaged"):
+        run(reader, steps, tmp_path / "x.safetensors", workers=workers, memory=1 << 30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_ends_with_all(source: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    convert("torch->flax", source, tmp_path / "x.msgpack", workers=3, progress=lambda *call: seen.append(call))
+    total = sum(4 * int(np.prod(shape)) for shape in SHAPES.values())
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (total, total)
+
+
+def test_no_workers_are_too_few(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="0 workers"):
+        convert("torch->flax", source, tmp_path / "x.msgpack", workers=0)
+
+
+# -- in a process of its own -----------------------------------------------------------------------------------------
+
+PEAK = """
+    import sys
+    from converter.api import convert
+    convert(sys.argv[1], sys.argv[2], sys.argv[3])
+    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.parametrize("output", ["x.msgpack", "x.weights.h5", "x.ckpt", "x.orbax", "x.params", "x.safetensors"])
+def test_peak_memory_is_that_of_two_tensors(tmp_path: Path, output: str) -> None:
+    """All resident pages count, those of the mapped source too."""
+    largest = 24 << 20
+    path = tmp_path / "source.pt"
+    base = torch.randn(2048, largest // 2048 // 4)
+    state = {f"blocks.{index}.dense.weight": base + index for index in range(24)}
+    torch.save(state | {name.replace("weight", "bias"): torch.randn(2048) for name in state}, path)
+    target = {"params": "mxnet", "h5": "keras", "ckpt": "tf", "safetensors": "neutral"}.get(
+        output.rpartition(".")[2], "flax"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PEAK), f"torch->{target}", str(path), str(tmp_path / output)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert path.stat().st_size > 20 * largest
+    assert int(done.stdout) << 10 <= (150 << 20) + 2 * largest
+
+
+#: The command line, where reading takes long enough to be interrupted.
+SLOW = """
+    import sys, time
+    from converter import cli, execute
+    transformed = execute._transformed
+    def slowly(*args):
+        time.sleep(0.1)
+        return transformed(*args)
+    execute._transformed = slowly
+    sys.argv[0] = "convert"
+    cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("output", ["x.msgpack", "x.ckpt", "x.orbax", "x.weights.h5"])
+def test_ctrl_c_leaves_nothing_behind(source: Path, tmp_path: Path, output: str) -> None:
+    framework = "flax" if output in ("x.msgpack", "x.orbax") else "tf"
+    command = [sys.executable, "-c", textwrap.dedent(SLOW), f"torch->{framework}", str(source)]
+    child = subprocess.Popen(
+        [*command, "-o", str(tmp_path / output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.iterdir()):
+        assert time.monotonic() < deadline and child.poll() is None, child.communicate()
+        time.sleep(0.01)
+    time.sleep(0.1)
+    os.kill(child.pid, signal.SIGINT)
+    printed, said = child.communicate(timeout=60)
+    assert (child.returncode, printed, said) == (130, "", "interrupted; nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
