@@ -20,8 +20,10 @@ from converter.frameworks import FRAMEWORKS
 from converter.layers import Layer, Net, join_path, split_path
 from converter.patterns import Indices, indices_of, letters
 from converter.schema import Schema, SchemaLayer
+from converter.structure import is_numbered, numbered_alike, same_tails, true_order, without_numbers
 
 SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "--map", "same name", "only one with this shape"
+SAME_TAIL, POSITION = "same end of the name", "position"
 #: `--strict` accepts these alone.
 CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
 
@@ -157,7 +159,9 @@ def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple
     work.by_map(rules)
     work.by_name(lambda path: path)
     work.by_name(_plain_names(source), _plain_names(target))
+    work.by_tail()
     work.by_elimination()
+    work.by_position()
     work.finish()
     if strict:
         uncertain = [pair for pair in work.pairs if pair.reason not in CERTAIN]
@@ -232,16 +236,41 @@ class _Matching:
         """Pair layers whose names are equal, where the name stands once on either side."""
         sources = _once(self.free_sources, ours)
         targets = _once(self.free_targets, theirs or ours)
+        alike = numbered_alike(map(ours, self.source.by_path), map(theirs or ours, self.target.by_path))
         for name, layer in targets.items():
-            if name in sources:
-                self._pair(sources[name], layer, SAME_NAME)
+            source = sources.get(name)
+            numbered = source is not None and (is_numbered(source.path) or is_numbered(layer.path))
+            if source is not None and (not numbered or without_numbers(name) in alike):
+                self._pair(source, layer, SAME_NAME)
 
-    def by_elimination(self) -> None:
-        """Pair layers that fit each other and nothing else that is free."""
-        fits = {
+    def by_tail(self) -> None:
+        """Pair layers whose names end alike below other modules, where they fit."""
+        for source, target in same_tails(self.free_sources, self.free_targets):
+            if agreements(source, target, self.same_framework):
+                self._pair(source, target, SAME_TAIL)
+
+    def by_position(self) -> None:
+        """Pair layers that all fit each other in the order in which they are called, where both sides tell it."""
+        groups: dict[tuple[str, ...], list[Layer]] = {}
+        for path, found in self._fits().items():
+            groups.setdefault(tuple(layer.path for layer in found), []).append(self.free_targets[path])
+        for paths, targets in groups.items():
+            if len(paths) == len(targets) > 1:
+                ours = true_order(self.source, [self.source.by_path[path] for path in paths])
+                theirs = true_order(self.target, targets)
+                for source, target in zip(ours or (), theirs or (), strict=False):
+                    self._pair(source, target, POSITION)
+
+    def _fits(self) -> dict[str, list[Layer]]:
+        """For each free target the free sources that it could take."""
+        return {
             path: [other for other in self.free_sources.values() if agreements(other, layer, self.same_framework)]
             for path, layer in self.free_targets.items()
         }
+
+    def by_elimination(self) -> None:
+        """Pair layers that fit each other and nothing else that is free."""
+        fits = self._fits()
         uses = Counter(layer.path for found in fits.values() for layer in found)
         for path, found in fits.items():
             if len(found) == 1 and uses[found[0].path] == 1:
@@ -286,7 +315,12 @@ def _plain_names(net: Net) -> Callable[[str], str]:
     shared = 0
     while paths and all(len(path) > shared + 1 for path in paths) and len({path[: shared + 1] for path in paths}) == 1:
         shared += 1
-    return lambda path: re.sub(r"[\W_]", "", join_path(_without_compiled(path)[shared:])).casefold()
+    return lambda path: _plain(join_path(_without_compiled(path)[shared:]))
+
+
+def _plain(name: str) -> str:
+    """Without case and separators, but for those between two numbers."""
+    return re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", re.sub(r"[\W_]+", ".", name)).casefold()
 
 
 def _without_compiled(path: str) -> tuple[str, ...]:

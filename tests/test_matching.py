@@ -11,7 +11,7 @@ from converter.errors import MatchError
 from converter.formats import Contents
 from converter.frameworks import framework
 from converter.layers import Net
-from converter.matching import MAP, ONLY_ONE, SAME_NAME, SCHEMA, Rules, match, rename
+from converter.matching import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, Rules, match, rename
 from converter.plan import plan_into
 from converter.schema import Schema, SchemaLayer, load_schema
 from converter.tensors import TensorSpec
@@ -179,3 +179,75 @@ def test_renamed_and_reordered_layers_pair_rightly_or_not_at_all(
     except MatchError:
         return
     assert {old: pair[0] for old, pair in found.items()} == {f"layer{i}": new[i] for i in range(5)}
+
+
+def stack(name: str, paths: list[str], shapes: list[tuple[int, int]]) -> Net:
+    """Linear layers of these paths and (out, in) sizes."""
+    given = {}
+    for path, (out, size) in zip(paths, shapes, strict=True):
+        if name == "torch":
+            given |= {f"{path}.weight": (out, size), f"{path}.bias": (out,)}
+        else:
+            place = path.replace(".", "/")
+            given |= {f"params/{place}/kernel": (size, out), f"params/{place}/bias": (out,)}
+    return net(name, given)
+
+
+SQUARE = [(4, 4)] * 3
+
+
+def test_a_sequential_that_counts_activations_is_paired_by_position() -> None:
+    found = pairs(stack("torch", ["0", "2", "4"], SQUARE), stack("flax", ["layers_0", "layers_1", "layers_2"], SQUARE))
+    assert found == {"0": ("layers_0", POSITION), "2": ("layers_1", POSITION), "4": ("layers_2", POSITION)}
+    found = pairs(stack("torch", ["net.0", "net.2", "net.10"], SQUARE), stack("torch", ["0", "1", "2"], SQUARE))
+    assert found == {"net.0": ("0", POSITION), "net.2": ("1", POSITION), "net.10": ("2", POSITION)}
+
+
+def test_equal_numbers_are_the_same_name_only_when_both_have_the_same_ones() -> None:
+    found = pairs(stack("torch", ["0", "2"], SQUARE[:2]), stack("torch", ["net.0", "net.2"], SQUARE[:2]))
+    assert set(found.values()) == {("net.0", SAME_NAME), ("net.2", SAME_NAME)}
+
+
+def test_numbers_that_touch_are_not_one_number() -> None:
+    with pytest.raises(MatchError):
+        pairs(stack("torch", ["a.1.11", "a.2.3"], SQUARE[:2]), stack("flax", ["b.11.1", "c.2.3"], SQUARE[:2]))
+
+
+def test_names_that_end_alike_pair_below_other_modules() -> None:
+    ours = stack("torch", ["model.body.fc", "model.head.fc", "model.head.out"], SQUARE)
+    theirs = stack("flax", ["net.head.fc", "net.extra.body.fc", "net.out"], SQUARE)
+    assert pairs(ours, theirs) == {
+        "model.body.fc": ("net.extra.body.fc", SAME_TAIL),
+        "model.head.fc": ("net.head.fc", SAME_NAME),
+        "model.head.out": ("net.out", SAME_TAIL),
+    }
+
+
+def test_the_order_of_the_user_s_own_names_is_not_trusted() -> None:
+    with pytest.raises(MatchError, match="Settle it with --map"):
+        pairs(stack("torch", ["first", "second"], SQUARE[:2]), stack("flax", ["one", "two"], SQUARE[:2]))
+    with pytest.raises(MatchError, match="Settle it with --map"):
+        pairs(stack("torch", ["0", "1"], SQUARE[:2]), stack("flax", ["Dense_0", "Other_0"], SQUARE[:2]))
+
+
+WORDS = ["stem", "body", "neck", "head", "gate", "proj"]
+
+
+@given(st.lists(st.sampled_from([(4, 4), (4, 5), (5, 4)]), min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_renamed_and_reordered_layers_are_paired_rightly_or_refused(
+    shapes: list[tuple[int, int]], rng: random.Random
+) -> None:
+    """The layers of one net get other names, or keep theirs, and stand in another order in the other."""
+    names = WORDS[: len(shapes)]
+    others = {
+        name: rng.choice([name, name.upper(), f"wrapped.{name}", f"{name}x", f"other{i}"])
+        for i, name in enumerate(names)
+    }
+    order = rng.sample(names, len(names))
+    theirs = [others[name] for name in order]
+    target = stack("flax", theirs, [shapes[names.index(name)] for name in order])
+    try:
+        found = pairs(stack("torch", names, shapes), target)
+    except MatchError:
+        return
+    assert {name: path for name, (path, _) in found.items()} == others
