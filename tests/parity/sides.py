@@ -246,6 +246,10 @@ class Case:
         """A channels-first and a channels-last file into a live net of every flavour."""
         return [(source, target) for source in ("torch", "linen") if source in self.nets for target in self.nets]
 
+    def random(self, flavour: str, seed: int, target: str = "") -> Any:
+        """A net of random weights; ``target``: the flavour that it is going to be converted into."""
+        return SIDES[flavour].randomise(self.nets[flavour](), np.random.default_rng(seed))
+
     def run(self, flavour: str, net: Any) -> Array:
         """The output, channels first."""
         side = SIDES[flavour]
@@ -266,11 +270,11 @@ def assert_same(found: Array, expected: Array, tolerance: float = 1e-5) -> None:
 def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[..., object]) -> None:
     """Save, convert with a clone's file as template, load strictly, compare the outputs."""
     ours, theirs = SIDES[source], SIDES[target]
-    net = ours.randomise(case.nets[source](), np.random.default_rng(1))
+    net = case.random(source, 1, target)
     given = folder / f"source{ours.ending}"
     ours.save(net, given)
     like, result = folder / f"like{theirs.ending}", folder / f"result{theirs.ending}"
-    theirs.save(theirs.randomise(case.nets[target](), np.random.default_rng(2)), like)
+    theirs.save(case.random(target, 2), like)
     run(f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *case.words(target))
     found = case.run(target, theirs.load(case.nets[target](), result))
     assert_same(found, case.run(source, net), case.tolerance)
@@ -279,7 +283,7 @@ def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[.
 def by_schema(case: Case, source: str, target: str, folder: Path, run: Callable[..., object]) -> None:
     """The same with no template: a schema names the layers and their kinds."""
     ours, theirs = SIDES[source], SIDES[target]
-    net = ours.randomise(case.nets[source](), np.random.default_rng(3))
+    net = case.random(source, 3, target)
     given, result, schema = folder / f"source{ours.ending}", folder / f"result{theirs.ending}", folder / "net.yaml"
     ours.save(net, given)
     schema.write_text(_json({"name": "net", "layers": [dict(layer) for layer in case.layers]}))
@@ -291,10 +295,10 @@ def by_schema(case: Case, source: str, target: str, folder: Path, run: Callable[
 def by_hand_over(case: Case, source: str, target: str, folder: Path) -> None:
     """A file into a live net."""
     ours, theirs = SIDES[source], SIDES[target]
-    net = ours.randomise(case.nets[source](), np.random.default_rng(4))
+    net = case.random(source, 4, target)
     given = folder / f"source{ours.ending}"
     ours.save(net, given)
-    clone = theirs.randomise(case.nets[target](), np.random.default_rng(5))
+    clone = case.random(target, 5)
     filled = theirs.back(clone, converter.load_into(theirs.live(clone), given, framework=ours.framework))
     assert_same(case.run(target, filled), case.run(source, net), case.tolerance)
 
