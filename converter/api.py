@@ -45,6 +45,8 @@ def convert(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     strict: bool = False,
+    ignore: Iterable[str] = (),
+    dry_run: bool = False,
     force: bool = False,
 ) -> Report:
     """Convert a weight file: ``convert("torch->flax", "mlp.params")`` writes ``mlp.msgpack`` beside it.
@@ -62,7 +64,8 @@ def convert(
     max_shard_size: bytes, or ``"5GB"``: write several files of at most that, with an index.
     memory: bytes, or ``"2GB"``: of all tensors on their way at a time (see `execute.Pace`); a larger one goes
     alone. workers: threads. progress: called with the bytes written so far and all. None of them changes the result.
-    strict: accept only pairings by schema, map or the same name. force: overwrite an existing output.
+    strict: accept only pairings by schema, map or the same name. ignore: patterns of source layers to leave out.
+    dry_run: plan and report, but write nothing. force: overwrite an existing output.
     Raises ConversionError; then nothing was written.
     """
     way = parse_direction(direction)
@@ -74,6 +77,7 @@ def convert(
         dict(heads or {}),
         dict(flatten or {}),
         flatten_fix,
+        tuple(ignore),
     )
     limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
     pace = Pace(parse_size(str(memory)) if memory is not None else None, workers, progress)
@@ -88,8 +92,9 @@ def convert(
         path = choose_path(Path(source), output, form)
         refuse_existing(path, form, weights, force)
         plan = _plan(weights, clone, way.target, form, rules, strict)
-        execute(plan, weights.reader, form, path, limit, pace)
-        return Report(str(source), weights.format.title, str(path), form.title, plan)
+        if not dry_run:
+            execute(plan, weights.reader, form, path, limit, pace)
+        return Report(str(source), weights.format.title, str(path), form.title, plan, written=not dry_run)
 
 
 def load_into(

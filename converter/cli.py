@@ -111,6 +111,10 @@ def program() -> None:
 @click.option("--memory", metavar="SIZE", help="Of all tensors on their way at a time.  [default: twice the largest]")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads.  [default: by the processors]")
 @click.option("--strict", is_flag=True, help="Pair layers by schema, --map or the same name only.")
+@click.option(
+    "--ignore", metavar="PATTERN", multiple=True, help="Leave out the source layers of this pattern. Repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done and why, and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def convert(
@@ -135,6 +139,8 @@ def convert(
     memory: str | None,
     workers: int | None,
     strict: bool,
+    ignore: tuple[str, ...],
+    dry_run: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -166,6 +172,8 @@ def convert(
             workers=workers,
             progress=progress,
             strict=strict,
+            ignore=ignore,
+            dry_run=dry_run,
             force=force,
         )
     click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else str(report))

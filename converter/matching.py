@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from converter.errors import MatchError
 from converter.fit import agreements, disagreement, shapes
+from converter.formats.base import LeftOut
 from converter.frameworks import FRAMEWORKS
 from converter.layers import Layer, Net, join_path, split_path
 from converter.patterns import Indices, indices_of, letters
@@ -58,6 +59,7 @@ class Rules:
     strip: modules to leave out of the source's paths where they lead (``module`` of DataParallel).
     kinds, heads, flatten: pattern of paths -> the kind or form of those layers, the number of heads, the channels
     before the flatten (0: there was none). flatten_fix: whether a flatten is looked for at all.
+    ignore: patterns of source layers to leave out.
     """
 
     schema: Schema | None = None
@@ -67,6 +69,7 @@ class Rules:
     heads: Mapping[str, int] = field(default_factory=dict)
     flatten: Mapping[str, int] = field(default_factory=dict)
     flatten_fix: bool = True
+    ignore: tuple[str, ...] = ()
 
     def settled(self, net: Net) -> Net:
         """The net with kinds and heads as the user says. Raises MatchError for a kind that a layer cannot be."""
@@ -93,7 +96,22 @@ class Rules:
 
     def applied(self, source: Net) -> Net:
         """The source with all that was said of it. Raises MatchError."""
-        return self.settled(self.stripped(source))
+        return self.settled(self._without_ignored(self.stripped(source)))
+
+    def _without_ignored(self, net: Net) -> Net:
+        """The net without the layers to leave out. Raises MatchError for a pattern that fits none."""
+        gone = {layer.path: pattern for layer in net.layers for pattern in self.ignore if _fits(pattern, layer.path)}
+        unused = [pattern for pattern in self.ignore if pattern not in gone.values()]
+        if unused:
+            raise MatchError([f"--ignore {p}: no layer of the source is called so" for p in unused])
+        left_out = [
+            LeftOut(spec.name, f"--ignore {gone[layer.path]}")
+            for layer in net.layers
+            if layer.path in gone
+            for spec in layer.tensors
+        ]
+        kept = tuple(layer for layer in net.layers if layer.path not in gone)
+        return replace(net, layers=kept, left_out=(*net.left_out, *left_out))
 
     def stripped(self, net: Net) -> Net:
         """The net without the modules to leave out. Raises MatchError when two paths become one."""
@@ -123,13 +141,15 @@ class Rules:
 
 
 def narrowed(layer: Layer, kind: str) -> Layer:
-    """The layer with only the readings of that kind or form (none, when it cannot be one).
+    """The layer with only the readings of that kind or form (none, when it cannot be one); a kind is its usual form.
 
     A form that this framework stores like the usual one (the projections of an attention) is noted on it.
     """
-    exact = tuple(reading for reading in layer.readings if kind in (reading.kind, reading.form))
+    possible = (*layer.readings, *layer.unlikely)
+    exact = tuple(reading for reading in possible if reading.called == kind)
+    alike = tuple(reading for reading in layer.readings if reading.kind == kind)
     formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == _form_kinds().get(kind))
-    return replace(layer, readings=exact or formed)
+    return replace(layer, readings=exact or alike or formed)
 
 
 @lru_cache
@@ -148,8 +168,12 @@ def with_heads(layer: Layer, heads: int) -> Layer:
 
 def _of(said: Mapping[str, _Said], path: str) -> _Said | None:
     """What is said of a path: the longest pattern that fits; a path stands for all below it, too."""
-    fitting = [p for p in said if fnmatchcase(path, p) or path.startswith(p + ".")]
+    fitting = [pattern for pattern in said if _fits(pattern, path)]
     return said[max(fitting, key=len)] if fitting else None
+
+
+def _fits(pattern: str, path: str) -> bool:
+    return fnmatchcase(path, pattern) or path.startswith(f"{pattern}.")
 
 
 def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[Pair, ...]:

@@ -12,18 +12,22 @@ from converter.tensors import TensorSpec
 
 @dataclass(frozen=True)
 class Report:
-    """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor."""
+    """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
+
+    written: False for a plan that was only made (`--dry-run`).
+    """
 
     source: str
     source_format: str
     output: str
     output_format: str
     plan: Plan
+    written: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "source": {"path": self.source, "format": self.source_format},
-            "output": {"path": self.output, "format": self.output_format},
+            "output": {"path": self.output, "format": self.output_format, "written": self.written},
             "tensors": [_step_dict(step) for step in self.plan.steps],
             "left_out": [{"name": item.name, "reason": item.reason} for item in self.plan.left_out],
         }
@@ -39,7 +43,8 @@ class Report:
             rows.append([*head, sources, "→", _named(step.target), step.done, step.reason if first else ""])
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
-        lines.append(f"{len(self.plan.steps)} tensors written to {self.output} ({self.output_format})")
+        written = "written" if self.written else "would be written"
+        lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
         return "\n".join(lines)
 
 

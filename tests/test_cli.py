@@ -253,3 +253,23 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'FROM->TO' FILE" in ok(capsys, "--help")
     assert "--like" in ok(capsys, "convert", "--help")
     assert "converter, version" in ok(capsys, "--version")
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(EXAMPLE, tmp_path)
+    shown = ok(capsys, "torch->flax", tmp_path / "mlp.params", "--dry-run")
+    assert [file.name for file in tmp_path.iterdir()] == ["mlp.params"]
+    assert "4 tensors would be written to" in shown
+    assert shown.replace("would be written", "written") == ok(capsys, "torch->flax", tmp_path / "mlp.params")
+    report = json.loads(
+        ok(capsys, "torch->flax", tmp_path / "mlp.params", "--dry-run", "--json", "-o", tmp_path / "x.msgpack")
+    )
+    assert report["output"]["written"] is False and report["tensors"][0]["reason"] == "same name"
+
+
+def test_ignored_layers_are_listed_as_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(EXAMPLE, tmp_path)
+    shown = ok(capsys, "torch->flax", tmp_path / "mlp.params", "--ignore", "out*")
+    assert "left out: output.weight (--ignore out*)" in shown and "2 tensors written" in shown
+    error = refused(capsys, "torch->flax", tmp_path / "mlp.params", "--ignore", "head", "--force")
+    assert "--ignore head: no layer of the source is called so" in error

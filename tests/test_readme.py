@@ -33,6 +33,6 @@ def test_the_first_output_shown_is_what_the_command_prints(
 
 
 def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    options = set(re.findall(r"--[a-z]+", ok(capsys, "convert", "--help"))) - {"--help"}
+    options = set(re.findall(r"--[a-z-]+", ok(capsys, "convert", "--help"))) - {"--help"}
     assert options
     assert not [option for option in options if option not in README]
