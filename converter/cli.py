@@ -9,6 +9,9 @@ from typing import Any
 
 import click
 
+from converter.cli_values import mapping, numbers
+from converter.schema_commands import schema as schema_group
+
 EXAMPLES = """\b
 convert 'torch->flax' mlp.params             writes mlp.msgpack beside it
 convert torch-to-tensorflow mlp.pt --schema mlp -o mlp.weights.h5
@@ -30,22 +33,6 @@ class _Program(click.Group):
         except KeyboardInterrupt:  # what was written so far is gone already
             click.echo("interrupted; nothing was written", err=True)
             ctx.exit(130)
-
-
-def _mapping(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = [value.partition("=") for value in values]
-    for old, sign, new in pairs:
-        if not (old and sign and new):
-            raise click.BadParameter(f"'{old}{sign}{new}' is not of the form {parameter.metavar}")
-    return {old: new for old, _, new in pairs}
-
-
-def _number(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
-    pairs = _mapping(ctx, parameter, values)
-    for pattern, number in pairs.items():
-        if not number.isdecimal():
-            raise click.BadParameter(f"'{pattern}={number}' does not end in a number")
-    return {pattern: int(number) for pattern, number in pairs.items()}
 
 
 @click.group(cls=_Program, no_args_is_help=True, epilog=EXAMPLES, context_settings={"max_content_width": 100})
@@ -76,7 +63,7 @@ def program() -> None:
     "mapping",
     metavar="SOURCE_LAYER=TARGET_LAYER",
     multiple=True,
-    callback=_mapping,
+    callback=mapping,
     help="Source layer = target layer. Repeatable.",
 )
 @click.option(
@@ -86,17 +73,17 @@ def program() -> None:
     "--kind",
     metavar="LAYER=KIND",
     multiple=True,
-    callback=_mapping,
+    callback=mapping,
     help="What the layers of this pattern are, such as 'up*=conv_transpose'. Repeatable.",
 )
 @click.option(
-    "--heads", metavar="LAYER=N", multiple=True, callback=_number, help="Number of heads of an attention. Repeatable."
+    "--heads", metavar="LAYER=N", multiple=True, callback=numbers, help="Number of heads of an attention. Repeatable."
 )
 @click.option(
     "--flatten",
     metavar="LAYER=C",
     multiple=True,
-    callback=_number,
+    callback=numbers,
     help="Channels that were flattened before this layer (0: none). Repeatable.",
 )
 @click.option("--no-flatten-fix", is_flag=True, help="Leave the inputs of layers behind a flatten in their order.")
@@ -204,6 +191,9 @@ def inspect(
     with weights.read(file, framework=source_framework, step=step, key=key, verify=not no_verify) as opened:
         found = inspection.inspect(opened, stats)
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else str(found))
+
+
+program.add_command(schema_group)
 
 
 def _what(words: tuple[str, ...], source: str | None, target: str | None) -> tuple[str, str]:

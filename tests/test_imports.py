@@ -33,7 +33,7 @@ def test_importing_the_package_imports_no_framework() -> None:
     ("folder", "forbidden"),
     [
         ("formats", r"converter\.(?!formats|errors|tensors|tiles)"),
-        ("frameworks", r"converter\.(?!frameworks|layers|errors|tensors|formats\.base|formats import Format\b)"),
+        ("frameworks", r"converter\.(?!frameworks|layers|axes|ops|errors|tensors|formats\.base|formats import Format\b)"),
         ("live", r"converter\.(?!live|frameworks|errors|tensors|formats\.base)"),
         (".", r"converter\.cli (?!import main)"),
     ],

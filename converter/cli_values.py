@@ -1,0 +1,21 @@
+"""Values of options that are pairs: ``LAYER=SOMETHING``."""
+
+from __future__ import annotations
+
+import click
+
+
+def mapping(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for old, sign, new in pairs:
+        if not (old and sign and new):
+            raise click.BadParameter(f"'{old}{sign}{new}' is not of the form {parameter.metavar}")
+    return {old: new for old, _, new in pairs}
+
+
+def numbers(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    pairs = mapping(ctx, parameter, values)
+    for pattern, number in pairs.items():
+        if not number.isdecimal():
+            raise click.BadParameter(f"'{pattern}={number}' does not end in a number")
+    return {pattern: int(number) for pattern, number in pairs.items()}
