@@ -2,7 +2,7 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test lint bench docs fuzz fixtures clean
+.PHONY: demo test lint bench docs fuzz parity fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -27,12 +27,17 @@ docs: $(TEST)/ready
 fuzz: $(TEST)/ready
 	$(TEST)/bin/python -m tests.fuzz $${FUZZ_SECONDS:-60}
 
+# Every layer kind from every flavour of net into every other; writes docs/parity.md.
+parity: $(TEST)/ready
+	$(TEST)/bin/python -m tests.parity.matrix
+
 # Files of every kind that today's frameworks write, with the arrays as they report them.
 fixtures: $(TEST)/ready
 	$(TEST)/bin/python -m tests.fixtures.make build/fixtures
 
+# All figures of docs/benchmarks.md, in about half an hour; less with BENCH="--size 200MB --rounds 1".
 bench: $(TEST)/ready
-	$(TEST)/bin/python benchmarks/small.py
+	$(TEST)/bin/python -m benchmarks.large $(BENCH)
 
 $(DEMO)/ready: setup.cfg
 	$(PYTHON) -m venv $(DEMO)

@@ -32,7 +32,12 @@ def measure(runs: int) -> dict[str, list[float]]:
         commands = {
             "convert --help": [str(SCRIPT), "--help"],
             "convert 'torch->flax' mlp.params": [*map(str, (SCRIPT, "torch->flax", SOURCE, "-o", ours)), "--force"],
-            "by hand, importing torch and flax": [sys.executable, str(HERE / "by_hand.py"), str(SOURCE), hand],
+            "by hand, importing torch and flax": [
+                sys.executable,
+                str(HERE / "by_hand" / "small.py"),
+                str(SOURCE),
+                hand,
+            ],
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(runs + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -136,6 +137,7 @@ def convert(
     from converter import api  # NumPy and the formats are not needed for --help
     from converter.progress import shown
 
+    gc.disable()  # the process ends soon, and the collector would walk 100,000 tensors again and again
     with shown(not as_json) as progress:
         report = api.convert(
             direction,
