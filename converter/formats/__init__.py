@@ -152,9 +152,11 @@ def open_reader(path: Path, options: ReadOptions = ReadOptions()) -> tuple[Forma
     return row, reader
 
 
-def open_writer(row: Format, path: Path, contents: Contents, max_shard_bytes: int | None = None) -> Writer:
-    """Start a file of that format; see `Writer`. ``max_shard_bytes`` is for the rows that write shards."""
-    sizes = () if max_shard_bytes is None else (max_shard_bytes,)
+def open_writer(
+    row: Format, path: Path, contents: Contents, max_shard_bytes: int | None = None, resume: str | None = None
+) -> Writer:
+    """Start a file of that format; see `Writer`. The last two are for rows that write shards: see `ShardWriter`."""
+    given = {"max_shard_bytes": max_shard_bytes, "resume": resume}
     with disk(path):
-        writer: Writer = row.load().FileWriter(path, contents, *sizes)
+        writer: Writer = row.load().FileWriter(path, contents, **{k: v for k, v in given.items() if v is not None})
     return writer

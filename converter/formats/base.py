@@ -120,6 +120,9 @@ class Writer(ABC):
     What the disk refuses leaves the ``with`` block as an OutputError.
     """
 
+    #: tensors that are there already from an earlier attempt, and are not to be written again
+    done: frozenset[str] = frozenset()
+
     #: suffixes of the files that this format writes at ``path + suffix``; ("",) is the path itself.
     suffixes: ClassVar[tuple[str, ...]] = ("",)
 
