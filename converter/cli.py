@@ -32,7 +32,7 @@ class _Program(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # what was written so far is gone already
-            click.echo("interrupted; nothing was written", err=True)
+            click.echo("interrupted; there is no output", err=True)
             ctx.exit(130)
 
 
@@ -96,6 +96,7 @@ def program() -> None:
 )
 @click.option("--no-verify", is_flag=True, help="Do not compare the checksums that the source has.")
 @click.option("--max-shard-size", metavar="SIZE", help="Write several files of at most this (5GB), with an index.")
+@click.option("--resume", is_flag=True, help="Keep complete shards when stopped, and go on from there the next time.")
 @click.option("--memory", metavar="SIZE", help="Of all tensors on their way at a time.  [default: twice the largest]")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads.  [default: by the processors]")
 @click.option("--strict", is_flag=True, help="Pair layers by schema, --map or the same name only.")
@@ -124,6 +125,7 @@ def convert(
     names_from: str | None,
     no_verify: bool,
     max_shard_size: str | None,
+    resume: bool,
     memory: str | None,
     workers: int | None,
     strict: bool,
@@ -157,6 +159,7 @@ def convert(
             verify=not no_verify,
             names_from=names_from,
             max_shard_size=max_shard_size,
+            resume=resume,
             memory=memory,
             workers=workers,
             progress=progress,

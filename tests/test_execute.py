@@ -272,5 +272,72 @@ def test_ctrl_c_leaves_nothing_behind(source: Path, tmp_path: Path, output: str)
     time.sleep(0.1)
     os.kill(child.pid, signal.SIGINT)
     printed, said = child.communicate(timeout=60)
-    assert (child.returncode, printed, said) == (130, "", "interrupted; nothing was written\n")
+    assert (child.returncode, printed, said) == (130, "", "interrupted; there is no output\n")
     assert list(tmp_path.iterdir()) == []
+
+
+# -- going on ---------------------------------------------------------------------------------------------------------
+
+
+def killed_after_shards(source: Path, output: Path) -> Path:
+    """Start it, and kill it when two shards are complete. The folder where they wait."""
+    options = ["--max-shard-size", "9MB", "--resume", "--workers", "1", "-o", str(output)]
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SLOW), "torch->neutral", str(source), *options])
+    kept = output.with_name(f".{output.name}.resume")
+    deadline = time.monotonic() + 60
+    while len(list(kept.glob("*.safetensors"))) < 2:
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert not output.exists() and not list(output.parent.glob("*.safetensors"))
+    return kept
+
+
+def test_killed_and_resumed_only_the_rest_is_written(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.safetensors.index.json"
+    kept = killed_after_shards(source, output)
+    before = {file.name: file.stat().st_ino for file in kept.glob("*.safetensors")}
+    seen: list[tuple[int, int]] = []
+    progress = lambda *call: seen.append(call)  # noqa: E731
+    convert("torch->neutral", source, output, max_shard_size="9MB", resume=True, progress=progress)
+    after = {file.name: file.stat().st_ino for file in tmp_path.glob("*.safetensors")}
+    assert 2 <= len(before) < len(after) and before.items() <= after.items()
+    assert seen[-1][1] < sum(4 * int(np.prod(shape)) for shape in SHAPES.values())
+    assert not kept.exists()
+
+    whole = tmp_path / "whole" / "x.safetensors.index.json"
+    whole.parent.mkdir()
+    convert("torch->neutral", source, whole, max_shard_size="9MB")
+    resumed = {name: data for name, data in contents(output).items() if not name.startswith("whole")}
+    assert resumed == contents(whole)
+
+
+def test_shards_of_other_work_are_not_used(source: Path, tmp_path: Path) -> None:
+    state = torch.load(source, weights_only=True)
+    changed = tmp_path / "changed.pt"
+    torch.save(state, changed)
+    output = tmp_path / "x.safetensors.index.json"
+    killed_after_shards(changed, output)
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, changed)
+    report = convert("torch->neutral", changed, output, max_shard_size="9MB", resume=True)
+    with converter.read(output) as written:
+        for step in report.plan.steps:
+            np.testing.assert_array_equal(written[step.target.name], state[step.sources[0].name].numpy() + 1)
+
+
+def test_an_error_keeps_complete_shards_only_for_resume(tmp_path: Path) -> None:
+    reader = FakeReader(matrices(6), broken="m4")
+    steps = [step(spec.name, [spec]) for spec in reader.contents.specs]
+    reader.path = tmp_path / "source"
+    for resume, left in ((False, []), (True, [".x.safetensors.index.json.resume"])):
+        with pytest.raises(ConversionError, match="'m4' is damaged"):
+            form, output = format_named("safetensors-sharded"), tmp_path / "x.safetensors.index.json"
+            execute(plan(*steps), reader, form, output, 3_000_000, Pace(workers=1), resume=resume)
+        assert [item.name for item in tmp_path.iterdir()] == left
+    assert len(list((tmp_path / left[0]).glob("*.safetensors"))) == 4
+
+
+def test_one_file_cannot_be_resumed(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="--max-shard-size"):
+        convert("torch->flax", source, tmp_path / "x.msgpack", resume=True)
