@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converter.api import convert, load_into
     from converter.errors import (
+        CloneWarning,
         ConversionError,
         FormatError,
         MatchError,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from converter.weights import Weights, read
 
 __all__ = [
+    "CloneWarning",
     "ConversionError",
     "FormatError",
     "MatchError",

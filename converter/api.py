@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
+from converter.checklist import checklist, differences, pairs
 from converter.direction import parse_direction
-from converter.errors import ConversionError, MatchError
+from converter.errors import MatchError
 from converter.execute import Pace, compute, execute
 from converter.formats import Format
 from converter.frameworks import Framework
@@ -43,7 +46,6 @@ def convert(
     max_shard_size: int | str | None = None,
     memory: int | str | None = None,
     workers: int | None = None,
-    resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     strict: bool = False,
     ignore: Iterable[str] = (),
@@ -65,7 +67,6 @@ def convert(
     max_shard_size: bytes, or ``"5GB"``: write several files of at most that, with an index.
     memory: bytes, or ``"2GB"``: of all tensors on their way at a time (see `execute.Pace`); a larger one goes
     alone. workers: threads. progress: called with the bytes written so far and all. None of them changes the result.
-    resume: keep the complete shards when it is stopped, and go on from there when called so again.
     strict: accept only pairings by schema, map or the same name. ignore: patterns of source layers to leave out.
     dry_run: plan and report, but write nothing. force: overwrite an existing output.
     Raises ConversionError; then nothing was written.
@@ -82,8 +83,6 @@ def convert(
         tuple(ignore),
     )
     limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
-    if resume and limit is None:
-        raise ConversionError("Only shards can be resumed. Say --max-shard-size 5GB too, or leave --resume out.")
     pace = Pace(parse_size(str(memory)) if memory is not None else None, workers, progress)
     with ExitStack() as stack:
         weights = stack.enter_context(
@@ -97,13 +96,14 @@ def convert(
         refuse_existing(path, form, weights, force)
         plan = _plan(weights, clone, way.target, form, rules, strict)
         if not dry_run:
-            execute(plan, weights.reader, form, path, limit, pace, resume)
-        return Report(str(source), weights.format.title, str(path), form.title, plan, written=not dry_run)
+            execute(plan, weights.reader, form, path, limit, pace)
+        checks = checklist(plan.steps, weights.origin, way.target.name)
+        return Report(str(source), weights.format.title, str(path), form.title, plan, not dry_run, checks)
 
 
 def load_into(
     net: _Net,
-    source: StrPath,
+    source: StrPath | object,
     *,
     framework: str | None = None,
     schema: str | None = None,
@@ -118,12 +118,15 @@ def load_into(
     verify: bool = True,
     strict: bool = False,
 ) -> _Net:
-    """Fill a live net from a weight file of any framework, and return it.
+    """Fill a live net from a weight file of any framework or from another live net, and return it.
 
     net: a ``torch.nn.Module``, a Keras model (Keras 3 or tf_keras), a gluon ``Block``, an nnx module (all
     changed in place), or the params tree of a Flax linen net (a new tree is returned).
-    framework: whose names the file has, where its format leaves that open. The rest as in `convert`.
+    source: a path, or a live net, as ``net``. framework: whose names the file has, where its format leaves that open.
+    The rest as in `convert`.
     Raises MatchError when a layer cannot be paired, FormatError when the file is damaged; then the net is as it was.
+    Warns (CloneWarning) of what the net sets otherwise than the source, if that is live, too, or else than the
+    defaults of its framework: the epsilon of a BatchNorm, say, which weights do not carry.
     Tensors that are stored as the net wants them are mapped, the others in memory until all are there.
     """
     from converter.live import open_net
@@ -138,12 +141,21 @@ def load_into(
         dict(flatten or {}),
         flatten_fix,
     )
-    with read(source, framework=framework, step=step, key=key, verify=verify) as weights:
+    with ExitStack() as stack:
+        if isinstance(source, (str, os.PathLike)):
+            weights = stack.enter_context(read(source, framework=framework, step=step, key=key, verify=verify))
+            given, values, origin, settings = weights.net, weights.reader.read, weights.origin, None
+        else:
+            other = open_net(source)
+            given, values, origin = other.framework.net(other.contents()), other.read, other.framework_name
+            settings = other.settings()
         contents = live.contents()
         clone = rules.settled(live.framework.net(contents))
-        plan = plan_into(rules.applied(weights.net), clone, contents, rules, strict)
+        plan = plan_into(rules.applied(given), clone, contents, rules, strict)
         # all of them before the first is set: a damaged tensor must not leave the net half filled
-        tensors = [(step.target.name, compute(step, weights.reader)) for step in plan.steps]
+        tensors = [(step.target.name, compute(step, values)) for step in plan.steps]
+        for found in differences(pairs(plan.steps, clone), origin, live.framework_name, settings, live.settings()):
+            warnings.warn(found, stacklevel=2)
         filled: _Net = live.fill(tensors)
     return filled
 

@@ -40,3 +40,19 @@ class MatchError(ConversionError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class CloneWarning(UserWarning):
+    """A live net that is set otherwise than its source, so that equal weights are not an equal function.
+
+    layers: their paths in the clone. property: such as "BatchNorm epsilon". source, target: the two values.
+    """
+
+    def __init__(
+        self, message: str, layers: Sequence[str], property: str, source: float | str | bool, target: float | str | bool
+    ) -> None:
+        self.layers = tuple(layers)
+        self.property = property
+        self.source = source
+        self.target = target
+        super().__init__(message)

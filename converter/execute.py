@@ -15,7 +15,6 @@ from converter.errors import ConversionError
 from converter.formats import Format, Reader, Writer, open_writer
 from converter.ops import Flip, Split, Transpose
 from converter.plan import Plan, Step
-from converter.resume import work_id
 from converter.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -63,28 +62,19 @@ class Pace:
 
 
 def execute(
-    plan: Plan,
-    reader: Reader,
-    form: Format,
-    path: Path,
-    max_shard_bytes: int | None = None,
-    pace: Pace = Pace(),
-    resume: bool = False,
+    plan: Plan, reader: Reader, form: Format, path: Path, max_shard_bytes: int | None = None, pace: Pace = Pace()
 ) -> None:
     """Write the planned file; on any error, or when the user interrupts, nothing appears under its name.
 
-    The bytes depend on the plan and the source alone, not on the pace. resume: keep complete shards when it is
-    stopped, and go on from there the next time. Raises ConversionError.
+    The bytes depend on the plan and the source alone, not on the pace. Raises ConversionError.
     """
-    work = work_id(plan, reader.path, form, max_shard_bytes) if resume else None
-    with open_writer(form, path, plan.contents, max_shard_bytes, work) as writer:
-        steps = [step for step in plan.steps if step.target.name not in writer.done]
-        _run(list(_jobs(steps)), _Work(reader, writer, steps, pace), pace.threads(), pace.budget(steps))
+    with open_writer(form, path, plan.contents, max_shard_bytes) as writer:
+        _run(list(_jobs(plan.steps)), _Work(reader, writer, plan.steps, pace), pace.threads(), pace.budget(plan.steps))
 
 
-def compute(step: Step, reader: Reader) -> Array:
+def compute(step: Step, read: Callable[[str], Array]) -> Array:
     """The target tensor of one step. Raises ConversionError naming the source tensor."""
-    return _transformed(step, {spec.name: reader.read(spec.name) for spec in step.sources})
+    return _transformed(step, {spec.name: read(spec.name) for spec in step.sources})
 
 
 def _transformed(step: Step, sources: Mapping[str, Array]) -> Array:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from converter.checklist import Check
 from converter.plan import Plan, Step
 from converter.tensors import TensorSpec
 
@@ -14,7 +15,7 @@ from converter.tensors import TensorSpec
 class Report:
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
 
-    written: False for a plan that was only made (`--dry-run`).
+    written: False for a plan that was only made (`--dry-run`). checks: what weights do not carry.
     """
 
     source: str
@@ -23,6 +24,7 @@ class Report:
     output_format: str
     plan: Plan
     written: bool = True
+    checks: tuple[Check, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -30,6 +32,7 @@ class Report:
             "output": {"path": self.output, "format": self.output_format, "written": self.written},
             "tensors": [_step_dict(step) for step in self.plan.steps],
             "left_out": [{"name": item.name, "reason": item.reason} for item in self.plan.left_out],
+            "checklist": [asdict(check) for check in self.checks],
         }
 
     def __str__(self) -> str:
@@ -45,6 +48,7 @@ class Report:
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
         written = "written" if self.written else "would be written"
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
+        lines += map(str, self.checks)
         return "\n".join(lines)
 
 

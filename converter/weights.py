@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Format, Reader, ReadOptions, open_reader
 from converter.frameworks import Framework, framework, recognise, understood
+from converter.frameworks.neutral import origin
 from converter.layers import Layer, Net
 from converter.renamed import RenamedReader
 from converter.tensors import Array
@@ -42,6 +43,11 @@ class Weights(Mapping[str, Array]):
     def framework(self) -> str:
         """The framework whose names the file has."""
         return self._framework.name
+
+    @property
+    def origin(self) -> str:
+        """The framework that the weights came from: that of `framework`, or what a neutral file says."""
+        return origin(self.contents) if self.framework == "neutral" else self.framework
 
     @property
     def contents(self) -> Contents:

@@ -127,6 +127,11 @@ def is_neutral(contents: Contents) -> bool:
     return KEY in contents.metadata
 
 
+def origin(contents: Contents) -> str:
+    """The framework that the weights of a neutral file came from."""
+    return _document(contents).framework
+
+
 def _document(contents: Contents) -> _Document:
     if KEY not in contents.metadata:
         raise ConversionError("not a neutral file: its metadata lists no layers")

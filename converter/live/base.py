@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from converter.formats.base import Contents
 from converter.frameworks import Framework, framework
+from converter.frameworks.defaults import Value
 from converter.tensors import Array
+
+#: Class of layers -> property of `converter.frameworks.defaults` -> its value there (None: it does not count).
+Hyperparameters = Mapping[str, Mapping[str, Callable[[Any], Value | None]]]
+
+EPSILON = "LayerNorm, GroupNorm, InstanceNorm epsilon"
 
 
 class LiveNet(ABC):
@@ -28,5 +34,64 @@ class LiveNet(ABC):
         """Names, shapes and dtypes, in the order of the net; a size of -1 is still unknown (gluon)."""
 
     @abstractmethod
+    def read(self, name: str) -> Array:
+        """A copy of one tensor of `contents`."""
+
+    @abstractmethod
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         """Set each named tensor, and return the net (a new tree for linen)."""
+
+    def modules(self) -> Iterable[tuple[str, Any]]:
+        """Every layer, with what stands before the names of its tensors; none where the net is tensors alone."""
+        return ()
+
+    #: What is read of each class of layers, and the package in which those classes are.
+    hyperparameters: ClassVar[Hyperparameters] = {}
+    package: ClassVar[str | tuple[str, ...]] = ""
+
+    def settings(self) -> dict[str, dict[str, Value]]:
+        """Path of each layer -> property -> value: what the weights do not carry (`converter.frameworks.defaults`).
+
+        Layers with tensors are under their neutral paths, the others under their own. Empty for the params tree of
+        linen, which has no layers.
+        """
+        found = {prefix: _settings(module, self.hyperparameters, self.package) for prefix, module in self.modules()}
+        settings: dict[str, dict[str, Value]] = {}
+        owners = set()
+        for layer in self.framework.net(self.contents()).layers:
+            around = {owner for spec in layer.tensors for owner in _around(spec.name)}
+            settings[layer.path] = {
+                property: value
+                for owner in sorted(around, key=len)  # of an LSTM and its cell, the cell's
+                for property, value in found.get(owner, {}).items()
+            }
+            owners |= around
+        alone = {prefix.replace("/", "."): of for prefix, of in found.items() if prefix not in owners}
+        return {path: of for path, of in {**alone, **settings}.items() if of}
+
+
+def _settings(module: Any, table: Hyperparameters, package: str | tuple[str, ...]) -> dict[str, Value]:
+    """The settings of a layer, by the most special class of it that the table knows."""
+    for base in type(module).__mro__:
+        if base.__name__ in table and base.__module__.startswith(package):
+            values = {property: value(module) for property, value in table[base.__name__].items()}
+            return {property: value for property, value in values.items() if value is not None}
+    return {}
+
+
+def _around(name: str) -> set[str]:
+    """The modules that a tensor is in: ``a.b.weight`` is in ``a.b``, ``a``, and the net itself."""
+    return {"", *(name[:end] for end, letter in enumerate(name) if letter in "./")}
+
+
+def named(function: Any) -> str:
+    """The name of an activation function."""
+    return function if isinstance(function, str) else str(getattr(function, "__name__", type(function).__name__))
+
+
+def gates(kind: str, activation: str, gate: str) -> Mapping[str, Callable[[Any], Value | None]]:
+    """The two activations of a gated cell, which keeps them in these attributes."""
+    return {
+        f"{kind} activation": lambda layer: named(getattr(layer, activation)),
+        f"{kind} recurrent activation": lambda layer: named(getattr(layer, gate)),
+    }

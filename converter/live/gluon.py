@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 
+from converter.errors import ConversionError
 from converter.formats.base import Contents
-from converter.live.base import LiveNet
+from converter.frameworks.defaults import Value
+from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates
 from converter.tensors import Array, TensorSpec
+
+
+def _average_pooling(layer: Any) -> Value | None:
+    return bool(layer._kwargs["count_include_pad"]) if any(layer._kwargs["pad"]) else None
 
 
 class Adapter(LiveNet):
     framework_name = "mxnet"
+    package = "mxnet.gluon."
+    hyperparameters: ClassVar[Hyperparameters] = {
+        "BatchNorm": {
+            "BatchNorm epsilon": lambda layer: layer._kwargs["eps"],
+            "BatchNorm momentum (for training)": lambda layer: layer._kwargs["momentum"],
+        },
+        "LayerNorm": {EPSILON: lambda layer: layer._epsilon},
+        "InstanceNorm": {EPSILON: lambda layer: layer._epsilon},
+        "GroupNorm": {EPSILON: lambda layer: layer._epsilon, "GroupNorm groups": lambda layer: layer._num_groups},
+        "RNN": {"RNN activation": lambda layer: layer._mode.removeprefix("rnn_")},
+        "RNNCell": {"RNN activation": lambda layer: layer._activation},
+        "LSTMCell": gates("LSTM", "_activation", "_recurrent_activation"),
+        "AvgPool1D": {"average pooling with padding": _average_pooling},
+        "AvgPool2D": {"average pooling with padding": _average_pooling},
+        "AvgPool3D": {"average pooling with padding": _average_pooling},
+        "LeakyReLU": {"LeakyReLU slope": lambda layer: layer._alpha},
+        "GELU": {"GELU": lambda layer: "exact"},
+    }
 
     def contents(self) -> Contents:
         return Contents(tuple(_spec(name, value) for name, value in self._parameters().items()))
+
+    def read(self, name: str) -> Array:
+        parameter = self._parameters()[name]
+        if parameter._data is None:
+            raise ConversionError(
+                f"'{name}' of the net has no values yet. Call initialize(), and the net once on an example input."
+            )
+        return np.array(parameter.data().asnumpy())
+
+    def modules(self) -> Iterable[tuple[str, Any]]:
+        return _blocks(self.net, "")
 
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         import mxnet
@@ -33,6 +68,13 @@ class Adapter(LiveNet):
     def _parameters(self) -> dict[str, Any]:
         found: dict[str, Any] = self.net._collect_params_with_prefix()
         return found
+
+
+def _blocks(block: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """As `Block._collect_params_with_prefix` names them."""
+    yield prefix, block
+    for name, child in block._children.items():
+        yield from _blocks(child, f"{prefix}.{name}" if prefix else name)
 
 
 def _spec(name: str, parameter: Any) -> TensorSpec:

@@ -6,19 +6,62 @@ wrote the class; one that has none (in a Sequential) by its own name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from converter.errors import ConversionError
 from converter.formats.base import Contents
-from converter.live.base import LiveNet
+from converter.frameworks.defaults import Value
+from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, named
 from converter.tensors import DTYPES, Array, TensorSpec
+
+
+def _leaky_relu(layer: Any) -> float:
+    return float(layer.negative_slope if hasattr(layer, "negative_slope") else layer.alpha)
+
+
+def _gelu(layer: Any) -> Value | None:
+    """The function's own default; another one would be a function of the user's."""
+    return "exact" if named(layer.activation) == "gelu" else None
+
+
+def _average_pooling(layer: Any) -> Value | None:
+    return False if layer.padding == "same" else None
+
+
+_RNN: Mapping[str, Callable[[Any], Value | None]] = {"RNN activation": lambda layer: named(layer.activation)}
 
 
 class Adapter(LiveNet):
     framework_name = "tensorflow"
+    package = ("keras.", "tf_keras.")
+    hyperparameters: ClassVar[Hyperparameters] = {
+        "BatchNormalization": {
+            "BatchNorm epsilon": lambda layer: layer.epsilon,
+            "BatchNorm momentum (for training)": lambda layer: layer.momentum,
+        },
+        "LayerNormalization": {EPSILON: lambda layer: layer.epsilon},
+        "GroupNormalization": {
+            EPSILON: lambda layer: layer.epsilon,
+            "GroupNorm groups": lambda layer: None if layer.groups == -1 else layer.groups,
+        },
+        "RMSNormalization": {"RMSNorm epsilon": lambda layer: layer.epsilon},
+        "SimpleRNN": _RNN,
+        "SimpleRNNCell": _RNN,
+        "LSTM": gates("LSTM", "activation", "recurrent_activation"),
+        "LSTMCell": gates("LSTM", "activation", "recurrent_activation"),
+        "GRU": gates("GRU", "activation", "recurrent_activation"),
+        "GRUCell": gates("GRU", "activation", "recurrent_activation"),
+        "Embedding": {"Embedding padding index": lambda layer: 0 if layer.mask_zero else "none"},
+        "AveragePooling1D": {"average pooling with padding": _average_pooling},
+        "AveragePooling2D": {"average pooling with padding": _average_pooling},
+        "AveragePooling3D": {"average pooling with padding": _average_pooling},
+        "LeakyReLU": {"LeakyReLU slope": _leaky_relu},
+        "Activation": {"GELU": _gelu},
+        "Dense": {"GELU": _gelu},
+    }
 
     def contents(self) -> Contents:
         if not self.net.built or not self.net.weights:
@@ -27,6 +70,12 @@ class Adapter(LiveNet):
             )
         specs = (TensorSpec(name, tuple(v.shape), _dtype(v)) for name, v in self._variables().items())
         return Contents(tuple(specs))
+
+    def read(self, name: str) -> Array:
+        return np.array(self._variables()[name].numpy())
+
+    def modules(self) -> Iterable[tuple[str, Any]]:
+        return _layers(self.net, "")
 
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         variables = self._variables()

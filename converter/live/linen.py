@@ -18,6 +18,9 @@ class Adapter(LiveNet):
     def contents(self) -> Contents:
         return Contents(tuple(TensorSpec(name, np.shape(leaf), np.dtype(leaf.dtype)) for name, leaf in _flat(self.net)))
 
+    def read(self, name: str) -> Array:
+        return np.array(dict(_flat(self.net))[name])
+
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         import jax.numpy as jnp
 

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from converter.formats.base import Contents
-from converter.live.base import LiveNet
+from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, named
 from converter.tensors import Array, TensorSpec
 
 
 class Adapter(LiveNet):
     framework_name = "flax"
+    package = "flax.nnx."
+    hyperparameters: ClassVar[Hyperparameters] = {
+        "BatchNorm": {
+            "BatchNorm epsilon": lambda layer: layer.epsilon,
+            "BatchNorm momentum (for training)": lambda layer: layer.momentum,
+        },
+        "LayerNorm": {EPSILON: lambda layer: layer.epsilon},
+        "InstanceNorm": {EPSILON: lambda layer: layer.epsilon},
+        "GroupNorm": {EPSILON: lambda layer: layer.epsilon, "GroupNorm groups": lambda layer: layer.num_groups},
+        "RMSNorm": {"RMSNorm epsilon": lambda layer: layer.epsilon},
+        "SimpleCell": {"RNN activation": lambda layer: named(layer.activation_fn)},
+        "LSTMCell": gates("LSTM", "activation_fn", "gate_fn"),
+        "OptimizedLSTMCell": gates("LSTM", "activation_fn", "gate_fn"),
+        "GRUCell": gates("GRU", "activation_fn", "gate_fn"),
+    }
 
     def contents(self) -> Contents:
         return Contents(
             tuple(TensorSpec(name, np.shape(value), np.dtype(value.dtype)) for name, value in self._variables().items())
         )
+
+    def read(self, name: str) -> Array:
+        return np.array(self._variables()[name])
+
+    def modules(self) -> Iterable[tuple[str, Any]]:
+        from flax import nnx
+
+        return [(_name(path), module) for path, module in nnx.iter_modules(self.net)]
 
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         import jax.numpy as jnp

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from converter.errors import ConversionError
 from converter.formats.base import Contents
-from converter.live.base import LiveNet
+from converter.frameworks.defaults import Value
+from converter.live.base import EPSILON, Hyperparameters, LiveNet
 from converter.tensors import DTYPES, Array, TensorSpec
+
+
+def _average_pooling(layer: Any) -> Value | None:
+    return bool(layer.count_include_pad) if np.any(layer.padding) else None
 
 
 class Adapter(LiveNet):
     framework_name = "torch"
+    package = "torch.nn."
+    hyperparameters: ClassVar[Hyperparameters] = {
+        "_BatchNorm": {
+            "BatchNorm epsilon": lambda layer: layer.eps,
+            # None is a plain average of all batches, which no momentum is
+            "BatchNorm momentum (for training)": lambda layer: layer.momentum and round(1 - layer.momentum, 12),
+        },
+        "_InstanceNorm": {EPSILON: lambda layer: layer.eps},
+        "LayerNorm": {EPSILON: lambda layer: layer.eps},
+        "GroupNorm": {EPSILON: lambda layer: layer.eps, "GroupNorm groups": lambda layer: layer.num_groups},
+        "RMSNorm": {"RMSNorm epsilon": lambda layer: 2.0**-23 if layer.eps is None else layer.eps},
+        "RNN": {"RNN activation": lambda layer: layer.nonlinearity},
+        "RNNCell": {"RNN activation": lambda layer: layer.nonlinearity},
+        "Embedding": {
+            "Embedding padding index": lambda layer: "none" if layer.padding_idx is None else layer.padding_idx
+        },
+        "AvgPool1d": {"average pooling with padding": _average_pooling},
+        "AvgPool2d": {"average pooling with padding": _average_pooling},
+        "AvgPool3d": {"average pooling with padding": _average_pooling},
+        "LeakyReLU": {"LeakyReLU slope": lambda layer: layer.negative_slope},
+        "GELU": {"GELU": lambda layer: "exact" if layer.approximate == "none" else layer.approximate},
+    }
 
     def contents(self) -> Contents:
         from torch.nn.parameter import is_lazy
@@ -23,6 +52,17 @@ class Adapter(LiveNet):
                     f"'{name}' of the net has no shape yet (a lazy module). Call the net once on an example input."
                 )
         return Contents(tuple(_spec(name, value) for name, value in self.net.state_dict().items()))
+
+    def read(self, name: str) -> Array:
+        import torch
+
+        value = self.net.state_dict()[name].detach().cpu().contiguous()
+        raw: Array = value.reshape(-1).view(torch.uint8).numpy()  # by way of bytes, as in `fill`
+        return raw.view(_spec(name, value).dtype).reshape(tuple(value.shape)).copy()
+
+    def modules(self) -> Iterable[tuple[str, Any]]:
+        found: Iterable[tuple[str, Any]] = self.net.named_modules()
+        return found
 
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         import torch
