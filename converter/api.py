@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from converter.checklist import checklist, differences, pairs
 from converter.direction import parse_direction
-from converter.errors import MatchError
+from converter.errors import ConversionError, MatchError
 from converter.execute import Pace, compute, execute
 from converter.formats import Format
 from converter.frameworks import Framework
@@ -46,6 +46,7 @@ def convert(
     max_shard_size: int | str | None = None,
     memory: int | str | None = None,
     workers: int | None = None,
+    resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     strict: bool = False,
     ignore: Iterable[str] = (),
@@ -67,6 +68,7 @@ def convert(
     max_shard_size: bytes, or ``"5GB"``: write several files of at most that, with an index.
     memory: bytes, or ``"2GB"``: of all tensors on their way at a time (see `execute.Pace`); a larger one goes
     alone. workers: threads. progress: called with the bytes written so far and all. None of them changes the result.
+    resume: keep the complete shards when it is stopped, and go on from there when called so again.
     strict: accept only pairings by schema, map or the same name. ignore: patterns of source layers to leave out.
     dry_run: plan and report, but write nothing. force: overwrite an existing output.
     Raises ConversionError; then nothing was written.
@@ -83,6 +85,8 @@ def convert(
         tuple(ignore),
     )
     limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
+    if resume and limit is None:
+        raise ConversionError("Only shards can be resumed. Say --max-shard-size 5GB too, or leave --resume out.")
     pace = Pace(parse_size(str(memory)) if memory is not None else None, workers, progress)
     with ExitStack() as stack:
         weights = stack.enter_context(
@@ -96,7 +100,7 @@ def convert(
         refuse_existing(path, form, weights, force)
         plan = _plan(weights, clone, way.target, form, rules, strict)
         if not dry_run:
-            execute(plan, weights.reader, form, path, limit, pace)
+            execute(plan, weights.reader, form, path, limit, pace, resume)
         checks = checklist(plan.steps, weights.origin, way.target.name)
         return Report(str(source), weights.format.title, str(path), form.title, plan, not dry_run, checks)
 

@@ -15,6 +15,7 @@ from converter.errors import ConversionError
 from converter.formats import Format, Reader, Writer, open_writer
 from converter.ops import Flip, Split, Transpose
 from converter.plan import Plan, Step
+from converter.resume import work_id
 from converter.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -62,14 +63,23 @@ class Pace:
 
 
 def execute(
-    plan: Plan, reader: Reader, form: Format, path: Path, max_shard_bytes: int | None = None, pace: Pace = Pace()
+    plan: Plan,
+    reader: Reader,
+    form: Format,
+    path: Path,
+    max_shard_bytes: int | None = None,
+    pace: Pace = Pace(),
+    resume: bool = False,
 ) -> None:
     """Write the planned file; on any error, or when the user interrupts, nothing appears under its name.
 
-    The bytes depend on the plan and the source alone, not on the pace. Raises ConversionError.
+    The bytes depend on the plan and the source alone, not on the pace. resume: keep complete shards when it is
+    stopped, and go on from there the next time. Raises ConversionError.
     """
-    with open_writer(form, path, plan.contents, max_shard_bytes) as writer:
-        _run(list(_jobs(plan.steps)), _Work(reader, writer, plan.steps, pace), pace.threads(), pace.budget(plan.steps))
+    work = work_id(plan, reader.path, form, max_shard_bytes) if resume else None
+    with open_writer(form, path, plan.contents, max_shard_bytes, work) as writer:
+        steps = [step for step in plan.steps if step.target.name not in writer.done]
+        _run(list(_jobs(steps)), _Work(reader, writer, steps, pace), pace.threads(), pace.budget(steps))
 
 
 def compute(step: Step, read: Callable[[str], Array]) -> Array:
