@@ -5,4 +5,8 @@ import sys
 import torch
 
 path, count = sys.argv[1], int(sys.argv[2])
-torch.save({f"{index}.weight": torch.randn(16) for index in range(count)}, path)
+state = {}
+for index in range(count // 2):
+    state[f"{index}.weight"] = torch.randn(16, 1)
+    state[f"{index}.bias"] = torch.randn(16)
+torch.save(state, path)

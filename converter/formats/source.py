@@ -83,11 +83,24 @@ class FileSource(Source):
         length = count * dtype.itemsize
         if length < MAP_FROM:
             return super()._array(offset, count, dtype)
+        if offset % dtype.alignment:
+            return self._copied(offset, count, dtype)
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         with self._disk():
             mapped = mmap.mmap(self._file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
-        flat = np.frombuffer(mapped, dtype, count, offset - start)
-        return flat if flat.flags.aligned else flat.copy()
+        return np.frombuffer(mapped, dtype, count, offset - start)
+
+    def _copied(self, offset: int, count: int, dtype: DType) -> Array:
+        """Read into new memory: where elements lie across the bounds of words, NumPy is slow or refuses."""
+        array = np.empty(count, dtype)
+        rest = array.view(np.uint8).data
+        while rest:  # one call reads at most 2 GiB
+            with self._disk():
+                got = os.preadv(self._file.fileno(), [rest], offset)
+            if not got:
+                raise FormatError(self.path, f"became shorter while it was read: no byte at {offset}")
+            rest, offset = rest[got:], offset + got
+        return array
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
