@@ -26,7 +26,7 @@ __all__ = ["Pace", "compute", "execute"]
 #: Small tensors are handed to a thread together, up to so many bytes or tensors.
 BATCH_BYTES, BATCH_TENSORS = 4 << 20, 1_000
 #: What the default budget has beside the tensors: the blocks in which strided views are written.
-SPARE_BYTES = 64 << 20
+SPARE_BYTES = 40 << 20
 #: Operations that move no data.
 _VIEWS = (Transpose, Flip, Split)
 #: Beyond these many threads memory and disk are the limit.
