@@ -100,7 +100,7 @@ class Rules:
 
     def _without_ignored(self, net: Net) -> Net:
         """The net without the layers to leave out. Raises MatchError for a pattern that fits none."""
-        gone = {layer.path: pattern for layer in net.layers for pattern in self.ignore if _fits(pattern, layer.path)}
+        gone = {layer.path: pattern for layer in net.layers for pattern in self.ignore if covers(pattern, layer.path)}
         unused = [pattern for pattern in self.ignore if pattern not in gone.values()]
         if unused:
             raise MatchError([f"--ignore {p}: no layer of the source is called so" for p in unused])
@@ -168,11 +168,12 @@ def with_heads(layer: Layer, heads: int) -> Layer:
 
 def _of(said: Mapping[str, _Said], path: str) -> _Said | None:
     """What is said of a path: the longest pattern that fits; a path stands for all below it, too."""
-    fitting = [pattern for pattern in said if _fits(pattern, path)]
+    fitting = [pattern for pattern in said if covers(pattern, path)]
     return said[max(fitting, key=len)] if fitting else None
 
 
-def _fits(pattern: str, path: str) -> bool:
+def covers(pattern: str, path: str) -> bool:
+    """Whether the pattern stands for the path, or for a module above it."""
     return fnmatchcase(path, pattern) or path.startswith(f"{pattern}.")
 
 
@@ -182,7 +183,7 @@ def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple
     work.by_schema(rules.schema)
     work.by_map(rules)
     work.by_name(lambda path: path)
-    work.by_name(_plain_names(source), _plain_names(target))
+    work.by_name(plain_names(source), plain_names(target))
     work.by_tail()
     work.by_elimination()
     work.by_position()
@@ -207,7 +208,7 @@ def rename(source: Net, framework_name: str, rules: Rules) -> tuple[Renaming, ..
     for found in _by_entry(rules.schema, source, problems):
         path = found.entry.spelled(framework_name, found.indices)[0]
         renamed[found.layer.path] = Renaming(found.layer, path, SCHEMA)
-    problems += _unused_rules(source, rules)
+    problems += unused_rules(source, rules)
     for layer in source.layers:
         mapped = rules.mapped(layer.path)
         if mapped is not None:
@@ -243,7 +244,7 @@ class _Matching:
                 self._pair(found.layer, _with_options(theirs, found.entry), SCHEMA)
 
     def by_map(self, rules: Rules) -> None:
-        self.problems += _unused_rules(self.source, rules)
+        self.problems += unused_rules(self.source, rules)
         for path in list(self.free_sources):
             mapped = rules.mapped(path)
             if mapped is None:
@@ -253,7 +254,7 @@ class _Matching:
             else:
                 why = "is taken already" if mapped in self.target.by_path else "is not in the clone"
                 self.problems.append(
-                    f"--map {path}={mapped}: '{mapped}' {why}. Free there: {_names(self.free_targets)}."
+                    f"--map {path}={mapped}: '{mapped}' {why}. Free there: {listed(self.free_targets)}."
                 )
 
     def by_name(self, ours: Callable[[str], str], theirs: Callable[[str], str] | None = None) -> None:
@@ -307,7 +308,7 @@ class _Matching:
             if fitting:
                 lines = " or ".join(f"--map {layer.path}={target.path}" for layer in fitting)
                 self.problems.append(
-                    f"'{target.path}' of the clone could be {_names(layer.path for layer in fitting)}. "
+                    f"'{target.path}' of the clone could be {listed(layer.path for layer in fitting)}. "
                     f"Settle it with {lines}."
                 )
             else:
@@ -333,7 +334,7 @@ def _leads(net: Net, name: str) -> bool:
     return any(name in (path if name == COMPILED else path[:2]) for path in parts)
 
 
-def _plain_names(net: Net) -> Callable[[str], str]:
+def plain_names(net: Net) -> Callable[[str], str]:
     """Names without case, separators, and the leading modules that all layers of the net share."""
     paths = [_without_compiled(layer.path) for layer in net.layers]
     shared = 0
@@ -405,17 +406,18 @@ def _first(net: Net, paths: Sequence[str]) -> Layer | None:
     return next((net.by_path[path] for path in paths if path in net.by_path), None)
 
 
-def _unused_rules(source: Net, rules: Rules) -> list[str]:
+def unused_rules(source: Net, rules: Rules) -> list[str]:
+    """What is wrong with rules for layers that the source does not have."""
     unused = [old for old in rules.mapping if not any(p == old or p.startswith(old + ".") for p in source.by_path)]
     return [
-        f"--map {old}={rules.mapping[old]}: the source has no layer '{old}'. It has {_names(source.by_path)}."
+        f"--map {old}={rules.mapping[old]}: the source has no layer '{old}'. It has {listed(source.by_path)}."
         for old in unused
     ]
 
 
 def _not_in_source(source: Net, entry: SchemaLayer) -> str:
     paths = " or ".join(entry.paths(source.framework))
-    return f"the schema's layer '{entry.path}' ({paths}) is not in the source, which has {_names(source.by_path)}"
+    return f"the schema's layer '{entry.path}' ({paths}) is not in the source, which has {listed(source.by_path)}"
 
 
 def _other_kind(layer: Layer, entry: SchemaLayer) -> str:
@@ -426,6 +428,7 @@ def _map_hint(pair: Pair) -> str:
     return f"If it is right, say --map {pair.source.path}={pair.target.path}."
 
 
-def _names(paths: Iterable[str]) -> str:
+def listed(paths: Iterable[str]) -> str:
+    """Quoted, and no more than eight of them."""
     names = [f"'{path}'" for path in paths]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
