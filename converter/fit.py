@@ -56,15 +56,20 @@ class Assignment:
 
 
 def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agreement, ...]:
-    """Every kind that both layers can be, with roles and shapes that agree."""
-    found = []
+    """Every kind that both layers can be, with roles and shapes that agree.
+
+    Within a framework a layer stays in its form wherever it fits: what its file leaves open is the same on both sides.
+    """
+    found: list[Agreement] = []
+    in_form: list[Agreement] = []
     for ours in source.readings:
         for theirs in target.readings:
             if ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN):
                 moves = _moves(ours, theirs)
                 if moves is not None:
                     found.append(Agreement(ours.kind, moves))
-    return tuple(found)
+                    in_form += found[-1:] if ours.form == theirs.form else []
+    return tuple(in_form if same_framework and in_form else found)
 
 
 def assign(source: Reading, target: Reading) -> Assignment:
@@ -107,7 +112,8 @@ def _word(role: Role) -> str:
 
 def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
     found = assign(source, target)
-    if found.missing or found.surplus:
+    told = dict(source.sizes)
+    if found.missing or found.surplus or any(told.get(axis, size) != size for axis, size in target.sizes):
         return None
     moves: list[Move] = []
     shapes = _target_shapes(source, target, found)
@@ -217,7 +223,12 @@ def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) ->
         return f"'{target.path}' of the clone has a {found.missing[0]}, and '{source.path}' of the source has none"
     if found.surplus:
         return f"'{source.path}' of the source has a {found.surplus[0]}, and '{target.path}' of the clone has none"
-    misfits = []
+    told = dict(ours.sizes)
+    misfits = [
+        f"'{source.path}' says {AXIS_WORDS[axis]} {told[axis]}, and '{target.path}' of the clone {size}"
+        for axis, size in theirs.sizes
+        if told.get(axis, size) != size
+    ]
     for role, (stored, _) in theirs.roles.items():
         for supply in found.supplies[role]:
             text = _misfit(supply.stored, stored, _known(ours, theirs, stored))

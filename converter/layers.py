@@ -74,6 +74,7 @@ AXIS_WORDS: Mapping[str, str] = MappingProxyType(
         "h": "hidden size",
         "r": "size of the state",
         "heads": "number of heads",
+    "multiplier": "channel multiplier",
         "head_dim": "size of a head",
         "+0": "kernel size",
         "+1": "kernel size",
@@ -119,6 +120,11 @@ class Form:
     kind: str
     leaves: tuple[Leaf, ...]
     name: str = ""
+
+    @property
+    def called(self) -> str:
+        """What a user calls it: its own name, or the kind where it is the usual form of that."""
+        return self.name or self.kind
 
 
 def form(kind: str, *rows: tuple[str, ...], name: str = "") -> Form:
@@ -174,6 +180,11 @@ class Reading:
     stored: tuple[Stored, ...]
     form: str = ""
 
+    @property
+    def called(self) -> str:
+        """As `Form.called`."""
+        return self.form or self.kind
+
     @cached_property
     def roles(self) -> Mapping[frozenset[str], tuple[Stored, int]]:
         """Where each role is: the tensor, and its place among those stacked there. The key of a sum has them all."""
@@ -197,10 +208,12 @@ class Layer:
     path: the names of the modules around it, joined with "." (a "." inside a name is written "\\.").
     readings: every kind that its tensors could be, the likeliest first. More than one is no problem
         until the kinds would be converted differently; then the plan refuses.
+    unlikely: what it is only when the user says so.
     """
 
     path: str
     readings: tuple[Reading, ...]
+    unlikely: tuple[Reading, ...] = ()
 
     @property
     def kind(self) -> str:

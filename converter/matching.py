@@ -241,7 +241,8 @@ class _Matching:
         for found in _by_entry(schema, self.source, self.problems):
             theirs = _first(self.target, found.entry.spelled(self.target.framework, found.indices))
             if theirs is not None and theirs.path in self.free_targets:
-                self._pair(found.layer, _with_options(theirs, found.entry), SCHEMA)
+                chosen = narrowed(theirs, found.entry.kind)
+                self._pair(found.layer, _with_options(chosen if chosen.readings else theirs, found.entry), SCHEMA)
 
     def by_map(self, rules: Rules) -> None:
         self.problems += unused_rules(self.source, rules)

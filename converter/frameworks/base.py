@@ -51,7 +51,7 @@ class Framework(ABC):
     forms: ClassVar[tuple[Form, ...]]
     #: Whether spatial axes stand before the channels in its activations: what a flatten makes of them.
     channels_last: ClassVar[bool] = False
-    #: Class names that settle the kind or form, where a file holds them.
+    #: Class name -> the forms that such a layer may have (by `Form.called`), where a file holds class names.
     classes: ClassVar[Mapping[str, str]] = {}
     #: Leaf names that are no weights, and why.
     ignored: ClassVar[Mapping[str, str]] = {}
@@ -190,7 +190,7 @@ class Framework(ABC):
     ) -> tuple[tuple[Form, tuple[Leaf, ...], Sizes], ...]:
         found = []
         for form in self.forms_of(dialect):
-            if form.kind != "parameter" and (not settled or settled in (form.kind, form.name)):
+            if form.kind != "parameter" and (not settled or form.called in settled.split()):
                 fit = fitting(form, signature)
                 if fit is not None:
                     found.append((form, *fit))

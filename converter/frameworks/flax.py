@@ -104,7 +104,7 @@ class Flax(Framework):
         "Dense": "linear",
         "Embed": "embedding",
         "Conv": "conv",
-        "ConvTranspose": "conv_transpose",
+        "ConvTranspose": "conv_transpose transpose_kernel",
         "BatchNorm": "batch_norm",
         "LayerNorm": "norm",
         "GroupNorm": "norm",

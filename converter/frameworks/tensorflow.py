@@ -99,7 +99,7 @@ class TensorFlow(Framework):
     )
     classes = {
         "dense": "linear",
-        "einsum_dense": "linear",
+        "einsum_dense": "linear to_heads from_heads",
         "query_dense": "to_heads",
         "key_dense": "to_heads",
         "value_dense": "to_heads",
@@ -122,8 +122,8 @@ class TensorFlow(Framework):
         "simple_rnn_cell": "rnn",
         "lstm": "lstm",
         "lstm_cell": "lstm",
-        "gru": "gru",
-        "gru_cell": "gru",
+        "gru": "gru gru_reset_before",
+        "gru_cell": "gru gru_reset_before",
     }
     default_format = "keras-h5"
     data_format = "npy"

@@ -164,12 +164,16 @@ def alone(parts: Sequence[Part]) -> list[Part]:
 
 
 def _without_conv1d(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """A square matrix is a Conv1D only where the shapes of another layer of the net prove that there are any."""
+    """A matrix is a Conv1D only where the shapes of another layer of the net prove that there are any, or on demand."""
     proved = any([reading.form for reading in layer.readings] == ["linear_in_out"] for layer in layers)
     if proved:
         return tuple(layers)
     return tuple(
-        replace(layer, readings=tuple(reading for reading in layer.readings if reading.form != "linear_in_out"))
+        replace(
+            layer,
+            readings=tuple(reading for reading in layer.readings if reading.form != "linear_in_out"),
+            unlikely=tuple(reading for reading in layer.readings if reading.form == "linear_in_out"),
+        )
         for layer in layers
     )
 
