@@ -6,6 +6,7 @@ wrote the class; one that has none (in a Sequential) by its own name.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -81,6 +82,18 @@ class Adapter(LiveNet):
         variables = self._variables()
         for name, array in tensors:
             variables[name].assign(np.array(array))
+        return self.net
+
+    def freeze(self, names: frozenset[str]) -> Any:
+        variables = self._variables()
+        frozen = {id(variables[name]) for name in names}
+        for _, layer in self.modules():
+            own = {id(variable) for variable in layer.weights}
+            if own and own <= frozen:
+                layer.trainable = False
+        trained = {id(variable) for variable in self.net.trainable_weights}
+        for name in sorted(name for name in names if id(variables[name]) in trained):
+            warnings.warn(f"'{name}' stays trainable: its Keras layer has variables that are not frozen", stacklevel=3)
         return self.net
 
     def _variables(self) -> dict[str, Any]:
