@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from converter.cli_values import mapping, numbers
+from converter.reuse_command import reuse
 from converter.schema_commands import schema as schema_group
 
 EXAMPLES = """\b
@@ -44,6 +45,7 @@ def program() -> None:
     \b
     convert 'FROM->TO' FILE [OPTIONS]
     converter inspect FILE
+    converter reuse OLD --into NEW --first N
 
     FROM and TO are torch, tensorflow (tf, keras), flax (jax), mxnet (gluon) or neutral. `convert` and `converter`
     are the same program; see `convert convert --help` for its options.
@@ -198,6 +200,7 @@ def inspect(
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else str(found))
 
 
+program.add_command(reuse)
 program.add_command(schema_group)
 
 
