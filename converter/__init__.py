@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         OutputError,
         UnsafeFileError,
     )
+    from converter.freezing import freeze
+    from converter.partial import reuse
     from converter.weights import Weights, read
 
 __all__ = [
@@ -26,12 +28,21 @@ __all__ = [
     "UnsafeFileError",
     "Weights",
     "convert",
+    "freeze",
     "load_into",
     "read",
+    "reuse",
 ]
 __version__ = "0.1.0"
 
-_HOMES = {"convert": "api", "load_into": "api", "Weights": "weights", "read": "weights"}
+_HOMES = {
+    "convert": "api",
+    "freeze": "freezing",
+    "load_into": "api",
+    "read": "weights",
+    "reuse": "partial",
+    "Weights": "weights",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,10 @@ class LiveNet(ABC):
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         """Set each named tensor, and return the net (a new tree for linen)."""
 
+    @abstractmethod
+    def freeze(self, names: frozenset[str]) -> Any:
+        """Exempt these tensors of `contents` from training; see `converter.freeze`."""
+
     def modules(self) -> Iterable[tuple[str, Any]]:
         """Every layer, with what stands before the names of its tensors; none where the net is tensors alone."""
         return ()

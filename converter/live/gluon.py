@@ -65,6 +65,18 @@ class Adapter(LiveNet):
             parameter._load_init(value, parameter._ctx_list or [mxnet.cpu()])
         return self.net
 
+    def freeze(self, names: frozenset[str]) -> Any:
+        parameters = self._parameters()
+        frozen = {id(parameters[name]) for name in names}
+        for name in names:
+            parameters[name].grad_req = "null"
+        for _, block in self.modules():
+            if id(getattr(block, "running_mean", None)) in frozen:
+                block._kwargs["use_global_stats"] = True  # else they move with every batch
+            if hasattr(block, "_clear_cached_op"):
+                block._clear_cached_op()  # a graph that was made before
+        return self.net
+
     def _parameters(self) -> dict[str, Any]:
         found: dict[str, Any] = self.net._collect_params_with_prefix()
         return found

@@ -26,6 +26,9 @@ class Adapter(LiveNet):
 
         return _rebuilt(self.net, {name: jnp.asarray(array) for name, array in tensors})
 
+    def freeze(self, names: frozenset[str]) -> Any:
+        return _rebuilt(self.net, {name: name not in names for name, _ in _flat(self.net)})
+
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in tree.items():

@@ -56,6 +56,11 @@ class Adapter(LiveNet):
         nnx.update(self.net, nnx.from_flat_state(flat))
         return self.net
 
+    def freeze(self, names: frozenset[str]) -> Any:
+        from flax import nnx
+
+        return nnx.All(nnx.Param, lambda path, value: _name(path) not in names)
+
     def _variables(self) -> dict[str, Any]:
         from flax import nnx
 

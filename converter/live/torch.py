@@ -76,6 +76,21 @@ class Adapter(LiveNet):
                     state[name].copy_(raw.view(state[name].dtype).reshape(array.shape))
         return self.net
 
+    def freeze(self, names: frozenset[str]) -> Any:
+        for name, parameter in self.net.named_parameters(remove_duplicate=False):
+            if name in names:
+                parameter.requires_grad_(False)
+                parameter.grad = None  # an optimizer would apply what was gathered before
+        for path, module in self.net.named_modules():
+            if f"{path}.running_mean".lstrip(".") in names:
+                module.register_forward_pre_hook(_stay_in_eval)
+        return self.net
+
+
+def _stay_in_eval(module: Any, inputs: Any) -> None:
+    """As Keras does: a frozen BatchNorm goes on with its statistics, also while the net trains."""
+    module.eval()
+
 
 def _spec(name: str, value: Any) -> TensorSpec:
     return TensorSpec(name, tuple(value.shape), DTYPES[str(value.dtype).removeprefix("torch.")])
