@@ -48,7 +48,7 @@ def _leaves(leaves: tuple[Leaf, ...]) -> str:
     return ", ".join(shown) if len(shown) < 6 else f"{shown[0]} … {shown[-1]}, {len(shown)} in all"
 
 
-TABLES = {"formats": formats, "kinds": kinds}
+TABLES = {"formats": formats}
 
 
 def current(text: str) -> str:
@@ -60,6 +60,22 @@ def current(text: str) -> str:
     return text
 
 
+LAYERS = """# Layers
+
+Written by `make docs` from the tables that the converter uses. Axes are in the notation of
+[einops](https://einops.rocks): `(g h)` is one axis that counts g (gates) times h (hidden units); `+` stands for the
+spatial axes, `~+` for spatial axes that run backwards, `1*` for axes of size one. A row "kind: form" is another way in
+which some framework stores that kind; `--kind LAYER=FORM` and a schema may name it.
+
+"""
+
+
+def layers() -> str:
+    """The page of the layer kinds."""
+    return f"{LAYERS}{kinds()}\n"
+
+
 if __name__ == "__main__":
     README.write_text(current(README.read_text()))
+    (README.parent / "docs" / "layers.md").write_text(layers())
     (schema_folder() / "schema.json").write_text(json.dumps(json_schema(), indent=2) + "\n")

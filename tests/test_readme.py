@@ -21,6 +21,7 @@ def test_the_generated_tables_are_current() -> None:
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     assert tables.current(README) == README, "run: python docs/tables.py"
+    assert tables.layers() == (ROOT / "docs" / "layers.md").read_text(), "run: python docs/tables.py"
 
 
 def test_the_first_output_shown_is_what_the_command_prints(
