@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from converter.api import convert, load_into
+    from converter.certificate import check_certificate
+    from converter.equality import compare
     from converter.errors import (
         CloneWarning,
         ConversionError,
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     )
     from converter.freezing import freeze
     from converter.partial import reuse
+    from converter.proof import verify
     from converter.weights import Weights, read
 
 __all__ = [
@@ -27,20 +30,26 @@ __all__ = [
     "OutputError",
     "UnsafeFileError",
     "Weights",
+    "check_certificate",
+    "compare",
     "convert",
     "freeze",
     "load_into",
     "read",
     "reuse",
+    "verify",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "check_certificate": "certificate",
+    "compare": "equality",
     "convert": "api",
     "freeze": "freezing",
     "load_into": "api",
     "read": "weights",
     "reuse": "partial",
+    "verify": "proof",
     "Weights": "weights",
 }
 

@@ -52,6 +52,7 @@ def convert(
     ignore: Iterable[str] = (),
     dry_run: bool = False,
     force: bool = False,
+    certificate: StrPath | None = None,
 ) -> Report:
     """Convert a weight file: ``convert("torch->flax", "mlp.params")`` writes ``mlp.msgpack`` beside it.
 
@@ -71,8 +72,12 @@ def convert(
     resume: keep the complete shards when it is stopped, and go on from there when called so again.
     strict: accept only pairings by schema, map or the same name. ignore: patterns of source layers to leave out.
     dry_run: plan and report, but write nothing. force: overwrite an existing output.
+    certificate: write down there what was read, done and written (see `converter.check_certificate`).
     Raises ConversionError; then nothing was written.
     """
+    given = dict(locals())  # all arguments, also those that are added one day: a certificate must not forget any
+    from converter.certificate import certify, refuse_certificate
+
     way = parse_direction(direction)
     rules = Rules(
         load_schema(schema) if schema else None,
@@ -98,11 +103,16 @@ def convert(
             form, output = in_shards(form, output)
         path = choose_path(Path(source), output, form)
         refuse_existing(path, form, weights, force)
+        if certificate is not None:
+            refuse_certificate(certificate, force, dry_run)
         plan = _plan(weights, clone, way.target, form, rules, strict)
         if not dry_run:
             execute(plan, weights.reader, form, path, limit, pace, resume)
         checks = checklist(plan.steps, weights.origin, way.target.name)
-        return Report(str(source), weights.format.title, str(path), form.title, plan, not dry_run, checks)
+        report = Report(str(source), weights.format.title, str(path), form.title, plan, not dry_run, checks)
+        if certificate is not None:
+            certify(certificate, report, weights, given)
+        return report
 
 
 def load_into(

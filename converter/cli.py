@@ -13,6 +13,7 @@ import click
 from converter.cli_values import mapping, numbers
 from converter.reuse_command import reuse
 from converter.schema_commands import schema as schema_group
+from converter.verify_command import verify
 
 EXAMPLES = """\b
 convert 'torch->flax' mlp.params             writes mlp.msgpack beside it
@@ -45,6 +46,7 @@ def program() -> None:
     \b
     convert 'FROM->TO' FILE [OPTIONS]
     converter inspect FILE
+    converter verify SOURCE TARGET
     converter reuse OLD --into NEW --first N
 
     FROM and TO are torch, tensorflow (tf, keras), flax (jax), mxnet (gluon) or neutral. `convert` and `converter`
@@ -107,6 +109,7 @@ def program() -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done and why, and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option("--certificate", metavar="PATH", help="Write down what was read, done and written; `verify` checks it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def convert(
     words: tuple[str, ...],
@@ -134,6 +137,7 @@ def convert(
     ignore: tuple[str, ...],
     dry_run: bool,
     force: bool,
+    certificate: str | None,
     as_json: bool,
 ) -> None:
     """Convert a weight file from one framework to another."""
@@ -169,6 +173,7 @@ def convert(
             ignore=ignore,
             dry_run=dry_run,
             force=force,
+            certificate=certificate,
         )
     click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
 
@@ -202,6 +207,7 @@ def inspect(
 
 program.add_command(reuse)
 program.add_command(schema_group)
+program.add_command(verify)
 
 
 def _what(words: tuple[str, ...], source: str | None, target: str | None) -> tuple[str, str]:

@@ -1,0 +1,453 @@
+"""Certificates: a JSON file that says what a conversion read, did and wrote, so that anyone can check it again.
+
+It holds no time and no path of the machine: the same conversion gives the same certificate. Files are named
+relative to it (by their bare names where the two share no folder but the root). The seal, a sha256 of all the rest,
+shows that it was changed by accident; whoever changes it on purpose can make a new one, so it is no signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from converter.assemble import Step
+from converter.direction import parse_direction
+from converter.equality import digest
+from converter.errors import ConversionError, FormatError, OutputError
+from converter.execute import compute
+from converter.formats.atomic import discard, disk, partial_path, publish
+from converter.plan import Plan
+from converter.report import Report
+from converter.tensors import Array
+from converter.weights import StrPath, Weights, read
+
+__all__ = ["Check", "certify", "check_certificate", "refuse_certificate"]
+
+#: Arguments of `converter.convert` that change neither the plan nor a byte of the result.
+_NO_OPTIONS = frozenset(
+    "source output memory workers progress resume dry_run force certificate verify max_shard_size format".split()
+)
+#: Those that name files.
+_FILES = ("like", "schema", "names_from")
+#: Libraries that lay out what is written.
+_LIBRARIES = ("numpy", "h5py", "ml-dtypes", "msgpack", "msgspec", "xxhash")
+_CHUNK_BYTES = 4 << 20
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: str
+    bytes: int
+    xxh3_128: str
+    sha256: str
+
+
+class _Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A weight file: what it is opened by, what it is, and all files that it consists of."""
+
+    path: str
+    format: str
+    writer: str
+    files: tuple[_File, ...]
+
+
+class _Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A step of the plan. ``done``: in words; ``ops``: exactly. xxh3_128: of the tensor in the target's layout."""
+
+    layer: str
+    kind: str
+    sources: tuple[str, ...]
+    target: str
+    shape: tuple[int, ...]
+    dtype: str
+    done: str
+    ops: tuple[str, ...]
+    reason: str
+    xxh3_128: str
+
+
+class _Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    certificate: Literal[1]
+    versions: dict[str, str]
+    options: dict[str, Any]
+    source: _Side
+    target: _Side
+    given: tuple[_File, ...]
+    plan: tuple[_Planned, ...]
+    left_out: tuple[dict[str, str], ...]
+    seal: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What checking a certificate found. problems: what is not as it says. notes: what differs and does no harm."""
+
+    certificate: str
+    source: str
+    target: str
+    tensors: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ok": self.ok, **asdict(self)}
+
+    def __str__(self) -> str:
+        notes = [f"note: {note}" for note in self.notes]
+        if self.ok:
+            return "\n".join(
+                [
+                    *notes,
+                    f"{self.certificate} holds: {self.source} and {self.target} are unchanged, and the plan gives "
+                    f"the same {self.tensors} tensors again",
+                ]
+            )
+        count = len(self.problems)
+        return "\n".join([*notes, *self.problems, f"{self.certificate} does not hold: {count} things differ"])
+
+
+# -- making ---------------------------------------------------------------------------------------------------------
+
+
+def refuse_certificate(path: StrPath, force: bool, dry_run: bool) -> None:
+    """Before anything is written: raises OutputError when the certificate exists, ConversionError for a dry run."""
+    if dry_run:
+        raise ConversionError("A dry run writes nothing that a certificate could speak of. Leave --certificate out.")
+    if os.path.exists(path) and not force:
+        raise OutputError(f"{os.fspath(path)}: exists already. Say --force to replace it, or choose another.")
+
+
+def certify(path: StrPath, report: Report, weights: Weights, given: Mapping[str, Any]) -> None:
+    """Write the certificate of a conversion that was just done.
+
+    weights: the source, still open. given: all arguments of `converter.convert`. Raises ConversionError when the
+    target does not hold what was planned.
+    """
+    certificate = Path(path)
+    options = _options(given)
+    with read(report.output, framework=_target_framework(options)) as target:
+        planned, problems = _replayed(report.plan, weights, target)
+    if problems:
+        raise ConversionError("\n".join(problems))
+    base = certificate.parent
+    plain = {
+        name: _relative(value, base) if name in _FILES and _is_file(value) else value for name, value in options.items()
+    }
+    document = _Certificate(
+        1,
+        _versions(),
+        plain,
+        _side(report.source, weights, base),
+        _side(report.output, target, base),
+        tuple(_hashed(file, base) for file in _given_files(options)),
+        planned,
+        _left_out(report.plan),
+    )
+    _write(certificate, msgspec.structs.replace(document, seal=_seal(document)))
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that shape the plan and are not the default, as JSON keeps them."""
+    defaults = {name: parameter.default for name, parameter in _parameters().items()}
+    changed = {
+        name: value
+        for name, value in given.items()
+        if name not in _NO_OPTIONS and value != defaults[name] and (value or not isinstance(value, dict | list | tuple))
+    }
+    found: dict[str, Any] = json.loads(json.dumps(changed, default=_plain, sort_keys=True))
+    return found
+
+
+def _parameters() -> Mapping[str, inspect.Parameter]:
+    from converter.api import convert
+
+    return inspect.signature(convert).parameters
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else sorted(value)
+
+
+def _target_framework(options: Mapping[str, Any]) -> str:
+    return parse_direction(options["direction"]).target.name
+
+
+def _versions() -> dict[str, str]:
+    from converter import __version__
+
+    return {"converter": __version__, **{name: metadata.version(name) for name in _LIBRARIES}}
+
+
+def _side(path: str, weights: Weights, base: Path) -> _Side:
+    files = tuple(_hashed(file, base) for file in _files_of(Path(path)))
+    return _Side(_relative(path, base), weights.format.name, weights.contents.writer, files)
+
+
+def _left_out(plan: Plan) -> tuple[dict[str, str], ...]:
+    return tuple(asdict(item) for item in plan.left_out)
+
+
+def _write(path: Path, document: _Certificate) -> None:
+    text = json.dumps(msgspec.to_builtins(document), indent=1, ensure_ascii=False) + "\n"
+    partial = partial_path(path)
+    try:
+        with disk(path):
+            partial.write_text(text, encoding="utf-8")
+            publish([(partial, path)])
+    finally:
+        discard(partial)
+
+
+def _seal(document: _Certificate) -> str:
+    rest = msgspec.structs.replace(document, seal="")
+    return hashlib.sha256(json.dumps(msgspec.to_builtins(rest), sort_keys=True).encode()).hexdigest()
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def _files_of(path: Path) -> list[Path]:
+    """All files of a weight file: a folder's, those that an index names, those that share a checkpoint's prefix."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    prefix = path.name.removesuffix(".index")
+    beside = [file for file in path.parent.iterdir() if file.is_file()] if path.parent.is_dir() else []
+    if not path.exists() or path.suffix == ".index":
+        return sorted(file for file in beside if file.name.startswith((f"{prefix}.", f"{prefix}-")))
+    named = set(_texts(json.loads(path.read_bytes()))) if path.suffix == ".json" else set()
+    return [path, *sorted(file for file in beside if file.name in named and file != path)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _given_files(options: Mapping[str, Any]) -> list[Path]:
+    """What the options name: a clone, a schema of the user's own."""
+    return [file for name in _FILES if _is_file(options.get(name)) for file in _files_of(Path(options[name]))]
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and (os.sep in value or bool(_files_of(Path(value))))
+
+
+def _relative(file: StrPath, base: Path) -> str:
+    """As seen from the certificate; the bare name where that would tell the folders of the machine."""
+    there, here = os.path.abspath(file), os.path.abspath(base)
+    try:
+        shared = os.path.commonpath([there, here])
+    except ValueError:  # on another drive
+        shared = os.path.dirname(os.path.abspath(os.sep))
+    if os.path.dirname(shared) == shared:
+        return os.path.basename(there)
+    return Path(os.path.relpath(there, here)).as_posix()
+
+
+def _hashed(file: Path, base: Path) -> _File:
+    import xxhash
+
+    fast, slow, size = xxhash.xxh3_128(), hashlib.sha256(), 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            fast.update(chunk)
+            slow.update(chunk)
+            size += len(chunk)
+    return _File(_relative(file, base), size, fast.hexdigest(), slow.hexdigest())
+
+
+# -- the plan done again --------------------------------------------------------------------------------------------
+
+
+def _replayed(plan: Plan, source: Weights, target: Weights) -> tuple[tuple[_Planned, ...], list[str]]:
+    """Every step with the hash of what it gives, tensor by tensor; and what of it the target holds otherwise."""
+    planned, problems = [], []
+    stored = _stored(target, plan)
+    for step in plan.steps:
+        wanted = digest(compute(step, source.reader.read))
+        planned.append(_planned(step, wanted))
+        try:
+            found = digest(stored(step.target.name))
+        except KeyError:
+            problems.append(f"{target.path}: has no tensor '{step.target.name}'")
+            continue
+        if found != wanted:
+            problems.append(
+                f"{target.path}: '{step.target.name}' is not what the plan makes of the source: "
+                f"its xxh3-128 is {found}, not {wanted}"
+            )
+    return tuple(planned), problems
+
+
+def _planned(step: Step, hashed: str) -> _Planned:
+    return _Planned(
+        step.layer,
+        step.kind,
+        tuple(spec.name for spec in step.sources),
+        step.target.name,
+        step.target.shape,
+        step.target.dtype.name,
+        step.done,
+        tuple(map(repr, step.ops)),
+        step.reason,
+        hashed,
+    )
+
+
+def _stored(target: Weights, plan: Plan) -> Callable[[str], Array]:
+    """What the target holds under a name; a list that was saved as one array is read row by row."""
+    if plan.contents.container == "list" and target.contents.container == "tensor":
+        (name,) = target
+        return lambda row: target[name][int(row)]
+    return target.__getitem__
+
+
+# -- checking -------------------------------------------------------------------------------------------------------
+
+
+def check_certificate(path: StrPath) -> Check:
+    """Check a certificate: it is unchanged, so are the files, and the plan made anew gives the same tensors.
+
+    Raises FormatError for a file that is no certificate.
+    """
+    file = Path(path)
+    document = _load(file)
+    problems = [] if document.seal == _seal(document) else [f"{path}: the certificate was changed after it was written"]
+    for side, files in (
+        ("source", document.source.files),
+        ("target", document.target.files),
+        ("given file", document.given),
+    ):
+        problems += [problem for entry in files for problem in _changed(side, entry, file.parent)]
+    gone = [p for side in (document.source, document.target) for p in _gone(side, file.parent)]
+    problems += gone
+    if not any("is not there" in problem for problem in problems):
+        problems += _repeated(document, file.parent)
+    versions = _versions()
+    notes = [
+        f"{name} is {versions.get(name, 'not installed')} here, and was {version}"
+        for name, version in document.versions.items()
+        if versions.get(name) != version
+    ]
+    return Check(
+        os.fspath(path),
+        document.source.path,
+        document.target.path,
+        len(document.plan),
+        tuple(dict.fromkeys(problems)),
+        tuple(notes),
+    )
+
+
+def _load(path: Path) -> _Certificate:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Certificate)
+    except FileNotFoundError:
+        raise FormatError(path, "there is no such file") from None
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise FormatError(path, f"no certificate of a conversion: {error}") from None
+
+
+def _changed(side: str, entry: _File, base: Path) -> list[str]:
+    file = base / entry.path
+    if not file.is_file():
+        return [f"{side}: {entry.path} is not there"]
+    found = _hashed(file, base)
+    if found.bytes != entry.bytes:
+        return [f"{side}: {entry.path} has {found.bytes} bytes, and had {entry.bytes}"]
+    return [
+        f"{side}: {entry.path} was changed: its {name} is {getattr(found, key)}, not {getattr(entry, key)}"
+        for name, key in (("xxh3-128", "xxh3_128"), ("sha256", "sha256"))
+        if getattr(found, key) != getattr(entry, key)
+    ]
+
+
+def _gone(side: _Side, base: Path) -> list[str]:
+    known = {entry.path for entry in side.files}
+    return [
+        f"{found} belongs to {side.path} now, and was not part of it"
+        for found in (_relative(file, base) for file in _files_of(base / side.path))
+        if found not in known and (base / side.path).is_dir()
+    ]
+
+
+def _repeated(document: _Certificate, base: Path) -> list[str]:
+    """Plan the conversion anew, do it again in memory, and compare both with what is written down."""
+    from converter.api import convert
+
+    options = dict(document.options)
+    unknown = [name for name in options if name not in _parameters() or name in _NO_OPTIONS]
+    if unknown or not isinstance(options.get("direction"), str):
+        return [f"its options are none of this version: {', '.join(unknown) or 'there is no direction'}"]
+    source, output = base / document.source.path, base / document.target.path
+    for name in _FILES:
+        value = options.get(name)
+        if isinstance(value, str) and _files_of(base / value):
+            options[name] = str(base / value)
+    with ExitStack() as stack:
+        try:
+            report = convert(
+                options.pop("direction"),
+                source,
+                output,
+                format=document.target.format,
+                **options,
+                dry_run=True,
+                force=True,
+            )
+            again = _opening(options)
+            way = parse_direction(document.options["direction"])
+            weights = stack.enter_context(read(source, framework=way.source.name, **again))
+            target = stack.enter_context(read(output, framework=way.target.name))
+            planned, problems = _replayed(report.plan, weights, target)
+        except (ConversionError, TypeError) as error:
+            return [f"the conversion cannot be repeated: {error}"]
+    return [*problems, *_other_plan(document.plan, planned), *_other_rest(document, report.plan)]
+
+
+def _opening(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("step", "key", "names_from") if name in options}
+
+
+def _other_plan(was: Sequence[_Planned], now: Sequence[_Planned]) -> list[str]:
+    ours, theirs = ({step.target: step for step in steps} for steps in (was, now))
+    problems = [f"plan: '{name}' is not made any more" for name in ours.keys() - theirs.keys()]
+    problems += [f"plan: '{name}' is made, and was not" for name in theirs.keys() - ours.keys()]
+    for name, step in ours.items():
+        for key in _Planned.__struct_fields__ if name in theirs else ():
+            before, after = getattr(step, key), getattr(theirs[name], key)
+            if before != after:
+                problems.append(f"plan: {key} of '{name}' is {_said(after)}, and was {_said(before)}")
+    return problems
+
+
+def _other_rest(document: _Certificate, plan: Plan) -> list[str]:
+    if document.left_out == _left_out(plan):
+        return []
+    return [f"plan: {len(plan.left_out)} entries are left out, and they were others ({len(document.left_out)})"]
+
+
+def _said(value: Any) -> str:
+    return (
+        ", ".join(value) or "nothing"
+        if isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+        else str(value)
+    )

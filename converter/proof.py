@@ -1,0 +1,310 @@
+"""`verify`: two live nets run on one input, and where they part; for files see `converter.equality`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.checklist import differences
+from converter.equality import errors
+from converter.errors import ConversionError, MatchError
+from converter.formats.base import Contents
+from converter.layers import Layer
+from converter.matching import Pair, Rules, match
+from converter.report import table
+from converter.schema import load_schema
+from converter.tensors import Array
+
+if TYPE_CHECKING:
+    from converter.live.forward import Forward, Run
+
+#: Relative error up to which outputs of the less precise of two dtypes count as equal, where the caller says nothing.
+TOLERANCES: Mapping[str, float] = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}
+#: Kinds whose layers may hand on every step or the last alone, so that other shapes are no difference.
+_RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What an output or a layer gives in the two nets.
+
+    a, b: what it is called there. shapes: in either net (the axes of b in its own order).
+    absolute: max |a - b|. relative: that over max |a|. Both are infinite where shapes do not agree. ok: relative is
+    within the tolerance.
+    """
+
+    a: str
+    b: str
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    absolute: float
+    relative: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Two nets that ran on the same input.
+
+    frameworks: of a and b. rtol: what ``relative`` may be; None: 1e-5 for float32, see `TOLERANCES`.
+    outputs: of the nets. layers: those that both nets have, in the order in which a calls them.
+    unseen: the layers that could not be compared. unpaired: why no layers were paired, "" when they were.
+    settings: what b sets otherwise than a, though the weights be equal (the epsilon of a BatchNorm).
+    """
+
+    frameworks: tuple[str, str]
+    rtol: float | None
+    outputs: tuple[Difference, ...]
+    layers: tuple[Difference, ...]
+    unseen: tuple[str, ...] = ()
+    unpaired: str = ""
+    settings: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether all outputs agree within the tolerance."""
+        return all(output.ok for output in self.outputs)
+
+    @property
+    def first(self) -> Difference | None:
+        """The first layer in the order of the forward where the nets part; None when no layer that was seen does."""
+        return next((layer for layer in self.layers if not layer.ok), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ok": self.ok, "first": asdict(self.first) if self.first else None, **asdict(self)}
+
+    def __str__(self) -> str:
+        rows = [["", "a", "b", "shape", "max abs", "max rel", ""]]
+        rows += [_row("layer", layer) for layer in self.layers] + [_row("output", output) for output in self.outputs]
+        lines = [*table(rows), "", self._verdict(), *self.settings]
+        if self.unpaired:
+            lines.append(f"layers were not compared: {self.unpaired}")
+        elif self.unseen:
+            lines.append(f"not compared, for they are not called as one layer in both nets: {', '.join(self.unseen)}")
+        return "\n".join(lines)
+
+    def _verdict(self) -> str:
+        a, b = self.frameworks
+        within = "1e-05 for float32" if self.rtol is None else f"{self.rtol:g}"
+        first = self.first
+        place = f"'{first.a}'" + (f" ('{first.b}' of b)" if first.b != first.a else "") if first else ""
+        if self.ok:
+            though = f", though {place} differs" if first else ""
+            return f"a ({a}) and b ({b}) agree within the relative tolerance ({within}){though}"
+        where = f"; they part first at {place}" if first else ""
+        return f"a ({a}) and b ({b}) differ beyond the relative tolerance ({within}){where}"
+
+
+def verify(
+    a: object,
+    b: object,
+    x: Any,
+    *,
+    x_b: Any = None,
+    move_channels: bool | None = None,
+    rtol: float | None = None,
+    schema: str | None = None,
+    map: Mapping[str, str] | None = None,
+    strip: Iterable[str] = (),
+    kind: Mapping[str, str] | None = None,
+    heads: Mapping[str, int] | None = None,
+) -> Verification:
+    """Run two live nets of any frameworks on the same input, and tell how far they agree and where they part first.
+
+    a, b: a ``torch.nn.Module``, a Keras 3 or tf_keras model, a ``(module, variables)`` pair or bound module of Flax
+    linen, an nnx module, or a gluon ``Block``. They run in inference mode, and are left in the mode that they had.
+    x: the input as a takes it: an array, or a tuple or list of them. Where the one framework has channels first and
+    the other last, arrays of 4 and more axes are turned for b; move_channels says True (those of 3 axes as well) or
+    False instead. x_b: b's own input, for whatever else is laid out otherwise.
+    rtol: allowed max |a - b| / max |a|; by default 1e-5 for float32, 1e-12 for float64, 1e-2 for float16, 3e-2 for
+    bfloat16. schema, map, strip, kind, heads: pair the layers, as in `convert`. Outputs of layers are compared in
+    whichever order of axes (channels first or last, time first or second) brings them closer, and before an activation
+    that a layer brings with it. Raises ConversionError when a net does not run.
+    """
+    from converter.live.forward import open_forward
+
+    rules = Rules(
+        load_schema(schema) if schema else None, dict(map or {}), frozenset(strip), dict(kind or {}), dict(heads or {})
+    )
+    ours, theirs = open_forward(a), open_forward(b)
+    pairs, unpaired = _pairs(ours, theirs, rules)
+    couples = _couples(pairs, ours, theirs)
+    turned = ours.live.framework.channels_last != theirs.live.framework.channels_last and move_channels is not False
+    inputs = _inputs(x)
+    given = _inputs(x_b) if x_b is not None else [_for_b(item, ours, turned, move_channels) for item in inputs]
+    run_a = ours.run(inputs, {couple[0] for found in couples for couple in found})
+    run_b = theirs.run(given, {couple[1] for found in couples for couple in found})
+    layers, unseen = _layers(pairs, couples, run_a, run_b, rtol)
+    outputs = _outputs(run_a, run_b, turned, rtol)
+    settings = () if unpaired else tuple(_settings(pairs, ours, theirs))
+    frameworks = (ours.live.framework.title, theirs.live.framework.title)
+    return Verification(frameworks, rtol, outputs, layers, unseen, unpaired, settings)
+
+
+# -- which layers ---------------------------------------------------------------------------------------------------
+
+
+def _pairs(a: Forward, b: Forward, rules: Rules) -> tuple[tuple[Pair, ...], str]:
+    """The layers of both nets as the converter pairs them; none, and why, when it cannot."""
+    ours, theirs = (side.live.framework.net(_weights(side)) for side in (a, b))
+    try:
+        return match(rules.applied(ours), rules.settled(theirs), rules), ""
+    except MatchError as error:
+        if rules != Rules():  # what the caller says of the layers has to hold
+            raise
+        return (), error.problems[0]
+
+
+def _weights(side: Forward) -> Contents:
+    contents = side.live.contents()
+    if not contents.specs:
+        raise ConversionError(f"the {side.live.framework.title} net has no weights; there is nothing to verify")
+    return contents
+
+
+#: Modules that hold the same layers in both nets, as (in a, in b).
+_Couple = tuple[str, str]
+
+
+def _couples(pairs: Sequence[Pair], a: Forward, b: Forward) -> list[list[_Couple]]:
+    """For each pair of layers the modules that hold just the same pairs in both nets, the innermost first.
+
+    That is the layer itself; where one net has it in a module with others (the projections of an attention in
+    PyTorch), the smallest module that both nets have.
+    """
+    ours = _holding([pair.source for pair in pairs], a)
+    theirs = _holding([pair.target for pair in pairs], b)
+    by_content: dict[frozenset[int], list[str]] = {}
+    for module, content in theirs.items():
+        by_content.setdefault(content, []).append(module)
+    found: list[list[_Couple]] = []
+    for number in range(len(pairs)):
+        around = [
+            (len(content), module, other)
+            for module, content in ours.items()
+            if number in content and (len(content) < len(pairs) or len(pairs) == 1)  # else it is the whole net
+            for other in by_content.get(content, ())
+        ]
+        around.sort(key=lambda item: (item[0], -len(item[1]), -len(item[2])))
+        found.append(list(dict.fromkeys((module, other) for _, module, other in around)))
+    return found
+
+
+def _holding(layers: Sequence[Layer], side: Forward) -> dict[str, frozenset[int]]:
+    """Module -> the numbers of the layers that are wholly in it."""
+    found: dict[str, set[int]] = {}
+    for number, layer in enumerate(layers):
+        modules = [_upwards(side.module(spec.name)) for spec in layer.tensors]
+        for module in set.intersection(*map(set, modules)):
+            found.setdefault(module, set()).add(number)
+    return {module: frozenset(numbers) for module, numbers in found.items()}
+
+
+def _upwards(module: str) -> list[str]:
+    """The module and those around it, up to the net itself, which is ""."""
+    from converter.live.forward import module_of
+
+    found = [module]
+    while found[-1]:
+        found.append(module_of(found[-1]))
+    return found
+
+
+def _settings(pairs: Sequence[Pair], a: Forward, b: Forward) -> Iterator[str]:
+    paths = [(pair.source.path, pair.target.path) for pair in pairs]
+    ours, theirs = a.live.settings(), b.live.settings()
+    if ours and theirs:  # those of linen are in its code
+        names = (a.live.framework_name, b.live.framework_name)
+        yield from map(str, differences(paths, *names, ours, theirs))
+
+
+# -- comparing ------------------------------------------------------------------------------------------------------
+
+
+def _layers(
+    pairs: Sequence[Pair], couples: Sequence[Sequence[_Couple]], a: Run, b: Run, rtol: float | None
+) -> tuple[tuple[Difference, ...], tuple[str, ...]]:
+    """Each layer, or the smallest thing around it that both nets call, in the order of a; and those not seen."""
+    order = {module: place for place, module in enumerate(a.calls)}
+    found: dict[_Couple, tuple[list[Pair], Difference]] = {}
+    unseen = []
+    for pair, around in zip(pairs, couples, strict=True):
+        seen = [c for c in around if len(a.calls.get(c[0], ())) == len(b.calls.get(c[1], ())) > 0]
+        compared = [(couple, _calls(pair, a.calls[couple[0]], b.calls[couple[1]], rtol)) for couple in seen]
+        fitting = [item for item in compared if np.isfinite(item[1].absolute)]
+        recurrent = {reading.kind for reading in pair.source.readings} & _RECURRENT
+        chosen = next(iter(fitting or (() if recurrent else compared)), None)
+        if chosen is None:
+            unseen.append(pair.source.path)
+        else:
+            found.setdefault(chosen[0], ([], chosen[1]))[0].append(pair)
+    placed = sorted(found.items(), key=lambda item: order[item[0][0]])
+    return tuple(_named(couple, *rest) for couple, rest in placed), tuple(unseen)
+
+
+def _named(couple: _Couple, pairs: Sequence[Pair], found: Difference) -> Difference:
+    """By the path of the layer, or by the module that holds several."""
+    if len(pairs) == 1:
+        return found
+    a, b = (module.replace("/", ".") for module in couple)
+    return Difference(a, b, found.shapes, found.absolute, found.relative, found.ok)
+
+
+def _calls(pair: Pair, a: Sequence[Array], b: Sequence[Array], rtol: float | None) -> Difference:
+    """The worst of the calls (a layer may be used several times)."""
+    each = [_compared((pair.source.path, pair.target.path), x, y, _orders, rtol) for x, y in zip(a, b, strict=True)]
+    return max(each, key=lambda difference: (not difference.ok, difference.relative))
+
+
+def _outputs(a: Run, b: Run, turned: bool, rtol: float | None) -> tuple[Difference, ...]:
+    if not a.outputs or len(a.outputs) != len(b.outputs):
+        raise ConversionError(f"a gives {len(a.outputs)} arrays and b {len(b.outputs)}; they cannot be compared")
+    orders = _channel_orders if turned else lambda array: iter((array,))
+    keys = (
+        [(key, key) for key in a.outputs]
+        if set(a.outputs) == set(b.outputs)
+        else [*zip(a.outputs, b.outputs, strict=True)]
+    )
+    return tuple(_compared(key, a.outputs[key[0]], b.outputs[key[1]], orders, rtol) for key in keys)
+
+
+def _compared(names: _Couple, a: Array, b: Array, orders: Any, rtol: float | None) -> Difference:
+    allowed = rtol if rtol is not None else max(TOLERANCES.get(array.dtype.name, 0.0) for array in (a, b))
+    found = [errors(a, turned) for turned in orders(b) if turned.shape == a.shape]
+    absolute, relative = min(found, default=(float("inf"), float("inf")))
+    return Difference(*names, (a.shape, b.shape), absolute, relative, relative <= allowed)
+
+
+def _channel_orders(array: Array) -> Iterator[Array]:
+    """The array as it is, and with its channels moved to the other end."""
+    yield array
+    if array.ndim > 2:
+        yield np.moveaxis(array, -1, 1)
+        yield np.moveaxis(array, 1, -1)
+
+
+def _orders(array: Array) -> Iterator[Array]:
+    """Every order of axes in which frameworks and nets keep activations."""
+    yield from _channel_orders(array)
+    if array.ndim > 2:
+        yield np.swapaxes(array, 0, 1)
+
+
+def _inputs(x: Any) -> list[Array]:
+    items = x if isinstance(x, tuple | list) else [x]
+    return [item.asnumpy() if hasattr(item, "asnumpy") else np.asarray(item) for item in items]
+
+
+def _for_b(x: Array, a: Forward, turned: bool, move: bool | None) -> Array:
+    """The input in the order of b: (batch, channels, *space) or (batch, *space, channels)."""
+    if not turned or x.ndim < (3 if move else 4):
+        return x
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.live.framework.channels_last else np.moveaxis(x, 1, -1))
+
+
+def _row(what: str, found: Difference) -> list[str]:
+    shape = str(found.shapes[0]) if np.isfinite(found.absolute) else f"{found.shapes[0]} and {found.shapes[1]}"
+    numbers = [f"{value:.2g}" for value in (found.absolute, found.relative)]
+    return [what, found.a, found.b if found.b != found.a else "", shape, *numbers, "" if found.ok else "differs"]
