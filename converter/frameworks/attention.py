@@ -28,3 +28,23 @@ def attentions(layers: Sequence[Layer]) -> Mapping[str, Mapping[str, Layer]]:
         and all(any(reading.kind == "linear" for reading in layer.readings) for layer in found.values())
         and any("heads" in reading.form for layer in found.values() for reading in layer.readings)
     }
+
+
+def widths(layer: Layer) -> tuple[int, int] | None:
+    """How many numbers a projection makes, and of how many; None where its tensors do not tell."""
+    for reading in layer.readings:
+        for role, (stored, _) in reading.roles.items():
+            shape = stored.neutral_shape() if reading.kind == "linear" and role == {"weight"} else None
+            if shape is not None and len(shape) == 2:
+                return shape[0], shape[1]
+    return None
+
+
+def has_bias(layer: Layer) -> bool:
+    return any("bias" in role for reading in layer.readings for role in reading.roles)
+
+
+def shares_heads(names: Mapping[str, Layer]) -> bool:
+    """Whether several heads of queries use one of keys (grouped-query attention)."""
+    query, key = (dict(names[name].readings[0].sizes).get("heads") for name in ("query", "key"))
+    return query != key

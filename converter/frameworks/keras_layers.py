@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from converter.frameworks.attention import ATTENTION, attentions
+from converter.frameworks.attention import ATTENTION, attentions, shares_heads
 from converter.frameworks.base import Part
-from converter.frameworks.flax import cell_path
+from converter.frameworks.flax import cell_path, cells_placed
 from converter.layers import Layer, join_path, split_path
 
 _RECURRENT = {"rnn": "simple_rnn", "lstm": "lstm", "gru": "gru", "gru_reset_before": "gru"}
@@ -101,17 +101,22 @@ def numbered_by_class(layers: Sequence[Layer]) -> Mapping[str, str]:
         counter[name] += 1
         return f"layers/{name}_{counter[name] - 1}" if counter[name] > 1 else f"layers/{name}"
 
-    attention = {layer.path: (path, name) for path, four in attentions(layers).items() for name, layer in four.items()}
+    attention = {
+        layer.path: (path, name, shares_heads(four))
+        for path, four in attentions(layers).items()
+        for name, layer in four.items()
+    }
     both_ways = {cell[0] for layer in layers if (cell := _cell(layer)) and cell[2]}
     groups: dict[str, str] = {}
     for layer in layers:
         cell, name = _cell(layer), class_name(layer)
         if layer.path in attention:
-            path, projection = attention[layer.path]
+            path, projection, grouped = attention[layer.path]
             top = len(split_path(path)) == 1
-            group = groups.get(path) or (next_of("multi_head_attention") if top else "/".join(split_path(path)))
+            own = "grouped_query_attention" if grouped else "multi_head_attention"
+            group = groups.get(path) or (next_of(own) if top else "/".join(split_path(path)))
             groups[path] = group
-            found[layer.path] = f"{group}/{projection}_dense"
+            found[layer.path] = f"{group}/{'_' * grouped}{projection}_dense"
         elif cell and len(split_path(cell[0])) <= 1:
             key = f"{cell[0]}.{cell[1]}"
             groups[key] = groups.get(key) or next_of("bidirectional" if cell[0] in both_ways else name or "rnn")

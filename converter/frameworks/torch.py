@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from converter.formats.base import Contents
-from converter.frameworks.attention import ATTENTION, attentions
+from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
 from converter.frameworks.base import Framework, Part
 from converter.frameworks.torch_folded import folded
 from converter.layers import Form, Layer, Net, Reading, form, stacked
@@ -15,15 +15,14 @@ from converter.tensors import TensorSpec
 
 #: ``nn.MultiheadAttention`` keeps the projections of queries, keys and values in one tensor (torch/nn/modules/
 #: activation.py), or in three when they have other input sizes; their biases always in one.
+_IN_BIASES = tuple((f"in_proj_bias.{i}", "- " * i + "bias" + " -" * (2 - i), "(g out)") for i in range(3))
 _IN_PROJECTIONS = tuple(
-    form(
-        "linear",
-        (f"in_proj_weight.{i}", "- " * i + "weight" + " -" * (2 - i), "(g out) in"),
-        (f"{letter}_proj_weight", "weight", "out in"),
-        (f"in_proj_bias.{i}", "- " * i + "bias" + " -" * (2 - i), "(g out)"),
-        name="to_heads",
-    )
-    for i, letter in enumerate("qkv")
+    form("linear", (f"in_proj_weight.{i}", "- " * i + "weight" + " -" * (2 - i), "(g out) in"), bias, name="to_heads")
+    for i, bias in enumerate(_IN_BIASES)
+)
+_IN_PROJECTIONS_APART = tuple(
+    form("linear", (f"{letter}_proj_weight", "weight", "out in"), bias, name="to_heads")
+    for letter, bias in zip("qkv", _IN_BIASES, strict=True)
 )
 _OUT_PROJECTION = form(
     "linear", ("out_proj.weight", "weight", "out in"), ("out_proj.bias", "bias", "out"), name="from_heads"
@@ -62,6 +61,7 @@ class Torch(Framework):
         # Conv1D of the GPT-2 code: a linear layer stored the other way round.
         form("linear", ("weight", "weight", "in out"), ("bias", "bias", "out"), name="linear_in_out"),
         *_IN_PROJECTIONS,
+        *_IN_PROJECTIONS_APART,
         _OUT_PROJECTION,
         form("embedding", ("weight", "weight", "num dim")),
         form("conv", ("weight", "weight", "out in +"), ("bias", "bias", "out")),
@@ -99,22 +99,25 @@ class Torch(Framework):
         return replace(net, layers=_without_conv1d(net.layers))
 
     def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
-        """An attention whose heads are known was a layer of its own, as it is here."""
+        """An attention whose heads are known was a layer of its own, as it is here where its sizes allow that."""
         found = {layer.path: layer.path for layer in layers}
         for path, names in attentions(layers).items():
-            for name, layer in names.items():
-                found[layer.path] = f"{path}{_WITHIN}{name}"
+            inside = [layer for layer in layers if layer.path.startswith(f"{path}." if path else "")]
+            tensors = _own_attention(names) if len(inside) == len(names) else ""
+            for name, layer in names.items() if tensors else ():
+                found[layer.path] = f"{path}{_WITHIN}{tensors}{_WITHIN}{name}"
         return found
 
     def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
-        _, marked, name = prefix.rpartition(_WITHIN)
-        if marked:
-            return (*_IN_PROJECTIONS, _OUT_PROJECTION)[ATTENTION.index(name)]
+        _, *marks = prefix.split(_WITHIN)
+        if marks:
+            tensors, name = marks
+            return (*_ATTENTIONS[tensors], _OUT_PROJECTION)[ATTENTION.index(name)]
         return super().form_for(replace(reading, form=""), prefix, dialect)
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
-        path, marked, _ = prefix.rpartition(_WITHIN)
-        if marked:
+        path, *marks = prefix.split(_WITHIN)
+        if marks:
             prefix = path
             leaf = re.sub(r"^(in_proj_(?:weight|bias))\.\d$", r"\1", leaf)
         elif leaf in _CELL_LEAVES:
@@ -126,7 +129,19 @@ class Torch(Framework):
 
 #: Between an attention and the projection that is part of one of its tensors; no name contains it.
 _WITHIN = "\0"
+_ATTENTIONS = {"fused": _IN_PROJECTIONS, "apart": _IN_PROJECTIONS_APART}
 _CELL_LEAVES = frozenset({"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"})
+
+
+def _own_attention(names: Mapping[str, Layer]) -> str:
+    """How ``nn.MultiheadAttention`` would store these projections; "" when it has none of such sizes and biases."""
+    found = [pair for layer in names.values() if (pair := widths(layer))]
+    if len(found) < len(names) or len({has_bias(layer) for layer in names.values()}) > 1:
+        return ""
+    query, key, value, output = found
+    if len({*query, *output, key[0], value[0]}) > 1:
+        return ""
+    return "fused" if query == key == value else "apart"
 
 
 def _join(*parts: str) -> str:

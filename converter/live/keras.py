@@ -111,11 +111,18 @@ class Adapter(LiveNet):
 def _layers(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Every layer below, innermost first, in the order of the model, with the path of attributes or names."""
     attributes = {id(value): name for name, value in vars(layer).items() if not name.startswith("_")}
-    children = getattr(layer, "layers", None) or getattr(layer, "_layers", None)
-    for child in children or ():
+    for child in _children(layer):
         name = attributes.get(id(child), child.name)
         yield from _layers(child, f"{path}/{name}" if path else name)
     yield path, layer
+
+
+def _children(layer: Any) -> Iterable[Any]:
+    """The layers directly inside; only tf_keras has a method for what is neither a model nor a wrapper."""
+    found = getattr(layer, "layers", None) or getattr(layer, "_layers", None)
+    if not found and hasattr(layer, "_flatten_layers"):
+        found = layer._flatten_layers(recursive=False, include_self=False)
+    return found or ()
 
 
 def _dtype(variable: Any) -> np.dtype[Any]:
