@@ -38,6 +38,7 @@ def convert(
     kind: Mapping[str, str] | None = None,
     heads: Mapping[str, int] | None = None,
     flatten: Mapping[str, int] | None = None,
+    unflatten: Mapping[str, int] | None = None,
     flatten_fix: bool = True,
     step: int | None = None,
     key: str | None = None,
@@ -62,7 +63,8 @@ def convert(
     strip: leading modules of the source's names to leave out, such as ``module`` and ``_orig_mod``.
     kind: pattern of layers -> the kind or form they have (``{"up*": "conv_transpose"}``), where the file leaves that
     open. heads: pattern of an attention -> its number of heads. flatten: layer behind a flatten -> the channels that
-    were flattened (0: none); flatten_fix: False leaves the inputs of those layers in the order they have.
+    were flattened (0: none); unflatten: layer whose outputs become channels again -> how many; flatten_fix: False
+    leaves both in the order they have.
     step: which checkpoint of a folder, instead of the newest. key: the place of the weights inside a
     training checkpoint, instead of the usual ones. verify: compare the checksums that the source has.
     names_from: a file whose names, in its order, the tensors of a source without names get (Equinox).
@@ -88,6 +90,7 @@ def convert(
         dict(flatten or {}),
         flatten_fix,
         tuple(ignore),
+        dict(unflatten or {}),
     )
     limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
     if resume and limit is None:
@@ -126,6 +129,7 @@ def load_into(
     kind: Mapping[str, str] | None = None,
     heads: Mapping[str, int] | None = None,
     flatten: Mapping[str, int] | None = None,
+    unflatten: Mapping[str, int] | None = None,
     flatten_fix: bool = True,
     step: int | None = None,
     key: str | None = None,
@@ -154,6 +158,7 @@ def load_into(
         dict(heads or {}),
         dict(flatten or {}),
         flatten_fix,
+        unflatten=dict(unflatten or {}),
     )
     with ExitStack() as stack:
         if isinstance(source, (str, os.PathLike)):

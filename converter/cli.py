@@ -91,7 +91,14 @@ def program() -> None:
     callback=numbers,
     help="Channels that were flattened before this layer (0: none). Repeatable.",
 )
-@click.option("--no-flatten-fix", is_flag=True, help="Leave the inputs of layers behind a flatten in their order.")
+@click.option(
+    "--unflatten",
+    metavar="LAYER=C",
+    multiple=True,
+    callback=numbers,
+    help="Channels that the outputs of this layer become (0: none). Repeatable.",
+)
+@click.option("--no-flatten-fix", is_flag=True, help="Leave layers before and behind a flatten in their order.")
 @click.option("--format", "format_name", metavar="NAME", help="Format of the output, whatever its ending.")
 @click.option("--step", type=int, metavar="N", help="Which checkpoint of a folder.  [default: the newest]")
 @click.option("--key", metavar="PLACE", help="Where the weights are in a training checkpoint, such as ema/model.")
@@ -123,6 +130,7 @@ def convert(
     kind: dict[str, str],
     heads: dict[str, int],
     flatten: dict[str, int],
+    unflatten: dict[str, int],
     no_flatten_fix: bool,
     format_name: str | None,
     step: int | None,
@@ -158,6 +166,7 @@ def convert(
             kind=kind,
             heads=heads,
             flatten=flatten,
+            unflatten=unflatten,
             flatten_fix=not no_flatten_fix,
             format=format_name,
             step=step,

@@ -58,7 +58,8 @@ class Rules:
 
     strip: modules to leave out of the source's paths where they lead (``module`` of DataParallel).
     kinds, heads, flatten: pattern of paths -> the kind or form of those layers, the number of heads, the channels
-    before the flatten (0: there was none). flatten_fix: whether a flatten is looked for at all.
+    before the flatten (0: there was none); unflatten: those that the outputs of a layer become. flatten_fix: whether
+    any is looked for at all.
     ignore: patterns of source layers to leave out.
     """
 
@@ -70,6 +71,7 @@ class Rules:
     flatten: Mapping[str, int] = field(default_factory=dict)
     flatten_fix: bool = True
     ignore: tuple[str, ...] = ()
+    unflatten: Mapping[str, int] = field(default_factory=dict)
 
     def settled(self, net: Net) -> Net:
         """The net with kinds and heads as the user says. Raises MatchError for a kind that a layer cannot be."""
@@ -83,10 +85,16 @@ class Rules:
             if not chosen.readings:
                 kinds = ", ".join(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))
                 problems.append(f"--kind {layer.path}={kind}: '{layer.path}' ({shapes(layer)}) can only be {kinds}")
-            layers.append(with_heads(chosen, heads) if heads is not None else chosen)
+            layers.append(with_size(chosen, "heads", heads) if heads is not None else chosen)
         if problems:
             raise MatchError(problems)
         return replace(net, layers=tuple(layers))
+
+    def unflatten_of(self, path: str) -> int | None:
+        """The channels that the outputs of this layer become, if the user or the schema says so."""
+        entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema else []
+        said = next((entry.unflatten for entry in entries if entry and entry.unflatten is not None), None)
+        return _of(self.unflatten, path) if _of(self.unflatten, path) is not None else said
 
     def flatten_of(self, path: str) -> int | None:
         """The channels before the flatten that leads to this layer, if the user or the schema says so."""
@@ -157,10 +165,10 @@ def _form_kinds() -> Mapping[str, str]:
     return {form.name: form.kind for row in FRAMEWORKS for form in row.forms if form.name}
 
 
-def with_heads(layer: Layer, heads: int) -> Layer:
-    """The layer with the number of heads that its shapes do not tell."""
+def with_size(layer: Layer, axis: str, size: int) -> Layer:
+    """The layer with a size that its shapes do not tell, such as the number of heads."""
     readings = (
-        replace(reading, stored=tuple(replace(stored, sizes=(("heads", heads),)) for stored in reading.stored))
+        replace(reading, stored=tuple(replace(stored, sizes=((axis, size),)) for stored in reading.stored))
         for reading in layer.readings
     )
     return replace(layer, readings=tuple(readings))
@@ -400,7 +408,9 @@ def _layers_of(entry: SchemaLayer, net: Net) -> list[tuple[Layer, Indices]]:
 
 
 def _with_options(layer: Layer, entry: SchemaLayer) -> Layer:
-    return layer if entry.heads is None else with_heads(layer, entry.heads)
+    for axis, size in (("heads", entry.heads), ("multiplier", entry.multiplier)):
+        layer = layer if size is None else with_size(layer, axis, size)
+    return layer
 
 
 def _first(net: Net, paths: Sequence[str]) -> Layer | None:

@@ -9,11 +9,11 @@ import numpy as np
 
 from converter.assemble import Settled, Step, assemble
 from converter.errors import ConversionError, MatchError
-from converter.fit import Agreement, agreements, unknown_kind
+from converter.fit import Agreement, agreements, lookalikes, noted, unknown_kind
 from converter.flatten import Flattened, flattened
 from converter.formats.base import Contents, LeftOut
 from converter.frameworks.base import Framework
-from converter.layers import UNKNOWN, Layer, Net
+from converter.layers import KINDS, UNKNOWN, Layer, Net
 from converter.matching import SAME_NAME, Pair, Renaming, Rules, match, rename
 from converter.ops import Cast
 from converter.tensors import TensorSpec
@@ -25,7 +25,7 @@ __all__ = ["Plan", "Step", "plan_into", "plan_new", "respelled"]
 class Plan:
     """All steps in the order of the target file, the file's contents, and what of the source is not used.
 
-    flattened: the layers behind a flatten whose inputs change places, and why.
+    flattened: what was decided for layers that may stand behind a flatten, and why.
     """
 
     steps: tuple[Step, ...]
@@ -44,6 +44,8 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
         found = agreements(pair.source, pair.target, same_framework)
         if len({_moves(pair, agreement) for agreement in found}) > 1:
             problems.append(_undecided(pair.source))
+        elif lookalikes(pair.source, pair.target):
+            problems.append(_undecided(max(pair.source, pair.target, key=lambda layer: len(layer.readings))))
         else:
             settled += _settled(pair, found[0])
     steps = {step.target.name: step for step in _assembled(settled, problems)}
@@ -82,7 +84,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     if same_names and all(item.path == item.source.path for item in renamings) and not rules.strip:
         return _copy(source, contents)
     pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)
-    new = Net(framework.name, tuple(pair.target for pair in pairs), source.ordered)
+    new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own
     fixed, fixed_pairs, trouble = flattened(source, new, pairs, rules)
     problems += trouble
     settled: list[Settled] = []
@@ -127,7 +129,10 @@ def _lay_out(
             continue
         homeless = [reading.kind for reading in source.readings if not framework.holds(reading.kind)]
         if len(homeless) == len(source.readings):
-            problems.append(f"'{source.path}' is {source.kind}, which {framework.title} cannot express")
+            problems.append(f"'{source.path}' is {source.kind}, which {framework.title} cannot express{noted(source)}")
+            continue
+        if any(KINDS[kind].alike for kind in homeless):
+            problems.append(_undecided(source))
             continue
         readings = [
             framework.store(reading, placed[renaming.path], dialect, is_data)
@@ -185,6 +190,11 @@ def _no_shape(layer: Layer) -> str:
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
     if any("heads" in reading.form for reading in layer.readings):
         return f"'{layer.path}' ({shapes}) is of an attention, and no one gave its heads. Say --heads '{layer.path}=N'."
+    if any(reading.form == "depthwise" for reading in layer.readings):
+        return (
+            f"'{layer.path}' ({shapes}) is a depthwise convolution, and no one gave its channel multiplier. "
+            "Say multiplier in a --schema, or give the clone with --like."
+        )
     return f"'{layer.path}' ({shapes}) cannot be laid out as {layer.kind}"
 
 

@@ -32,6 +32,7 @@ class Report:
             "output": {"path": self.output, "format": self.output_format, "written": self.written},
             "tensors": [_step_dict(step) for step in self.plan.steps],
             "left_out": [{"name": item.name, "reason": item.reason} for item in self.plan.left_out],
+            "flatten": [asdict(item) for item in self.plan.flattened],
             "checklist": [asdict(check) for check in self.checks],
         }
 
@@ -46,6 +47,7 @@ class Report:
             rows.append([*head, sources, "→", _named(step.target), step.done, step.reason if first else ""])
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
+        lines += map(str, self.plan.flattened)
         written = "written" if self.written else "would be written"
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
         lines += map(str, self.checks)

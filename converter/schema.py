@@ -44,8 +44,9 @@ Names = dict[str, tuple[str, ...]]
 class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A layer of the architecture. ``names``: framework -> the paths it may have there, the usual one first.
 
-    heads: of an attention's projections. flatten: the channels of what was flattened before this layer.
-    optional: whether a net may do without it.
+    heads: of an attention's projections. flatten: the channels of what was flattened before this layer; unflatten:
+    those that its outputs become behind it.
+    optional: whether a net may do without it. multiplier: of a depthwise convolution, the outputs of each channel.
     """
 
     path: str
@@ -53,7 +54,9 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: Names = {}
     heads: int | None = None
     flatten: int | None = None
+    unflatten: int | None = None
     optional: bool = False
+    multiplier: int | None = None
 
     def paths(self, framework_name: str) -> tuple[str, ...]:
         """What it may be called there, with indices still open."""
@@ -90,7 +93,9 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: Names = {}
     heads: int | None = None
     flatten: int | None = None
+    unflatten: int | None = None
     optional: bool = False
+    multiplier: int | None = None
 
 
 class SchemaFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,8 +161,8 @@ def _expanded(
         if entry.kind:
             if not entry.path:
                 raise ConversionError(f"an entry of kind '{entry.kind}' has no path")
-            options = (entry.heads, entry.flatten, entry.optional)
-            yield SchemaLayer(entry.path, entry.kind, entry.names, *options)
+            options = (entry.heads, entry.flatten, entry.unflatten, entry.optional)
+            yield SchemaLayer(entry.path, entry.kind, entry.names, *options, entry.multiplier)
         elif entry.use not in blocks:
             raise ConversionError(f"there is no block '{entry.use}'. There are: {', '.join(blocks) or 'none'}.")
         elif entry.use in inside:
@@ -173,8 +178,8 @@ def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
     for name in {**entry.names, **layer.names}:
         outer = entry.names.get(name, (entry.path,))
         names[name] = tuple(_joined(a, b) for a in outer for b in layer.paths(name))
-    options = (entry.heads or layer.heads, layer.flatten, layer.optional or entry.optional)
-    return SchemaLayer(_joined(entry.path, layer.path), layer.kind, names, *options)
+    options = (entry.heads or layer.heads, layer.flatten, layer.unflatten, layer.optional or entry.optional)
+    return SchemaLayer(_joined(entry.path, layer.path), layer.kind, names, *options, layer.multiplier)
 
 
 def _joined(*parts: str) -> str:
