@@ -92,15 +92,15 @@ class FileSource(Source):
 
     def _copied(self, offset: int, count: int, dtype: DType) -> Array:
         """Read into new memory: where elements lie across the bounds of words, NumPy is slow or refuses."""
-        array = np.empty(count, dtype)
-        rest = array.view(np.uint8).data
+        memory = mmap.mmap(-1, count * dtype.itemsize)  # unlike that of malloc, it is given back at once
+        rest = memoryview(memory)
         while rest:  # one call reads at most 2 GiB
             with self._disk():
                 got = os.preadv(self._file.fileno(), [rest], offset)
             if not got:
                 raise FormatError(self.path, f"became shorter while it was read: no byte at {offset}")
             rest, offset = rest[got:], offset + got
-        return array
+        return np.frombuffer(memory, dtype)
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
