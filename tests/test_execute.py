@@ -15,6 +15,7 @@ from threading import Lock
 import numpy as np
 import pytest
 import torch
+from flax.serialization import to_bytes
 
 import converter
 from converter.api import convert
@@ -241,6 +242,22 @@ def test_peak_memory_is_that_of_two_tensors(tmp_path: Path, output: str) -> None
         check=True,
     )
     assert path.stat().st_size > 20 * largest
+    assert int(done.stdout) << 10 <= (150 << 20) + 2 * largest
+
+
+def test_peak_memory_of_a_source_that_has_to_be_copied(tmp_path: Path) -> None:
+    """Flax msgpack does not align its arrays."""
+    largest = 24 << 20
+    path = tmp_path / "source.msgpack"
+    kernel = np.random.default_rng(0).random((2048, largest // 2048 // 4), np.float32)
+    layers = {f"dense_{index}": {"kernel": kernel + index, "bias": kernel[0]} for index in range(24)}
+    path.write_bytes(to_bytes({"params": layers}))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PEAK), "flax->torch", str(path), str(tmp_path / "x.pt")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert int(done.stdout) << 10 <= (150 << 20) + 2 * largest
 
 
