@@ -54,7 +54,9 @@ def depthwise(name: str, channels: int, multiplier: int, *, space: int = 2, bias
         made = getattr(layers, f"DepthwiseConv{space}D")
         return made(KERNELS[space], depth_multiplier=multiplier, use_bias=bias, name=own)
 
-    return Link(name, "depthwise", plain.torch, keras, plain.linen, plain.nnx, plain.gluon)
+    return Link(
+        name, "depthwise", plain.torch, keras, plain.linen, plain.nnx, plain.gluon, words={"multiplier": multiplier}
+    )
 
 
 def transposed(
