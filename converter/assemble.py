@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from converter.errors import ConversionError
 from converter.fit import Move, Supply
-from converter.layers import Stored
-from converter.ops import Cast, Fill, Op, Reorder, Require, Split, Stack, Sum, simplified
+from converter.layers import KINDS, Stored
+from converter.ops import Cast, Fill, Full, Op, Reorder, Require, Split, Stack, Sum, simplified
 from converter.tensors import TensorSpec
 
 
@@ -26,7 +26,7 @@ class Step:
     @property
     def done(self) -> str:
         """What happens to the tensor, in words."""
-        renamed = [] if self.sources[0].name == self.target.name else ["renamed"]
+        renamed = [] if not self.sources or self.sources[0].name == self.target.name else ["renamed"]
         return ", ".join([*dict.fromkeys(map(str, self.ops)), *renamed]) or "moved"
 
 
@@ -59,7 +59,10 @@ def _step(items: Sequence[Settled]) -> Step:
         raise ConversionError(
             f"'{target.spec.name}' holds {target.parts} layers in one, and only {len(moves)} of them have a source"
         )
-    sources, ops = _whole(moves) or _pieces(moves)
+    if not any(move.supplies for move in moves):
+        full = Full(target.spec.shape, target.spec.dtype, first.move.fill)
+        return Step(first.layer, first.kind, (), (full,), target.spec, first.reason)
+    sources, ops = _whole(moves) or _pieces(moves, first.kind)
     back = target.to_neutral()
     if back is None:
         raise ConversionError(f"'{target.spec.name}' {target.spec.shape} cannot be laid out as {target.leaf.axes}")
@@ -83,21 +86,23 @@ def _whole(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...
     return source.specs, tuple(ops)
 
 
-def _pieces(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]]:
+def _pieces(moves: Sequence[Move], kind: str) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]]:
     """Every role is taken from its own tensor, and they are put together."""
     wanted = [supply for move in moves for supply in move.supplies]
-    checked = [pair for move in moves for pair in move.checked]
-    stored = list(dict.fromkeys(supply.stored for supply in [*wanted, *(supply for supply, _ in checked)]))
-    if not wanted:
-        raise ConversionError(f"nothing in the source tells the shape of '{moves[0].target.spec.name}'")
-    ops = list(_common([_to_neutral(item) for item in stored], stored))
+    stored = list(dict.fromkeys(supply.stored for supply in wanted))
+    checked = [pair for move in moves for pair in move.checked if pair[0].stored in stored]
+    apart = {pair[0].stored: pair for move in moves for pair in move.checked if pair[0].stored not in stored}
+    own = tuple(spec for item in stored for spec in item.specs)
+    # a tensor that is left behind as a whole is one number in any layout, so it is looked at as it comes
+    ops: list[Op] = [Require((len(own),), value, _left_behind(supply, kind)) for supply, value in apart.values()]
+    ops += _common([_to_neutral(item) for item in stored], stored)
     starts = [sum(max(item.parts, 1) for item in stored[:i]) for i in range(len(stored))]
     if any(item.parts for item in stored):
         ops.append(Split(tuple(item.parts for item in stored)))
     places = [starts[stored.index(s.stored)] + s.place for s in [*wanted, *(supply for supply, _ in checked)]]
     if places != list(range(sum(max(item.parts, 1) for item in stored))):
         ops.append(Reorder(tuple(places)))
-    ops += [Require((len(wanted),), value, _left_behind(supply)) for supply, value in checked]
+    ops += [Require((len(wanted),), value, _left_behind(supply, kind)) for supply, value in checked]
     counts = tuple(len(move.supplies) for move in moves if move.supplies)
     if any(count > 1 for count in counts):
         ops.append(Sum(counts))
@@ -106,11 +111,13 @@ def _pieces(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ..
     parts = moves[0].target.parts
     if parts:
         ops.append(Stack((parts,)))
-    return tuple(spec for item in stored for spec in item.specs), tuple(ops)
+    return (*own, *(spec for item in apart for spec in item.specs)), tuple(ops)
 
 
-def _left_behind(supply: Supply) -> str:
-    return f"the clone has no place for '{supply.stored.leaf.roles[supply.place]}' of '{supply.stored.spec.name}'"
+def _left_behind(supply: Supply, kind: str) -> str:
+    words = supply.stored.leaf.roles[supply.place]
+    note = "" if KINDS[kind].alike or not KINDS[kind].note else f"; {KINDS[kind].note}"
+    return f"the clone has no place for '{words}' of '{supply.stored.spec.name}' (give it one{note})"
 
 
 def _to_neutral(stored: Stored) -> tuple[Op, ...]:

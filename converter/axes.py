@@ -1,7 +1,8 @@
 """Axis orders as text, in the notation of einops: ``"(g h) in"`` is a matrix whose rows count g times h.
 
 ``+`` stands for one or more axes that keep their order (spatial ones), ``*`` for any number of them, ``~+``
-for spatial axes that run backwards, ``1`` for an axis of size one and ``1*`` for any number of those.
+for spatial axes that run backwards, ``1`` for an axis of size one and ``1*`` for any number of those;
+``side=2`` is an axis of that size.
 From two orders of the same axes `rearrangement` derives the operations that lead from one to the other.
 """
 
@@ -56,8 +57,8 @@ def solve(constraints: Iterable[tuple[Group, int]], known: Mapping[str, int]) ->
 
     An axis that they do not determine is left out.
     """
-    sizes = dict(known)
     waiting = [(group, size) for group, size in constraints if size != -1]
+    sizes = {axis: int(axis.partition("=")[2]) for group, _ in waiting for axis in group if "=" in axis} | dict(known)
     while waiting:
         later = []
         for group, size in waiting:

@@ -98,7 +98,8 @@ def assign(source: Reading, target: Reading) -> Assignment:
             supplies[wanted], fills[wanted] = (), absent[min(wanted)]
         else:
             missing.append(_word(wanted))
-    surplus = [role for role in have if role in free]
+    unused = KINDS[source.kind].unused if source.kind in KINDS else frozenset()
+    surplus = [role for role in have if role in free and not role <= unused]
     checkable = [role for role in surplus if all(word in absent for word in role)]
     checked = tuple((Supply(*have[role]), absent[min(role)]) for role in checkable)
     return Assignment(
@@ -123,17 +124,14 @@ def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
     for role, (stored, place) in target.roles.items():
         whole = done.setdefault(stored.spec.name, shapes[stored.spec.name])
         moves.append(Move(whole, place, found.supplies[role], found.fills.get(role, 0)))
-    for check in found.checked:
-        beside = next((i for i, move in enumerate(moves) if _beside(check[0], move)), None)
-        if beside is None:
+    for check in found.checked:  # looked at on the way of what stands in the same tensor, or of anything
+        beside = [i for i, move in enumerate(moves) if any(s.stored == check[0].stored for s in move.supplies)]
+        anywhere = [i for i, move in enumerate(moves) if move.supplies]
+        if not anywhere:
             return None
-        moves[beside] = replace(moves[beside], checked=(*moves[beside].checked, check))
+        place = (beside or anywhere)[0]
+        moves[place] = replace(moves[place], checked=(*moves[place].checked, check))
     return tuple(moves)
-
-
-def _beside(checked: Supply, move: Move) -> bool:
-    """Whether both are laid out alike, so that one can be looked at on the way of the other."""
-    return any(supply.stored.to_neutral() == checked.stored.to_neutral() for supply in move.supplies)
 
 
 def _target_shapes(source: Reading, target: Reading, found: Assignment) -> Mapping[str, Stored] | None:
@@ -159,16 +157,23 @@ def _target_shapes(source: Reading, target: Reading, found: Assignment) -> Mappi
     for stored in waiting:  # filled with a number: as large as what stands beside it
         if stored.spec.name not in result:
             beside = next(iter(result.values()), None)
-            shape = stored.spec.shape if -1 not in stored.spec.shape else _like(stored, target, result)
+            shape = stored.spec.shape if -1 not in stored.spec.shape else _like(stored, result)
             if beside is None or shape is None:
                 return None
             result[stored.spec.name] = replace(stored, spec=replace(stored.spec, shape=shape))
     return result
 
 
-def _like(stored: Stored, target: Reading, result: Mapping[str, Stored]) -> tuple[int, ...] | None:
-    """The shape of a tensor that is filled: that of another with the same axes."""
-    return next((other.spec.shape for other in result.values() if other.leaf.axes == stored.leaf.axes), None)
+def _like(stored: Stored, result: Mapping[str, Stored]) -> tuple[int, ...] | None:
+    """The shape of a tensor that is filled: its axes are as long as those of the others."""
+    sizes: dict[str, int] = {}
+    for other in result.values():
+        sizes |= _axis_sizes(other)
+    sizes["g"] = stored.parts
+    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    if any(axis not in sizes for group in found for axis in group):
+        return None
+    return tuple(math.prod(sizes[axis] for axis in group) for group in found)
 
 
 def _known(source: Reading, target: Reading, stored: Stored) -> Sizes:
@@ -213,8 +218,23 @@ def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
                 return _difference(source, target, ours, theirs)
     return (
         f"'{source.path}' is {source.kind} ({shapes(source)}), "
-        f"'{target.path}' of the clone is {target.kind} ({shapes(target)})"
+        f"'{target.path}' of the clone is {target.kind} ({shapes(target)}){noted(source, target)}"
     )
+
+
+def noted(*layers: Layer) -> str:
+    """What is to know of kinds that only few have."""
+    kinds = {reading.kind for layer in layers for reading in layer.readings if reading.kind in KINDS}
+    return "".join(f". Note: {KINDS[kind].note}." for kind in sorted(kinds) if KINDS[kind].alike)
+
+
+def lookalikes(source: Layer, target: Layer) -> bool:
+    """Whether one side may be either of two functions that look alike, and the other is one of them."""
+    for ours, theirs in ((source, target), (target, source)):
+        kinds, others = ({reading.kind for reading in layer.readings} for layer in (ours, theirs))
+        if any(KINDS[kind].alike in kinds for kind in kinds & KINDS.keys()) and not kinds <= others:
+            return True
+    return False
 
 
 def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) -> str:

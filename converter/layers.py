@@ -23,19 +23,30 @@ class Kind:
 
     absent: the number that stands for a role which one side does not store (a scale of 1): it is filled in
     there, and checked before it is left behind here.
+    unused: roles of tensors that are stored and count for nothing, so that they may be left behind unseen.
+    whole: whether a layer with some of the roles of ``absent`` gets all of them in a new file.
+    note: what a user should know whose conversion of it is refused.
+    alike: another kind that the same tensors may be, though it is another function.
     """
 
     roles: Mapping[str, Axes]
     optional: frozenset[str] = frozenset()
     absent: Mapping[str, int] = field(default_factory=dict)
+    unused: frozenset[str] = field(default=frozenset(), kw_only=True)
+    whole: bool = field(default=True, kw_only=True)
+    note: str = ""
+    alike: str = ""
 
 
-def _recurrent(gates: str, hidden: Axes = "h", absent: Mapping[str, int] = MappingProxyType({})) -> Kind:
-    """The roles of a recurrent cell: one matrix and one bias for each gate, for the input and for the state."""
-    axes = {"input": f"{hidden} in", "recurrent": f"{hidden} r", "input_bias": hidden, "recurrent_bias": hidden}
+def _recurrent(gates: str, note: str = "", alike: str = "") -> Kind:
+    """The roles of a recurrent cell: one matrix and one bias for each gate, for the input and for the state.
+
+    A bias that one side does not have is zero there: MXNet and Flax always have them, nnx.GRUCell all but one.
+    """
+    axes = {"input": "h in", "recurrent": "h r", "input_bias": "h", "recurrent_bias": "h"}
     roles = {f"{role}_{gate}": order for role, order in axes.items() for gate in gates}
     biases = frozenset(role for role in roles if "bias" in role)
-    return Kind({**roles, "projection": "r h"}, biases | {"projection"}, absent)
+    return Kind({**roles, "projection": "r h"}, biases | {"projection"}, dict.fromkeys(biases, 0), note, alike)
 
 
 #: Axis order is that of PyTorch and Gluon, so that most conversions between files are plain moves. The gates of
@@ -47,18 +58,27 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "conv": Kind({"weight": "out in +", "bias": "out"}, frozenset({"bias"})),
         "conv_transpose": Kind({"weight": "in out +", "bias": "out"}, frozenset({"bias"})),
         "batch_norm": Kind(
-            {"scale": "c", "offset": "c", "mean": "c", "variance": "c"},
-            frozenset({"scale", "offset"}),
-            {"scale": 1, "offset": 0},
+            {"scale": "c", "offset": "c", "mean": "c", "variance": "c", "unused_scale": "c"},
+            frozenset({"scale", "offset", "unused_scale"}),
+            {"scale": 1, "offset": 0, "unused_scale": 1},
+            unused=frozenset({"unused_scale"}),
         ),
-        "norm": Kind({"scale": "c", "offset": "c"}, frozenset({"scale", "offset"})),
+        "norm": Kind(
+            {"scale": "c", "offset": "c"}, frozenset({"scale", "offset"}), {"scale": 1, "offset": 0}, whole=False
+        ),
         "prelu": Kind({"slope": "c"}),
         "rnn": _recurrent("h"),
         "lstm": _recurrent("ifgo"),
-        # Flax's nnx.GRUCell has no recurrent bias of the candidate gate.
-        "gru": _recurrent("rzn", absent={"recurrent_bias_n": 0}),
-        # Keras with reset_after=False: the reset gate works before the matrix, so no other framework has it.
-        "gru_reset_before": _recurrent("rzn"),
+        "gru": _recurrent(
+            "rzn",
+            "flax.nnx.GRUCell is the only GRU without a recurrent bias of the new gate; flax.linen.GRUCell has it",
+        ),
+        "gru_reset_before": _recurrent(
+            "rzn",
+            "a Keras GRU with reset_after=False applies its reset gate before the recurrent matrix, and all others "
+            "behind it: another function, which no weights make the same. Train it with reset_after=True",
+            alike="gru",
+        ),
         "parameter": Kind({"value": "*"}),
     }
 )

@@ -225,6 +225,27 @@ class Fill(Op):
 
 
 @dataclass(frozen=True)
+class Full(Op):
+    """An array of one number, made of nothing: what the source does not store, because it is always that number."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+    value: int
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return (*specs, TensorSpec("", self.shape, self.dtype))
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return (*arrays, np.full(self.shape, self.value, self.dtype))
+
+    def inverse(self) -> Require:
+        return Require((0,), self.value, "")
+
+    def __str__(self) -> str:
+        return f"filled with {self.value}"
+
+
+@dataclass(frozen=True)
 class Require(Op):
     """The arrays at these places hold this number throughout, and are left behind. ``why``: what cannot be said."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -55,6 +55,8 @@ class Framework(ABC):
     classes: ClassVar[Mapping[str, str]] = {}
     #: Leaf names that are no weights, and why.
     ignored: ClassVar[Mapping[str, str]] = {}
+    #: Kinds whose layers cannot be made without the roles that others may lack (biases).
+    complete: ClassVar[frozenset[str]] = frozenset()
     #: The format written when the user names none; and that for bare tensors that belong to no net.
     default_format: ClassVar[str]
     data_format: ClassVar[str]
@@ -105,8 +107,9 @@ class Framework(ABC):
         """The leaves of the form that a layer with the roles of this reading has."""
         words = {word for role in reading.roles for word in role}
         absent = KINDS[reading.kind].absent
-        if words & absent.keys():
-            words |= absent.keys()
+        whole = words & absent.keys() and KINDS[reading.kind].whole
+        if whole or reading.kind in self.complete:
+            words |= absent.keys() - KINDS[reading.kind].unused
         return [leaf for leaf in form.leaves if any(words & set(role.split("+")) for role in leaf.roles)]
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
@@ -234,6 +237,11 @@ def _wild(reading: Reading) -> int:
 
 
 _WILD = re.compile(r"[+*](?!\w)")
+
+
+def classed(parts: Iterable[Part], contents: Contents) -> list[Part]:
+    """The parts with the classes that are known of their layers from elsewhere than the names."""
+    return [replace(part, layer_class=contents.classes.get(part.spec.name, part.layer_class)) for part in parts]
 
 
 def parameter(path: str, spec: TensorSpec) -> Layer:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions
-from converter.frameworks.base import Framework, Part
+from converter.frameworks.base import Framework, Part, classed
 from converter.layers import Layer, form, join_path, split_path, stacked
 from converter.tensors import TensorSpec
 
@@ -105,6 +105,13 @@ class Flax(Framework):
         "Embed": "embedding",
         "Conv": "conv",
         "ConvTranspose": "conv_transpose transpose_kernel",
+        "ConvTranspose(transpose_kernel=False)": "conv_transpose",
+        "ConvTranspose(transpose_kernel=True)": "transpose_kernel",
+        "Linear": "linear",
+        "LinearGeneral": "linear to_heads from_heads",
+        "DenseGeneral": "linear to_heads from_heads",
+        "Einsum": "linear to_heads from_heads",
+        "Einsum(other equation)": "none",
         "BatchNorm": "batch_norm",
         "LayerNorm": "norm",
         "GroupNorm": "norm",
@@ -113,11 +120,12 @@ class Flax(Framework):
         "query": "to_heads",
         "output": "from_heads",
     }
+    complete = frozenset({"rnn", "lstm", "gru"})
     default_format = "flax-msgpack"
     data_format = "npy"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        return _with_attentions(_with_cells([_part(spec) for spec in contents.specs]))
+        return _with_attentions(_with_cells(classed(map(_part, contents.specs), contents)))
 
     def is_ordered(self, contents: Contents) -> bool:
         """Trees are sorted by every ``jax.tree`` operation."""
@@ -126,6 +134,7 @@ class Flax(Framework):
     def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """The projections of an attention under the names that Flax gives them."""
         found = {layer.path: layer.path for layer in layers}
+        found |= cells_placed(layers, ("forward_rnn", "backward_rnn"), bare_cells=True)
         for path, names in attentions(layers).items():
             for theirs, layer in zip(_PROJECTIONS, names.values(), strict=True):
                 found[layer.path] = ".".join(filter(None, (path, theirs)))
@@ -181,17 +190,44 @@ def cell_path(parts: Sequence[str]) -> str:
     path = list(parts)
     if len(path) > 1 and path[-1] == "cell":
         del path[-1]
-    if path:
-        path[-1] = _DIRECTIONS.get(path[-1], path[-1])
+    side = _DIRECTIONS.get(path[-1]) if path else None
+    if side is not None:
+        del path[-1]
+        stacked = path and re.fullmatch(r"l\d+", path[-1])  # a layer of its own, named as one of PyTorch's
+        path.append(f"{path.pop() if stacked else 'l0'}{side}")
     return join_path(path)
 
 
 _DIRECTIONS: Mapping[str, str] = {
-    "forward_rnn": "l0",
-    "backward_rnn": "l0_reverse",
-    "forward_layer": "l0",
-    "backward_layer": "l0_reverse",
+    "forward_rnn": "",
+    "backward_rnn": "_reverse",
+    "forward_layer": "",
+    "backward_layer": "_reverse",
 }
+
+
+def cells_placed(layers: Sequence[Layer], directions: tuple[str, str], bare_cells: bool) -> dict[str, str]:
+    """Path of each recurrent layer -> where its cell is, in a framework that has a module for each direction.
+
+    The reverse of `cell_path`: ``rnn`` -> ``rnn.cell``, ``rnn.l1_reverse`` -> ``rnn.l1.backward_rnn.cell``, or
+    ``rnn.backward_rnn.cell`` where there is but one layer. bare_cells: a layer called ``…cell`` has none around it.
+    """
+    recurrent = [layer.path for layer in layers if layer.readings and layer.readings[0].kind in RECURRENT]
+    numbered = {path: found for path in recurrent if (found := re.fullmatch(r"(?:(.+)\.)?(l\d+)(_reverse)?", path))}
+    both_ways = {(found[1], found[2]) for found in numbered.values() if found[3]}
+    several = {found[1] for found in numbered.values() if found[2] != "l0" or found[1] is None}
+    placed = {}
+    for path in recurrent:
+        found = numbered.get(path)
+        if found is not None and (found[1], found[2]) in both_ways:
+            module = (found[1], found[2] if found[1] in several else None, directions[bool(found[3])])
+            placed[path] = ".".join((*filter(None, module), "cell"))
+        else:
+            placed[path] = path if bare_cells and path.endswith("cell") else f"{path}.cell"
+    return placed
+
+
+RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
 
 
 def _with_attentions(parts: Sequence[Part]) -> list[Part]:

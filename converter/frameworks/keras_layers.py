@@ -25,6 +25,7 @@ _CLASSES = {
 def with_cells(parts: Sequence[Part]) -> list[Part]:
     """``lstm.cell`` -> ``lstm``; ``rnn.cell.cells.gru_cell_1`` -> ``rnn.l1``; ``bidirectional.forward_layer.cell``."""
     found = []
+    paths = {part.path for part in parts}
     for part in parts:
         path = split_path(part.path)
         stack = re.fullmatch(r"(?:simple_rnn|lstm|gru)_cell(?:_(\d+))?", path[-1]) if path else None
@@ -32,9 +33,16 @@ def with_cells(parts: Sequence[Part]) -> list[Part]:
             head = path[:-3] if path[-3] == "cell" else path[:-2]
             path = (*head, f"l{stack[1] or 0}")
         elif stack and len(path) > 1:
-            path = path[:-1]
+            path = _direction(path[:-1], {split_path(other)[:-1] for other in paths})
         found.append(replace(part, path=cell_path(path)))
     return found
+
+
+def _direction(path: tuple[str, ...], known: set[tuple[str, ...]]) -> tuple[str, ...]:
+    """``rnn.forward_lstm_3`` -> ``rnn.forward_layer`` where there is a ``rnn.backward_lstm_3``, too (Keras 2 HDF5)."""
+    found = re.fullmatch(r"(forward|backward)_(.+)", path[-1])
+    both = found and {(*path[:-1], f"{side}_{found[2]}") for side in ("forward", "backward")} <= known
+    return (*path[:-1], f"{found[1]}_layer") if found and both else path
 
 
 def with_separable(parts: Sequence[Part]) -> list[Part]:
@@ -131,11 +139,9 @@ def numbered_by_class(layers: Sequence[Layer]) -> Mapping[str, str]:
 
 def by_attribute(layers: Sequence[Layer]) -> Mapping[str, str]:
     """Path of each layer -> the attributes that lead to it."""
-    found = {}
-    for layer in layers:
-        recurrent = layer.readings and layer.readings[0].kind in _RECURRENT
-        found[layer.path] = "/".join(split_path(layer.path)) + ("/cell" if recurrent else "")
-    return found
+    found = {layer.path: layer.path for layer in layers}
+    found |= cells_placed(layers, ("forward_layer", "backward_layer"), bare_cells=False)
+    return {path: "/".join(split_path(place)) for path, place in found.items()}
 
 
 def _cell(layer: Layer) -> tuple[str, str, bool] | None:

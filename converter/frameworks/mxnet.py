@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Part
+from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.torch import alone, cells, dotted
 from converter.layers import Layer, form
 from converter.tensors import TensorSpec
@@ -35,6 +35,15 @@ class MXNet(Framework):
             ("running_mean", "mean", "c"),
             ("running_var", "variance", "c"),
         ),
+        # With fix_gamma the scale is one, whatever is stored (src/operator/nn/batch_norm.cc).
+        form(
+            "batch_norm",
+            ("gamma", "unused_scale", "c"),
+            ("beta", "offset", "c"),
+            ("running_mean", "mean", "c"),
+            ("running_var", "variance", "c"),
+            name="fix_gamma",
+        ),
         form("norm", ("gamma", "scale", "c"), ("beta", "offset", "c")),
         form("prelu", ("alpha", "slope", "c")),
         *cells("i2h_weight", "h2h_weight", "i2h_bias", "h2h_bias", "h2r_weight"),
@@ -45,6 +54,14 @@ class MXNet(Framework):
         "dense": "linear",
         "embedding": "embedding",
         "batchnorm": "batch_norm",
+        "batchnorm(fix_gamma)": "fix_gamma",
+        **{f"conv{space}d": "conv" for space in (1, 2, 3)},
+        **{f"conv{space}dtranspose": "conv_transpose" for space in (1, 2, 3)},
+        # The operators of an exported graph.
+        "fullyconnected": "linear",
+        "convolution": "conv",
+        "deconvolution": "conv_transpose",
+        "leakyrelu": "prelu",
         "layernorm": "norm",
         "groupnorm": "norm",
         "instancenorm": "norm",
@@ -53,11 +70,12 @@ class MXNet(Framework):
         "gru": "gru",
         "rnn": "rnn",
     }
+    complete = frozenset({"rnn", "lstm", "gru"})
     default_format = "mxnet"
     data_format = "mxnet"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        return alone([self._part(spec) for spec in contents.specs])
+        return alone(classed(map(self._part, contents.specs), contents))
 
     def _part(self, spec: TensorSpec) -> Part:
         name = re.sub(r"^(arg|aux):", "", spec.name)

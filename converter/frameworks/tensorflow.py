@@ -18,7 +18,7 @@ from itertools import combinations
 
 from converter.errors import ConversionError
 from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Part
+from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.keras_layers import (
     by_attribute,
     numbered_by_class,
@@ -87,7 +87,12 @@ class TensorFlow(Framework):
             "gru",
             ("kernel", stacked("input", "zrn"), "in (g h)"),
             ("recurrent_kernel", stacked("recurrent", "zrn"), "r (g h)"),
-            ("bias", f"{stacked('input_bias', 'zrn')} {stacked('recurrent_bias', 'zrn')}", "x (y h)", "(x y) h"),
+            (
+                "bias",
+                f"{stacked('input_bias', 'zrn')} {stacked('recurrent_bias', 'zrn')}",
+                "side=2 (gate=3 h)",
+                "(side=2 gate=3) h",
+            ),
         ),
         form(
             "gru_reset_before",
@@ -100,6 +105,7 @@ class TensorFlow(Framework):
     classes = {
         "dense": "linear",
         "einsum_dense": "linear to_heads from_heads",
+        "einsum_dense(other equation)": "none",
         "query_dense": "to_heads",
         "key_dense": "to_heads",
         "value_dense": "to_heads",
@@ -161,7 +167,7 @@ class TensorFlow(Framework):
         if dialect == "vars":
             parts = _apart([_numbered(spec, contents.labels, self.classes) for spec in contents.specs])
         else:
-            parts = [_SPLIT[dialect](spec) for spec in contents.specs]
+            parts = classed((_SPLIT[dialect](spec) for spec in contents.specs), contents)
         return with_attentions(with_separable(with_cells(parts)))
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:

@@ -6,6 +6,7 @@ weight, bias and statistic is random; whoever stores several things under one na
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -333,8 +334,9 @@ def tf_keras_net(make: Callable[[Any], Any], *shapes: tuple[int, ...]) -> Callab
 
 
 def linen_net(module: Callable[[], Any], *inputs: Array) -> Callable[[], Linen]:
-    """A linen module with variables for these inputs (channels last)."""
+    """A linen module with variables for these inputs (channels last). It is never changed, so one is enough."""
 
+    @functools.cache
     def build() -> Linen:
         made = module()
         return Linen(made, made.init(jax.random.PRNGKey(0), *map(jnp.asarray, inputs)))
