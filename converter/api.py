@@ -166,9 +166,9 @@ def load_into(
             given, values, origin, settings = weights.net, weights.reader.read, weights.origin, None
         else:
             other = open_net(source)
-            given, values, origin = other.framework.net(other.contents()), other.read, other.framework_name
+            given, values, origin = other.framework.net(other.described()), other.read, other.framework_name
             settings = other.settings()
-        contents = live.contents()
+        contents = live.described()
         clone = rules.settled(live.framework.net(contents))
         plan = plan_into(rules.applied(given), clone, contents, rules, strict)
         # all of them before the first is set: a damaged tensor must not leave the net half filled

@@ -46,6 +46,7 @@ class Contents:
     left_out: what else was in the file.
     writer: the program and version that wrote the file, where it says so.
     metadata: free text that the format keeps beside the tensors (safetensors ``__metadata__``).
+    classes: tensor -> the class of its layer, where that is known (live nets, the graph of an MXNet export).
     """
 
     specs: tuple[TensorSpec, ...]
@@ -55,6 +56,7 @@ class Contents:
     left_out: tuple[LeftOut, ...] = ()
     writer: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    classes: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> Mapping[str, TensorSpec]:

@@ -45,7 +45,7 @@ def _form(kind: str) -> Form:
     gates = {"rnn": "h", "lstm": "ifgo"}.get(kind, "rzn")
     if "projection" not in KINDS[kind].roles:
         bias = ("bias", "bias", "(groups out)", "(groups out)")  # of a transposed convolution in groups
-        rows = [(role, role, axes) for role, axes in KINDS[kind].roles.items()]
+        rows = [(role, role, axes) for role, axes in KINDS[kind].roles.items() if role not in KINDS[kind].unused]
         return form(kind, *(bias if kind == "conv_transpose" and row[0] == "bias" else row for row in rows))
     stack = "(g h)" if len(gates) > 1 else "h"
     return form(

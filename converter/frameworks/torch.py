@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
-from converter.frameworks.base import Framework, Part
+from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.torch_folded import folded
 from converter.layers import Form, Layer, Net, Reading, form, stacked
 from converter.tensors import TensorSpec
@@ -78,12 +78,21 @@ class Torch(Framework):
         *cells("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"),
         form("parameter", ("", "value", "*")),
     )
+    #: Of live nets.
+    classes = {
+        "Linear": "linear",
+        "Conv1D": "linear_in_out",
+        "Embedding": "embedding",
+        **{f"Conv{space}d": "conv" for space in (1, 2, 3)},
+        **{f"ConvTranspose{space}d": "conv_transpose" for space in (1, 2, 3)},
+        "PReLU": "prelu",
+    }
     ignored = {"num_batches_tracked": "a counter that strict loading does not ask for"}
     default_format = "torch"
     data_format = "torch"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        parts = [part for spec in contents.specs for part in _parts(spec)]
+        parts = [part for spec in contents.specs for part in _parts(spec, contents)]
         fused = {part.path.rpartition(".")[0] for part in parts if part.layer_class == "projection"}
         outputs = {".".join(filter(None, (path, "out_proj"))): path for path in fused}
         parts = [
@@ -148,7 +157,7 @@ def _join(*parts: str) -> str:
     return ".".join(filter(None, parts))
 
 
-def _parts(spec: TensorSpec) -> list[Part]:
+def _parts(spec: TensorSpec, contents: Contents) -> list[Part]:
     """``rnn.weight_ih_l1_reverse`` -> path ``rnn.l1_reverse``; ``attn.in_proj_bias`` -> a part for each projection."""
     part = dotted(spec.name, spec)
     cell = re.fullmatch(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_(l\d+(?:_reverse)?)", part.leaf)
@@ -160,7 +169,7 @@ def _parts(spec: TensorSpec) -> list[Part]:
         ]
     if part.leaf in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
         return [Part(spec, _join(part.path, ATTENTION["qkv".index(part.leaf[0])]), part.leaf, "projection")]
-    return [part]
+    return classed([part], contents)
 
 
 def alone(parts: Sequence[Part]) -> list[Part]:

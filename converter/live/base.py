@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from converter.formats.base import Contents
@@ -32,6 +34,23 @@ class LiveNet(ABC):
     @abstractmethod
     def contents(self) -> Contents:
         """Names, shapes and dtypes, in the order of the net; a size of -1 is still unknown (gluon)."""
+
+    def described(self) -> Contents:
+        """`contents`, with the classes of the layers: what names and shapes leave open, a live net knows."""
+        contents = self.contents()
+        modules = dict(self.modules())
+        owners = {spec.name: modules.get(re.sub(r"(^|[./])[^./]*$", "", spec.name)) for spec in contents.specs}
+        classes = {name: self.class_of(owner) for name, owner in owners.items() if owner is not None}
+        return replace(contents, classes={name: known for name, known in classes.items() if known})
+
+    def class_of(self, module: Any) -> str:
+        """The class of a layer under which `Framework.classes` has it; "" for one that it has not."""
+        names = (self.spelled(base.__name__) for base in type(module).__mro__)
+        return next((name for name in names if name in self.framework.classes), "")
+
+    def spelled(self, class_name: str) -> str:
+        """A class name as files of the framework spell it."""
+        return class_name
 
     @abstractmethod
     def read(self, name: str) -> Array:
@@ -62,7 +81,7 @@ class LiveNet(ABC):
         found = {prefix: _settings(module, self.hyperparameters, self.package) for prefix, module in self.modules()}
         settings: dict[str, dict[str, Value]] = {}
         owners = set()
-        for layer in self.framework.net(self.contents()).layers:
+        for layer in self.framework.net(self.described()).layers:
             around = {owner for spec in layer.tensors for owner in _around(spec.name)}
             settings[layer.path] = {
                 property: value
@@ -86,6 +105,18 @@ def _settings(module: Any, table: Hyperparameters, package: str | tuple[str, ...
 def _around(name: str) -> set[str]:
     """The modules that a tensor is in: ``a.b.weight`` is in ``a.b``, ``a``, and the net itself."""
     return {"", *(name[:end] for end, letter in enumerate(name) if letter in "./")}
+
+
+def is_dense(equation: str) -> bool:
+    """Whether an einsum of input and kernel is a dense layer whose kernel has the inputs first, then the outputs.
+
+    Those are the axes of every form of a linear layer in Keras and Flax; ``ab,cb->ac`` has them the other way.
+    """
+    given, kernel, result = re.split(",|->", equation.replace(" ", "").replace("...", ""))
+    inputs = [axis for axis in kernel if axis in given]
+    outputs = [axis for axis in kernel if axis not in given]
+    around = given.removesuffix("".join(inputs))
+    return around != given and kernel == "".join(inputs + outputs) and result == around + "".join(outputs)
 
 
 def named(function: Any) -> str:

@@ -42,6 +42,13 @@ class Adapter(LiveNet):
     def contents(self) -> Contents:
         return Contents(tuple(_spec(name, value) for name, value in self._parameters().items()))
 
+    def spelled(self, class_name: str) -> str:
+        return class_name.lower()
+
+    def class_of(self, module: Any) -> str:
+        found = super().class_of(module)
+        return f"{found}(fix_gamma)" if found == "batchnorm" and module._kwargs["fix_gamma"] else found
+
     def read(self, name: str) -> Array:
         parameter = self._parameters()[name]
         if parameter._data is None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from converter.errors import ConversionError
 from converter.formats.base import Contents
+from converter.formats.keras_config import snake_case
 from converter.frameworks.defaults import Value
-from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, named
+from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
 from converter.tensors import DTYPES, Array, TensorSpec
 
 
@@ -71,6 +72,13 @@ class Adapter(LiveNet):
             )
         specs = (TensorSpec(name, tuple(v.shape), _dtype(v)) for name, v in self._variables().items())
         return Contents(tuple(specs))
+
+    def spelled(self, class_name: str) -> str:
+        return snake_case(class_name)
+
+    def class_of(self, module: Any) -> str:
+        found = super().class_of(module)
+        return found if found != "einsum_dense" or is_dense(module.equation) else f"{found}(other equation)"
 
     def read(self, name: str) -> Array:
         return np.array(self._variables()[name].numpy())

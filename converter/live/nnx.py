@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from converter.formats.base import Contents
-from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, named
+from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
 from converter.tensors import Array, TensorSpec
 
 
@@ -34,6 +34,12 @@ class Adapter(LiveNet):
         return Contents(
             tuple(TensorSpec(name, np.shape(value), np.dtype(value.dtype)) for name, value in self._variables().items())
         )
+
+    def class_of(self, module: Any) -> str:
+        found = super().class_of(module)
+        if found == "ConvTranspose":
+            return f"ConvTranspose(transpose_kernel={bool(module.transpose_kernel)})"
+        return found if found != "Einsum" or is_dense(module.einsum_str) else "Einsum(other equation)"
 
     def read(self, name: str) -> Array:
         return np.array(self._variables()[name])
