@@ -1,0 +1,58 @@
+"""The mutation test: without any one of the operations a named conversion fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter import ops
+from tests.command import ok
+from tests.parity import conv_cases, recurrent_cases, simple_cases
+from tests.parity.sides import Case, by_clone
+
+CASES = {case.name: case for module in (simple_cases, conv_cases, recurrent_cases) for case in module.CASES}
+
+#: Operation -> a case that needs it, from which flavour into which.
+NEEDED = {
+    ops.Transpose: ("linear", "torch", "linen"),  # square matrices: the shapes would not tell
+    ops.Flip: ("conv2d transposed", "torch", "linen"),
+    ops.Reshape: ("three square layers lstm", "torch", "keras"),
+    ops.Split: ("three square layers gru", "torch", "linen"),
+    ops.Stack: ("three square layers gru", "linen", "torch"),
+    ops.Reorder: ("three square layers gru", "torch", "keras"),
+    ops.Sum: ("three square layers lstm", "torch", "keras"),
+    ops.Fill: ("one layer gru", "linen", "torch"),
+    ops.Full: ("one layer lstm", "keras", "torch"),
+}
+
+
+def removed(self: ops.Op, arrays: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(arrays)
+
+
+@pytest.mark.parametrize("op", NEEDED, ids=lambda op: op.__name__)
+def test_a_conversion_fails_without_it(
+    op: type[ops.Op], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, source, target = NEEDED[op]
+    case: Case = CASES[name]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    by_clone(case, source, target, whole, lambda *words: ok(capsys, *words))
+    monkeypatch.setattr(op, "apply", removed)
+    with pytest.raises((Exception, pytest.fail.Exception)):  # noqa: B017, PT011 - in whatever way
+        by_clone(case, source, target, broken, lambda *words: ok(capsys, *words))
+
+
+def test_every_operation_is_needed_somewhere() -> None:
+    elsewhere = {
+        ops.Cast: "tests/test_cli.py: the clone's dtype is taken",
+        ops.Require: "tests/parity/test_recurrent.py: refused with a bias that nnx cannot hold",
+        ops.FoldWeightNorm: "tests/parity/test_folded.py",
+        ops.FoldSpectralNorm: "tests/parity/test_folded.py",
+    }
+    assert {*NEEDED, *elsewhere} == set(ops.Op.__subclasses__())
