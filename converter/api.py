@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
+from converter.casting import cast, parse_dtype
 from converter.checklist import checklist, differences, pairs
 from converter.direction import parse_direction
 from converter.errors import ConversionError, MatchError
@@ -40,6 +41,7 @@ def convert(
     flatten: Mapping[str, int] | None = None,
     unflatten: Mapping[str, int] | None = None,
     flatten_fix: bool = True,
+    dtype: str | None = None,
     step: int | None = None,
     key: str | None = None,
     verify: bool = True,
@@ -64,7 +66,8 @@ def convert(
     kind: pattern of layers -> the kind or form they have (``{"up*": "conv_transpose"}``), where the file leaves that
     open. heads: pattern of an attention -> its number of heads. flatten: layer behind a flatten -> the channels that
     were flattened (0: none); unflatten: layer whose outputs become channels again -> how many; flatten_fix: False
-    leaves both in the order they have.
+    leaves both in the order they have. dtype: float16, bfloat16, float32 or float64: that of every float in the
+    output (nearest value, ties to even; what is too large becomes inf, and is counted in the report).
     step: which checkpoint of a folder, instead of the newest. key: the place of the weights inside a
     training checkpoint, instead of the usual ones. verify: compare the checksums that the source has.
     names_from: a file whose names, in its order, the tensors of a source without names get (Equinox).
@@ -92,6 +95,7 @@ def convert(
         tuple(ignore),
         dict(unflatten or {}),
     )
+    floats = parse_dtype(dtype) if dtype is not None else None
     limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
     if resume and limit is None:
         raise ConversionError("Only shards can be resumed. Say --max-shard-size 5GB too, or leave --resume out.")
@@ -109,10 +113,13 @@ def convert(
         if certificate is not None:
             refuse_certificate(certificate, force, dry_run)
         plan = _plan(weights, clone, way.target, form, rules, strict)
+        if floats is not None:
+            plan = cast(plan, floats)
+        overflowed: Mapping[str, int] = {}
         if not dry_run:
-            execute(plan, weights.reader, form, path, limit, pace, resume)
+            overflowed = execute(plan, weights.reader, form, path, limit, pace, resume)
         checks = checklist(plan.steps, weights.origin, way.target.name)
-        report = Report(str(source), weights.format.title, str(path), form.title, plan, not dry_run, checks)
+        report = Report(str(source), weights.format.title, str(path), form.title, plan, not dry_run, checks, overflowed)
         if certificate is not None:
             certify(certificate, report, weights, given)
         return report

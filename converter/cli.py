@@ -99,6 +99,11 @@ def program() -> None:
     help="Channels that the outputs of this layer become (0: none). Repeatable.",
 )
 @click.option("--no-flatten-fix", is_flag=True, help="Leave layers before and behind a flatten in their order.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32", "float64"]),
+    help="Cast the floats to it, and nothing else; what is too large becomes inf, and is reported.",
+)
 @click.option("--format", "format_name", metavar="NAME", help="Format of the output, whatever its ending.")
 @click.option("--step", type=int, metavar="N", help="Which checkpoint of a folder.  [default: the newest]")
 @click.option("--key", metavar="PLACE", help="Where the weights are in a training checkpoint, such as ema/model.")
@@ -132,6 +137,7 @@ def convert(
     flatten: dict[str, int],
     unflatten: dict[str, int],
     no_flatten_fix: bool,
+    dtype: str | None,
     format_name: str | None,
     step: int | None,
     key: str | None,
@@ -168,6 +174,7 @@ def convert(
             flatten=flatten,
             unflatten=unflatten,
             flatten_fix=not no_flatten_fix,
+            dtype=dtype,
             format=format_name,
             step=step,
             key=key,

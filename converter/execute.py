@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from converter.errors import ConversionError
 from converter.formats import Format, Reader, Writer, open_writer
-from converter.ops import Flip, Split, Transpose
+from converter.ops import Cast, Flip, Split, Transpose
 from converter.plan import Plan, Step
 from converter.resume import work_id
 from converter.tensors import Array, TensorSpec
@@ -70,28 +70,33 @@ def execute(
     max_shard_bytes: int | None = None,
     pace: Pace = Pace(),
     resume: bool = False,
-) -> None:
+) -> Mapping[str, int]:
     """Write the planned file; on any error, or when the user interrupts, nothing appears under its name.
 
     The bytes depend on the plan and the source alone, not on the pace. resume: keep complete shards when it is
-    stopped, and go on from there the next time. Raises ConversionError.
+    stopped, and go on from there the next time. Returns how many values of which target became infinite, because the
+    dtype that the user asked for does not reach so far. Raises ConversionError.
     """
     work = work_id(plan, reader.path, form, max_shard_bytes) if resume else None
     with open_writer(form, path, plan.contents, max_shard_bytes, work) as writer:
         steps = [step for step in plan.steps if step.target.name not in writer.done]
-        _run(list(_jobs(steps)), _Work(reader, writer, steps, pace), pace.threads(), pace.budget(steps))
+        doing = _Work(reader, writer, steps, pace)
+        _run(list(_jobs(steps)), doing, pace.threads(), pace.budget(steps))
+    return {spec.name: doing.overflowed[spec.name] for spec in plan.contents.specs if doing.overflowed[spec.name]}
 
 
 def compute(step: Step, read: Callable[[str], Array]) -> Array:
     """The target tensor of one step. Raises ConversionError naming the source tensor."""
-    return _transformed(step, {spec.name: read(spec.name) for spec in step.sources})
+    return _transformed(step, {spec.name: read(spec.name) for spec in step.sources}, Counter())
 
 
-def _transformed(step: Step, sources: Mapping[str, Array]) -> Array:
+def _transformed(step: Step, sources: Mapping[str, Array], overflowed: Counter[str]) -> Array:
     arrays = tuple(sources[spec.name] for spec in step.sources)
     try:
         for op in step.ops:
-            arrays = op.apply(arrays)
+            given, arrays = arrays if isinstance(op, Cast) and op.to_inf else (), op.apply(arrays)
+            if given:
+                overflowed[step.target.name] = Cast.overflowed(given[0], arrays[0])
     except ConversionError as error:
         raise ConversionError(f"'{(*step.sources, step.target)[0].name}': {error}") from None
     return arrays[0]
@@ -161,6 +166,7 @@ class _Work:
 
     def __init__(self, reader: Reader, writer: Writer, steps: Sequence[Step], pace: Pace) -> None:
         self.stopped = Event()
+        self.overflowed: Counter[str] = Counter()
         self._reader = reader
         self._writer = writer
         self._progress = pace.progress
@@ -178,7 +184,7 @@ class _Work:
                 if spec.name not in held:
                     with self._reading:
                         held[spec.name] = self._reader.read(spec.name)
-            self._writer.write(step.target.name, _transformed(step, held))
+            self._writer.write(step.target.name, _transformed(step, held, self.overflowed))
             for spec in step.sources:
                 uses[spec.name] -= 1
                 if not uses[spec.name]:

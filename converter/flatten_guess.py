@@ -113,16 +113,21 @@ class _Node:
 
 
 def _with_groups(nodes: Sequence[_Node]) -> list[_Node]:
-    """A convolution in groups shows the channels of one; it takes as many groups as the one before it gives."""
+    """A convolution in groups shows the channels of one; it takes as many groups as the one before it gives.
+
+    One with as many as the first convolution takes is rather a second branch on the image, unless it is depthwise.
+    """
     result: list[_Node] = []
-    last = 0
+    last = image = 0
     for node in nodes:
         sizes = node.sizes
         if sizes.role == "channels" and sizes.inputs:
             groups, rest = divmod(last, sizes.inputs)
-            if groups > 1 and not rest and not sizes.outputs % groups:
-                sizes = replace(sizes, inputs=last)
+            fits = groups > 1 and not rest and not sizes.outputs % groups
+            image = image or sizes.inputs
             last = sizes.outputs
+            if fits and (sizes.inputs == 1 or sizes.inputs != image):
+                sizes = replace(sizes, inputs=groups * sizes.inputs)
         result.append(_Node(node.path, sizes))
     return result
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from converter.errors import ConversionError
-from converter.tensors import Array, DType, TensorSpec
+from converter.tensors import Array, DType, TensorSpec, nearest
 
 _Item = TypeVar("_Item", Array, TensorSpec)
 
@@ -316,7 +316,7 @@ class FoldSpectralNorm(Op):
 
 @dataclass(frozen=True)
 class Cast(Op):
-    """To the dtype that the clone has; nearest value, ties to even. Raises when a value overflows."""
+    """To another dtype; nearest value, ties to even. Raises when a value overflows, unless it may go ``to_inf``."""
 
     dtype: DType
     source: DType
@@ -328,16 +328,14 @@ class Cast(Op):
         return tuple(self._cast(array) for array in arrays)
 
     def _cast(self, array: Array) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):
-            result = array.astype(self.dtype)
-        # Types without an infinity (float8_e4m3fn) overflow to NaN: "finite before, not after" covers both.
-        lost = np.count_nonzero(np.isfinite(array) & ~np.isfinite(result))
+        result = nearest(array, self.dtype)
+        lost = 0 if self.to_inf else self.overflowed(array, result)
         if lost:
             raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
         return result
 
     def inverse(self) -> Cast:
-        return Cast(self.source, self.dtype)
+        return Cast(self.source, self.dtype, self.to_inf)
 
     def __str__(self) -> str:
         return f"cast {self.source.name} to {self.dtype.name}"
@@ -365,6 +363,7 @@ def _joined(first: Op, second: Op) -> Op | None:
             return Reshape(second.shape, first.source)
         case (Flip(), Flip()) | (Split(), Stack()) if first == second.inverse():
             return Transpose(())
+    to_inf: bool = False
         case Reorder(), Reorder():
             return Reorder(tuple(first.order[i] for i in second.order))
     return None
@@ -379,3 +378,8 @@ def _is_identity(op: Op) -> bool:
         case Flip():
             return not op.axes
     return False
+    @staticmethod
+    def overflowed(before: Array, after: Array) -> int:
+        """How many values were too large. Types without an infinity (float8_e4m3fn) overflow to NaN."""
+        return int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
+

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from converter.assemble import Settled, Step, assemble
 from converter.errors import ConversionError, MatchError
 from converter.fit import Agreement, agreements, lookalikes, noted, unknown_kind
@@ -16,7 +14,7 @@ from converter.frameworks.base import Framework
 from converter.layers import KINDS, UNKNOWN, Layer, Net
 from converter.matching import SAME_NAME, Pair, Renaming, Rules, match, rename
 from converter.ops import Cast
-from converter.tensors import TensorSpec
+from converter.tensors import TensorSpec, is_float
 
 __all__ = ["Plan", "Step", "plan_into", "plan_new", "respelled"]
 
@@ -178,12 +176,8 @@ def _lossy(step: Step) -> list[str]:
         f"'{step.sources[0].name}' is {op.source.name} and the clone's '{step.target.name}' is {op.dtype.name}: "
         "only floats are cast"
         for op in step.ops
-        if isinstance(op, Cast) and not (_is_float(op.source) and _is_float(op.dtype))
+        if isinstance(op, Cast) and not (is_float(op.source) and is_float(op.dtype))
     ]
-
-
-def _is_float(dtype: np.dtype[np.generic]) -> bool:
-    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
 
 
 def _no_shape(layer: Layer) -> str:

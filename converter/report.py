@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from converter.checklist import Check
@@ -16,6 +16,7 @@ class Report:
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
 
     written: False for a plan that was only made (`--dry-run`). checks: what weights do not carry.
+    overflowed: target tensor -> how many of its values `--dtype` made infinite.
     """
 
     source: str
@@ -25,6 +26,7 @@ class Report:
     plan: Plan
     written: bool = True
     checks: tuple[Check, ...] = ()
+    overflowed: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -32,6 +34,7 @@ class Report:
             "output": {"path": self.output, "format": self.output_format, "written": self.written},
             "tensors": [_step_dict(step) for step in self.plan.steps],
             "left_out": [{"name": item.name, "reason": item.reason} for item in self.plan.left_out],
+            "overflow": dict(self.overflowed),
             "flatten": [asdict(item) for item in self.plan.flattened],
             "checklist": [asdict(check) for check in self.checks],
         }
@@ -48,6 +51,11 @@ class Report:
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
         lines += map(str, self.plan.flattened)
+        lines += [
+            f"overflow: {count} values of {name} are too large for {self.plan.contents.by_name[name].dtype.name}, "
+            "and became inf"
+            for name, count in self.overflowed.items()
+        ]
         written = "written" if self.written else "would be written"
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
         lines += map(str, self.checks)

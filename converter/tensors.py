@@ -33,6 +33,33 @@ DTYPES: Mapping[str, DType] = MappingProxyType(
 )
 
 
+def is_float(dtype: DType) -> bool:
+    """Whether it is a float of any width, those of ``ml_dtypes`` among them."""
+    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
+
+
+def nearest(array: Array, dtype: DType) -> Array:
+    """Floats in another dtype: the nearest value, ties to even; an infinity (where there is one) for an overflow.
+
+    ml_dtypes takes float64 to bfloat16 by way of float32, which rounds twice: 1 + 2**-8 + 2**-40 would become 1.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if array.dtype == np.float64 and dtype == DTYPES["bfloat16"]:
+            array = _to_odd(array)
+        return array.astype(dtype)
+
+
+def _to_odd(array: Array) -> Array:
+    """float64 as float32, towards zero, and with the last bit set where that was not exact: never on a tie by chance
+    (Boldo and Melquiond, "When double rounding is odd", 2005).
+    """
+    result = array.astype(np.float32, order="C")
+    inexact = np.isfinite(array) & (result != array)
+    away = inexact & (np.abs(result) > np.abs(array))
+    bits = (result.view(np.uint32) - away.astype(np.uint32)) | inexact.astype(np.uint32)
+    return np.asarray(bits).view(np.float32)
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """What is known of a tensor without reading it.
