@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,8 @@ def _weights(side: Forward) -> Contents:
 
 #: Modules that hold the same layers in both nets, as (in a, in b).
 _Couple = tuple[str, str]
+#: What a module gave at one call.
+_Arrays = tuple[Array, ...]
 
 
 def _couples(pairs: Sequence[Pair], a: Forward, b: Forward) -> list[list[_Couple]]:
@@ -184,8 +187,9 @@ def _couples(pairs: Sequence[Pair], a: Forward, b: Forward) -> list[list[_Couple
         around = [
             (len(content), module, other)
             for module, content in ours.items()
-            if number in content and (len(content) < len(pairs) or len(pairs) == 1)  # else it is the whole net
+            if number in content
             for other in by_content.get(content, ())
+            if (module and other) or len(pairs) == 1  # else it is the whole net
         ]
         around.sort(key=lambda item: (item[0], -len(item[1]), -len(item[2])))
         found.append(list(dict.fromkeys((module, other) for _, module, other in around)))
@@ -217,7 +221,8 @@ def _settings(pairs: Sequence[Pair], a: Forward, b: Forward) -> Iterator[str]:
     ours, theirs = a.live.settings(), b.live.settings()
     if ours and theirs:  # those of linen are in its code
         names = (a.live.framework_name, b.live.framework_name)
-        yield from map(str, differences(paths, *names, ours, theirs))
+        found = differences(paths, *names, ours, theirs)
+        yield from (str(item) for item in found if "(for training)" not in item.property)
 
 
 # -- comparing ------------------------------------------------------------------------------------------------------
@@ -234,8 +239,7 @@ def _layers(
         seen = [c for c in around if len(a.calls.get(c[0], ())) == len(b.calls.get(c[1], ())) > 0]
         compared = [(couple, _calls(pair, a.calls[couple[0]], b.calls[couple[1]], rtol)) for couple in seen]
         fitting = [item for item in compared if np.isfinite(item[1].absolute)]
-        recurrent = {reading.kind for reading in pair.source.readings} & _RECURRENT
-        chosen = next(iter(fitting or (() if recurrent else compared)), None)
+        chosen = next(iter(fitting or (() if _is_recurrent(pair) else compared)), None)
         if chosen is None:
             unseen.append(pair.source.path)
         else:
@@ -252,10 +256,22 @@ def _named(couple: _Couple, pairs: Sequence[Pair], found: Difference) -> Differe
     return Difference(a, b, found.shapes, found.absolute, found.relative, found.ok)
 
 
-def _calls(pair: Pair, a: Sequence[Array], b: Sequence[Array], rtol: float | None) -> Difference:
+def _calls(pair: Pair, a: Sequence[_Arrays], b: Sequence[_Arrays], rtol: float | None) -> Difference:
     """The worst of the calls (a layer may be used several times)."""
-    each = [_compared((pair.source.path, pair.target.path), x, y, _orders, rtol) for x, y in zip(a, b, strict=True)]
+    names = (pair.source.path, pair.target.path)
+    each = (_closest(pair, names, ours, theirs, rtol) for ours, theirs in zip(a, b, strict=True))
     return max(each, key=lambda difference: (not difference.ok, difference.relative))
+
+
+def _closest(pair: Pair, names: _Couple, a: _Arrays, b: _Arrays, rtol: float | None) -> Difference:
+    """One call. What a recurrent layer gives first, the state or the output, differs between frameworks."""
+    couples = itertools.product(a, b) if _is_recurrent(pair) else [(a[0], b[0])]
+    found = (_compared(names, ours, theirs, _orders, rtol) for ours, theirs in couples)
+    return min(found, key=lambda difference: difference.relative)
+
+
+def _is_recurrent(pair: Pair) -> bool:
+    return any(reading.kind in _RECURRENT for reading in pair.source.readings)
 
 
 def _outputs(a: Run, b: Run, turned: bool, rtol: float | None) -> tuple[Difference, ...]:
@@ -272,7 +288,7 @@ def _outputs(a: Run, b: Run, turned: bool, rtol: float | None) -> tuple[Differen
 
 def _compared(names: _Couple, a: Array, b: Array, orders: Any, rtol: float | None) -> Difference:
     allowed = rtol if rtol is not None else max(TOLERANCES.get(array.dtype.name, 0.0) for array in (a, b))
-    found = [errors(a, turned) for turned in orders(b) if turned.shape == a.shape]
+    found = [errors(a, fitted) for turned in orders(b) if (fitted := _fitted(turned, a.shape)) is not None]
     absolute, relative = min(found, default=(float("inf"), float("inf")))
     return Difference(*names, (a.shape, b.shape), absolute, relative, relative <= allowed)
 
@@ -286,15 +302,34 @@ def _channel_orders(array: Array) -> Iterator[Array]:
 
 
 def _orders(array: Array) -> Iterator[Array]:
-    """Every order of axes in which frameworks and nets keep activations."""
+    """Every order of axes in which frameworks and nets keep activations: channels, time and heads move."""
     yield from _channel_orders(array)
     if array.ndim > 2:
         yield np.swapaxes(array, 0, 1)
+    if array.ndim > 3:
+        yield np.swapaxes(array, 1, 2)
+
+
+def _fitted(array: Array, shape: tuple[int, ...]) -> Array | None:
+    """The array in this shape, where the last axis of either may be two in the other (heads, size of a head)."""
+    longer, shorter = sorted((array.shape, shape), key=len, reverse=True)
+    if array.shape == shape:
+        return array
+    if len(longer) == len(shorter) + 1 and longer[:-2] == shorter[:-1] and longer[-2] * longer[-1] == shorter[-1]:
+        return array.reshape(shape)
+    return None
 
 
 def _inputs(x: Any) -> list[Array]:
     items = x if isinstance(x, tuple | list) else [x]
-    return [item.asnumpy() if hasattr(item, "asnumpy") else np.asarray(item) for item in items]
+    return [_array(item) for item in items]
+
+
+def _array(item: Any) -> Array:
+    """From a tensor of any framework, too."""
+    if hasattr(item, "asnumpy"):  # MXNet
+        return np.asarray(item.asnumpy())
+    return np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
 
 
 def _for_b(x: Array, a: Forward, turned: bool, move: bool | None) -> Array:

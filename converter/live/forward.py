@@ -32,11 +32,11 @@ INFERENCE = {
 class Run:
     """What came out: the arrays of the net's output, each with its key or place; and of each watched module.
 
-    calls: module -> its first output array at each call, in the order in which the modules were first done.
+    calls: module -> its output arrays at each call, in the order in which the modules were first done.
     """
 
     outputs: dict[str, Array] = field(default_factory=dict)
-    calls: dict[str, list[Array]] = field(default_factory=dict)
+    calls: dict[str, list[tuple[Array, ...]]] = field(default_factory=dict)
 
 
 class Forward(ABC):
@@ -54,9 +54,9 @@ class Forward(ABC):
         found = Run()
 
         def record(module: str, output: Any) -> None:
-            first = next((value for _, value in _arrays(output, self.to_numpy)), None)
-            if first is not None:
-                found.calls.setdefault(module, []).append(first)
+            arrays = tuple(value for _, value in _arrays(output, self.to_numpy))
+            if arrays:
+                found.calls.setdefault(module, []).append(arrays)
 
         with ExitStack() as stack:
             stack.enter_context(self.inference())
@@ -213,7 +213,15 @@ class _Torch(Forward):
         first = next((p for p in (*self.live.net.parameters(), *self.live.net.buffers())), None)
         device = first.device if first is not None else "cpu"
         with torch.no_grad():
-            return self.live.net(*(torch.tensor(x, device=device) for x in inputs))
+            return self.live.net(*(self._tensor(x).to(device) for x in inputs))
+
+    @staticmethod
+    def _tensor(x: Array) -> Any:
+        import torch
+
+        if x.dtype.name == "bfloat16":  # which from_numpy does not know
+            return torch.tensor(x.view(np.int16)).view(torch.bfloat16)
+        return torch.tensor(x)
 
     def to_numpy(self, value: Any) -> Array | None:
         import torch
@@ -225,7 +233,7 @@ class _Torch(Forward):
             import ml_dtypes
 
             return here.float().numpy().astype(ml_dtypes.bfloat16)
-        return np.array(here)
+        return np.array(here.numpy())
 
     @contextmanager
     def watching(self, watched: Collection[str], record: Record) -> Iterator[None]:
