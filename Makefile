@@ -2,7 +2,7 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test lint bench docs fuzz parity fixtures clean
+.PHONY: demo test lint bench weightbridge docs fuzz parity fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -38,6 +38,11 @@ fixtures: $(TEST)/ready
 # All figures of docs/benchmarks.md, in about half an hour; less with BENCH="--size 200MB --rounds 1".
 bench: $(TEST)/ready
 	$(TEST)/bin/python -m benchmarks.large $(BENCH)
+
+# The nearest existing tool on the same nets, in about five minutes; writes docs/weightbridge.md.
+weightbridge: $(TEST)/ready
+	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt weightbridge==0.0.4
+	$(TEST)/bin/python -m benchmarks.weightbridge
 
 $(DEMO)/ready: setup.cfg
 	$(PYTHON) -m venv $(DEMO)
