@@ -17,7 +17,8 @@ from typing import TypeVar
 from converter.errors import MatchError
 from converter.fit import agreements, disagreement, shapes
 from converter.formats.base import LeftOut
-from converter.frameworks import FRAMEWORKS
+from converter.frameworks import FRAMEWORKS, named_forms
+from converter.fused import apart, expanded
 from converter.layers import Layer, Net, join_path, split_path
 from converter.patterns import Indices, indices_of, letters
 from converter.schema import Schema, SchemaLayer
@@ -73,7 +74,17 @@ class Rules:
     ignore: tuple[str, ...] = ()
     unflatten: Mapping[str, int] = field(default_factory=dict)
 
-    def settled(self, net: Net) -> Net:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mapping", expanded(self.mapping))
+
+    def settled(self, clone: Net) -> Net:
+        """The clone with all that was said of it. Raises MatchError."""
+        return apart(self._with_kinds(clone), (*self.mapping.values(), *self._spelled(clone.framework)))
+
+    def _spelled(self, framework_name: str) -> Iterable[str]:
+        return [path for layer in (self.schema.layers if self.schema else ()) for path in layer.paths(framework_name)]
+
+    def _with_kinds(self, net: Net) -> Net:
         """The net with kinds and heads as the user says. Raises MatchError for a kind that a layer cannot be."""
         if not self.kinds and not self.heads:
             return net
@@ -104,7 +115,8 @@ class Rules:
 
     def applied(self, source: Net) -> Net:
         """The source with all that was said of it. Raises MatchError."""
-        return self.settled(self._without_ignored(self.stripped(source)))
+        said = self._with_kinds(self._without_ignored(self.stripped(source)))
+        return apart(said, (*self.mapping, *self._spelled(source.framework)))
 
     def _without_ignored(self, net: Net) -> Net:
         """The net without the layers to leave out. Raises MatchError for a pattern that fits none."""

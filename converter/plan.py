@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 from converter.assemble import Settled, Step, assemble
 from converter.errors import ConversionError, MatchError
-from converter.fit import Agreement, agreements, lookalikes, noted, unknown_kind
+from converter.fit import Agreement, agreements, lookalikes, noted, unknown_kind, unplaced
 from converter.flatten import Flattened, flattened
 from converter.formats.base import Contents, LeftOut
+from converter.frameworks.attention import with_projections
 from converter.frameworks.base import Framework
+from converter.fused import part_name, part_of, whole
 from converter.layers import KINDS, UNKNOWN, Layer, Net
 from converter.matching import SAME_NAME, Pair, Renaming, Rules, match, rename
 from converter.ops import Cast
@@ -40,9 +42,7 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
     settled: list[Settled] = []
     for pair in pairs:
         found = agreements(pair.source, pair.target, same_framework)
-        if len({_moves(pair, agreement) for agreement in found}) > 1:
-            problems.append(_undecided(pair.source))
-        elif lookalikes(pair.source, pair.target):
+        if len({_moves(pair, agreement) for agreement in found}) > 1 or lookalikes(pair.source, pair.target):
             problems.append(_undecided(max(pair.source, pair.target, key=lambda layer: len(layer.readings))))
         else:
             settled += _settled(pair, found[0])
@@ -96,7 +96,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     specs = tuple(step.target for step in steps)
     origin = replace(source, ordered=source.ordered or rules.schema is not None)
     shapes = {step.target.name: step.target for step in steps}
-    layers = [_with_shapes(pair.target, shapes) for pair in pairs]
+    layers = whole([_with_shapes(pair.target, shapes) for pair in pairs])
     dressed = framework.dress(Contents(specs, source.container), layers, dialect, origin)
     return Plan(steps, dressed, source.left_out, fixed)
 
@@ -117,11 +117,11 @@ def _lay_out(
 ) -> tuple[list[Pair], list[str]]:
     """The layers of the new file, each paired with its source; and what cannot be laid out."""
     problems = []
-    moved = [Layer(renaming.path, renaming.source.readings) for renaming in renamings]
-    placed = framework.placed(moved, dialect)
+    moved = with_projections([replace(renaming.source, path=renaming.path) for renaming in renamings])
+    placed = framework.placed(whole(moved), dialect)
     pairs = []
-    for renaming in renamings:
-        source = renaming.source
+    for renaming, layer in zip(renamings, moved, strict=True):
+        source = replace(renaming.source, readings=layer.readings)
         if source.kind == UNKNOWN and not same_names:
             problems.append(unknown_kind(source))
             continue
@@ -132,8 +132,10 @@ def _lay_out(
         if any(KINDS[kind].alike for kind in homeless):
             problems.append(_undecided(source))
             continue
+        part = part_name(renaming.path)
+        place = placed[part.whole if part else renaming.path]
         readings = [
-            framework.store(reading, placed[renaming.path], dialect, is_data)
+            framework.store(reading, place, dialect, is_data)
             for reading in source.readings
             if framework.holds(reading.kind)
         ]
@@ -183,13 +185,21 @@ def _lossy(step: Step) -> list[str]:
 def _no_shape(layer: Layer) -> str:
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
     if any("heads" in reading.form for reading in layer.readings):
-        return f"'{layer.path}' ({shapes}) is of an attention, and no one gave its heads. Say --heads '{layer.path}=N'."
+        return _no_heads(layer, shapes)
     if any(reading.form == "depthwise" for reading in layer.readings):
         return (
             f"'{layer.path}' ({shapes}) is a depthwise convolution, and no one gave its channel multiplier. "
             "Say multiplier in a --schema, or give the clone with --like."
         )
     return f"'{layer.path}' ({shapes}) cannot be laid out as {layer.kind}"
+
+
+def _no_heads(layer: Layer, shapes: str) -> str:
+    heads = next((dict(reading.sizes)["heads"] for reading in layer.readings if "heads" in dict(reading.sizes)), None)
+    if heads is not None:
+        return f"'{layer.path}' ({shapes}) cannot be split into {heads} heads: its size is no multiple of that"
+    module = layer.path.rpartition(".")[0] or layer.path
+    return f"'{layer.path}' ({shapes}) is of an attention, and no one gave its heads. Say --heads '{module}=N'."
 
 
 def _undecided(layer: Layer) -> str:

@@ -7,6 +7,7 @@ heads apart in the shapes (Keras, Flax) has to know their number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from converter.layers import Layer
 
@@ -16,18 +17,37 @@ ATTENTION = ("query", "key", "value", "output")
 
 def attentions(layers: Sequence[Layer]) -> Mapping[str, Mapping[str, Layer]]:
     """Path of each attention -> its four layers, where at least one is known to be split into heads."""
+    return {
+        path: four
+        for path, four in _fours(layers).items()
+        if any("heads" in reading.form for layer in four.values() for reading in layer.readings)
+    }
+
+
+def with_projections(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers, in which four linear ones are an attention where the number of its heads was given."""
+    formed = {
+        layer.path: "from_heads" if name == "output" else "to_heads"
+        for four in _fours(layers).values()
+        if any("heads" in dict(reading.sizes) for layer in four.values() for reading in layer.readings)
+        for name, layer in four.items()
+    }
+    return [_formed(layer, formed[layer.path]) if layer.path in formed else layer for layer in layers]
+
+
+def _formed(layer: Layer, form: str) -> Layer:
+    linear = (replace(reading, form=form) for reading in layer.readings if reading.kind == "linear")
+    return replace(layer, readings=tuple(linear))
+
+
+def _fours(layers: Sequence[Layer]) -> Mapping[str, Mapping[str, Layer]]:
+    """Path -> the four linear layers below it that are named as those of an attention."""
     groups: dict[str, dict[str, Layer]] = {}
     for layer in layers:
         path, _, name = layer.path.rpartition(".")
-        if name in ATTENTION:
+        if name in ATTENTION and any(reading.kind == "linear" for reading in layer.readings):
             groups.setdefault(path, {})[name] = layer
-    return {
-        path: {name: found[name] for name in ATTENTION}
-        for path, found in groups.items()
-        if found.keys() == set(ATTENTION)
-        and all(any(reading.kind == "linear" for reading in layer.readings) for layer in found.values())
-        and any("heads" in reading.form for layer in found.values() for reading in layer.readings)
-    }
+    return {path: {name: found[name] for name in ATTENTION} for path, found in groups.items() if len(found) == 4}
 
 
 def widths(layer: Layer) -> tuple[int, int] | None:

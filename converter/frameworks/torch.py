@@ -96,7 +96,7 @@ class Torch(Framework):
         fused = {part.path.rpartition(".")[0] for part in parts if part.layer_class == "projection"}
         outputs = {".".join(filter(None, (path, "out_proj"))): path for path in fused}
         parts = [
-            replace(part, path=_join(outputs[part.path], "output"), leaf=f"out_proj.{part.leaf}")
+            replace(part, path=_join(outputs[part.path], "output"), leaf=f"out_proj.{part.leaf}", layer_class="")
             if part.path in outputs
             else part
             for part in parts
@@ -122,7 +122,13 @@ class Torch(Framework):
         if marks:
             tensors, name = marks
             return (*_ATTENTIONS[tensors], _OUT_PROJECTION)[ATTENTION.index(name)]
-        return super().form_for(replace(reading, form=""), prefix, dialect)
+        return super().form_for(replace(reading, form="") if "heads" in reading.form else reading, prefix, dialect)
+
+    def kept(self, form: Form, reading: Reading) -> Iterable[Leaf]:
+        """A BatchNorm has both scale and offset, or neither (affine=False)."""
+        lost = lacking(reading.form)
+        leaves = super().kept(form, reading)
+        return [leaf for leaf in leaves if not lost & set(leaf.roles)] if lost == {"scale", "offset"} else leaves
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
         path, *marks = prefix.split(_WITHIN)

@@ -62,14 +62,16 @@ class Shape:
         sizes = ((QUERIES, self.model), (KEYS, self.key_in), (KEYS, self.value_in))
         return tuple(rng.normal(size=(BATCH, *size)).astype(np.float32) for size in sizes)
 
-    def widths(self) -> tuple[tuple[int, int], ...]:
-        """Sizes in and out of the four projections."""
-        return (
+    def widths(self, names: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        """Sizes in and out of the four projections, or of the two where one makes queries, keys and values."""
+        four = (
             (self.model, self.heads * self.head),
             (self.key_in, self.key_heads * self.head),
             (self.value_in, self.key_heads * self.value_size),
             (self.heads * self.value_size, self.out),
         )
+        two = ((self.model, sum(made for _, made in four[:3])), four[3])
+        return dict(zip(names, four if len(names) == 4 else two, strict=True))
 
 
 class Signed(np.random.Generator):
@@ -98,7 +100,7 @@ def key_biases(flavour: str, net: Any, key: str) -> list[Array]:
     """The biases of keys in the net, flat."""
     found = []
     for name, value in named(flavour, net).items():
-        if name.endswith("in_proj_bias"):
+        if name.endswith("bias") and any(fused in name for fused in ("in_proj", "qkv", "c_attn")):
             found.append(np.split(value, 3)[1])
         elif key in name.replace("key_ln", "") and name.endswith("bias"):
             found.append(value.ravel())
@@ -197,8 +199,10 @@ class OwnNnx(nnx.Module):
 class Mixed:
     """What happens between the projections, in terms of the few functions that each framework calls otherwise."""
 
-    def __init__(self, shape: Shape, reshape: Any, transpose: Any, softmax: Any, matmul: Any, repeat: Any) -> None:
-        self.shape, self.repeat = shape, repeat
+    def __init__(
+        self, shape: Shape, reshape: Any, transpose: Any, softmax: Any, matmul: Any, repeat: Any, split: Any
+    ) -> None:
+        self.shape, self.repeat, self.split = shape, repeat, split
         self.reshape, self.transpose, self.softmax, self.matmul = reshape, transpose, softmax, matmul
 
     def heads(self, x: Any, number: int, length: int) -> Any:
@@ -206,7 +210,16 @@ class Mixed:
         split = self.transpose(self.reshape(x, (BATCH, length, number, -1)), (0, 2, 1, 3))
         return split if number == self.shape.heads else self.repeat(split, self.shape.heads // number)
 
-    def __call__(self, query: Any, key: Any, value: Any, norms: Sequence[Callable[[Any], Any]] = ()) -> Any:
+    def __call__(
+        self, layers: Sequence[Callable[[Any], Any]], inputs: Sequence[Any], norms: Sequence[Callable[[Any], Any]] = ()
+    ) -> Any:
+        """The output of the layers, of which the first makes all three projections where there are only two."""
+        if len(layers) == 2:
+            return layers[1](self.mixed(*self.split(layers[0](inputs[0]))))
+        projected = [layer(x) for layer, x in zip(layers, given(inputs), strict=False)]
+        return layers[3](self.mixed(*projected, norms))
+
+    def mixed(self, query: Any, key: Any, value: Any, norms: Sequence[Callable[[Any], Any]] = ()) -> Any:
         shape = self.shape
         length, width = (QUERIES, KEYS) if len(shape.inputs()) == 3 else (QUERIES, QUERIES)
         q = self.heads(query, shape.heads, length)
@@ -226,20 +239,45 @@ def in_torch(shape: Shape) -> Mixed:
         lambda x: torch.softmax(x, -1),
         torch.matmul,
         lambda x, n: x.repeat_interleave(n, 1),
+        lambda x: x.chunk(3, -1),
     )
 
 
 def in_jax(shape: Shape) -> Mixed:
-    return Mixed(shape, jnp.reshape, jnp.transpose, jax.nn.softmax, jnp.matmul, lambda x, n: jnp.repeat(x, n, 1))
+    return Mixed(
+        shape,
+        jnp.reshape,
+        jnp.transpose,
+        jax.nn.softmax,
+        jnp.matmul,
+        lambda x, n: jnp.repeat(x, n, 1),
+        lambda x: jnp.split(x, 3, -1),
+    )
 
 
 def in_tensorflow(shape: Shape) -> Mixed:
-    return Mixed(shape, tf.reshape, tf.transpose, tf.nn.softmax, tf.matmul, lambda x, n: tf.repeat(x, n, 1))
+    return Mixed(
+        shape,
+        tf.reshape,
+        tf.transpose,
+        tf.nn.softmax,
+        tf.matmul,
+        lambda x, n: tf.repeat(x, n, 1),
+        lambda x: tf.split(x, 3, -1),
+    )
 
 
 def in_gluon(shape: Shape) -> Mixed:
     nd = mxnet.nd
-    return Mixed(shape, nd.reshape, nd.transpose, nd.softmax, nd.linalg.gemm2, lambda x, n: nd.repeat(x, n, 1))
+    return Mixed(
+        shape,
+        nd.reshape,
+        nd.transpose,
+        nd.softmax,
+        nd.linalg.gemm2,
+        lambda x, n: nd.repeat(x, n, 1),
+        lambda x: nd.split(x, 3, axis=-1),
+    )
 
 
 def at(module: Any, path: str) -> Any:
@@ -261,45 +299,56 @@ def grown(module: Any, holder: Callable[[], Any], layers: Mapping[str, Any]) -> 
         setattr(inside, name, layer)
 
 
+class Conv1D(torch.nn.Module):
+    """The linear layer of the GPT-2 code, stored the other way round."""
+
+    def __init__(self, given: int, made: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.empty(given, made))
+        self.bias = torch.nn.Parameter(torch.empty(made)) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + (self.bias if self.bias is not None else 0)
+
+
 class MadeTorch(torch.nn.Module):
-    def __init__(self, shape: Shape, names: Sequence[str]) -> None:
+    def __init__(self, shape: Shape, names: Sequence[str], dense: Callable[..., Any] = torch.nn.Linear) -> None:
         super().__init__()
         self.shape, self.names = shape, names
-        widths = shape.widths()
-        grown(
-            self,
-            torch.nn.Module,
-            {n: torch.nn.Linear(*width, bias=shape.bias) for n, width in zip(names, widths, strict=True)},
-        )
+        layers = {name: dense(*width, bias=shape.bias) for name, width in shape.widths(names).items()}
         if shape.normed:
-            parent = at(self, names[0].rpartition(".")[0])
-            parent.query_ln = torch.nn.LayerNorm(shape.head, 1e-6, bias=False)
-            parent.key_ln = torch.nn.LayerNorm(shape.head, 1e-6, bias=False)
+            parent = names[0].rpartition(".")[0]
+            norms = {
+                f"{parent}.{name}_ln": torch.nn.LayerNorm(shape.head, 1e-6, bias=False) for name in ("query", "key")
+            }
+            layers |= norms
+        self.norms = list(norms) if shape.normed else []
+        grown(self, torch.nn.Module, layers)
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        query, key, value, output = (at(self, name) for name in self.names)
-        q, k, v = given(inputs)
-        parent = at(self, self.names[0].rpartition(".")[0]) if self.shape.normed else None
-        norms = (parent.query_ln, parent.key_ln) if parent else ()
-        return output(in_torch(self.shape)(query(q), key(k), value(v), norms))
+        layers, norms = ([at(self, name) for name in names] for names in (self.names, self.norms))
+        return in_torch(self.shape)(layers, inputs, norms)
 
 
 def made_keras(shape: Shape, names: Sequence[str], library: Any) -> Callable[[], Any]:
     class Mixing(library.layers.Layer):  # type: ignore[misc,name-defined]
-        def call(self, inputs: Any) -> Any:
-            return in_tensorflow(shape)(*inputs)
+        def call(self, projected: Any) -> Any:
+            mixed = in_tensorflow(shape)
+            return mixed.mixed(*(projected if isinstance(projected, list) else mixed.split(projected)))
 
         def compute_output_shape(self, shapes: Any) -> Any:
-            return (*shapes[0][:2], shape.heads * shape.value_size)
+            length = shape.inputs()[0].shape[1]
+            return (BATCH, length, shape.heads * shape.value_size)
 
     def build() -> Any:
         inputs = [library.Input(x.shape[1:], batch_size=BATCH) for x in shape.inputs()]
-        dense = [
-            library.layers.Dense(width[1], use_bias=shape.bias, name=name.replace(".", "_"))
-            for name, width in zip(names, shape.widths(), strict=True)
-        ]
-        mixed = Mixing(name="mixing")([layer(x) for layer, x in zip(dense, given(inputs), strict=False)])
-        return library.Model(inputs[0] if len(inputs) == 1 else inputs, dense[3](mixed))
+        *dense, output = (
+            library.layers.Dense(width[1], use_bias=shape.bias, name=name)
+            for name, width in shape.widths(names).items()
+        )
+        projected = [layer(x) for layer, x in zip(dense, given(inputs), strict=False)]
+        mixed = Mixing(name="mixing")(projected if len(projected) > 1 else projected[0])
+        return library.Model(inputs[0] if len(inputs) == 1 else inputs, output(mixed))
 
     return build
 
@@ -336,15 +385,13 @@ class MadeLinen(linen.Module):
     def setup(self) -> None:
         dense = {
             name: lambda width=width: linen.Dense(width[1], use_bias=self.shape.bias)
-            for name, width in zip(self.names, self.shape.widths(), strict=True)
+            for name, width in self.shape.widths(self.names).items()
         }
         for name, child in tree_of(dense).items():
             setattr(self, name, child() if callable(child) else LinenTree(child))
 
     def __call__(self, *inputs: Any) -> Any:
-        query, key, value, output = (at(self, name) for name in self.names)
-        q, k, v = given(inputs)
-        return output(in_jax(self.shape)(query(q), key(k), value(v)))
+        return in_jax(self.shape)([at(self, name) for name in self.names], inputs)
 
 
 class NnxHolder(nnx.Module):
@@ -358,16 +405,11 @@ class MadeNnx(nnx.Module):
         grown(
             self,
             NnxHolder,
-            {
-                name: nnx.Linear(*width, use_bias=shape.bias, rngs=rngs)
-                for name, width in zip(names, shape.widths(), strict=True)
-            },
+            {name: nnx.Linear(*width, use_bias=shape.bias, rngs=rngs) for name, width in shape.widths(names).items()},
         )
 
     def __call__(self, *inputs: Any) -> Any:
-        query, key, value, output = (at(self, name) for name in self.names)
-        q, k, v = given(inputs)
-        return output(in_jax(self.shape)(query(q), key(k), value(v)))
+        return in_jax(self.shape)([at(self, name) for name in self.names], inputs)
 
 
 class MadeGluon(gluon.Block):
@@ -376,14 +418,12 @@ class MadeGluon(gluon.Block):
         self.shape, self.names = shape, names
         dense = {
             name: gluon.Dense(width[1], flatten=False, use_bias=shape.bias, in_units=width[0])
-            for name, width in zip(names, shape.widths(), strict=True)
+            for name, width in shape.widths(names).items()
         }
         grown(self, gluon.Block, dense)
 
     def forward(self, *inputs: Any) -> Any:
-        query, key, value, output = (at(self, name) for name in self.names)
-        q, k, v = given(inputs)
-        return output(in_gluon(self.shape)(query(q), key(k), value(v)))
+        return in_gluon(self.shape)([at(self, name) for name in self.names], inputs)
 
 
 # --- the cases
@@ -419,19 +459,21 @@ def own(name: str, shape: Shape) -> AttentionCase:
     return AttentionCase(name, nets, x, tuple(entries))
 
 
-def made(name: str, shape: Shape, names: tuple[str, ...], key: str) -> AttentionCase:
+def made(
+    name: str, shape: Shape, names: tuple[str, ...], key: str, dense: Callable[..., Any] = torch.nn.Linear
+) -> AttentionCase:
     """Four dense layers of these names in every framework; Keras has no place for names of several parts."""
     x = shape.inputs()
     nets: dict[str, Callable[[], Any]] = {
-        "torch": lambda: MadeTorch(shape, names),
+        "torch": lambda: MadeTorch(shape, names, dense),
         "linen": linen_net(lambda: MadeLinen(shape, names), *x),
         "nnx": lambda: MadeNnx(shape, names),
         "gluon": gluon_net(lambda: MadeGluon(shape, names), *x),
     }
     if not any("." in name for name in names):
         nets |= {"keras": made_keras(shape, names, keras), "tf_keras": made_keras(shape, names, tf_keras)}
-    entries = tuple({"path": name, "kind": "linear"} for name in names)
-    return AttentionCase(name, nets, x, entries, key=key)
+    kind = "linear" if dense is torch.nn.Linear else "linear_in_out"
+    return AttentionCase(name, nets, x, tuple({"path": name, "kind": kind} for name in names), key=key)
 
 
 OWN = (
@@ -453,3 +495,9 @@ MADE = (
     made("attention with names of projections", Shape(), PROJECTIONS, "k_proj"),
     made("attention with names of BERT", Shape(), BERT, "key"),
 )
+
+THREE = made("attention of three", Shape(), ("query", "key", "value", "proj"), "key")
+ONE = made("attention of one", Shape(), ("qkv", "proj"), "qkv")
+GPT2 = made("attention of GPT-2", Shape(out=7), ("c_attn", "c_proj"), "c_attn", Conv1D)
+#: Its second layer is square: nothing in the file tells that it is stored the other way round.
+SQUARE_GPT2 = made("square attention of GPT-2", Shape(), ("c_attn", "c_proj"), "c_attn", Conv1D)

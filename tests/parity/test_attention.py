@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.command import ok
-from tests.parity.attention_cases import MADE, OWN
-from tests.parity.sides import Case, by_clone, by_hand_over, by_schema, every
+from tests.command import ok, refused
+from tests.parity.across import anew, crossed, into, saved
+from tests.parity.attention_cases import (
+    BERT,
+    D2L,
+    GPT2,
+    MADE,
+    NEUTRAL,
+    ONE,
+    OWN,
+    PROJECTIONS,
+    SQUARE_GPT2,
+    THREE,
+    named,
+)
+from tests.parity.sides import SIDES, Case, assert_same, by_clone, by_hand_over, by_schema, every
 
-CASES = (*OWN, *MADE)
+CASES = (*OWN, *MADE, GPT2)
+OWN_ATTENTION, OTHER_SIZES = OWN[0], OWN[4]
+MADE_D2L, _, MADE_PROJECTIONS, MADE_BERT = MADE
+
+
+def renamed(ours: tuple[str, ...], theirs: tuple[str, ...]) -> list[str]:
+    """The ``--map`` lines from the names of one net to those of another."""
+    return [word for pair in zip(ours, theirs, strict=True) for word in ("--map", "=".join(pair))]
 
 
 @pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.pairs))
@@ -28,3 +49,153 @@ def test_by_schema(case: Case, source: str, target: str, tmp_path: Path, capsys:
 @pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.live_pairs))
 def test_into_a_live_net(case: Case, source: str, target: str, tmp_path: Path) -> None:
     by_hand_over(case, source, target, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "source", "theirs", "target"),
+    [*crossed(OWN_ATTENTION, MADE_PROJECTIONS), *crossed(OTHER_SIZES, MADE_D2L)],
+)
+def test_between_own_layers_and_hand_made_ones(
+    ours: Case, source: str, theirs: Case, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {MADE_PROJECTIONS.name: PROJECTIONS, MADE_D2L.name: D2L}
+    words = renamed(names.get(ours.name, NEUTRAL), names.get(theirs.name, NEUTRAL))
+    into(ours, source, theirs, target, tmp_path, lambda *all: ok(capsys, *all), words)
+
+
+#: What BERT calls an attention in PyTorch, in the other frameworks a layer of their own.
+BERT_LAYERS = [{**layer, "names": {"torch": [name]}} for layer, name in zip(OWN_ATTENTION.layers, BERT, strict=True)]
+
+
+@pytest.mark.parametrize("other", ["keras", "tf_keras", "linen", "gluon"])
+@pytest.mark.parametrize("back", [False, True], ids=["from BERT", "into BERT"])
+def test_by_a_schema_with_names_of_bert(
+    other: str, back: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = [(MADE_BERT, "torch"), (OWN_ATTENTION, other)]
+    (ours, source), (theirs, target) = reversed(sides) if back else sides
+    anew(ours, source, theirs, target, tmp_path, lambda *all: ok(capsys, *all), BERT_LAYERS)
+
+
+@pytest.mark.parametrize("target", ["torch", "keras", "linen"])
+@pytest.mark.parametrize("source", ["torch", "gluon"])
+def test_the_user_gives_the_heads(source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four dense layers, named as those of an attention, become one where their heads are known."""
+    words = (*renamed(PROJECTIONS, NEUTRAL), "--heads", "self_attn=2")
+    anew(MADE_PROJECTIONS, source, OWN_ATTENTION, target, tmp_path, lambda *all: ok(capsys, *all), words=words)
+
+
+@pytest.mark.parametrize("target", ["keras", "linen"])
+def test_heads_that_no_one_gave(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, given = saved(OWN_ATTENTION, "torch", tmp_path, 1)
+    words = (f"torch->{SIDES[target].framework}", given, "-o", tmp_path / f"result{SIDES[target].ending}")
+    assert "no one gave its heads. Say --heads 'attn=N'" in refused(capsys, *words)
+    assert "cannot be split into 4 heads" in refused(capsys, *words, "--heads", "attn=4")
+    ok(capsys, *words, "--heads", "attn=2")
+    clone = SIDES[target].load(OWN_ATTENTION.nets[target](), tmp_path / f"result{SIDES[target].ending}")
+    assert_same(OWN_ATTENTION.run(target, clone), OWN_ATTENTION.run("torch", net))
+
+
+# --- one layer for queries, keys and values
+
+FUSED = "--map", "qkv=query+key+value"
+APART = "--map", "query+key+value=qkv"
+SQUARE = "--kind", "c_proj=linear_in_out"
+GPT2_TO_THREE = "--map", "c_attn=query+key+value", "--map", "c_proj=proj", *SQUARE
+THREE_TO_GPT2 = "--map", "query+key+value=c_attn", "--map", "proj=c_proj", *SQUARE
+
+
+@pytest.mark.parametrize(("ours", "source", "theirs", "target"), crossed(ONE, THREE))
+def test_one_layer_and_three(
+    ours: Case, source: str, theirs: Case, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    into(ours, source, theirs, target, tmp_path, lambda *all: ok(capsys, *all), FUSED if ours is ONE else APART)
+
+
+@pytest.mark.parametrize("flavour", THREE.nets)
+@pytest.mark.parametrize("back", [False, True], ids=["from GPT-2", "into GPT-2"])
+def test_the_layer_of_gpt2_and_three(
+    flavour: str, back: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = lambda *all: ok(capsys, *all)  # noqa: E731
+    if back:
+        into(THREE, flavour, SQUARE_GPT2, "torch", tmp_path, run, THREE_TO_GPT2)
+    else:
+        into(SQUARE_GPT2, "torch", THREE, flavour, tmp_path, run, GPT2_TO_THREE)
+
+
+def test_a_clone_s_square_layer_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, given = saved(THREE, "linen", tmp_path, 1)
+    _, like = saved(SQUARE_GPT2, "torch", tmp_path, 2, "like")
+    words = ("flax->torch", given, "--like", like, "-o", tmp_path / "out.pt", *THREE_TO_GPT2[:4])
+    message = refused(capsys, *words)
+    assert "Say --kind 'c_proj=linear' or --kind 'c_proj=linear_in_out'" in message
+
+
+MAIN = ("torch", "keras", "linen", "gluon")
+
+
+@pytest.mark.parametrize("target", MAIN)
+@pytest.mark.parametrize("source", ["torch", "keras", "gluon"])
+@pytest.mark.parametrize("back", [False, True], ids=["apart", "together"])
+def test_one_layer_and_three_without_a_template(
+    source: str, target: str, back: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = (THREE, ONE) if back else (ONE, THREE)
+    anew(ours, source, theirs, target, tmp_path, lambda *all: ok(capsys, *all), words=APART if back else FUSED)
+
+
+def fused_schema(framework: str) -> list[dict[str, Any]]:
+    parts = {name: [f"qkv[{i}/3]"] for i, name in enumerate(("query", "key", "value"))}
+    rows = [{"path": name, "kind": "linear", "names": {framework: part}} for name, part in parts.items()]
+    return [*rows, {"path": "proj", "kind": "linear"}]
+
+
+@pytest.mark.parametrize("other", ["tensorflow", "flax", "mxnet"])
+@pytest.mark.parametrize("back", [False, True], ids=["apart", "together"])
+def test_a_schema_names_the_parts(other: str, back: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flavour = next(name for name in MAIN if SIDES[name].framework == other)
+    sides = [(ONE, "torch"), (THREE, flavour)]
+    (ours, source), (theirs, target) = reversed(sides) if back else sides
+    anew(ours, source, theirs, target, tmp_path, lambda *all: ok(capsys, *all), fused_schema("torch"))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("qkv=query+key+value+more+rest", "'qkv' (qkv.weight (18, 6), qkv.bias (18,)) is no linear layer of 5 equal"),
+        ("qkv+proj=query+key+value", "2 layers cannot be 3 others"),
+        ("qkv[3/3]=query", "'qkv[3/3]' is no part of a layer"),
+        ("qvk=query+key+value", "the source has no layer 'qvk[0/3]'"),
+        ("qkv[0/3]=query", "holds 3 layers in one, and only 2"),
+    ],
+)
+def test_parts_that_cannot_be(word: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, given = saved(ONE, "torch", tmp_path, 1)
+    assert message in refused(capsys, "torch->flax", given, "-o", tmp_path / "out.msgpack", "--map", word)
+
+
+# --- the same layer back
+
+
+#: What the shapes alone leave open.
+SAID = {
+    "attention without bias": ("--kind", "attn.*=linear"),
+    "attention with normed keys": ("--kind", "attn.*_ln=norm"),
+    "square attention of GPT-2": SQUARE,
+}
+
+
+@pytest.mark.parametrize("case", [*OWN[:3], *OWN[5:], GPT2, SQUARE_GPT2], ids=lambda case: case.name)
+def test_there_and_back_by_neutral(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every bit, from each flavour; heads are kept in the neutral file, so that none need be given."""
+    for flavour, side in SIDES.items():
+        if flavour in case.nets:
+            net, given = saved(case, flavour, tmp_path, 1)
+            middle, back = tmp_path / f"{flavour}.safetensors", tmp_path / f"back{side.ending}"
+            ok(capsys, f"{side.framework}->neutral", given, "-o", middle, *SAID.get(case.name, ()))
+            words = ("-o", back, "--like", given, "--force", *SAID.get(case.name, ()))
+            ok(capsys, f"neutral->{side.framework}", middle, *words)
+            found = named(flavour, side.load(case.nets[flavour](), back))
+            for name, value in named(flavour, net).items():
+                assert found[name].tobytes() == value.tobytes(), (flavour, name)
