@@ -13,13 +13,16 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from converter.ops import Flip, Op, Reshape, Transpose, simplified
+from converter.ops import Flip, Op, Repeat, Reshape, Transpose, simplified
 
 Axes = str
 #: The axes that one axis of an array is made of, slowest first; none for an axis of size one.
 Group = tuple[str, ...]
 #: Sizes of named axes, sorted by name, so that they can be compared and hashed.
 Sizes = tuple[tuple[str, int], ...]
+
+#: Axes that only one side has: there each value stands as often as the axis is long.
+REPEATED = frozenset({"each"})
 
 _WILD = {"+": 1, "~+": 1, "*": 0, "1*": 0}
 
@@ -95,6 +98,10 @@ def rearrangement(given: Axes, wanted: Axes, shape: tuple[int, ...], sizes: Size
     found = solve(zip(have, shape, strict=True), dict(sizes))
     atoms = [axis for group in have for axis in group]
     order = [axis for group in want for axis in group]
+    repeated = [axis for axis in order if axis in REPEATED and axis not in atoms]
+    ops: list[Op] = [Reshape(tuple(found[axis] for axis in atoms), shape)] if found and found.keys() >= {*atoms} else []
+    ops += [Repeat(found[axis]) for axis in repeated if found and axis in found]
+    atoms += repeated
     if found is None or sorted(atoms) != sorted(order) or any(axis not in found for axis in atoms):
         return None
     apart = tuple(found[axis] for axis in atoms)

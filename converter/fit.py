@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from converter.axes import Sizes, groups, solve
+from converter.axes import REPEATED, Sizes, groups, solve
 from converter.layers import AXIS_WORDS, KINDS, UNKNOWN, Layer, Leaf, Reading, Stored
 
 Role = frozenset[str]
@@ -69,7 +69,14 @@ def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agre
                 if moves is not None:
                     found.append(Agreement(ours.kind, moves))
                     in_form += found[-1:] if ours.form == theirs.form else []
-    return tuple(in_form if same_framework and in_form else found)
+    return _exact(in_form if same_framework and in_form else found)
+
+
+def _exact(found: Sequence[Agreement]) -> tuple[Agreement, ...]:
+    """Where both sides can have the same roles they have them, rather than that some are filled in and others lost."""
+    exact = [item for item in found if all(move.supplies and not move.checked for move in item.moves)]
+    settled = {item.kind for item in exact}
+    return tuple(item for item in found if item in exact or item.kind not in settled)
 
 
 def assign(source: Reading, target: Reading) -> Assignment:
@@ -112,6 +119,7 @@ def _word(role: Role) -> str:
 
 
 def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
+    source, target = _repeating(source, target), _repeating(target, source)
     found = assign(source, target)
     told = dict(source.sizes)
     if found.missing or found.surplus or any(told.get(axis, size) != size for axis, size in target.sizes):
@@ -132,6 +140,21 @@ def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
         place = (beside or anywhere)[0]
         moves[place] = replace(moves[place], checked=(*moves[place].checked, check))
     return tuple(moves)
+
+
+def _repeating(reading: Reading, other: Reading) -> Reading:
+    """Where a value stands for several channels here, the other side tells for how many ("each")."""
+    stored = []
+    for item in reading.stored:
+        theirs = next((s for roles, (s, _) in other.roles.items() if roles & set(item.leaf.roles)), None)
+        if "each" in item.leaf.neutral and theirs is not None:
+            ours, channels = item.spec.shape[0], theirs.spec.shape[-1]
+            if "each" in theirs.leaf.neutral:
+                item = replace(item, sizes=(*item.sizes, ("each", 1)))
+            elif -1 not in (ours, channels) and ours and channels % ours == 0:
+                item = replace(item, sizes=(*item.sizes, ("each", channels // ours)))
+        stored.append(item)
+    return replace(reading, stored=tuple(stored))
 
 
 def _target_shapes(source: Reading, target: Reading, found: Assignment) -> Mapping[str, Stored] | None:
@@ -192,7 +215,9 @@ def fitted_shape(
     parts = len(leaf.roles) if len(leaf.roles) > 1 else 0
     whole = (parts, *neutral) if parts else neutral
     want, have = groups(leaf.neutral, len(whole)), groups(leaf.axes, len(given))
-    if want is None or have is None or {a for group in want for a in group} != {a for group in have for a in group}:
+    if want is None or have is None:
+        return None
+    if {a for group in want for a in group} - REPEATED != {a for group in have for a in group}:
         return None
     known = {**dict(sizes), "g": parts} if parts else dict(sizes)
     named = {axis for group in (*want, *have) for axis in group}

@@ -146,10 +146,21 @@ class Form:
         """What a user calls it: its own name, or the kind where it is the usual form of that."""
         return self.name or self.kind
 
+    @property
+    def usual(self) -> str:
+        """What it is called where no role is missing (see `lacking`)."""
+        return self.called.partition("_without_")[0]
+
 
 def form(kind: str, *rows: tuple[str, ...], name: str = "") -> Form:
     """``form("linear", ("kernel", "weight", "in out"), ("bias", "bias", "out"))``; a row as in `leaf`."""
     return Form(kind, tuple(leaf(kind, *row) for row in rows), name)
+
+
+def lacking(form: str) -> frozenset[str]:
+    """The roles that layers of a form do without: ``batch_norm_without_scale_and_offset``."""
+    _, _, roles = form.partition("_without_")
+    return frozenset(roles.split("_and_")) - {""}
 
 
 @dataclass(frozen=True)

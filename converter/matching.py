@@ -174,7 +174,7 @@ def narrowed(layer: Layer, kind: str) -> Layer:
 
 @lru_cache
 def _form_kinds() -> Mapping[str, str]:
-    return {form.name: form.kind for row in FRAMEWORKS for form in row.forms if form.name}
+    return named_forms()
 
 
 def with_size(layer: Layer, axis: str, size: int) -> Layer:

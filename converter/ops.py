@@ -95,6 +95,51 @@ class Flip(Op):
 
 
 @dataclass(frozen=True)
+class Repeat(Op):
+    """Every value stands ``times`` times along a new last axis. A view."""
+
+    times: int
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(spec, shape=(*spec.shape, self.times)) for spec in specs)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(np.broadcast_to(array[..., None], (*array.shape, self.times)) for array in arrays)
+
+    def inverse(self) -> Once:
+        return Once(self.times)
+
+    def __str__(self) -> str:
+        return f"each repeated {self.times} times"
+
+
+@dataclass(frozen=True)
+class Once(Op):
+    """The first along the last axis, along which all values are equal. Raises ConversionError when they are not."""
+
+    times: int
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(spec, shape=spec.shape[:-1]) for spec in specs)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        for array in arrays:
+            wrong = np.count_nonzero((array != array[..., :1]).any(-1))
+            if wrong:
+                raise ConversionError(
+                    f"the clone has one value for each {self.times} channels, and {wrong} of "
+                    f"{array[..., 0].size} such groups hold values that differ, so it cannot express them"
+                )
+        return tuple(array[..., 0] for array in arrays)
+
+    def inverse(self) -> Repeat:
+        return Repeat(self.times)
+
+    def __str__(self) -> str:
+        return f"one of {self.times} equal ones taken"
+
+
+@dataclass(frozen=True)
 class Split(Op):
     """Each array with a count is taken apart along its first axis; one with count 0 stays whole."""
 

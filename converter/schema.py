@@ -33,7 +33,7 @@ import msgspec
 import yaml
 
 from converter.errors import ConversionError
-from converter.frameworks import FRAMEWORKS, framework
+from converter.frameworks import FRAMEWORKS, framework, named_forms
 from converter.layers import KINDS
 from converter.patterns import Indices, check_pattern, fill, indices_of, letters
 from converter.schema_errors import explained
@@ -203,8 +203,7 @@ def _check(schema: Schema) -> None:
 
 def kinds() -> tuple[str, ...]:
     """The kinds, and the forms in which a framework stores some of them otherwise (depthwise, to_heads)."""
-    forms = {form.name for row in FRAMEWORKS for form in row.forms if form.name}
-    return (*KINDS, *sorted(forms))
+    return (*KINDS, *sorted(named_forms()))
 
 
 def _check_names(schema: Schema, framework_name: str) -> None:

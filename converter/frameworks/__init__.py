@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 
 from converter.errors import ConversionError
 from converter.formats import Format
@@ -14,9 +15,15 @@ from converter.frameworks.neutral import Neutral, is_neutral
 from converter.frameworks.tensorflow import TensorFlow
 from converter.frameworks.torch import Torch
 
-__all__ = ["FRAMEWORKS", "Framework", "framework", "recognise"]
+__all__ = ["FRAMEWORKS", "Framework", "framework", "named_forms", "recognise"]
 
 FRAMEWORKS: tuple[Framework, ...] = (Torch(), Flax(), TensorFlow(), MXNet(), Neutral())
+
+
+def named_forms() -> Mapping[str, str]:
+    """Name of each form that is not the usual one of its kind -> the kind."""
+    forms = (form for row in FRAMEWORKS for form in (*row.forms, *row.forms_of("vars")))
+    return {form.name: form.kind for form in forms if form.name}
 
 
 def framework(name: str) -> Framework:

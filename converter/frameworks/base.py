@@ -15,7 +15,7 @@ from typing import ClassVar
 from converter.axes import Sizes, groups, ndim_of, solve, wild_axes
 from converter.errors import ConversionError
 from converter.formats.base import Contents, LeftOut
-from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, natural_key
+from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, natural_key
 from converter.ops import Op
 from converter.tensors import TensorSpec
 
@@ -53,6 +53,8 @@ class Framework(ABC):
     channels_last: ClassVar[bool] = False
     #: Class name -> the forms that such a layer may have (by `Form.called`), where a file holds class names.
     classes: ClassVar[Mapping[str, str]] = {}
+    #: Forms that a layer has only where its class is known or the user says so.
+    on_demand: ClassVar[frozenset[str]] = frozenset()
     #: Leaf names that are no weights, and why.
     ignored: ClassVar[Mapping[str, str]] = {}
     #: Kinds whose layers cannot be made without the roles that others may lack (biases).
@@ -110,6 +112,8 @@ class Framework(ABC):
         whole = words & absent.keys() and KINDS[reading.kind].whole
         if whole or reading.kind in self.complete:
             words |= absent.keys() - KINDS[reading.kind].unused
+        if reading.kind not in self.complete:
+            words -= lacking(reading.form)
         return [leaf for leaf in form.leaves if any(words & set(role.split("+")) for role in leaf.roles)]
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
@@ -159,7 +163,10 @@ class Framework(ABC):
         words = self._words(dialect)
         known = [part for part in parts if any(word in words for word in (part.leaf, *re.split(r"[_.]", part.leaf)))]
         if known:
-            yield Layer(path, self._readings(known, dialect) or (_unknown(known),))
+            readings = self._readings(known, dialect)
+            likely = tuple(r for r in readings if r.form.partition("_without_")[0] not in self.on_demand) or readings
+            unlikely = tuple(reading for reading in readings if reading not in likely)
+            yield Layer(path, likely or (_unknown(known),), unlikely)
         for part in parts:
             if part not in known:
                 yield parameter(".".join(filter(None, (path, part.leaf))), part.spec)
@@ -193,7 +200,7 @@ class Framework(ABC):
     ) -> tuple[tuple[Form, tuple[Leaf, ...], Sizes], ...]:
         found = []
         for form in self.forms_of(dialect):
-            if form.kind != "parameter" and (not settled or form.called in settled.split()):
+            if form.kind != "parameter" and (not settled or form.usual in settled.split()):
                 fit = fitting(form, signature)
                 if fit is not None:
                     found.append((form, *fit))

@@ -17,6 +17,9 @@ _CLASSES = {
     "embedding": "embedding",
     "batch_norm": "batch_normalization",
     "norm": "layer_normalization",
+    "group_norm": "group_normalization",
+    "instance_norm": "group_normalization",  # of as many groups as channels
+    "rms_norm": "rms_normalization",
     "prelu": "p_re_lu",
     **_RECURRENT,
 }
@@ -160,4 +163,4 @@ def class_name(layer: Layer) -> str:
         spatial = max(len(stored.spec.shape) for stored in reading.stored) - 2
         depthwise = "depthwise_" if reading.form == "depthwise" else ""
         return f"{depthwise}conv{spatial}d{'_transpose' if reading.kind == 'conv_transpose' else ''}"
-    return _CLASSES.get(reading.kind, "")
+    return _CLASSES.get(reading.form, _CLASSES.get(reading.kind, ""))

@@ -45,6 +45,13 @@ class MXNet(Framework):
             name="fix_gamma",
         ),
         form("norm", ("gamma", "scale", "c"), ("beta", "offset", "c")),
+        # GroupNorm has one for each group, not for each channel (python/mxnet/gluon/nn/basic_layers.py, 1.9.1).
+        form(
+            "norm",
+            ("gamma", "scale", "groups", "(groups each)"),
+            ("beta", "offset", "groups", "(groups each)"),
+            name="group_norm",
+        ),
         form("prelu", ("alpha", "slope", "c")),
         *cells("i2h_weight", "h2h_weight", "i2h_bias", "h2h_bias", "h2r_weight"),
         form("parameter", ("", "value", "*")),
@@ -63,14 +70,15 @@ class MXNet(Framework):
         "deconvolution": "conv_transpose",
         "leakyrelu": "prelu",
         "layernorm": "norm",
-        "groupnorm": "norm",
+        "groupnorm": "group_norm",
         "instancenorm": "norm",
         "prelu": "prelu",
         "lstm": "lstm",
         "gru": "gru",
         "rnn": "rnn",
     }
-    complete = frozenset({"rnn", "lstm", "gru"})
+    complete = frozenset({"rnn", "lstm", "gru", "batch_norm"})
+    on_demand = frozenset({"fix_gamma", "group_norm"})
     default_format = "mxnet"
     data_format = "mxnet"
 

@@ -69,7 +69,10 @@ class TensorFlow(Framework):
             ("moving_mean", "mean", "c"),
             ("moving_variance", "variance", "c"),
         ),
-        form("norm", ("gamma", "scale", "c", "", "scale"), ("beta", "offset", "c")),
+        *(
+            form("norm", ("gamma", "scale", "c", "", "scale"), ("beta", "offset", "c"), name=name)
+            for name in ("", "group_norm", "instance_norm", "rms_norm")  # stored alike, under other class names
+        ),
         form("prelu", ("alpha", "slope", "1* c")),
         form(
             "rnn",
@@ -121,8 +124,8 @@ class TensorFlow(Framework):
         "conv3d_transpose": "conv_transpose",
         "batch_normalization": "batch_norm",
         "layer_normalization": "norm",
-        "group_normalization": "norm",
-        "rms_normalization": "norm",
+        "group_normalization": "group_norm instance_norm",
+        "rms_normalization": "rms_norm",
         "p_re_lu": "prelu",
         "simple_rnn": "rnn",
         "simple_rnn_cell": "rnn",
@@ -131,6 +134,7 @@ class TensorFlow(Framework):
         "gru": "gru gru_reset_before",
         "gru_cell": "gru gru_reset_before",
     }
+    on_demand = frozenset({"group_norm", "instance_norm", "rms_norm"})
     default_format = "keras-h5"
     data_format = "npy"
 
@@ -159,7 +163,7 @@ class TensorFlow(Framework):
         """In HDF5 the number of a variable depends on which others the layer has (a norm without an offset)."""
         usual = super().form_for(reading, prefix, dialect)
         roles = [leaf.roles for leaf in self.kept(usual, reading)]
-        alike = [form for form in self.forms_of(dialect) if (form.kind, form.name) == (usual.kind, usual.name)]
+        alike = [form for form in self.forms_of(dialect) if (form.kind, form.usual) == (usual.kind, usual.usual)]
         return next(form for form in alike if [leaf.roles for leaf in form.leaves][: len(roles)] == roles)
 
     def split(self, contents: Contents) -> Iterable[Part]:
@@ -215,7 +219,8 @@ def _numbered_forms(form: Form) -> Iterable[Form]:
             if kept and (moves or not dropped):
                 names = [str(number) if form.kind != "parameter" else "" for number in range(len(kept))]
                 leaves = (replace(leaf, name=name, also=()) for leaf, name in zip(kept, names, strict=True))
-                yield replace(form, leaves=tuple(leaves))
+                lost = "_and_".join(role for leaf in dropped for role in leaf.roles)
+                yield replace(form, leaves=tuple(leaves), name=f"{form.called}_without_{lost}" if moves else form.name)
 
 
 def _numbered(spec: TensorSpec, labels: Mapping[str, str], classes: Mapping[str, str]) -> Part:

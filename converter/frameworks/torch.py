@@ -10,7 +10,7 @@ from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.torch_folded import folded
-from converter.layers import Form, Layer, Net, Reading, form, stacked
+from converter.layers import Form, Layer, Leaf, Net, Reading, form, lacking, stacked
 from converter.tensors import TensorSpec
 
 #: ``nn.MultiheadAttention`` keeps the projections of queries, keys and values in one tensor (torch/nn/modules/
@@ -87,6 +87,7 @@ class Torch(Framework):
         **{f"ConvTranspose{space}d": "conv_transpose" for space in (1, 2, 3)},
         "PReLU": "prelu",
     }
+    complete = frozenset({"batch_norm"})
     ignored = {"num_batches_tracked": "a counter that strict loading does not ask for"}
     default_format = "torch"
     data_format = "torch"

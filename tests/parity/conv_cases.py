@@ -1,4 +1,4 @@
-"""Convolutions in all flavours: plain, grouped, dilated, depthwise, separable, transposed, in one to three dimensions."""
+"""Convolutions in all flavours: plain, grouped, dilated, depthwise, separable, transposed, one to three dimensions."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ def transposed(
         ),
         None if groups > 1 else lambda own: linen.ConvTranspose(taken, kernel, use_bias=bias, name=own, **words),
         None if groups > 1 else lambda rngs: nnx.ConvTranspose(given, taken, kernel, use_bias=bias, rngs=rngs, **words),
-        lambda: gluon_class(
-            taken, kernel, (stride,) * space, groups=groups, use_bias=bias, in_channels=given
-        ),
+        lambda: gluon_class(taken, kernel, (stride,) * space, groups=groups, use_bias=bias, in_channels=given),
     )
 
 
