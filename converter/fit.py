@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from converter.axes import REPEATED, Sizes, groups, solve
-from converter.layers import AXIS_WORDS, KINDS, UNKNOWN, Layer, Leaf, Reading, Stored
+from converter.layers import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Layer, Leaf, Reading, Stored
 
 Role = frozenset[str]
 
@@ -144,17 +144,20 @@ def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
 
 def _repeating(reading: Reading, other: Reading) -> Reading:
     """Where a value stands for several channels here, the other side tells for how many ("each")."""
-    stored = []
-    for item in reading.stored:
-        theirs = next((s for roles, (s, _) in other.roles.items() if roles & set(item.leaf.roles)), None)
-        if "each" in item.leaf.neutral and theirs is not None:
-            ours, channels = item.spec.shape[0], theirs.spec.shape[-1]
-            if "each" in theirs.leaf.neutral:
-                item = replace(item, sizes=(*item.sizes, ("each", 1)))
-            elif -1 not in (ours, channels) and ours and channels % ours == 0:
-                item = replace(item, sizes=(*item.sizes, ("each", channels // ours)))
-        stored.append(item)
-    return replace(reading, stored=tuple(stored))
+    if not any("each" in item.leaf.neutral for item in reading.stored):
+        return reading
+    return replace(reading, stored=tuple(_repeated(item, other) for item in reading.stored))
+
+
+def _repeated(item: Stored, other: Reading) -> Stored:
+    theirs = next((stored for roles, (stored, _) in other.roles.items() if roles & set(item.leaf.roles)), None)
+    if theirs is None:
+        return item
+    ours, channels = item.spec.shape[0], theirs.spec.shape[-1]
+    if "each" in theirs.leaf.neutral:
+        return replace(item, sizes=(*item.sizes, ("each", 1)))
+    fits = ours > 0 and channels > 0 and channels % ours == 0
+    return replace(item, sizes=(*item.sizes, ("each", channels // ours))) if fits else item
 
 
 def _target_shapes(source: Reading, target: Reading, found: Assignment) -> Mapping[str, Stored] | None:
@@ -247,6 +250,13 @@ def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
     )
 
 
+def unplaced(source: Layer, target: Layer) -> str:
+    """What is to know of roles of the source that few frameworks have."""
+    pairs = ((ours, theirs) for ours in source.readings for theirs in target.readings if ours.kind == theirs.kind)
+    surplus = dict.fromkeys(role for ours, theirs in pairs for role in assign(ours, theirs).surplus)
+    return "".join(f". Note: {ROLE_NOTES[role]}." for role in surplus if role in ROLE_NOTES)
+
+
 def noted(*layers: Layer) -> str:
     """What is to know of kinds that only few have."""
     kinds = {reading.kind for layer in layers for reading in layer.readings if reading.kind in KINDS}
@@ -267,7 +277,8 @@ def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) ->
     if found.missing:
         return f"'{target.path}' of the clone has a {found.missing[0]}, and '{source.path}' of the source has none"
     if found.surplus:
-        return f"'{source.path}' of the source has a {found.surplus[0]}, and '{target.path}' of the clone has none"
+        why = unplaced(source, target)
+        return f"'{source.path}' of the source has a {found.surplus[0]}, and '{target.path}' of the clone has none{why}"
     told = dict(ours.sizes)
     misfits = [
         f"'{source.path}' says {AXIS_WORDS[axis]} {told[axis]}, and '{target.path}' of the clone {size}"

@@ -83,6 +83,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     }
 )
 
+#: What a user should know of roles that few frameworks have.
+ROLE_NOTES: Mapping[str, str] = MappingProxyType(
+    {
+        "projection": "only PyTorch and MXNet have an LSTM that projects its state (proj_size, projection_size); "
+        "elsewhere there is no such layer, so it stays with them, or is trained without"
+    }
+)
+
 #: What an axis counts, in the words of a user.
 AXIS_WORDS: Mapping[str, str] = MappingProxyType(
     {

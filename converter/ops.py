@@ -365,6 +365,7 @@ class Cast(Op):
 
     dtype: DType
     source: DType
+    to_inf: bool = False
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         return tuple(replace(spec, dtype=self.dtype) for spec in specs)
@@ -378,6 +379,11 @@ class Cast(Op):
         if lost:
             raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
         return result
+
+    @staticmethod
+    def overflowed(before: Array, after: Array) -> int:
+        """How many values were too large. Types without an infinity (float8_e4m3fn) overflow to NaN."""
+        return int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
 
     def inverse(self) -> Cast:
         return Cast(self.source, self.dtype, self.to_inf)
@@ -408,7 +414,6 @@ def _joined(first: Op, second: Op) -> Op | None:
             return Reshape(second.shape, first.source)
         case (Flip(), Flip()) | (Split(), Stack()) if first == second.inverse():
             return Transpose(())
-    to_inf: bool = False
         case Reorder(), Reorder():
             return Reorder(tuple(first.order[i] for i in second.order))
     return None
@@ -423,8 +428,3 @@ def _is_identity(op: Op) -> bool:
         case Flip():
             return not op.axes
     return False
-    @staticmethod
-    def overflowed(before: Array, after: Array) -> int:
-        """How many values were too large. Types without an infinity (float8_e4m3fn) overflow to NaN."""
-        return int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
-

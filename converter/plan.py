@@ -91,7 +91,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
         if found:
             settled += _settled(pair, found[0])
         else:
-            problems.append(_no_shape(pair.source))
+            problems.append(_no_shape(pair.source) + unplaced(pair.source, pair.target))
     steps = _assembled(settled, problems)
     specs = tuple(step.target for step in steps)
     origin = replace(source, ordered=source.ordered or rules.schema is not None)
@@ -139,6 +139,8 @@ def _lay_out(
             for reading in source.readings
             if framework.holds(reading.kind)
         ]
+        if part:
+            readings = [found for reading in readings if (found := part_of(reading, part))]
         if len({reading.stored for reading in readings}) > 1:
             problems.append(_undecided(source))
         else:

@@ -12,6 +12,7 @@ from converter.ops import (
     Flip,
     FoldSpectralNorm,
     FoldWeightNorm,
+    Full,
     Op,
     Reorder,
     Require,
@@ -112,6 +113,16 @@ def test_what_is_filled_in_is_required_on_the_way_back() -> None:
     assert shapes_agree(back, [np.ones(4), mean])
     with pytest.raises(ConversionError, match="the clone has no scale, and 4 of its values are not 1"):
         back.apply([mean, mean])
+
+
+def test_what_no_source_stores_is_made_of_nothing_and_required_on_the_way_back() -> None:
+    op = Full((2, 3), np.dtype(np.float16), 1)
+    (made,) = op.apply([])
+    (spec,) = op.infer([])
+    assert made.shape == spec.shape == (2, 3) and made.dtype == spec.dtype == np.float16 and (made == 1).all()
+    assert op.inverse().apply([made]) == ()
+    with pytest.raises(ConversionError, match="6 of its values are not 1"):
+        op.inverse().apply([made * 2])
 
 
 def test_folded_norms_are_those_of_torch() -> None:

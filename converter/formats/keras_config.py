@@ -9,13 +9,44 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def layer_names(config: Any, container: str = "layers") -> Mapping[str, str]:
     """Path of a layer (``layers/sequential/layers/dense_1``) -> its name. Tolerates any JSON."""
-    found: dict[str, str] = {}
+    named = ((path, _config(layer).get("name")) for path, layer in _walk(config, container))
+    return {path: name for path, name in named if isinstance(name, str)}
+
+
+def gru_classes(config: Any, container: str = "layers") -> Mapping[str, str]:
+    """Path of a layer with a GRU in it -> ``gru_reset_after`` or ``gru_reset_before``: its weights may not tell."""
+    found = {}
+    for path, layer in _walk(config, container):
+        said = set() if _layers(layer) else _reset_after(layer)
+        if len(said) == 1:
+            found[path] = "gru_reset_after" if said == {True} else "gru_reset_before"
+    return found
+
+
+def _reset_after(item: Any) -> set[bool]:
+    """What the GRU and its cells say, those inside of a Bidirectional and of an RNN, too."""
+    said: set[bool] = set()
+    stack = [item]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            config = _config(value)
+            if value.get("class_name") in ("GRU", "GRUCell") and isinstance(config.get("reset_after"), bool):
+                said.add(config["reset_after"])
+            stack += value.values()
+        elif isinstance(value, list):
+            stack += value
+    return said
+
+
+def _walk(config: Any, container: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every layer with its path, those of nested models, too."""
     stack: list[tuple[str, Any]] = [("", config)]
     while stack:
         prefix, model = stack.pop()
@@ -24,12 +55,9 @@ def layer_names(config: Any, container: str = "layers") -> Mapping[str, str]:
             kind = snake_case(str(layer.get("class_name", "")))
             path = f"{prefix}{container}/{kind}_{counter[kind]}" if counter[kind] else f"{prefix}{container}/{kind}"
             counter[kind] += 1
-            name = _config(layer).get("name")
-            if isinstance(name, str):
-                found[path] = name
+            yield path, layer
             if _layers(layer):
                 stack.append((f"{path}/", layer))
-    return found
 
 
 def _config(item: Any) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from converter.errors import ConversionError, FormatError
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.expansion import most_unpacked
 from converter.formats.h5_file import H5File
-from converter.formats.keras_config import layer_names
+from converter.formats.keras_config import gru_classes, layer_names
 from converter.formats.keras_h5 import VARS, keras_contents
 from converter.formats.keras_zip_writer import CONFIG, METADATA, WEIGHTS, FileWriter
 from converter.formats.regular_file import open_regular
@@ -70,12 +70,20 @@ class FileReader(Reader):
     def contents(self) -> Contents:
         contents = keras_contents(self._file)
         old = any(spec.name.startswith(f"{_OLD_CONTAINER}/") for spec in contents.specs)
-        names = layer_names(self._json(CONFIG), _OLD_CONTAINER if old else "layers")
+        container = _OLD_CONTAINER if old else "layers"
+        names = layer_names(self._json(CONFIG), container)
+        grus = gru_classes(self._json(CONFIG), container)
         labels = {f"{path}/{VARS}": name for path, name in names.items()}
         version = self._json(METADATA).get("keras_version", "")
         return replace(
             contents,
             labels={**labels, **contents.labels},
+            classes={
+                spec.name: kind
+                for spec in contents.specs
+                for path, kind in grus.items()
+                if spec.name.startswith(f"{path}/")
+            },
             writer=f"keras {version}" if version else "",
             metadata={name: self._members.read(name).decode("utf-8", "replace") for name in (CONFIG, METADATA)},
         )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions
 from converter.frameworks.base import Framework, Part, classed
+from converter.frameworks.cells import cell_path, cells_placed
 from converter.layers import Layer, form, join_path, split_path, stacked
 from converter.tensors import TensorSpec
 
@@ -183,51 +184,6 @@ def _is_cell(leaves: set[str]) -> bool:
         if leaves <= names and all(kernels & choice for choice in needed):
             return True
     return False
-
-
-def cell_path(parts: Sequence[str]) -> str:
-    """The path of a recurrent layer without the cell in it; the directions of a bidirectional one as in PyTorch."""
-    path = list(parts)
-    if len(path) > 1 and path[-1] == "cell":
-        del path[-1]
-    side = _DIRECTIONS.get(path[-1]) if path else None
-    if side is not None:
-        del path[-1]
-        stacked = path and re.fullmatch(r"l\d+", path[-1])  # a layer of its own, named as one of PyTorch's
-        path.append(f"{path.pop() if stacked else 'l0'}{side}")
-    return join_path(path)
-
-
-_DIRECTIONS: Mapping[str, str] = {
-    "forward_rnn": "",
-    "backward_rnn": "_reverse",
-    "forward_layer": "",
-    "backward_layer": "_reverse",
-}
-
-
-def cells_placed(layers: Sequence[Layer], directions: tuple[str, str], bare_cells: bool) -> dict[str, str]:
-    """Path of each recurrent layer -> where its cell is, in a framework that has a module for each direction.
-
-    The reverse of `cell_path`: ``rnn`` -> ``rnn.cell``, ``rnn.l1_reverse`` -> ``rnn.l1.backward_rnn.cell``, or
-    ``rnn.backward_rnn.cell`` where there is but one layer. bare_cells: a layer called ``…cell`` has none around it.
-    """
-    recurrent = [layer.path for layer in layers if layer.readings and layer.readings[0].kind in RECURRENT]
-    numbered = {path: found for path in recurrent if (found := re.fullmatch(r"(?:(.+)\.)?(l\d+)(_reverse)?", path))}
-    both_ways = {(found[1], found[2]) for found in numbered.values() if found[3]}
-    several = {found[1] for found in numbered.values() if found[2] != "l0" or found[1] is None}
-    placed = {}
-    for path in recurrent:
-        found = numbered.get(path)
-        if found is not None and (found[1], found[2]) in both_ways:
-            module = (found[1], found[2] if found[1] in several else None, directions[bool(found[3])])
-            placed[path] = ".".join((*filter(None, module), "cell"))
-        else:
-            placed[path] = path if bare_cells and path.endswith("cell") else f"{path}.cell"
-    return placed
-
-
-RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
 
 
 def _with_attentions(parts: Sequence[Part]) -> list[Part]:

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from converter.frameworks.attention import ATTENTION, attentions, shares_heads
 from converter.frameworks.base import Part
-from converter.frameworks.flax import cell_path, cells_placed
-from converter.layers import Layer, join_path, split_path
+from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered
+from converter.layers import Layer, join_path, natural_key, split_path
 
 _RECURRENT = {"rnn": "simple_rnn", "lstm": "lstm", "gru": "gru", "gru_reset_before": "gru"}
 _CLASSES = {
@@ -27,18 +27,24 @@ _CLASSES = {
 
 def with_cells(parts: Sequence[Part]) -> list[Part]:
     """``lstm.cell`` -> ``lstm``; ``rnn.cell.cells.gru_cell_1`` -> ``rnn.l1``; ``bidirectional.forward_layer.cell``."""
+    paths = {split_path(part.path) for part in parts}
+    stacks: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for path in sorted(filter(_is_cell, paths), key=lambda path: natural_key(path[-1])):
+        stacks.setdefault(path[:-1], []).append(path)
     found = []
-    paths = {part.path for part in parts}
     for part in parts:
         path = split_path(part.path)
-        stack = re.fullmatch(r"(?:simple_rnn|lstm|gru)_cell(?:_(\d+))?", path[-1]) if path else None
-        if stack and len(path) > 2 and path[-2] == "cells":
+        if _is_cell(path) and len(path) > 2 and re.fullmatch(r"cells|stacked_rnn_cells(_\d+)?", path[-2]):
             head = path[:-3] if path[-3] == "cell" else path[:-2]
-            path = (*head, f"l{stack[1] or 0}")
-        elif stack and len(path) > 1:
-            path = _direction(path[:-1], {split_path(other)[:-1] for other in paths})
+            path = (*head, f"l{stacks[path[:-1]].index(path)}")  # their own numbers may begin anywhere
+        elif _is_cell(path) and len(path) > 1:
+            path = _direction(path[:-1], {other[:-1] for other in paths})
         found.append(replace(part, path=cell_path(path)))
     return found
+
+
+def _is_cell(path: tuple[str, ...]) -> bool:
+    return bool(path) and re.fullmatch(r"(?:simple_rnn|lstm|gru)_cell(?:_\d+)?", path[-1]) is not None
 
 
 def _direction(path: tuple[str, ...], known: set[tuple[str, ...]]) -> tuple[str, ...]:
@@ -121,6 +127,7 @@ def numbered_by_class(layers: Sequence[Layer]) -> Mapping[str, str]:
     groups: dict[str, str] = {}
     for layer in layers:
         cell, name = _cell(layer), class_name(layer)
+        inside = "/cell" if layer.readings[0].kind in _RECURRENT else ""
         if layer.path in attention:
             path, projection, grouped = attention[layer.path]
             top = len(split_path(path)) == 1
@@ -134,9 +141,9 @@ def numbered_by_class(layers: Sequence[Layer]) -> Mapping[str, str]:
             side = f"/{'backward' if cell[2] else 'forward'}_layer" if cell[0] in both_ways else ""
             found[layer.path] = f"{groups[key]}{side}/cell"
         elif name and len(split_path(layer.path)) == 1:
-            found[layer.path] = next_of(name) + ("/cell" if name in _RECURRENT.values() else "")
+            found[layer.path] = next_of(name) + inside
         else:
-            found[layer.path] = "/".join(split_path(layer.path)) + ("/cell" if name in _RECURRENT.values() else "")
+            found[layer.path] = "/".join(split_path(layer.path)) + inside
     return found
 
 
@@ -149,14 +156,15 @@ def by_attribute(layers: Sequence[Layer]) -> Mapping[str, str]:
 
 def _cell(layer: Layer) -> tuple[str, str, bool] | None:
     """``rnn.l1_reverse`` -> module, number, whether it runs backwards."""
-    found = re.fullmatch(r"(?:(.+)\.)?l(\d+)(_reverse)?", layer.path)
     recurrent = bool(layer.readings) and layer.readings[0].kind in _RECURRENT
-    return (found[1] or "", found[2], bool(found[3])) if found and recurrent else None
+    return numbered(layer.path) if recurrent else None
 
 
 def class_name(layer: Layer) -> str:
     """The class of a layer in snake case, as Keras writes it; "" for what has none."""
     reading = layer.readings[0]
+    if reading.kind in _RECURRENT and is_bare(layer.path):
+        return "rnn"  # what Keras puts around a cell
     if reading.kind == "linear":
         return "einsum_dense" if reading.form in ("to_heads", "from_heads") else "dense"
     if reading.kind in ("conv", "conv_transpose"):

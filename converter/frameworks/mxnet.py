@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Part, classed
+from converter.frameworks.cells import RECURRENT, is_bare, numbered
 from converter.frameworks.torch import alone, cells, dotted
 from converter.layers import Layer, form
 from converter.tensors import TensorSpec
@@ -88,7 +89,7 @@ class MXNet(Framework):
     def _part(self, spec: TensorSpec) -> Part:
         name = re.sub(r"^(arg|aux):", "", spec.name)
         leaves = [*self._words(""), *_OLDER]
-        prefixed = re.fullmatch(rf"(.+)_({'|'.join(sorted(leaves, key=len, reverse=True))})", name)
+        prefixed = re.fullmatch(rf"(.+?)_({'|'.join(sorted(leaves, key=len, reverse=True))})", name)
         if "." in name or not prefixed:
             part = dotted(name, spec)
             return _unfused(part) if part.leaf in _CELL_LEAVES else part
@@ -100,11 +101,12 @@ class MXNet(Framework):
 
     def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """A recurrent layer writes its cells as ``_unfused.1.l_cell``, or ``_unfused.1`` in one direction."""
-        two_ways = {path[0] for layer in layers if (path := _cell_path(layer.path)) and path[2]}
+        two_ways = {path[0] for layer in layers if (path := numbered(layer.path)) and path[2]}
         found = {}
         for layer in layers:
-            cell = _cell_path(layer.path)
-            if not any(reading.kind in ("rnn", "lstm", "gru") for reading in layer.readings):
+            cell = numbered(layer.path)
+            recurrent = any(reading.kind in RECURRENT for reading in layer.readings)
+            if not recurrent or (cell is None and is_bare(layer.path)):
                 found[layer.path] = layer.path
             elif cell is None:
                 found[layer.path] = f"{layer.path}._unfused.0"
@@ -127,9 +129,3 @@ def _unfused(part: Part) -> Part:
 
 def _layer_path(module: str, number: str, side: str) -> str:
     return ".".join(filter(None, (module, f"l{number}{'_reverse' if side == 'r' else ''}")))
-
-
-def _cell_path(path: str) -> tuple[str, str, bool] | None:
-    """``lstm.l1_reverse`` -> module, number, whether it runs backwards."""
-    found = re.fullmatch(r"(?:(.+)\.)?l(\d+)(_reverse)?", path)
-    return (found[1] or "", found[2], bool(found[3])) if found else None

@@ -133,6 +133,9 @@ class TensorFlow(Framework):
         "lstm_cell": "lstm",
         "gru": "gru gru_reset_before",
         "gru_cell": "gru gru_reset_before",
+        # of whole models and live nets, which say what the weights of a GRU without biases do not
+        "gru_reset_after": "gru",
+        "gru_reset_before": "gru_reset_before",
     }
     on_demand = frozenset({"group_norm", "instance_norm", "rms_norm"})
     default_format = "keras-h5"
@@ -169,7 +172,8 @@ class TensorFlow(Framework):
     def split(self, contents: Contents) -> Iterable[Part]:
         dialect = self.dialect_of(contents)
         if dialect == "vars":
-            parts = _apart([_numbered(spec, contents.labels, self.classes) for spec in contents.specs])
+            numbered = [_numbered(spec, contents.labels, self.classes) for spec in contents.specs]
+            parts = classed(_apart(numbered), contents)
         else:
             parts = classed((_SPLIT[dialect](spec) for spec in contents.specs), contents)
         return with_attentions(with_separable(with_cells(parts)))
@@ -310,9 +314,10 @@ def _other_edges(contents: Contents, layers: Sequence[Layer]) -> Mapping[str, st
     Keras 3 variables for ``_kernel`` and ``_embeddings``.
     """
     edges = {"model": ""}
-    for number, layer in enumerate(layers):
-        prefix = "/".join(split_path(layer.path))
-        edges.setdefault(f"layer_with_weights-{number}", prefix)
+    placed = by_attribute(layers)
+    owners = dict.fromkeys(re.sub(r"(/(for|back)ward_layer)?/cell$", "", place) for place in placed.values())
+    edges |= {f"layer_with_weights-{number}": owner for number, owner in enumerate(owners)}
+    for layer in layers:
         for spec in layer.tensors:
             name = spec.name.removesuffix(VALUE)
             stem, _, leaf = name.rpartition("/")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
 from converter.frameworks.base import Framework, Part, classed
+from converter.frameworks.cells import is_bare
 from converter.frameworks.torch_folded import folded
 from converter.layers import Form, Layer, Leaf, Net, Reading, form, lacking, stacked
 from converter.tensors import TensorSpec
@@ -139,7 +140,7 @@ class Torch(Framework):
         elif leaf in _CELL_LEAVES:
             layer = re.search(r"(?:^|\.)(l\d+(?:_reverse)?)$", prefix)
             prefix = prefix[: layer.start()] if layer else prefix
-            leaf = f"{leaf}_{layer[1] if layer else 'l0'}"
+            leaf = leaf if not layer and is_bare(prefix) else f"{leaf}_{layer[1] if layer else 'l0'}"
         return _join(prefix, leaf)
 
 

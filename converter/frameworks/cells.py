@@ -1,0 +1,67 @@
+"""Where recurrent layers keep their cells: one for each layer and direction, named alike whatever the framework.
+
+``rnn`` is a layer alone; ``rnn.l0``, ``rnn.l0_reverse``, ``rnn.l1`` … are those of a module of several, as PyTorch
+calls them. In a new file a layer whose name ends in ``cell`` is a bare cell, with no layer around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from converter.layers import Layer, join_path
+
+RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
+
+
+def is_bare(path: str) -> bool:
+    return path.endswith("cell")
+
+
+def numbered(path: str) -> tuple[str, str, bool] | None:
+    """``rnn.l1_reverse`` -> module, number, whether it runs backwards."""
+    found = re.fullmatch(r"(?:(.+)\.)?l(\d+)(_reverse)?", path)
+    return (found[1] or "", found[2], bool(found[3])) if found else None
+
+
+def cell_path(parts: Sequence[str]) -> str:
+    """The path of a recurrent layer without the cell in it; the directions of a bidirectional one as in PyTorch."""
+    path = list(parts)
+    if len(path) > 1 and path[-1] == "cell":
+        del path[-1]
+    side = _DIRECTIONS.get(path[-1]) if path else None
+    if side is not None:
+        del path[-1]
+        stacked = path and re.fullmatch(r"l\d+", path[-1])  # a layer of its own, named as one of PyTorch's
+        path.append(f"{path.pop() if stacked else 'l0'}{side}")
+    return join_path(path)
+
+
+_DIRECTIONS: Mapping[str, str] = {
+    "forward_rnn": "",
+    "backward_rnn": "_reverse",
+    "forward_layer": "",
+    "backward_layer": "_reverse",
+}
+
+
+def cells_placed(layers: Sequence[Layer], directions: tuple[str, str], bare_cells: bool) -> dict[str, str]:
+    """Path of each recurrent layer -> where its cell is, in a framework that has a module for each direction.
+
+    The reverse of `cell_path`: ``rnn`` -> ``rnn.cell``, ``rnn.l1_reverse`` -> ``rnn.l1.backward_rnn.cell``, or
+    ``rnn.backward_rnn.cell`` where there is but one layer. bare_cells: a layer called ``…cell`` has none around it.
+    """
+    recurrent = [layer.path for layer in layers if layer.readings and layer.readings[0].kind in RECURRENT]
+    cells = {path: cell for path in recurrent if (cell := numbered(path))}
+    both_ways = {(module, number) for module, number, reverse in cells.values() if reverse}
+    several = {module for module, number, _ in cells.values() if number != "0" or not module}
+    placed = {}
+    for path in recurrent:
+        cell = cells.get(path)
+        if cell is not None and cell[:2] in both_ways:
+            module, number, reverse = cell
+            names = (module, f"l{number}" if module in several else "", directions[reverse], "cell")
+            placed[path] = ".".join(filter(None, names))
+        else:
+            placed[path] = path if bare_cells and is_bare(path) else f"{path}.cell"
+    return placed
