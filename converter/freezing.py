@@ -27,7 +27,7 @@ def freeze(net: Any, report: ReuseReport) -> Any:
     Warns of layers that were taken in part, which stay trainable. Raises MatchError when the net is another one.
     """
     live = open_net(net)
-    there = live.framework.net(live.contents())
+    there = live.framework.net(live.described())
     wanted = [one.taking.target.path for one in report.reused if one.taking.how != SLICED]
     if not all(path in there.by_path for path in wanted):  # a file may spell paths otherwise than the live net
         found = {pair.source.path: pair.target.path for pair in match(report.new, there, Rules())}

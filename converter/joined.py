@@ -21,7 +21,7 @@ class LiveReader(Reader):
 
     @cached_property
     def contents(self) -> Contents:
-        return self._live.contents()
+        return self._live.described()
 
     def read(self, name: str) -> Array:
         return self._live.read(name)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,16 @@ def _opened(net: StrPath | object, stated: str | None, stack: ExitStack) -> _Sid
     live = open_net(net)
     reader = LiveReader(live)
     name = "the params" if isinstance(net, Mapping) else type(net).__name__
-    return _Side(name, live.framework.net(reader.contents), reader, live.framework_name, live=live)
+    return _Side(name, _live_layers(live, reader.contents), reader, live.framework_name, live=live)
+
+
+def _live_layers(live: LiveNet, contents: Contents) -> Net:
+    net = live.framework.net(contents)
+    if net.ordered or not live.in_order:
+        return net
+    places = {spec.name: place for place, spec in enumerate(contents.specs)}
+    layers = sorted(net.layers, key=lambda layer: min(places[spec.name] for spec in layer.tensors))
+    return replace(net, layers=tuple(layers), ordered=True)
 
 
 @dataclass(frozen=True)
@@ -145,9 +154,10 @@ class _Reuse:
         target = framework(weights.framework)
         form = choose_format(target, output, None, weights.format, weights.net.is_data)
         path = Path(output) if output is not None else _beside(weights, form)
-        for side in (self.old, self.new):
-            if side.weights:
-                refuse_existing(path, form, side.weights, force)
+        files = [side.weights for side in (self.old, self.new) if side.weights]
+        for replaced in (True, force):  # neither of the two is replaced, whatever else may be
+            for file in files:
+                refuse_existing(path, form, file, replaced)
         new, contents, kept = kept_steps(self.rules.settled(weights.net), weights.contents, target, form)
         plan = self._plan(new, contents, kept)
         execute(merged(plan.reused, contents, kept), self._reader(), form, path)

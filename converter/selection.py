@@ -7,6 +7,7 @@ where the names themselves tell the order on both sides, and a shape only where 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -177,9 +178,9 @@ class _Pairing:
         """The same place in the order of calls: among layers whose names differ in numbers alone, or in the nets."""
         settled = {path: target.path for path, (target, _) in self.found.items()}
         for layer in self._open():
-            name = without_numbers(layer.path)
+            name = _letters(layer.path)
             groups = [
-                [[one for one in net.layers if without_numbers(one.path) == name] for net in (self.old, self.new)],
+                [[one for one in net.layers if _letters(one.path) == name] for net in (self.old, self.new)],
                 [list(net.layers) for net in (self.old, self.new)],
             ]
             target = next((found for ours, theirs in groups if (found := self._at(layer, ours, theirs, settled))), None)
@@ -234,7 +235,7 @@ class _Pairing:
             if wanted.skip_mismatch and not candidates:
                 skipped.append(Skipped(layer.path, target.path if target else "", problem))
             elif not any(text.startswith(f"--map {layer.path}=") for text in self.problems):
-                self.problems.append(problem + (_remedy(layer, target) if target or not candidates else ""))
+                self.problems.append(problem + ("" if candidates else _remedy(layer, target, reason)))
         if wanted.strict:
             self.problems += [
                 f"--strict: '{one.source.path}' -> '{one.target.path}' rests on: {one.reason}. "
@@ -283,14 +284,19 @@ class _Pairing:
         return [layer for layer in self.layers if layer.path not in self.found]
 
 
+def _letters(path: str) -> str:
+    """The same for ``dense``, ``dense_1`` and ``Dense_0``: the first of a class may have no number."""
+    return re.sub(r"[\W_\d]+", "", path).casefold()
+
+
 def _once(net: Net, name: Callable[[str], str]) -> Mapping[str, Layer]:
     names = [name(path) for path in net.by_path]
     return {name(path): layer for path, layer in net.by_path.items() if names.count(name(path)) == 1}
 
 
-def _remedy(layer: Layer, target: Layer | None) -> str:
+def _remedy(layer: Layer, target: Layer | None, reason: str) -> str:
     ways = ["--skip-mismatch leaves it as it is in the new net"]
-    if target is not None and opened(layer, target):
+    if target is not None and reason in CERTAIN and opened(layer, target):
         ways.append("--slice takes the part that overlaps")
     if target is not None and inflated(layer, target):
         ways.append("--inflate makes 3-d kernels of the 2-d ones")

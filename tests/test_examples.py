@@ -23,5 +23,17 @@ def test_the_chapter_s_walk_ends_in_equal_outputs(script: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+def test_the_first_layers_are_reused_and_frozen(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "reuse_first_layers.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "PyTorch, to freeze: hidden.weight, hidden.bias, output.weight, output.bias",
+        "PyTorch, trained: more.weight, more.bias, head.weight, head.bias",
+        "Flax, trained: head, more",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
 def test_there_is_a_walk_for_each_framework() -> None:
     assert {path.stem.removeprefix("file_io_") for path in WALKS} == set(FILES)

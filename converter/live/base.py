@@ -23,6 +23,8 @@ class LiveNet(ABC):
     """A net in memory. It is to the converter what a clone's file is: a template, and a place to write to."""
 
     framework_name: ClassVar[str]
+    #: Whether `contents` has the order in which the layers were made, though files of the framework may not.
+    in_order: ClassVar[bool] = False
 
     def __init__(self, net: Any) -> None:
         self.net = net
