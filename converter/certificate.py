@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from converter.assemble import Step
+from converter.certified_files import HashedFile, files_of, hashed, relative
 from converter.direction import parse_direction
 from converter.equality import digest
 from converter.errors import ConversionError, FormatError, OutputError
@@ -41,14 +42,6 @@ _NO_OPTIONS = frozenset(
 _FILES = ("like", "schema", "names_from")
 #: Libraries that lay out what is written.
 _LIBRARIES = ("numpy", "h5py", "ml-dtypes", "msgpack", "msgspec", "xxhash")
-_CHUNK_BYTES = 4 << 20
-
-
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    path: str
-    bytes: int
-    xxh3_128: str
-    sha256: str
 
 
 class _Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +50,7 @@ class _Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     format: str
     writer: str
-    files: tuple[_File, ...]
+    files: tuple[HashedFile, ...]
 
 
 class _Planned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +74,7 @@ class _Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any]
     source: _Side
     target: _Side
-    given: tuple[_File, ...]
+    given: tuple[HashedFile, ...]
     plan: tuple[_Planned, ...]
     left_out: tuple[dict[str, str], ...]
     seal: str = ""
@@ -143,16 +136,15 @@ def certify(path: StrPath, report: Report, weights: Weights, given: Mapping[str,
     if problems:
         raise ConversionError("\n".join(problems))
     base = certificate.parent
-    plain = {
-        name: _relative(value, base) if name in _FILES and _is_file(value) else value for name, value in options.items()
-    }
+    named = _named_files(options)
+    plain = {**options, **{name: relative(file, base) for name, file in named.items()}}
     document = _Certificate(
         1,
         _versions(),
         plain,
         _side(report.source, weights, base),
         _side(report.output, target, base),
-        tuple(_hashed(file, base) for file in _given_files(options)),
+        tuple(hashed(file, base) for value in named.values() for file in files_of(Path(value))),
         planned,
         _left_out(report.plan),
     )
@@ -192,8 +184,8 @@ def _versions() -> dict[str, str]:
 
 
 def _side(path: str, weights: Weights, base: Path) -> _Side:
-    files = tuple(_hashed(file, base) for file in _files_of(Path(path)))
-    return _Side(_relative(path, base), weights.format.name, weights.contents.writer, files)
+    files = tuple(hashed(file, base) for file in files_of(Path(path)))
+    return _Side(relative(path, base), weights.format.name, weights.contents.writer, files)
 
 
 def _left_out(plan: Plan) -> tuple[dict[str, str], ...]:
@@ -216,60 +208,13 @@ def _seal(document: _Certificate) -> str:
     return hashlib.sha256(json.dumps(msgspec.to_builtins(rest), sort_keys=True).encode()).hexdigest()
 
 
-# -- files ----------------------------------------------------------------------------------------------------------
-
-
-def _files_of(path: Path) -> list[Path]:
-    """All files of a weight file: a folder's, those that an index names, those that share a checkpoint's prefix."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    prefix = path.name.removesuffix(".index")
-    beside = [file for file in path.parent.iterdir() if file.is_file()] if path.parent.is_dir() else []
-    if not path.exists() or path.suffix == ".index":
-        return sorted(file for file in beside if file.name.startswith((f"{prefix}.", f"{prefix}-")))
-    named = set(_texts(json.loads(path.read_bytes()))) if path.suffix == ".json" else set()
-    return [path, *sorted(file for file in beside if file.name in named and file != path)]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
-
-
-def _given_files(options: Mapping[str, Any]) -> list[Path]:
-    """What the options name: a clone, a schema of the user's own."""
-    return [file for name in _FILES if _is_file(options.get(name)) for file in _files_of(Path(options[name]))]
-
-
-def _is_file(value: Any) -> bool:
-    return isinstance(value, str) and (os.sep in value or bool(_files_of(Path(value))))
-
-
-def _relative(file: StrPath, base: Path) -> str:
-    """As seen from the certificate; the bare name where that would tell the folders of the machine."""
-    there, here = os.path.abspath(file), os.path.abspath(base)
-    try:
-        shared = os.path.commonpath([there, here])
-    except ValueError:  # on another drive
-        shared = os.path.dirname(os.path.abspath(os.sep))
-    if os.path.dirname(shared) == shared:
-        return os.path.basename(there)
-    return Path(os.path.relpath(there, here)).as_posix()
-
-
-def _hashed(file: Path, base: Path) -> _File:
-    import xxhash
-
-    fast, slow, size = xxhash.xxh3_128(), hashlib.sha256(), 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            fast.update(chunk)
-            slow.update(chunk)
-            size += len(chunk)
-    return _File(_relative(file, base), size, fast.hexdigest(), slow.hexdigest())
+def _named_files(options: Mapping[str, Any]) -> dict[str, str]:
+    """The options that name a file: a clone, a schema of the user's own (those that are shipped have no ending)."""
+    return {
+        name: options[name]
+        for name in _FILES
+        if isinstance(options.get(name), str) and (name != "schema" or options[name].endswith((".yaml", ".yml")))
+    }
 
 
 # -- the plan done again --------------------------------------------------------------------------------------------
@@ -366,11 +311,11 @@ def _load(path: Path) -> _Certificate:
         raise FormatError(path, f"no certificate of a conversion: {error}") from None
 
 
-def _changed(side: str, entry: _File, base: Path) -> list[str]:
+def _changed(side: str, entry: HashedFile, base: Path) -> list[str]:
     file = base / entry.path
     if not file.is_file():
         return [f"{side}: {entry.path} is not there"]
-    found = _hashed(file, base)
+    found = hashed(file, base)
     if found.bytes != entry.bytes:
         return [f"{side}: {entry.path} has {found.bytes} bytes, and had {entry.bytes}"]
     return [
@@ -384,7 +329,7 @@ def _gone(side: _Side, base: Path) -> list[str]:
     known = {entry.path for entry in side.files}
     return [
         f"{found} belongs to {side.path} now, and was not part of it"
-        for found in (_relative(file, base) for file in _files_of(base / side.path))
+        for found in (relative(file, base) for file in files_of(base / side.path))
         if found not in known and (base / side.path).is_dir()
     ]
 
@@ -398,10 +343,7 @@ def _repeated(document: _Certificate, base: Path) -> list[str]:
     if unknown or not isinstance(options.get("direction"), str):
         return [f"its options are none of this version: {', '.join(unknown) or 'there is no direction'}"]
     source, output = base / document.source.path, base / document.target.path
-    for name in _FILES:
-        value = options.get(name)
-        if isinstance(value, str) and _files_of(base / value):
-            options[name] = str(base / value)
+    options |= {name: str(base / file) for name, file in _named_files(options).items()}
     with ExitStack() as stack:
         try:
             report = convert(
@@ -418,7 +360,7 @@ def _repeated(document: _Certificate, base: Path) -> list[str]:
             weights = stack.enter_context(read(source, framework=way.source.name, **again))
             target = stack.enter_context(read(output, framework=way.target.name))
             planned, problems = _replayed(report.plan, weights, target)
-        except (ConversionError, TypeError) as error:
+        except (ConversionError, TypeError, ValueError, AttributeError) as error:  # options of other types, too
             return [f"the conversion cannot be repeated: {error}"]
     return [*problems, *_other_plan(document.plan, planned), *_other_rest(document, report.plan)]
 

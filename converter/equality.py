@@ -107,6 +107,7 @@ def compare(
     kind: Mapping[str, str] | None = None,
     heads: Mapping[str, int] | None = None,
     flatten: Mapping[str, int] | None = None,
+    unflatten: Mapping[str, int] | None = None,
     flatten_fix: bool = True,
     step: int | None = None,
     key: str | None = None,
@@ -127,6 +128,7 @@ def compare(
         dict(flatten or {}),
         flatten_fix,
         tuple(ignore),
+        dict(unflatten or {}),
     )
     with ExitStack() as stack:
         ours = stack.enter_context(read(source, framework=source_framework, step=step, key=key))

@@ -29,6 +29,9 @@ from converter.cli_values import mapping, numbers
 @click.option(
     "--flatten", metavar="LAYER=C", multiple=True, callback=numbers, help="Channels flattened before this layer."
 )
+@click.option(
+    "--unflatten", metavar="LAYER=C", multiple=True, callback=numbers, help="Channels that its outputs become."
+)
 @click.option("--no-flatten-fix", is_flag=True, help="Compare the inputs of layers behind a flatten as they are.")
 @click.option("--ignore", metavar="PATTERN", multiple=True, help="Leave out the layers of SOURCE of this pattern.")
 @click.option("--step", type=int, metavar="N", help="Which checkpoint of the folder SOURCE.  [default: the newest]")
@@ -47,6 +50,7 @@ def verify(
     kind: dict[str, str],
     heads: dict[str, int],
     flatten: dict[str, int],
+    unflatten: dict[str, int],
     no_flatten_fix: bool,
     ignore: tuple[str, ...],
     step: int | None,
@@ -79,6 +83,7 @@ def verify(
             kind=kind,
             heads=heads,
             flatten=flatten,
+            unflatten=unflatten,
             flatten_fix=not no_flatten_fix,
             step=step,
             key=key,
