@@ -99,16 +99,14 @@ def rearrangement(given: Axes, wanted: Axes, shape: tuple[int, ...], sizes: Size
     atoms = [axis for group in have for axis in group]
     order = [axis for group in want for axis in group]
     repeated = [axis for axis in order if axis in REPEATED and axis not in atoms]
-    ops: list[Op] = [Reshape(tuple(found[axis] for axis in atoms), shape)] if found and found.keys() >= {*atoms} else []
-    ops += [Repeat(found[axis]) for axis in repeated if found and axis in found]
-    atoms += repeated
+    apart, atoms = atoms, [*atoms, *repeated]
     if found is None or sorted(atoms) != sorted(order) or any(axis not in found for axis in atoms):
         return None
-    apart = tuple(found[axis] for axis in atoms)
     turned = tuple(found[axis] for axis in order)
     together = tuple(math.prod(found[axis] for axis in group) for group in want)
     backwards = ("~" in given) != ("~" in wanted)
-    ops: list[Op] = [Reshape(apart, shape)]
+    ops: list[Op] = [Reshape(tuple(found[axis] for axis in apart), shape)]
+    ops += [Repeat(found[axis]) for axis in repeated]
     if backwards:
         ops.append(Flip(tuple(i for i, axis in enumerate(atoms) if axis.startswith("+"))))
     ops += [Transpose(tuple(atoms.index(axis) for axis in order)), Reshape(together, turned)]

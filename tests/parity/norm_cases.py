@@ -102,11 +102,11 @@ def prelu_of_one(name: str) -> Link:
     return Link(
         name,
         "prelu",
-        lambda: torch.nn.PReLU(),
+        torch.nn.PReLU,
         None,
         lambda own: linen.PReLU(name=own),
         lambda rngs: nnx.PReLU(),
-        lambda: gluon.PReLU(),
+        gluon.PReLU,
     )
 
 
