@@ -79,6 +79,8 @@ class Adapter(LiveNet):
 
     def class_of(self, module: Any) -> str:
         found = super().class_of(module)
+        if found in ("gru", "gru_cell") and hasattr(module, "reset_after"):
+            return "gru_reset_after" if module.reset_after else "gru_reset_before"
         return found if found != "einsum_dense" or is_dense(module.equation) else f"{found}(other equation)"
 
     def read(self, name: str) -> Array:
