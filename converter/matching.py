@@ -85,13 +85,18 @@ class Rules:
         return [path for layer in (self.schema.layers if self.schema else ()) for path in layer.paths(framework_name)]
 
     def _with_kinds(self, net: Net) -> Net:
-        """The net with kinds and heads as the user says. Raises MatchError for a kind that a layer cannot be."""
+        """The net with kinds and heads as the user says. Raises MatchError for a kind that a layer cannot be.
+
+        A pattern with a wildcard is for those that can be of that kind: ``*=conv`` settles a whole net.
+        """
         if not self.kinds and not self.heads:
             return net
         layers, problems = [], []
         for layer in net.layers:
             kind = _of(self.kinds, layer.path)
             chosen = narrowed(layer, kind) if kind is not None else layer
+            if not chosen.readings and self.kinds.get(layer.path) is None:
+                chosen = layer
             heads = _of(self.heads, layer.path)
             if not chosen.readings:
                 kinds = ", ".join(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))

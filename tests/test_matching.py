@@ -251,3 +251,16 @@ def test_renamed_and_reordered_layers_are_paired_rightly_or_refused(
     except MatchError:
         return
     assert {name: path for name, (path, _) in found.items()} == others
+
+
+def test_a_wildcard_settles_the_kind_of_those_that_can_be_it() -> None:
+    given = contents({"up.weight": (4, 4, 3, 3), "body.weight": (4, 4, 3, 3), "fc.weight": (3, 4), "fc.bias": (3,)})
+    source = framework("torch").net(given)
+    rules = Rules(kinds={"*": "conv", "up*": "conv_transpose"})
+    assert {layer.path: layer.kind for layer in rules.applied(source).layers} == {
+        "up": "conv_transpose",
+        "body": "conv",
+        "fc": "linear",
+    }
+    with pytest.raises(MatchError, match="--kind fc=conv: 'fc' .* can only be linear"):
+        Rules(kinds={"fc": "conv"}).applied(source)
