@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from converter.flatten_guess import INPUTS, OUTPUTS, Flattened, guesses, sizes_of
+from converter.flatten_guess import INPUTS, OUTPUTS, Flattened, guesses
+from converter.flatten_sizes import sizes_of
 from converter.frameworks import framework
 from converter.layers import Layer, Net, Stored
 from converter.matching import Pair, Rules
