@@ -262,5 +262,5 @@ def test_a_wildcard_settles_the_kind_of_those_that_can_be_it() -> None:
         "body": "conv",
         "fc": "linear",
     }
-    with pytest.raises(MatchError, match="--kind fc=conv: 'fc' .* can only be linear"):
+    with pytest.raises(MatchError, match=r"--kind fc=conv: 'fc' .* can only be linear"):
         Rules(kinds={"fc": "conv"}).applied(source)

@@ -44,7 +44,7 @@ def test_a_conversion_fails_without_it(
     broken.mkdir()
     by_clone(case, source, target, whole, lambda *words: ok(capsys, *words))
     monkeypatch.setattr(op, "apply", removed)
-    with pytest.raises((Exception, pytest.fail.Exception)):  # noqa: B017, PT011 - in whatever way
+    with pytest.raises((Exception, pytest.fail.Exception)):
         by_clone(case, source, target, broken, lambda *words: ok(capsys, *words))
 
 
