@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from converter.errors import MatchError
-from converter.flatten_guess import INPUTS, Flattened, guesses, sizes_of
+from converter.flatten_guess import INPUTS, Flattened, guesses
+from converter.flatten_sizes import sizes_of
 from converter.formats import Contents, Format
 from converter.frameworks import Framework, framework
 from converter.joined import of
