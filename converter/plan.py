@@ -49,7 +49,19 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
     steps = {step.target.name: step for step in _assembled(settled, problems)}
     ordered = tuple(steps[spec.name] for spec in template.specs if spec.name in steps)
     specs = tuple(step.target for step in ordered)
-    return Plan(ordered, replace(template, specs=specs, left_out=()), source.left_out, fixed)
+    return Plan(ordered, replace(template, specs=specs, left_out=()), _left_out(source, ordered), fixed)
+
+
+def _left_out(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
+    """What the source itself leaves out, and the tensors that are stored there though nothing uses them."""
+    used = {spec.name for step in steps for spec in step.sources}
+    unused = [
+        LeftOut(stored.spec.name, "its layer does not use it: with fix_gamma the scale is one")
+        for layer in source.layers
+        for stored in layer.readings[0].stored
+        if layer.kind in KINDS and set(stored.leaf.roles) & KINDS[layer.kind].unused and stored.spec.name not in used
+    ]
+    return (*source.left_out, *unused)
 
 
 def respelled(target: Net, framework: Framework, format_name: str) -> tuple[Net, Contents]:
@@ -98,7 +110,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     shapes = {step.target.name: step.target for step in steps}
     layers = whole([_with_shapes(pair.target, shapes) for pair in pairs])
     dressed = framework.dress(Contents(specs, source.container), layers, dialect, origin)
-    return Plan(steps, dressed, source.left_out, fixed)
+    return Plan(steps, dressed, _left_out(source, steps), fixed)
 
 
 def _copy(source: Net, contents: Contents) -> Plan:

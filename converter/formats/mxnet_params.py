@@ -22,6 +22,7 @@ from converter.formats import mxnet_record
 from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
 from converter.formats.in_place import InPlaceWriter
 from converter.formats.mxnet_record import V2, V3, Record
+from converter.formats.mxnet_symbol import operators, symbol_beside
 from converter.formats.source import FileSource
 from converter.tensors import Array, TensorSpec
 
@@ -55,8 +56,13 @@ class FileReader(Reader):
     @cached_property
     def contents(self) -> Contents:
         filled = {name: record for name, record in self._records.items() if record.parts}
+        graph = symbol_beside(self.path)
+        users = operators(graph) if graph else {}
+        order = {name: place for place, name in enumerate(users)}
+        names = sorted(filled, key=lambda name: order.get(_variable(name), len(order)))
         return Contents(
-            tuple(TensorSpec(name, record.shape, record.dtype) for name, record in filled.items()),
+            tuple(TensorSpec(name, filled[name].shape, filled[name].dtype) for name in names),
+            classes={name: users[_variable(name)] for name in names if _variable(name) in users},
             container=self._container,
             left_out=tuple(LeftOut(name, NO_DATA) for name in self._records if name not in filled),
             writer=next((record.writer for record in self._records.values()), ""),
@@ -91,6 +97,11 @@ class FileWriter(InPlaceWriter):
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
         self.fill(self._places[name], array)
+
+
+def _variable(name: str) -> str:
+    """Its name in the graph."""
+    return re.sub("^(arg|aux):", "", name)
 
 
 def _is_net(contents: Contents) -> bool:

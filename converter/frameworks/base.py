@@ -161,7 +161,8 @@ class Framework(ABC):
     def _recognise(self, path: str, parts: Sequence[Part], dialect: str) -> Iterable[Layer]:
         """The group as a layer, and every tensor with a name of its own as a bare parameter."""
         words = self._words(dialect)
-        known = [part for part in parts if any(word in words for word in (part.leaf, *re.split(r"[_.]", part.leaf)))]
+        # ``weight_g`` is of a layer, ``layer_scale`` and ``relative_position_bias_table`` are names of their own
+        known = [p for p in parts if p.leaf in words or any(w.split("_")[0] in words for w in p.leaf.split("."))]
         if known:
             readings = self._readings(known, dialect)
             likely = tuple(r for r in readings if r.form.partition("_without_")[0] not in self.on_demand) or readings

@@ -18,7 +18,7 @@ from itertools import combinations
 
 from converter.errors import ConversionError
 from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Part, classed
+from converter.frameworks.base import Framework, Part, classed, parameter
 from converter.frameworks.keras_layers import (
     by_attribute,
     numbered_by_class,
@@ -168,6 +168,13 @@ class TensorFlow(Framework):
         roles = [leaf.roles for leaf in self.kept(usual, reading)]
         alike = [form for form in self.forms_of(dialect) if (form.kind, form.usual) == (usual.kind, usual.usual)]
         return next(form for form in alike if [leaf.roles for leaf in form.leaves][: len(roles)] == roles)
+
+    def _readings(self, parts: Sequence[Part], dialect: str) -> tuple[Reading, ...]:
+        """HDF5 keeps no name of a variable, so the only one of a user's own layer may be a bare tensor."""
+        found = super()._readings(parts, dialect)
+        if dialect != "vars" or len(parts) != 1 or _without_number(parts[0].layer_class) in self.classes:
+            return found
+        return (*found, *parameter("", parts[0].spec).readings)
 
     def split(self, contents: Contents) -> Iterable[Part]:
         dialect = self.dialect_of(contents)

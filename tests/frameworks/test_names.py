@@ -73,7 +73,7 @@ def test_every_kind_has_its_roles_in_every_framework(row: object) -> None:
         ("tensorflow", {"net/top/net/dense_8/kernel:0": (3, 4)}, {"net.dense_8": "linear"}),
         ("tensorflow", {"layers/embedding/vars/0": (3, 4)}, {"embedding": "embedding"}),
         ("tensorflow", {"layers/sequential/layers/dense/vars/0": (3, 4)}, {"sequential.dense": "linear"}),
-        ("tensorflow", {"a/vars/0": (3, 4)}, {"a": "linear or embedding"}),
+        ("tensorflow", {"a/vars/0": (3, 4)}, {"a": "linear or embedding or parameter"}),
         ("tensorflow", {"layers/conv2d/vars/0": (2, 2, 3, 4)}, {"conv2d": "conv"}),
     ],
 )  # fmt: skip
