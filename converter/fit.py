@@ -260,7 +260,7 @@ def unplaced(source: Layer, target: Layer) -> str:
 def noted(*layers: Layer) -> str:
     """What is to know of kinds that only few have."""
     kinds = {reading.kind for layer in layers for reading in layer.readings if reading.kind in KINDS}
-    return "".join(f". Note: {KINDS[kind].note}." for kind in sorted(kinds) if KINDS[kind].alike)
+    return "".join(f". Note: {KINDS[kind].note}." for kind in sorted(kinds) if KINDS[kind].alike or KINDS[kind].own)
 
 
 def lookalikes(source: Layer, target: Layer) -> bool:

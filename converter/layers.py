@@ -26,6 +26,7 @@ class Kind:
     unused: roles of tensors that are stored and count for nothing, so that they may be left behind unseen.
     whole: whether a layer with some of the roles of ``absent`` gets all of them in a new file.
     note: what a user should know whose conversion of it is refused.
+    own, idle: whether one framework alone has it; and whether no output depends on it, so that others leave it out.
     alike: another kind that the same tensors may be, though it is another function.
     """
 
@@ -36,6 +37,8 @@ class Kind:
     whole: bool = field(default=True, kw_only=True)
     note: str = ""
     alike: str = ""
+    own: bool = False
+    idle: bool = False
 
 
 def _recurrent(gates: str, note: str = "", alike: str = "") -> Kind:
@@ -78,6 +81,21 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "a Keras GRU with reset_after=False applies its reset gate before the recurrent matrix, and all others "
             "behind it: another function, which no weights make the same. Train it with reset_after=True",
             alike="gru",
+        ),
+        "spectral_norm": Kind(
+            {"weight": "* in out", "bias": "out", "vector": "1 out", "norm": ""},
+            frozenset({"bias"}),
+            note="SpectralNorm of Flax looks for the norm at every call, in n_steps steps that no file tells. "
+            "Divide the kernel by its norm, and save a net without SpectralNorm",
+            own=True,
+        ),
+        # What SpectralNormalization of Keras keeps beside its layer, whose kernel is normalised already.
+        "power_iteration": Kind(
+            {"weight": "* out", "vector": "1 out"},
+            frozenset({"weight"}),
+            note="only training uses it; the kernel of the layer is normalised already",
+            own=True,
+            idle=True,
         ),
         "parameter": Kind({"value": "*"}),
     }

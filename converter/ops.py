@@ -317,16 +317,20 @@ class Require(Op):
 @dataclass(frozen=True)
 class FoldWeightNorm(Op):
     """Magnitude and direction become the kernel that they stand for: g * v / |v|, the norm over all axes that g
-    does not have (torch.nn.utils.weight_norm). Computed, in float64 where that is wider.
+    does not have, with ``epsilon`` in the root (torch.nn.utils.weight_norm; flax.linen.WeightNorm, whose g has the
+    last axes). Computed, in float64 where that is wider.
     """
+
+    epsilon: float = 0.0
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         return (specs[1],)
 
     def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         g, v = (array.astype(np.float64) for array in arrays)
-        over = tuple(axis for axis in range(v.ndim) if g.ndim != v.ndim or g.shape[axis] == 1)
-        norm = np.sqrt(np.square(v).sum(over, keepdims=True))
+        sizes = (1,) * (v.ndim - g.ndim) + g.shape
+        over = tuple(axis for axis, size in enumerate(sizes) if size == 1)
+        norm = np.sqrt(np.square(v).sum(over, keepdims=True) + self.epsilon)
         return ((g * v / norm).astype(arrays[1].dtype),)
 
     def inverse(self) -> Op:

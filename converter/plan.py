@@ -16,6 +16,7 @@ from converter.fused import part_name, part_of, whole
 from converter.layers import KINDS, UNKNOWN, Layer, Net
 from converter.matching import SAME_NAME, Pair, Renaming, Rules, match, rename
 from converter.ops import Cast
+from converter.pieces import in_pieces, normalisations, wrapped
 from converter.tensors import TensorSpec, is_float
 
 __all__ = ["Plan", "Step", "plan_into", "plan_new", "respelled"]
@@ -36,9 +37,11 @@ class Plan:
 
 def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict: bool = False) -> Plan:
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
+    source = _without_idle(source, target.framework)
     pairs = match(source, target, rules, strict)
-    fixed, pairs, problems = flattened(source, target, pairs, rules)
     same_framework = source.framework == target.framework
+    fixed, pairs, problems = flattened(source, target, [_kept(pair, same_framework) for pair in pairs], rules)
+    problems += [wrapped(pair.target) for pair in pairs if normalisations(pair.target)]
     settled: list[Settled] = []
     for pair in pairs:
         found = agreements(pair.source, pair.target, same_framework)
@@ -50,6 +53,24 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
     ordered = tuple(steps[spec.name] for spec in template.specs if spec.name in steps)
     specs = tuple(step.target for step in ordered)
     return Plan(ordered, replace(template, specs=specs, left_out=()), _left_out(source, ordered), fixed)
+
+
+def _without_idle(source: Net, framework_name: str) -> Net:
+    """The net without what no output depends on, which only its own framework keeps."""
+    idle = [layer for layer in source.layers if layer.kind in KINDS and KINDS[layer.kind].idle]
+    if source.framework == framework_name or not idle:
+        return source
+    left_out = (LeftOut(spec.name, KINDS[layer.kind].note) for layer in idle for spec in layer.tensors)
+    kept = tuple(layer for layer in source.layers if layer not in idle)
+    return replace(source, layers=kept, left_out=(*source.left_out, *left_out))
+
+
+def _kept(pair: Pair, same_framework: bool) -> Pair:
+    """A normalised kernel stays in its pieces where the clone has the same."""
+    ours, theirs = normalisations(pair.source), normalisations(pair.target)
+    if not ours or ours != theirs or not same_framework:
+        return pair
+    return replace(pair, source=in_pieces(pair.source), target=in_pieces(pair.target))
 
 
 def _left_out(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
@@ -89,6 +110,7 @@ def _with_shapes(layer: Layer, specs: dict[str, TensorSpec]) -> Layer:
 def plan_new(source: Net, contents: Contents, framework: Framework, format_name: str, rules: Rules) -> Plan:
     """Lay out a new file of that framework and format. ``contents`` is the source's. Raises MatchError."""
     dialect = framework.dialect_for(format_name)
+    source = _without_idle(source, framework.name)
     renamings = rename(source, framework.name, rules)
     same_names = source.framework == framework.name and framework.dialect_of(contents) == dialect
     if same_names and all(item.path == item.source.path for item in renamings) and not rules.strip:

@@ -4,7 +4,7 @@ Format: flax/serialization.py. Extension 1 is an array, itself the packed tuple 
 bytes); 2 a Python complex; 3 a NumPy scalar, packed as an array. Arrays beyond 2**30 bytes stand as a
 map {``__msgpack_chunked_array__``, ``shape``, ``chunks``}. Lists, tuples and FrozenDicts are maps.
 
-A ``/`` inside of one key cannot be told from nesting in our names; writing makes it nesting.
+A ``/`` inside of one key (flax.linen.WeightNorm has such) is ``%2F`` in our names, and a ``/`` again when written.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from converter.errors import OutputError
 from converter.formats.base import Contents
 from converter.formats.in_place import InPlaceWriter
-from converter.formats.nested import MAX_DEPTH
+from converter.formats.nested import MAX_DEPTH, SLASH
 from converter.tensors import Array, TensorSpec
 from converter.tiles import blocks
 
@@ -64,7 +64,7 @@ def _tree(path: Path, contents: Contents) -> Tree:
         return list(contents.specs)
     root: dict[str, Tree] = {}
     for spec in contents.specs:
-        *parents, last = spec.name.split("/")
+        *parents, last = (part.replace(SLASH, "/") for part in spec.name.split("/"))
         node = root
         for parent in parents:
             inner = node.setdefault(parent, {})

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from converter.errors import FormatError
-from converter.formats.nested import MAX_DEPTH, MAX_ENTRIES, MAX_NAME_CHARACTERS
+from converter.formats.nested import MAX_DEPTH, MAX_ENTRIES, MAX_NAME_CHARACTERS, SLASH
 from converter.formats.source import Source
 
 __all__ = ["Cursor", "Kind", "Leaf", "Walk"]
@@ -156,7 +156,7 @@ class Walk:
             if index == count:
                 continue
             pending.append((prefix, is_map, count, index + 1))
-            name = prefix + (_key(cursor) if is_map else str(index))
+            name = prefix + (_key(cursor).replace("/", SLASH) if is_map else str(index))
             entries += 1
             characters += len(name)
             if entries > MAX_ENTRIES or characters > MAX_NAME_CHARACTERS:

@@ -13,6 +13,7 @@ from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.cells import cell_path, cells_placed
+from converter.frameworks.flax_folded import folded
 from converter.layers import Layer, form, join_path, split_path, stacked
 from converter.tensors import TensorSpec
 
@@ -98,6 +99,13 @@ class Flax(Framework):
         form("norm", ("scale", "scale", "c"), ("bias", "offset", "c")),
         form("prelu", ("negative_slope", "slope", "", "1")),
         *_CELLS,
+        form(
+            "spectral_norm",
+            ("kernel", "weight", "* in out"),
+            ("bias", "bias", "out"),
+            ("kernel.u", "vector", "1 out"),
+            ("kernel.sigma", "norm", ""),
+        ),
         form("parameter", ("", "value", "*")),
     )
     #: The names that linen gives by itself: ``Dense_0``; and the projections of an attention.
@@ -126,7 +134,8 @@ class Flax(Framework):
     data_format = "npy"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        return _with_attentions(_with_cells(classed(map(_part, contents.specs), contents)))
+        parts = folded(classed(map(_part, contents.specs), contents))
+        return _with_attentions(_with_cells(parts))
 
     def is_ordered(self, contents: Contents) -> bool:
         """Trees are sorted by every ``jax.tree`` operation."""
@@ -148,7 +157,7 @@ class Flax(Framework):
 
 
 def _part(spec: TensorSpec) -> Part:
-    parts = spec.name.split("/")
+    parts = spec.name.replace("%2F", "/").split("/")
     while len(parts) > 1 and parts[0] in _COLLECTIONS:
         del parts[0]
     if len(parts) > 1 and parts[-1] == "value":  # an nnx Variable

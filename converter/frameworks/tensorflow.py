@@ -103,6 +103,12 @@ class TensorFlow(Framework):
             ("recurrent_kernel", stacked("recurrent", "zrn"), "r (g h)"),
             ("bias", stacked("input_bias", "zrn"), "(g h)"),
         ),
+        form(
+            "power_iteration",
+            ("kernel", "weight", "* out"),
+            ("vector_u", "vector", "1 out"),
+            name="spectral_normalization",
+        ),
         form("parameter", ("", "value", "*")),
     )
     classes = {
@@ -136,8 +142,9 @@ class TensorFlow(Framework):
         # of whole models and live nets, which say what the weights of a GRU without biases do not
         "gru_reset_after": "gru",
         "gru_reset_before": "gru_reset_before",
+        "spectral_normalization": "spectral_normalization",
     }
-    on_demand = frozenset({"group_norm", "instance_norm", "rms_norm"})
+    on_demand = frozenset({"spectral_normalization", "group_norm", "instance_norm", "rms_norm"})
     default_format = "keras-h5"
     data_format = "npy"
 

@@ -10,7 +10,7 @@ from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.cells import is_bare
-from converter.frameworks.torch_folded import folded
+from converter.frameworks.torch_folded import folded, oriented
 from converter.layers import Form, Layer, Leaf, Net, Reading, form, lacking, stacked
 from converter.tensors import TensorSpec
 
@@ -94,7 +94,11 @@ class Torch(Framework):
     data_format = "torch"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        parts = [part for spec in contents.specs for part in _parts(spec, contents)]
+        parts = [
+            replace(part, sources=item.sources, fold=item.fold)
+            for item in folded(contents.specs)
+            for part in _parts(item.spec, contents)
+        ]
         fused = {part.path.rpartition(".")[0] for part in parts if part.layer_class == "projection"}
         outputs = {".".join(filter(None, (path, "out_proj"))): path for path in fused}
         parts = [
@@ -103,11 +107,11 @@ class Torch(Framework):
             else part
             for part in parts
         ]
-        return folded(alone(parts))
+        return alone(parts)
 
     def net(self, contents: Contents) -> Net:
         net = super().net(contents)
-        return replace(net, layers=_without_conv1d(net.layers))
+        return replace(net, layers=tuple(map(oriented, _without_conv1d(net.layers))))
 
     def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """An attention whose heads are known was a layer of its own, as it is here where its sizes allow that."""

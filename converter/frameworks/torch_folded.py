@@ -6,10 +6,10 @@ Old names (torch/nn/utils/weight_norm.py, spectral_norm.py) and those of torch.n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from converter.frameworks.base import Part
+from converter.layers import Layer, Reading, Stored
 from converter.ops import FoldSpectralNorm, FoldWeightNorm, Op
 from converter.tensors import TensorSpec
 
@@ -22,30 +22,38 @@ _PIECES = re.compile(
 )
 
 
-def folded(parts: Sequence[Part]) -> Iterable[Part]:
-    """The parts, with those that are pieces of one kernel put together into that kernel."""
-    by_name = {part.spec.name: part for part in parts}
-    made: dict[str, Part] = {}
+@dataclass(frozen=True)
+class Folded:
+    """A tensor of the net; ``fold`` makes it of ``sources`` where the file does not hold it itself."""
+
+    spec: TensorSpec
+    sources: tuple[TensorSpec, ...] = ()
+    fold: Op | None = None
+
+
+def folded(specs: Iterable[TensorSpec]) -> list[Folded]:
+    """The tensors, with those that are pieces of one kernel put together into that kernel."""
+    by_name = {spec.name: spec for spec in specs}
+    made: dict[str, Folded] = {}
     used: set[str] = set()
-    for part in parts:
-        found = _PIECES.fullmatch(part.spec.name)
-        if not found or part.spec.name in used:
+    for name in by_name:
+        found = _PIECES.fullmatch(name)
+        if not found or name in used:
             continue
         kernel = _kernel(found["path"] or "", found["old"] or found["new"], by_name)
         if kernel is not None:
-            made[part.spec.name] = kernel
+            made[name] = kernel
             used.update(spec.name for spec in kernel.sources)
-    return [made.get(part.spec.name, part) for part in parts if part.spec.name in made or part.spec.name not in used]
+    return [made.get(name, Folded(spec)) for name, spec in by_name.items() if name in made or name not in used]
 
 
-def _kernel(path: str, name: str, by_name: dict[str, Part]) -> Part | None:
+def _kernel(path: str, name: str, by_name: Mapping[str, TensorSpec]) -> Folded | None:
     for pieces in (_OLD_SPECTRAL_NORM, _NEW_SPECTRAL_NORM, _OLD_WEIGHT_NORM, _NEW_WEIGHT_NORM):
         names = [".".join(filter(None, (path, piece.format(name)))) for piece in pieces]
         if all(piece in by_name for piece in names):
-            specs = tuple(by_name[piece].spec for piece in names)
+            specs = tuple(by_name[piece] for piece in names)
             fold, spec = _fold(specs)
-            full = ".".join(filter(None, (path, name)))
-            return Part(replace(spec, name=full), path, name, sources=specs, fold=fold)
+            return Folded(replace(spec, name=".".join(filter(None, (path, name)))), specs, fold)
     return None
 
 
@@ -56,3 +64,21 @@ def _fold(specs: Sequence[TensorSpec]) -> tuple[Op, TensorSpec]:
     # the output axis is the first, but the second of a transposed convolution; the left vector has its size
     axis = 0 if kernel.shape[:1] == left.shape else 1
     return FoldSpectralNorm(axis), kernel
+
+
+def oriented(layer: Layer) -> Layer:
+    """The spectral norm of a transposed convolution is taken along its second axis, also of one with equal axes."""
+    return replace(layer, readings=tuple(map(_oriented, layer.readings)))
+
+
+def _oriented(reading: Reading) -> Reading:
+    return (
+        replace(reading, stored=tuple(map(_along_outputs, reading.stored)))
+        if reading.kind == "conv_transpose"
+        else reading
+    )
+
+
+def _along_outputs(stored: Stored) -> Stored:
+    square = stored.fold == FoldSpectralNorm(0) and stored.spec.shape[0] == stored.spec.shape[1]
+    return replace(stored, fold=FoldSpectralNorm(1)) if square else stored

@@ -1,0 +1,54 @@
+"""Weight normalisation of Flax linen: the scales are kept by a module beside the layer.
+
+``params/WeightNorm_0/fc/kernel/scale`` belongs to ``params/fc/kernel`` (flax/linen/normalization.py). What
+``SpectralNorm`` keeps is brought to its layer, too, and makes it a kind of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from converter.frameworks.base import Part
+from converter.layers import join_path, split_path
+from converter.ops import FoldWeightNorm
+
+#: What Flax adds to the sum of squares before its root, unless it is told otherwise.
+EPSILON = 1e-12
+_SPECTRAL = frozenset({"u", "sigma"})
+
+
+def folded(parts: Sequence[Part]) -> list[Part]:
+    """The parts, with scales put together with their kernels, and spectral norms at the layers that they are of."""
+    by_name = {(part.path, part.leaf): part for part in parts}
+    made: dict[int, Part] = {}
+    scales: set[int] = set()
+    for part in parts:
+        owner = _owner(part)
+        kernel = by_name.get(owner) if owner else None
+        if kernel is None:
+            continue
+        if part.leaf in _SPECTRAL:
+            made[id(part)] = replace(part, path=kernel.path, leaf=f"{kernel.leaf}.{part.leaf}", layer_class="")
+        elif part.spec.shape in ((), kernel.spec.shape[-1:]):
+            sources = (part.spec, kernel.spec)
+            made[id(kernel)] = replace(kernel, sources=sources, fold=FoldWeightNorm(EPSILON))
+            scales.add(id(part))
+    return [made.get(id(part), part) for part in parts if id(part) not in scales]
+
+
+def _owner(part: Part) -> tuple[str, str] | None:
+    """Layer and leaf of what a scale or a spectral norm is for: ``net.WeightNorm_0.fc.kernel`` is ``net.fc``'s kernel.
+
+    The module stands anywhere above the layer; the shortest path below it that leads somewhere is taken.
+    """
+    path = split_path(part.path)
+    if part.leaf not in (*_SPECTRAL, "scale") or len(path) < 3:
+        return None
+    return join_path((*path[: _module(path)], *path[_module(path) + 1 : -1])), path[-1]
+
+
+def _module(path: Sequence[str]) -> int:
+    """Where the normalising module stands in the path: its own name, or the place before the layer."""
+    named = (place for place, name in enumerate(path) if name.startswith(("WeightNorm_", "SpectralNorm_")))
+    return next(named, len(path) - 3)

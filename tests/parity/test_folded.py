@@ -1,0 +1,243 @@
+"""Weight and spectral normalisation: folded into the kernel across frameworks, kept in pieces within one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+import torch
+from flax import linen
+from flax.traverse_util import flatten_dict
+from torch.nn.utils import parametrizations
+
+from converter.layers import KINDS
+from tests.command import ok, refused
+from tests.parity.across import anew, into, saved
+from tests.parity.chains import Link, chain, normal
+from tests.parity.conv_cases import conv, transposed
+from tests.parity.sides import SIDES, Case, keras_net, linen_net
+from tests.parity.simple_cases import LinearTorch
+
+Wrap = Callable[[torch.nn.Module], torch.nn.Module]
+
+
+def dense(name: str, given: int, made: int) -> Link:
+    return Link(
+        name,
+        "linear",
+        lambda: torch.nn.Linear(given, made),
+        lambda layers, own: layers.Dense(made, name=own),
+        lambda own: linen.Dense(made, name=own),
+        None,
+        None,
+    )
+
+
+#: Name -> the layer, its kind, and what goes in. The last two are square: their shapes do not tell the output axis.
+LAYERS = {
+    "linear": (dense("layer", 3, 5), normal(4, 3)),
+    "conv1d": (conv("layer", 2, 5, space=1), normal(2, 2, 11)),
+    "conv2d": (conv("layer", 2, 5), normal(2, 2, 11, 9)),
+    "transposed": (transposed("layer", 2, 5), normal(2, 2, 7, 5)),
+    "square conv2d": (conv("layer", 4, 4), normal(2, 4, 11, 9)),
+    "square transposed": (transposed("layer", 4, 4), normal(2, 4, 7, 5)),
+}
+WRAPS: dict[str, Wrap] = {
+    "weight_norm": torch.nn.utils.weight_norm,
+    "weight_norm of axis 1": lambda layer: torch.nn.utils.weight_norm(layer, dim=1),
+    "weight_norm of all axes": lambda layer: torch.nn.utils.weight_norm(layer, dim=None),
+    "parametrized weight_norm": parametrizations.weight_norm,
+    "parametrized weight_norm of axis 1": lambda layer: parametrizations.weight_norm(layer, dim=1),
+    "spectral_norm": torch.nn.utils.spectral_norm,
+    "parametrized spectral_norm": parametrizations.spectral_norm,
+}
+FOLDED = {"weight": "weight normalisation folded in", "spectral": "spectral normalisation folded in"}
+
+
+def plain(name: str) -> Case:
+    link, x = LAYERS[name]
+    return chain(name, x, link, spatial=x.ndim > 2)
+
+
+def normalised(name: str, wrap: str) -> Case:
+    """The same with its layer normalised, in PyTorch."""
+    link, x = LAYERS[name]
+    made = link.torch
+    assert made is not None
+    wrapped = replace(link, torch=lambda: WRAPS[wrap](made()), keras=None, linen=None, nnx=None, gluon=None)
+    return chain(f"{wrap} of {name}", x, wrapped, spatial=x.ndim > 2)
+
+
+def said(name: str) -> tuple[str, ...]:
+    """The kind, where shapes and names leave it open."""
+    return ("--kind", f"layer={LAYERS[name][0].kind}") if name.startswith("square") else ()
+
+
+TARGETS = [(name, flavour) for name in LAYERS for flavour in plain(name).nets]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize(("name", "target"), TARGETS)
+def test_folded_into_a_plain_clone(
+    name: str, target: str, wrap: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports: list[str] = []
+    into(
+        normalised(name, wrap),
+        "torch",
+        plain(name),
+        target,
+        tmp_path,
+        lambda *words: reports.append(ok(capsys, *words)),
+        said(name),
+    )
+    assert FOLDED["spectral" if "spectral" in wrap else "weight"] in reports[0]
+
+
+@pytest.mark.parametrize("target", ["keras", "linen"])
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_folded_without_a_template(target: str, wrap: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--kind", "layer=conv")
+    ours = normalised("square conv2d", wrap)
+    anew(ours, "torch", plain("square conv2d"), target, tmp_path, lambda *all: ok(capsys, *all), words=words)
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("template", [False, True], ids=["alone", "clone"])
+def test_kept_within_torch(
+    name: str, wrap: str, template: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every bit of every piece; nothing is computed."""
+    case = normalised(name, wrap)
+    net, given = saved(case, "torch", tmp_path, 1)
+    _, like = saved(case, "torch", tmp_path, 2, "like")
+    result = tmp_path / "result.pt"
+    words = ("--like", like) if template else ()
+    assert "folded" not in ok(capsys, "torch->torch", given, "-o", result, *words)
+    found = torch.load(result, weights_only=True)
+    assert list(found) == list(net.state_dict())
+    assert all(torch.equal(found[key], value) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["linear", "transposed"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("weight_norm", "parametrized weight_norm"), ("spectral_norm", "parametrized spectral_norm")],
+)
+@pytest.mark.parametrize("back", [False, True], ids=["to new", "to old"])
+def test_old_names_and_parametrizations(
+    name: str, old: str, new: str, back: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = (normalised(name, wrap) for wrap in ((new, old) if back else (old, new)))
+    into(ours, "torch", theirs, "torch", tmp_path, lambda *words: ok(capsys, *words))
+
+
+@pytest.mark.parametrize("source", ["torch", "keras", "linen"])
+def test_a_normalised_clone_is_refused(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, given = saved(plain("linear"), source, tmp_path, 1)
+    _, like = saved(normalised("linear", "parametrized weight_norm"), "torch", tmp_path, 2, "like")
+    message = refused(capsys, f"{SIDES[source].framework}->torch", given, "--like", like, "-o", tmp_path / "out.pt")
+    assert "'layer' of the clone is normalised" in message and "remove_parametrizations" in message
+
+
+def test_one_normalised_layer_among_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def build() -> torch.nn.Module:
+        net = LinearTorch(True)
+        net.second = parametrizations.weight_norm(net.second)
+        return net
+
+    x = normal(4, 5)
+    ours, theirs = Case("one", {"torch": build}, (x,)), Case("none", {"torch": lambda: LinearTorch(True)}, (x,))
+    into(ours, "torch", theirs, "torch", tmp_path, lambda *words: ok(capsys, *words))
+
+
+# --- Flax and Keras
+
+
+class Normed(linen.Module):
+    wrap: Any
+    more: Any = ()
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        x = linen.Dense(5, name="first")(x)
+        return self.wrap(linen.Dense(4, name="second"))(x, **dict(self.more))
+
+
+class Plain(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(3, 5), torch.nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+X = normal(4, 3)
+PLAIN = Case("plain", {"torch": Plain}, (X,))
+WEIGHT_NORM = Case("linen weight norm", {"linen": linen_net(lambda: Normed(linen.WeightNorm), X)}, (X,))
+SPECTRAL = Case(
+    "linen spectral norm",
+    {"linen": linen_net(lambda: Normed(linen.SpectralNorm, (("update_stats", False),)), X)},
+    (X,),
+)
+
+
+def test_weight_norm_of_linen_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reports: list[str] = []
+    into(WEIGHT_NORM, "linen", PLAIN, "torch", tmp_path, lambda *words: reports.append(ok(capsys, *words)))
+    assert "weight normalisation folded in" in reports[0]
+    anew(WEIGHT_NORM, "linen", PLAIN, "torch", tmp_path, lambda *words: ok(capsys, *words, "--force"))
+
+
+def test_spectral_norm_of_linen_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, given = saved(SPECTRAL, "linen", tmp_path, 1)
+    _, like = saved(PLAIN, "torch", tmp_path, 2, "like")
+    for words in ((), ("--like", like)):
+        message = refused(capsys, "flax->torch", given, "-o", tmp_path / "out.pt", *words)
+        assert "'second'" in message and KINDS["spectral_norm"].note in message
+
+
+@pytest.mark.parametrize("case", [WEIGHT_NORM, SPECTRAL], ids=lambda case: case.name)
+def test_kept_within_flax(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, given = saved(case, "linen", tmp_path, 1)
+    _, like = saved(case, "linen", tmp_path, 2, "like")
+    ok(capsys, "flax->flax", given, "--like", like, "-o", tmp_path / "out.msgpack")
+    found = SIDES["linen"].load(case.nets["linen"](), tmp_path / "out.msgpack")
+    expected = flatten_dict(net.variables)
+    assert {key: value.tobytes() for key, value in flatten_dict(found.variables).items()} == {
+        key: value.tobytes() for key, value in expected.items()
+    }
+
+
+def keras_spectral(layers: Any) -> Any:
+    top = layers.SpectralNormalization(layers.Dense(4, name="second"), name="normalised")
+    return lambda x: top(layers.Dense(5, name="first")(x))
+
+
+KERAS_SPECTRAL = Case("keras spectral norm", {"keras": keras_net(keras_spectral, (3,))}, (X,))
+
+
+def test_spectral_norm_of_keras_leaves_its_vector_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its kernel is normalised in place, while it trains."""
+    reports: list[str] = []
+    words = ("--map", "normalised.layer=second")
+    run = lambda *all: reports.append(ok(capsys, *all))  # noqa: E731
+    into(KERAS_SPECTRAL, "keras", PLAIN, "torch", tmp_path, run, words)
+    assert "vars/1 (only training uses it" in reports[0]
+
+
+def test_kept_within_keras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, given = saved(KERAS_SPECTRAL, "keras", tmp_path, 1)
+    _, like = saved(KERAS_SPECTRAL, "keras", tmp_path, 2, "like")
+    ok(capsys, "tf->tf", given, "--like", like, "-o", tmp_path / "out.weights.h5")
+    clone = KERAS_SPECTRAL.nets["keras"]()
+    clone.load_weights(tmp_path / "out.weights.h5")
+    for found, expected in zip(clone.get_weights(), net.get_weights(), strict=True):
+        assert found.tobytes() == expected.tobytes()
+    assert isinstance(net, keras.Model)
