@@ -1,4 +1,4 @@
-"""Nets that MXNet exported as graph and parameters, into every framework and back; the gamma that fix_gamma replaces."""
+"""Nets that MXNet exported as graph and parameters, into every framework and back; gammas that fix_gamma replaces."""
 
 from __future__ import annotations
 
