@@ -26,8 +26,8 @@ class H5Writer(InPlaceWriter):
     """
 
     def __init__(self, path: Path, contents: Contents) -> None:
+        h5py = import_h5py(path)  # first: it takes long, and an interrupt then must find no file
         super().__init__(path, contents)
-        h5py = import_h5py(path)
         try:
             with h5py.File(self._partial, "w") as self.file:
                 for spec in contents.specs:
