@@ -6,22 +6,27 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from converter.casting import cast, parse_dtype
 from converter.checklist import checklist, differences, pairs
 from converter.direction import parse_direction
 from converter.errors import ConversionError, MatchError
 from converter.execute import Pace, compute, execute
-from converter.formats import Format
+from converter.formats import Contents, Format
 from converter.frameworks import Framework
+from converter.layers import Net
 from converter.matching import Rules
 from converter.output import choose_format, choose_path, in_shards, parse_size, refuse_existing
 from converter.plan import Plan, plan_into, plan_new, respelled
 from converter.report import Report
 from converter.schema import load_schema
 from converter.weights import StrPath, Weights, read
+
+if TYPE_CHECKING:
+    from converter.live import LiveNet
 
 _Net = TypeVar("_Net")
 
@@ -173,10 +178,10 @@ def load_into(
             given, values, origin, settings = weights.net, weights.reader.read, weights.origin, None
         else:
             other = open_net(source)
-            given, values, origin = other.framework.net(other.described()), other.read, other.framework_name
+            given, values, origin = _net_of(other, other.described()), other.read, other.framework_name
             settings = other.settings()
         contents = live.described()
-        clone = rules.settled(live.framework.net(contents))
+        clone = rules.settled(_net_of(live, contents))
         plan = plan_into(rules.applied(given), clone, contents, rules, strict)
         # all of them before the first is set: a damaged tensor must not leave the net half filled
         tensors = [(step.target.name, compute(step, values)) for step in plan.steps]
@@ -184,6 +189,11 @@ def load_into(
             warnings.warn(found, stacklevel=2)
         filled: _Net = live.fill(tensors)
     return filled
+
+
+def _net_of(live: LiveNet, described: Contents) -> Net:
+    """The neutral layers of a live net."""
+    return replace(live.framework.net(described), read=live.read)
 
 
 def _plan(weights: Weights, clone: Weights | None, target: Framework, form: Format, rules: Rules, strict: bool) -> Plan:

@@ -6,7 +6,7 @@ This is the hub: a framework is described once against this table, never against
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from converter.axes import Axes, Sizes, rearrangement
 from converter.formats.base import Container, LeftOut
 from converter.ops import Op
-from converter.tensors import TensorSpec
+from converter.tensors import Array, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -287,6 +287,7 @@ class Net:
 
     ordered: whether the order of ``layers`` is that in which the net was built. Files that sort their
         names (Flax trees, TensorFlow checkpoints) have lost it.
+    read: gives a tensor by its name, where there are data behind the net.
     """
 
     framework: str
@@ -294,6 +295,7 @@ class Net:
     ordered: bool = True
     container: Container = "dict"
     left_out: tuple[LeftOut, ...] = ()
+    read: Callable[[str], Array] | None = field(default=None, repr=False, compare=False)
     by_path: Mapping[str, Layer] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

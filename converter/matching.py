@@ -23,6 +23,7 @@ from converter.layers import Layer, Net, join_path, split_path
 from converter.patterns import Indices, indices_of, letters
 from converter.schema import Schema, SchemaLayer
 from converter.structure import is_numbered, numbered_alike, same_tails, true_order, without_numbers
+from converter.tied import Ties, tied_to, twins
 
 SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "--map", "same name", "only one with this shape"
 SAME_TAIL, POSITION = "same end of the name", "position"
@@ -204,6 +205,11 @@ def covers(pattern: str, path: str) -> bool:
 
 def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[Pair, ...]:
     """Pair every layer of the target with one of the source. Raises MatchError with all problems."""
+    return match_tied(source, target, rules, strict)[0]
+
+
+def match_tied(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[tuple[Pair, ...], Ties]:
+    """`match`, and what has no pair because it is tied to something that has. Raises MatchError with all problems."""
     work = _Matching(source, target)
     work.by_schema(rules.schema)
     work.by_map(rules)
@@ -212,6 +218,7 @@ def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple
     work.by_tail()
     work.by_elimination()
     work.by_position()
+    ties = work.tied()
     work.finish()
     if strict:
         uncertain = [pair for pair in work.pairs if pair.reason not in CERTAIN]
@@ -223,7 +230,7 @@ def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple
                 ]
             )
     order = {layer.path: i for i, layer in enumerate(target.layers)}
-    return tuple(sorted(work.pairs, key=lambda pair: order[pair.target.path]))
+    return tuple(sorted(work.pairs, key=lambda pair: order[pair.target.path])), ties
 
 
 def rename(source: Net, framework_name: str, rules: Rules) -> tuple[Renaming, ...]:
@@ -326,6 +333,24 @@ class _Matching:
         for path, found in fits.items():
             if len(found) == 1 and uses[found[0].path] == 1:
                 self._pair(found[0], self.target.by_path[path], ONLY_ONE)
+
+    def tied(self) -> Ties:
+        """Take away the layers that are equal to paired ones, bit for bit."""
+        used = [spec for pair in self.pairs for spec in pair.target.tensors]
+        copies: dict[str, str] = {}
+        for target in list(self.free_targets.values()):
+            found = twins(target, used, self.target.read)
+            if found is not None:
+                del self.free_targets[target.path]
+                copies |= found
+        taken = [spec for pair in self.pairs for spec in pair.source.tensors]
+        left_out: list[LeftOut] = []
+        for source in list(self.free_sources.values()) if not self.free_targets else ():
+            found = twins(source, taken, self.source.read)
+            if found is not None:
+                del self.free_sources[source.path]
+                left_out += [LeftOut(name, tied_to(twin)) for name, twin in found.items() if name != twin]
+        return Ties(tuple(left_out), copies)
 
     def finish(self) -> None:
         """Explain whatever could not be paired."""

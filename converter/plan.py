@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from converter.assemble import Settled, Step, assemble
@@ -14,10 +14,11 @@ from converter.frameworks.attention import with_projections
 from converter.frameworks.base import Framework
 from converter.fused import part_name, part_of, whole
 from converter.layers import KINDS, UNKNOWN, Layer, Net
-from converter.matching import SAME_NAME, Pair, Renaming, Rules, match, rename
+from converter.matching import SAME_NAME, Pair, Renaming, Rules, match_tied, rename
 from converter.ops import Cast
 from converter.pieces import in_pieces, normalisations, wrapped
 from converter.tensors import TensorSpec, is_float
+from converter.tied import aliases, tied_to
 
 __all__ = ["Plan", "Step", "plan_into", "plan_new", "respelled"]
 
@@ -38,7 +39,7 @@ class Plan:
 def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict: bool = False) -> Plan:
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
     source = _without_idle(source, target.framework)
-    pairs = match(source, target, rules, strict)
+    pairs, ties = match_tied(source, target, rules, strict)
     same_framework = source.framework == target.framework
     fixed, pairs, problems = flattened(source, target, [_kept(pair, same_framework) for pair in pairs], rules)
     problems += [wrapped(pair.target) for pair in pairs if normalisations(pair.target)]
@@ -50,9 +51,12 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
         else:
             settled += _settled(pair, found[0])
     steps = {step.target.name: step for step in _assembled(settled, problems)}
+    for name, twin in ties.copies.items():
+        steps[name] = replace(steps[twin], target=replace(steps[twin].target, name=name), reason=tied_to(twin))
     ordered = tuple(steps[spec.name] for spec in template.specs if spec.name in steps)
     specs = tuple(step.target for step in ordered)
-    return Plan(ordered, replace(template, specs=specs, left_out=()), _left_out(source, ordered), fixed)
+    left_out = (*_left_out(source, ordered), *ties.left_out)
+    return Plan(ordered, replace(template, specs=specs, left_out=()), left_out, fixed)
 
 
 def _without_idle(source: Net, framework_name: str) -> Net:
@@ -96,7 +100,10 @@ def respelled(target: Net, framework: Framework, format_name: str) -> tuple[Net,
     specs = {move.target.spec.name: move.target.spec for move in moves}
     layers = tuple(_with_shapes(pair.target, specs) for pair in pairs)
     contents = Contents(tuple(specs.values()), target.container)
-    return replace(target, layers=layers), framework.dress(contents, layers, dialect, target)
+    named = {move.target.spec.name: move.supplies[0].stored.spec.name for move in moves if move.supplies}
+    given = target.read
+    read = None if given is None else lambda name: given(named[name])
+    return replace(target, layers=layers, read=read), framework.dress(contents, layers, dialect, target)
 
 
 def _with_shapes(layer: Layer, specs: dict[str, TensorSpec]) -> Layer:
@@ -129,12 +136,29 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
         else:
             problems.append(_no_shape(pair.source) + unplaced(pair.source, pair.target))
     steps = _assembled(settled, problems)
-    specs = tuple(step.target for step in steps)
+    kept, links = _without_repeats(steps, source) if framework.keeps_aliases else (steps, {})
+    specs = tuple(step.target for step in kept)
     origin = replace(source, ordered=source.ordered or rules.schema is not None)
     shapes = {step.target.name: step.target for step in steps}
     layers = whole([_with_shapes(pair.target, shapes) for pair in pairs])
-    dressed = framework.dress(Contents(specs, source.container), layers, dialect, origin)
-    return Plan(steps, dressed, _left_out(source, steps), fixed)
+    dressed = framework.dress(Contents(specs, source.container, links=links), layers, dialect, origin)
+    return Plan(kept, dressed, _left_out(source, steps), fixed)
+
+
+def _without_repeats(steps: tuple[Step, ...], source: Net) -> tuple[tuple[Step, ...], Mapping[str, str]]:
+    """The steps without those that would write a tensor again; and the names of these -> those that they repeat."""
+    if source.read is None:
+        return steps, {}
+    single = {step.sources[0].name: step.sources[0] for step in steps if len(step.sources) == 1}
+    twins = aliases(tuple(single.values()), source.read)
+    links: dict[str, str] = {}
+    written: dict[object, str] = {}
+    for step in steps:
+        names = tuple(twins.get(spec.name, spec.name) for spec in step.sources)
+        first = written.setdefault((names, step.ops, step.target.shape, step.target.dtype), step.target.name)
+        if first != step.target.name and names:
+            links[step.target.name] = first
+    return tuple(step for step in steps if step.target.name not in links), links
 
 
 def _copy(source: Net, contents: Contents) -> Plan:
@@ -241,10 +265,11 @@ def _no_heads(layer: Layer, shapes: str) -> str:
 
 
 def _undecided(layer: Layer) -> str:
+    """One refusal; the option may have a wildcard, for a net of many such layers."""
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
     kinds = [reading.form or reading.kind for reading in layer.readings]
     lines = " or ".join(f"--kind '{layer.path}={kind}'" for kind in dict.fromkeys(kinds))
     return (
         f"'{layer.path}' ({shapes}) could be {' or '.join(dict.fromkeys(kinds))}, which are stored differently. "
-        f"Say {lines}, give the clone with --like, or a --schema that says its kind."
+        f"Say {lines} ('*={kinds[0]}' for all that can be), give the clone with --like, or a --schema that tells."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +59,7 @@ class Weights(Mapping[str, Array]):
     def net(self) -> Net:
         """The neutral layers, and what of the file belongs to none. Raises FormatError."""
         try:
-            return self._framework.net(self.contents)
+            return replace(self._framework.net(self.contents), read=self.reader.read)
         except ConversionError as error:
             raise FormatError(self.path, str(error)) from None
 

@@ -59,6 +59,8 @@ class Framework(ABC):
     ignored: ClassVar[Mapping[str, str]] = {}
     #: Kinds whose layers cannot be made without the roles that others may lack (biases).
     complete: ClassVar[frozenset[str]] = frozenset()
+    #: Whether its files hold a tensor once that a net has under several names.
+    keeps_aliases: ClassVar[bool] = False
     #: The format written when the user names none; and that for bare tensors that belong to no net.
     default_format: ClassVar[str]
     data_format: ClassVar[str]
@@ -252,9 +254,9 @@ def classed(parts: Iterable[Part], contents: Contents) -> list[Part]:
     return [replace(part, layer_class=contents.classes.get(part.spec.name, part.layer_class)) for part in parts]
 
 
-def parameter(path: str, spec: TensorSpec) -> Layer:
-    """A bare tensor that belongs to no layer."""
-    return Layer(path, (Reading("parameter", (Stored(spec, Leaf("", ("value",), "*", "*")),)),))
+def parameter(path: str, spec: TensorSpec, sources: tuple[TensorSpec, ...] = ()) -> Layer:
+    """A bare tensor that belongs to no layer; ``sources`` as in `Stored`."""
+    return Layer(path, (Reading("parameter", (Stored(spec, Leaf("", ("value",), "*", "*"), sources=sources),)),))
 
 
 def _unknown(parts: Sequence[Part]) -> Reading:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +12,6 @@ from converter.errors import ConversionError
 from converter.formats.base import Container, Contents
 from converter.frameworks.base import Framework, Part, parameter
 from converter.layers import KINDS, Form, Layer, Leaf, Net, Reading, form, stacked
-from converter.tensors import TensorSpec
 
 #: Key of the safetensors metadata that holds the JSON document.
 KEY = "converter"
@@ -31,13 +30,17 @@ class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Document(msgspec.Struct, frozen=True):
-    """All that the metadata says. ``framework`` is where the weights came from; `ordered` as in `Net`."""
+    """All that the metadata says. ``framework`` is where the weights came from; `ordered` as in `Net`.
+
+    aliases: further name of a tied tensor -> the one under which the file holds it.
+    """
 
     version: Literal[1]
     framework: str
     ordered: bool
     container: Container
     layers: tuple[_Entry, ...]
+    aliases: dict[str, str] = {}
 
 
 def _form(kind: str) -> Form:
@@ -63,6 +66,7 @@ class Neutral(Framework):
     name = "neutral"
     title = "neutral"
     forms = tuple(_form(kind) for kind in KINDS)
+    keeps_aliases = True
     default_format = "safetensors"
     data_format = "safetensors"
 
@@ -84,15 +88,16 @@ class Neutral(Framework):
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
         entries = tuple(_entry(layer) for layer in layers)
-        document = _Document(1, source.framework, source.ordered, source.container, entries)
-        return replace(contents, metadata={**contents.metadata, KEY: msgspec.json.encode(document).decode()})
+        document = _Document(1, source.framework, source.ordered, source.container, entries, dict(contents.links))
+        metadata = {**contents.metadata, KEY: msgspec.json.encode(document).decode()}
+        return replace(contents, links={}, metadata=metadata)
 
     def net(self, contents: Contents) -> Net:
         """Layers and kinds as the metadata lists them. Raises ConversionError when it does not fit the tensors."""
         document = _document(contents)
-        by_path: dict[str, dict[str, TensorSpec]] = {}
-        for part in self.split(contents):
-            by_path.setdefault(part.path, {})[part.leaf] = part.spec
+        by_path: dict[str, dict[str, Part]] = {}
+        for part in (*self.split(contents), *_aliased(document, contents)):
+            by_path.setdefault(part.path, {})[part.leaf] = part
         layers = [self._layer(entry, by_path) for entry in document.layers]
         if by_path:
             raise ConversionError(
@@ -100,16 +105,29 @@ class Neutral(Framework):
             )
         return Net(self.name, tuple(layers), document.ordered, document.container, contents.left_out)
 
-    def _layer(self, entry: _Entry, by_path: dict[str, dict[str, TensorSpec]]) -> Layer:
+    def _layer(self, entry: _Entry, by_path: dict[str, dict[str, Part]]) -> Layer:
         path, kinds = entry.path, entry.kind
-        specs = by_path.pop(path, {})
-        if kinds == ("parameter",) and specs.keys() == {"value"}:
-            return parameter(path, specs["value"])
-        parts = [Part(spec, path, role) for role, spec in specs.items()]
+        parts = list(by_path.pop(path, {}).values())
+        if kinds == ("parameter",) and [part.leaf for part in parts] == ["value"]:
+            return parameter(path, parts[0].spec, parts[0].sources)
         readings = tuple(reading for reading in self._readings(parts, "") if reading.kind in kinds)
         if not readings or {reading.kind for reading in readings} != set(kinds):
-            raise ConversionError(f"neutral file: layer '{path}' is no {' or '.join(kinds)}: {_shapes(specs)}")
+            raise ConversionError(f"neutral file: layer '{path}' is no {' or '.join(kinds)}: {_shapes(parts)}")
         return Layer(path, tuple(_formed(reading, entry) for reading in readings))
+
+
+def _aliased(document: _Document, contents: Contents) -> list[Part]:
+    """The tensors that the file holds under other names. Raises ConversionError for one that it does not hold."""
+    missing = [held for held in document.aliases.values() if held not in contents.by_name]
+    twice = [name for name in document.aliases if name in contents.by_name]
+    if missing or twice:
+        raise ConversionError(f"neutral file: its alias for '{(missing + twice)[0]}' does not fit its tensors")
+    found = []
+    for name, held in document.aliases.items():
+        spec = contents.by_name[held]
+        path, _, role = name.rpartition(".")
+        found.append(Part(replace(spec, name=name), path, role, sources=(spec,)))
+    return found
 
 
 def _entry(layer: Layer) -> _Entry:
@@ -141,5 +159,5 @@ def _document(contents: Contents) -> _Document:
         raise ConversionError(f"neutral file: its metadata '{KEY}' is no document of version 1: {error}") from None
 
 
-def _shapes(specs: Mapping[str, TensorSpec]) -> str:
-    return ", ".join(f"{role} {spec.shape}" for role, spec in specs.items()) or "no tensors"
+def _shapes(parts: Sequence[Part]) -> str:
+    return ", ".join(f"{part.leaf} {part.spec.shape}" for part in parts) or "no tensors"

@@ -1,0 +1,84 @@
+"""Tied tensors: one that a net uses in two places, and that some files hold twice (PyTorch, MXNet), others once.
+
+Names do not tell, so the contents are compared, but only of layers that nothing else explains. Tensors of one
+number throughout prove nothing: every fresh net has many that are equal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from converter.formats.base import LeftOut
+from converter.layers import Layer
+from converter.tensors import Array, TensorSpec
+
+Read = Callable[[str], Array]
+Bits: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.void]]"
+
+
+@dataclass(frozen=True)
+class Ties:
+    """What a matching found tied: source tensors that are left out, and target tensor -> the one it is equal to."""
+
+    left_out: tuple[LeftOut, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+def tied_to(name: str) -> str:
+    return f"tied to {name}"
+
+
+def twins(layer: Layer, others: Iterable[TensorSpec], read: Read | None) -> Mapping[str, str] | None:
+    """Each tensor of the layer -> the name of another that it is equal to, bit for bit; None unless all have one."""
+    known = tuple(others)
+    found: dict[str, str] = {}
+    for spec in layer.tensors:
+        twin = _twin(spec, known, read)
+        if twin is None:
+            return None
+        found[spec.name] = twin
+    return found or None
+
+
+def _twin(spec: TensorSpec, others: Iterable[TensorSpec], read: Read | None) -> str | None:
+    alike = [other for other in others if (other.shape, other.dtype) == (spec.shape, spec.dtype)]
+    if any(other.name == spec.name for other in alike):  # a neutral file holds it once, under two names
+        return spec.name
+    if not alike or read is None or -1 in spec.shape:
+        return None
+    bits = _bits(read(spec.name))
+    if not _tells(bits):
+        return None
+    return next((other.name for other in alike if np.array_equal(bits, _bits(read(other.name)))), None)
+
+
+def _tells(bits: Bits) -> bool:
+    """Whether another tensor with these contents must be the same one."""
+    return bits.size > 1 and not bool((bits == bits[0]).all())
+
+
+def _bits(array: Array) -> Bits:
+    """The elements as they are stored, so that NaNs are equal, too."""
+    return np.ascontiguousarray(array).reshape(-1).view(f"V{array.dtype.itemsize}")
+
+
+def aliases(specs: Sequence[TensorSpec], read: Read) -> Mapping[str, str]:
+    """Each tensor that repeats one before it -> that one. Reads only what others have the shape of."""
+    from xxhash import xxh3_128_digest
+
+    alike = Counter((spec.shape, spec.dtype) for spec in specs)
+    first: dict[object, str] = {}
+    found: dict[str, str] = {}
+    for spec in specs:
+        if alike[spec.shape, spec.dtype] < 2:
+            continue
+        bits = _bits(read(spec.name))
+        if _tells(bits):
+            twin = first.setdefault((spec.shape, spec.dtype, xxh3_128_digest(bits.data)), spec.name)
+            found |= {spec.name: twin} if twin != spec.name else {}
+    return found
