@@ -15,6 +15,7 @@ from converter.ops import (
     Full,
     Op,
     Reorder,
+    Repeat,
     Require,
     Reshape,
     Split,
@@ -93,6 +94,15 @@ def test_reshape_and_flip_undo_themselves() -> None:
     for op in (Reshape((6, 4), (2, 3, 4)), Flip((0, 2))):
         assert shapes_agree(op, [array]) and same(op.inverse().apply(op.apply([array])), [array])
     assert np.array_equal(Flip((0, 2)).apply([array])[0], array[::-1, :, ::-1])
+
+
+def test_what_is_repeated_is_taken_back_once_unless_it_differs() -> None:
+    array = np.random.default_rng(0).normal(size=(3,))
+    op = Repeat(2)
+    assert np.array_equal(op.apply([array])[0].ravel(), np.repeat(array, 2))
+    assert shapes_agree(op, [array]) and same(op.inverse().apply(op.apply([array])), [array])
+    with pytest.raises(ConversionError, match="one value for each 2 channels, and 1 of 2 such groups"):
+        Repeat(2).inverse().apply([np.array([[1.0, 1.0], [2.0, 3.0]])])
 
 
 def test_a_sum_gives_back_the_sum_and_zeros() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from flax import linen, nnx
 from mxnet.gluon import nn as gluon
 
-from tests.parity.chains import Link, chain, normal
+from tests.parity.chains import GluonChain, Link, NnxChain, TorchChain, chain, normal
 from tests.parity.sides import Case
 
 KERNELS = {1: (3,), 2: (3, 2), 3: (2, 3, 4)}
@@ -25,9 +26,10 @@ def conv(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
+    kernel: tuple[int, ...] = (),
 ) -> Link:
     """A convolution without padding; ``given`` channels in, ``taken`` out."""
-    kernel = KERNELS[space]
+    kernel = kernel or KERNELS[space]
     torch_class = getattr(torch.nn, f"Conv{space}d")
     gluon_class = getattr(gluon, f"Conv{space}D")
     words = {"strides": (stride,) * space, "feature_group_count": groups, "kernel_dilation": (dilation,) * space}
@@ -56,6 +58,37 @@ def depthwise(name: str, channels: int, multiplier: int, *, space: int = 2, bias
 
     return Link(
         name, "depthwise", plain.torch, keras, plain.linen, plain.nnx, plain.gluon, words={"multiplier": multiplier}
+    )
+
+
+class SeparableLinen(linen.Module):
+    parts: tuple[Link, Link]
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        for part in self.parts:
+            assert part.linen is not None
+            x = part.linen(part.name)(x)
+        return x
+
+
+def separable(name: str, given: int, taken: int, multiplier: int, *, space: int) -> Link:
+    """A depthwise convolution and one without extent: one layer in Keras, a module of two elsewhere."""
+    first = depthwise("depthwise", given, multiplier, space=space, bias=False)
+    second = conv("pointwise", given * multiplier, taken, space=space, kernel=(1,) * space)
+
+    def keras(layers: Any, own: str) -> Any:
+        made = getattr(layers, f"SeparableConv{space}D")
+        return made(taken, KERNELS[space], depth_multiplier=multiplier, name=own)
+
+    return Link(
+        name,
+        "conv",
+        lambda: TorchChain((first, second)),
+        keras,
+        lambda own: SeparableLinen((first, second), name=own),
+        lambda rngs: NnxChain((first, second)),
+        lambda: GluonChain((first, second)),
     )
 
 
@@ -127,6 +160,13 @@ CASES = (
     deep(1, 2),
     deep(2, 1),
     deep(2, 2),
+    # Without a clone nothing tells that Keras keeps both in one layer.
+    *(
+        replace(
+            chain(f"separable{space}d", normal(2, 3, *SIZES[space]), separable("both", 3, 5, 2, space=space)), layers=()
+        )
+        for space in (1, 2)
+    ),
     *(up(space, flipped) for space in (1, 2, 3) for flipped in (True, False)),
     chain(
         "conv2d transposed in groups",
