@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import mxnet
 import pytest
@@ -13,7 +15,7 @@ from tests.parity.sides import SIDES, Case, by_clone, by_hand_over, every, to_nu
 from tests.parity.transformer_cases import CASES, ENCODER
 
 #: The flavours whose files hold a tied tensor twice.
-TWICE = {"torch": torch.load, "gluon": lambda path: mxnet.nd.load(str(path))}
+TWICE: Mapping[str, Callable[[Path], Any]] = {"torch": torch.load, "gluon": lambda path: mxnet.nd.load(str(path))}
 
 
 @pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.pairs))

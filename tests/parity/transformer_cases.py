@@ -1,4 +1,4 @@
-"""Small transformers in all flavours: an encoder with an output layer tied to its embedding, and a vision transformer."""
+"""Small transformers in all flavours: an encoder with its output layer tied to its embedding, and a ViT."""
 
 from __future__ import annotations
 
