@@ -4,7 +4,8 @@ Format: flax/serialization.py. Extension 1 is an array, itself the packed tuple 
 bytes); 2 a Python complex; 3 a NumPy scalar, packed as an array. Arrays beyond 2**30 bytes stand as a
 map {``__msgpack_chunked_array__``, ``shape``, ``chunks``}. Lists, tuples and FrozenDicts are maps.
 
-A ``/`` inside of one key (flax.linen.WeightNorm has such) is ``%2F`` in our names, and a ``/`` again when written.
+A ``/`` inside of one key (flax.linen.WeightNorm has such) looks like nesting in our names; ``contents.labels`` knows
+better, so that it is written as it was.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, 
 from converter.formats.flax_msgpack_writer import ARRAY, CHUNKED, FileWriter
 from converter.formats.jax_tree import choose
 from converter.formats.msgpack_walk import Cursor, Kind, Leaf, Walk
+from converter.formats.nested import SLASH
 from converter.formats.source import FileSource, Source, check_shape, frozen
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
@@ -106,10 +108,20 @@ def read_stored(source: Source, name: str, stored: Stored) -> Array:
 
 def stored_arrays(source: Source) -> tuple[Container, dict[str, Stored], dict[str, Leaf]]:
     """(how the top is held, the arrays by name, every other leaf by name). Raises FormatError."""
+    return _walked(source)[:3]
+
+
+def _walked(source: Source) -> tuple[Container, dict[str, Stored], dict[str, Leaf], dict[str, str]]:
+    """The same, and for each name with a slash inside of a key the name with `SLASH` there."""
     walk, headers = Walk(source), _Headers(source)
     arrays: dict[str, Stored] = {}
     others: dict[str, Leaf] = {}
-    for leaf in walk:
+    marked: dict[str, str] = {}
+    for found in walk:
+        leaf = found
+        if SLASH in found.name:
+            leaf = found._replace(name=found.name.replace(SLASH, "/"))
+            marked[leaf.name] = found.name
         if leaf.name in arrays or leaf.name in others:
             raise FormatError(source.path, f"the name '{leaf.name}' stands twice in the file")
         stored = headers.stored(leaf) if _is_array(leaf) else None
@@ -118,7 +130,7 @@ def stored_arrays(source: Source) -> tuple[Container, dict[str, Stored], dict[st
         else:
             arrays[leaf.name] = stored
     is_chunked = _join_chunks(source.path, arrays, others)
-    return "tensor" if is_chunked else _CONTAINERS.get(walk.kind, "tensor"), arrays, others
+    return "tensor" if is_chunked else _CONTAINERS.get(walk.kind, "tensor"), arrays, others, marked
 
 
 def say(source: Source, leaf: Leaf) -> str:
@@ -143,7 +155,7 @@ def say(source: Source, leaf: Leaf) -> str:
 
 
 def _contents(source: FileSource, key: str | None) -> tuple[Mapping[str, Stored], Contents]:
-    container, arrays, others = stored_arrays(source)
+    container, arrays, others, marked = _walked(source)
     chosen = choose(source.path, arrays, key)
     kept = chosen.kept
     if key is not None:
@@ -154,7 +166,8 @@ def _contents(source: FileSource, key: str | None) -> tuple[Mapping[str, Stored]
     lines = [LeftOut(leaf.name, say(source, leaf)) for leaf in others.values() if not leaf.name.startswith(groups)]
     specs = tuple(stored.spec for stored in kept.values())
     container = "tensor" if chosen.is_tensor else container
-    return kept, Contents(specs, container, left_out=(*chosen.left_out, *lines))
+    labels = marked if key is None else {}
+    return kept, Contents(specs, container, labels=labels, left_out=(*chosen.left_out, *lines))
 
 
 def _is_array(leaf: Leaf) -> bool:

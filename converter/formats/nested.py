@@ -15,8 +15,8 @@ from converter.formats.base import LeftOut
 __all__ = ["Child", "Entry", "flatten", "left_out", "plain_children"]
 
 MAX_DEPTH = 100
-#: How names write a slash that is part of one key.
-SLASH = "%2F"
+#: Stands for a slash that is part of one key, while names are taken apart and put together.
+SLASH = "\0"
 #: Shared containers can be reached by many names; no real file has so many.
 MAX_ENTRIES = 1_000_000
 MAX_NAME_CHARACTERS = 256 << 20

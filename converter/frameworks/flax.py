@@ -65,6 +65,10 @@ _NNX_RNN = form(
 _CELLS = (_LSTM, _GRU, _RNN, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
 
 
+#: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
+_ADAPTER = "lora kernel"
+
+
 class Flax(Framework):
     name = "flax"
     title = "Flax"
@@ -84,6 +88,7 @@ class Flax(Framework):
             ("bias", "bias", "out"),
             name="from_heads",
         ),
+        form("linear", (_ADAPTER, "weight", "in out"), name="lora"),
         form("embedding", ("embedding", "weight", "num dim")),
         form("conv", ("kernel", "weight", "+ in out"), ("bias", "bias", "out")),
         # A transposed convolution here is a convolution of the widened input: its kernel runs the other way.
@@ -151,17 +156,20 @@ class Flax(Framework):
         return found
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
+        leaf = "" if leaf == _ADAPTER else leaf
         collection = "batch_stats" if leaf in _STATISTICS else "params"
         parts = (*split_path(prefix), *leaf.split("."))
         return "/".join(filter(None, parts if is_data else (collection, *parts)))
 
 
 def _part(spec: TensorSpec) -> Part:
-    parts = spec.name.replace("%2F", "/").split("/")
+    parts = spec.name.split("/")
     while len(parts) > 1 and parts[0] in _COLLECTIONS:
         del parts[0]
     if len(parts) > 1 and parts[-1] == "value":  # an nnx Variable
         del parts[-1]
+    if parts[-1] in ("lora_a", "lora_b") and len(spec.shape) == 2:
+        parts.append(_ADAPTER)
     automatic = re.fullmatch(r"([A-Z]\w*)_\d+", parts[-2]) if len(parts) > 1 else None
     return Part(spec, join_path(parts[:-1]), parts[-1], automatic[1] if automatic else "")
 
