@@ -33,7 +33,7 @@ import msgspec
 import yaml
 
 from converter.errors import ConversionError
-from converter.frameworks import FRAMEWORKS, framework, named_forms
+from converter.frameworks import framework, named_forms
 from converter.layers import KINDS
 from converter.patterns import Indices, check_pattern, fill, indices_of, letters
 from converter.schema_errors import explained
