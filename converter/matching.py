@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TypeVar
 
+from converter.bare import as_there
 from converter.errors import MatchError
 from converter.fit import agreements, disagreement, shapes
 from converter.formats.base import LeftOut
@@ -210,7 +211,7 @@ def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple
 
 def match_tied(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[tuple[Pair, ...], Ties]:
     """`match`, and what has no pair because it is tied to something that has. Raises MatchError with all problems."""
-    work = _Matching(source, target)
+    work = _Matching(as_there(source, target), as_there(target, source))
     work.by_schema(rules.schema)
     work.by_map(rules)
     work.by_name(lambda path: path)
@@ -229,7 +230,7 @@ def match_tied(source: Net, target: Net, rules: Rules, strict: bool = False) -> 
                     for p in uncertain
                 ]
             )
-    order = {layer.path: i for i, layer in enumerate(target.layers)}
+    order = {layer.path: i for i, layer in enumerate(work.target.layers)}
     return tuple(sorted(work.pairs, key=lambda pair: order[pair.target.path])), ties
 
 
