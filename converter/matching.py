@@ -57,7 +57,7 @@ class Renaming:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the user settled: a schema, and source path -> target path (also of everything below it).
+    """What the user settled: a schema, and source path -> target path (also of everything below it; see `fused`).
 
     strip: modules to leave out of the source's paths where they lead (``module`` of DataParallel).
     kinds, heads, flatten: pattern of paths -> the kind or form of those layers, the number of heads, the channels

@@ -20,6 +20,12 @@ defined once may be used in several places; paths and names are then put togethe
         path: encoder.{i}
         names: {torch: ["encoder.layers.{i}"]}
 
+A name may be a part of a linear layer, as GPT-2 and ViT keep queries, keys and values in one (see `converter.fused`):
+
+    - {path: attn.query, kind: linear, names: {torch: ["attn.qkv[0/3]"]}}
+    - {path: attn.key, kind: linear, names: {torch: ["attn.qkv[1/3]"]}}
+    - {path: attn.value, kind: linear, names: {torch: ["attn.qkv[2/3]"]}}
+
 Strict: an unknown key, kind or framework, a name that stands for two layers, and an entry that finds no layer
 (unless it is optional) are errors.
 """
