@@ -120,7 +120,7 @@ AXIS_WORDS: Mapping[str, str] = MappingProxyType(
         "h": "hidden size",
         "r": "size of the state",
         "heads": "number of heads",
-    "multiplier": "channel multiplier",
+        "multiplier": "channel multiplier",
         "head_dim": "size of a head",
         "+0": "kernel size",
         "+1": "kernel size",

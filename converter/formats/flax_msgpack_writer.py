@@ -64,9 +64,7 @@ def _tree(path: Path, contents: Contents) -> Tree:
         return list(contents.specs)
     root: dict[str, Tree] = {}
     for spec in contents.specs:
-        *parents, last = (
-            part.replace(SLASH, "/") for part in contents.labels.get(spec.name, spec.name).split("/")
-        )
+        *parents, last = (part.replace(SLASH, "/") for part in contents.labels.get(spec.name, spec.name).split("/"))
         node = root
         for parent in parents:
             inner = node.setdefault(parent, {})

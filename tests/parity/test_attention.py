@@ -20,7 +20,9 @@ from tests.parity.attention_cases import (
     PROJECTIONS,
     SQUARE_GPT2,
     THREE,
+    Shape,
     named,
+    own,
 )
 from tests.parity.sides import SIDES, Case, assert_same, by_clone, by_hand_over, by_schema, every
 
@@ -94,6 +96,28 @@ def test_heads_that_no_one_gave(target: str, tmp_path: Path, capsys: pytest.Capt
     ok(capsys, *words, "--heads", "attn=2")
     clone = SIDES[target].load(OWN_ATTENTION.nets[target](), tmp_path / f"result{SIDES[target].ending}")
     assert_same(OWN_ATTENTION.run(target, clone), OWN_ATTENTION.run("torch", net))
+
+
+SHARED, LARGER_VALUES = OWN[6], OWN[5]
+
+
+@pytest.mark.parametrize("target", ["linen", "nnx"])
+def test_values_of_another_size_do_not_fit_flax(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, given = saved(LARGER_VALUES, "keras", tmp_path, 1)
+    _, like = saved(OTHER_SIZES, target, tmp_path, 2, "like")
+    message = refused(capsys, "tf->flax", given, "--like", like, "-o", tmp_path / "out.msgpack")
+    assert "/value_dense/vars/0' has shape (5, 2, 4)" in message and "(5, 2, 3)" in message
+
+
+def test_shared_heads_do_not_fit_pytorch_s_own_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = own("shared", Shape(heads=4, groups=2, model=8, key_in=8, value_in=8, head=2, out=8))
+    whole = own("whole", Shape(heads=4, model=8, key_in=8, value_in=8, head=2, out=8))
+    _, given = saved(shared, "keras", tmp_path, 1)
+    _, like = saved(whole, "torch", tmp_path, 2, "like")
+    message = refused(capsys, "tf->torch", given, "--like", like, "-o", tmp_path / "out.pt")
+    assert "'attn.in_proj_weight' is (24, 8)" in message and "_key_dense/vars/0' has shape (8, 2, 2)" in message
 
 
 # --- one layer for queries, keys and values
