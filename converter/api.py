@@ -18,10 +18,10 @@ from converter.execute import Pace, compute, execute
 from converter.formats import Contents, Format
 from converter.frameworks import Framework
 from converter.layers import Net
-from converter.matching import Rules
 from converter.output import choose_format, choose_path, in_shards, parse_size, refuse_existing
 from converter.plan import Plan, plan_into, plan_new, respelled
 from converter.report import Report
+from converter.rules import Rules
 from converter.schema import load_schema
 from converter.weights import StrPath, Weights, read
 

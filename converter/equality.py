@@ -16,10 +16,11 @@ from converter.fit import Agreement, Move, Supply, agreements
 from converter.flatten import flattened
 from converter.formats.base import LeftOut
 from converter.layers import Stored
-from converter.matching import Pair, Rules, match
+from converter.matching import Pair, match
 from converter.ops import Split, Sum
 from converter.plan import plan_into
 from converter.report import table
+from converter.rules import Rules
 from converter.schema import load_schema
 from converter.tensors import Array
 from converter.tiles import blocks

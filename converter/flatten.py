@@ -17,7 +17,8 @@ from converter.flatten_guess import INPUTS, OUTPUTS, Flattened, guesses
 from converter.flatten_sizes import sizes_of
 from converter.frameworks import framework
 from converter.layers import Layer, Net, Stored
-from converter.matching import Pair, Rules
+from converter.matching import Pair
+from converter.rules import Rules
 
 __all__ = ["Flattened", "flattened"]
 

@@ -6,8 +6,9 @@ import warnings
 from typing import Any
 
 from converter.live import open_net
-from converter.matching import Rules, match
+from converter.matching import match
 from converter.reuse_report import ReuseReport
+from converter.rules import Rules
 from converter.selection import SLICED
 
 

@@ -9,34 +9,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from functools import lru_cache
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
 
 from converter.bare import as_there
 from converter.errors import MatchError
 from converter.fit import agreements, disagreement, shapes
 from converter.formats.base import LeftOut
-from converter.frameworks import FRAMEWORKS, named_forms
-from converter.fused import apart, expanded
-from converter.layers import Layer, Net, join_path, split_path
+from converter.layers import Layer, Net, join_path
 from converter.patterns import Indices, indices_of, letters
+from converter.rules import Rules, narrowed, with_size, without_compiled
 from converter.schema import Schema, SchemaLayer
-from converter.structure import is_numbered, numbered_alike, same_tails, true_order, without_numbers
+from converter.structure import Naming, in_turn, numbered_alike, same_tails
 from converter.tied import Ties, tied_to, twins
+from converter.tree import Alignment
 
 SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "--map", "same name", "only one with this shape"
-SAME_TAIL, POSITION = "same end of the name", "position"
+STRUCTURE, SAME_TAIL, POSITION = "same place in the tree", "same end of the name", "position"
 #: `--strict` accepts these alone.
 CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
-
-
-#: The wrapper of torch.compile.
-COMPILED = "_orig_mod"
-
-
-_Said = TypeVar("_Said", str, int)
 
 
 @dataclass(frozen=True)
@@ -55,155 +46,6 @@ class Renaming:
     reason: str
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What the user settled: a schema, and source path -> target path (also of everything below it; see `fused`).
-
-    strip: modules to leave out of the source's paths where they lead (``module`` of DataParallel).
-    kinds, heads, flatten: pattern of paths -> the kind or form of those layers, the number of heads, the channels
-    before the flatten (0: there was none); unflatten: those that the outputs of a layer become. flatten_fix: whether
-    any is looked for at all.
-    ignore: patterns of source layers to leave out.
-    """
-
-    schema: Schema | None = None
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    strip: frozenset[str] = frozenset()
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    heads: Mapping[str, int] = field(default_factory=dict)
-    flatten: Mapping[str, int] = field(default_factory=dict)
-    flatten_fix: bool = True
-    ignore: tuple[str, ...] = ()
-    unflatten: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mapping", expanded(self.mapping))
-
-    def settled(self, clone: Net) -> Net:
-        """The clone with all that was said of it. Raises MatchError."""
-        return apart(self._with_kinds(clone), (*self.mapping.values(), *self._spelled(clone.framework)))
-
-    def _spelled(self, framework_name: str) -> Iterable[str]:
-        return [path for layer in (self.schema.layers if self.schema else ()) for path in layer.paths(framework_name)]
-
-    def _with_kinds(self, net: Net) -> Net:
-        """The net with kinds and heads as the user says. Raises MatchError for a kind that a layer cannot be.
-
-        A pattern with a wildcard is for those that can be of that kind: ``*=conv`` settles a whole net.
-        """
-        if not self.kinds and not self.heads:
-            return net
-        layers, problems = [], []
-        for layer in net.layers:
-            kind = _of(self.kinds, layer.path)
-            chosen = narrowed(layer, kind) if kind is not None else layer
-            if not chosen.readings and self.kinds.get(layer.path) is None:
-                chosen = layer
-            heads = _of(self.heads, layer.path)
-            if not chosen.readings:
-                kinds = ", ".join(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))
-                problems.append(f"--kind {layer.path}={kind}: '{layer.path}' ({shapes(layer)}) can only be {kinds}")
-            layers.append(with_size(chosen, "heads", heads) if heads is not None else chosen)
-        if problems:
-            raise MatchError(problems)
-        return replace(net, layers=tuple(layers))
-
-    def unflatten_of(self, path: str) -> int | None:
-        """The channels that the outputs of this layer become, if the user or the schema says so."""
-        entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema else []
-        said = next((entry.unflatten for entry in entries if entry and entry.unflatten is not None), None)
-        return _of(self.unflatten, path) if _of(self.unflatten, path) is not None else said
-
-    def flatten_of(self, path: str) -> int | None:
-        """The channels before the flatten that leads to this layer, if the user or the schema says so."""
-        entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema else []
-        said = next((entry.flatten for entry in entries if entry and entry.flatten is not None), None)
-        return _of(self.flatten, path) if _of(self.flatten, path) is not None else said
-
-    def applied(self, source: Net) -> Net:
-        """The source with all that was said of it. Raises MatchError."""
-        said = self._with_kinds(self._without_ignored(self.stripped(source)))
-        return apart(said, (*self.mapping, *self._spelled(source.framework)))
-
-    def _without_ignored(self, net: Net) -> Net:
-        """The net without the layers to leave out. Raises MatchError for a pattern that fits none."""
-        gone = {layer.path: pattern for layer in net.layers for pattern in self.ignore if covers(pattern, layer.path)}
-        unused = [pattern for pattern in self.ignore if pattern not in gone.values()]
-        if unused:
-            raise MatchError([f"--ignore {p}: no layer of the source is called so" for p in unused])
-        left_out = [
-            LeftOut(spec.name, f"--ignore {gone[layer.path]}")
-            for layer in net.layers
-            if layer.path in gone
-            for spec in layer.tensors
-        ]
-        kept = tuple(layer for layer in net.layers if layer.path not in gone)
-        return replace(net, layers=kept, left_out=(*net.left_out, *left_out))
-
-    def stripped(self, net: Net) -> Net:
-        """The net without the modules to leave out. Raises MatchError when two paths become one."""
-        if not self.strip:
-            return net
-        paths = {layer.path: self._stripped(layer.path) for layer in net.layers}
-        problems = [f"--strip: the source has no module '{name}'" for name in self.strip if not _leads(net, name)]
-        twice = [path for path, count in Counter(paths.values()).items() if count > 1]
-        problems += [f"--strip: two layers would be named '{path}'" for path in twice]
-        if problems:
-            raise MatchError(problems)
-        return replace(net, layers=tuple(replace(layer, path=paths[layer.path]) for layer in net.layers))
-
-    def _stripped(self, path: str) -> str:
-        # torch.compile puts its wrapper around any module, not only around the whole net
-        parts = list(_without_compiled(path) if COMPILED in self.strip else split_path(path))
-        while parts and parts[0] in self.strip:
-            del parts[0]
-        return join_path(parts)
-
-    def mapped(self, path: str) -> str | None:
-        """The target path that ``--map`` gives to a source path; the longest rule wins."""
-        for old in sorted(self.mapping, key=len, reverse=True):
-            if path == old or path.startswith(old + "."):
-                return self.mapping[old] + path[len(old) :]
-        return None
-
-
-def narrowed(layer: Layer, kind: str) -> Layer:
-    """The layer with only the readings of that kind or form (none, when it cannot be one); a kind is its usual form.
-
-    A form that this framework stores like the usual one (the projections of an attention) is noted on it.
-    """
-    possible = (*layer.readings, *layer.unlikely)
-    exact = tuple(reading for reading in possible if reading.called == kind)
-    alike = tuple(reading for reading in layer.readings if reading.kind == kind)
-    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == _form_kinds().get(kind))
-    return replace(layer, readings=exact or alike or formed)
-
-
-@lru_cache
-def _form_kinds() -> Mapping[str, str]:
-    return named_forms()
-
-
-def with_size(layer: Layer, axis: str, size: int) -> Layer:
-    """The layer with a size that its shapes do not tell, such as the number of heads."""
-    readings = (
-        replace(reading, stored=tuple(replace(stored, sizes=((axis, size),)) for stored in reading.stored))
-        for reading in layer.readings
-    )
-    return replace(layer, readings=tuple(readings))
-
-
-def _of(said: Mapping[str, _Said], path: str) -> _Said | None:
-    """What is said of a path: the longest pattern that fits; a path stands for all below it, too."""
-    fitting = [pattern for pattern in said if covers(pattern, path)]
-    return said[max(fitting, key=len)] if fitting else None
-
-
-def covers(pattern: str, path: str) -> bool:
-    """Whether the pattern stands for the path, or for a module above it."""
-    return fnmatchcase(path, pattern) or path.startswith(f"{pattern}.")
-
-
 def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[Pair, ...]:
     """Pair every layer of the target with one of the source. Raises MatchError with all problems."""
     return match_tied(source, target, rules, strict)[0]
@@ -214,11 +56,13 @@ def match_tied(source: Net, target: Net, rules: Rules, strict: bool = False) -> 
     work = _Matching(as_there(source, target), as_there(target, source))
     work.by_schema(rules.schema)
     work.by_map(rules)
-    work.by_name(lambda path: path)
+    work.by_name(lambda path: path, lambda path: path)
     work.by_name(plain_names(source), plain_names(target))
+    work.by_structure()
     work.by_tail()
     work.by_elimination()
     work.by_position()
+    work.by_elimination(anywhere=True)
     ties = work.tied()
     work.finish()
     if strict:
@@ -259,6 +103,14 @@ def rename(source: Net, framework_name: str, rules: Rules) -> tuple[Renaming, ..
     return tuple(renamed.values())
 
 
+#: What the report says of each step of an `Alignment`.
+_STEPS = (STRUCTURE, ONLY_ONE, POSITION)
+
+
+def _fit(source: Layer, target: Layer, same_framework: bool) -> bool:
+    return bool(agreements(source, target, same_framework))
+
+
 class _Matching:
     """The pairs found so far, the layers still free on both sides, and the problems met."""
 
@@ -268,6 +120,8 @@ class _Matching:
         self.free_sources = dict(source.by_path)
         self.free_targets = dict(target.by_path)
         self.pairs: list[Pair] = []
+        #: path -> the modules around it that belong together, of source and target (see `Alignment`)
+        self.places: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
         self.problems: list[str] = []
 
     def by_schema(self, schema: Schema | None) -> None:
@@ -291,22 +145,40 @@ class _Matching:
                     f"--map {path}={mapped}: '{mapped}' {why}. Free there: {listed(self.free_targets)}."
                 )
 
-    def by_name(self, ours: Callable[[str], str], theirs: Callable[[str], str] | None = None) -> None:
+    def by_name(self, ours: Naming, theirs: Naming) -> None:
         """Pair layers whose names are equal, where the name stands once on either side."""
-        sources = _once(self.free_sources, ours)
-        targets = _once(self.free_targets, theirs or ours)
-        alike = numbered_alike(map(ours, self.source.by_path), map(theirs or ours, self.target.by_path))
+        sources, targets = _once(self.free_sources, ours), _once(self.free_targets, theirs)
+        alike = numbered_alike(self.source, ours, self.target, theirs)
         for name, layer in targets.items():
             source = sources.get(name)
-            numbered = source is not None and (is_numbered(source.path) or is_numbered(layer.path))
-            if source is not None and (not numbered or without_numbers(name) in alike):
+            if source is not None and alike(source, layer):
                 self._pair(source, layer, SAME_NAME)
 
+    def by_structure(self) -> None:
+        """Pair layers that stand in the same place of the two trees of modules."""
+        if not self.free_sources or not self.free_targets:
+            return
+        settled = {pair.source.path: pair.target.path for pair in self.pairs}
+        fits = partial(_fit, same_framework=self.same_framework)
+        alignment = Alignment(self.source, self.target, fits, settled)
+        for source, target, step in alignment.pairs():
+            if source.path in self.free_sources and target.path in self.free_targets:
+                self._pair(source, target, _STEPS[step])
+        self.places = alignment.source_places, alignment.target_places
+
     def by_tail(self) -> None:
-        """Pair layers whose names end alike below other modules, where they fit."""
-        for source, target in same_tails(self.free_sources, self.free_targets):
-            if agreements(source, target, self.same_framework):
+        """Pair layers of one place whose names end alike below other modules, where they fit."""
+        for source, target in same_tails(self.source, self.target, self.free_sources, self.free_targets):
+            if self._in_one_place(source, target) and agreements(source, target, self.same_framework):
                 self._pair(source, target, SAME_TAIL)
+
+    def by_elimination(self, anywhere: bool = False) -> None:
+        """Pair layers that fit each other and nothing else that is free in their place, or anywhere."""
+        fits = self._fits(anywhere)
+        uses = Counter(layer.path for found in fits.values() for layer in found)
+        for path, found in fits.items():
+            if len(found) == 1 and uses[found[0].path] == 1:
+                self._pair(found[0], self.target.by_path[path], ONLY_ONE)
 
     def by_position(self) -> None:
         """Pair layers that all fit each other in the order in which they are called, where both sides tell it."""
@@ -315,25 +187,24 @@ class _Matching:
             groups.setdefault(tuple(layer.path for layer in found), []).append(self.free_targets[path])
         for paths, targets in groups.items():
             if len(paths) == len(targets) > 1:
-                ours = true_order(self.source, [self.source.by_path[path] for path in paths])
-                theirs = true_order(self.target, targets)
-                for source, target in zip(ours or (), theirs or (), strict=False):
+                beside = [(pair.source, pair.target) for pair in self.pairs]
+                sources = [self.source.by_path[path] for path in paths]
+                for source, target in in_turn(self.source, self.target, sources, targets, beside):
                     self._pair(source, target, POSITION)
 
-    def _fits(self) -> dict[str, list[Layer]]:
+    def _fits(self, anywhere: bool = False) -> dict[str, list[Layer]]:
         """For each free target the free sources that it could take."""
         return {
-            path: [other for other in self.free_sources.values() if agreements(other, layer, self.same_framework)]
+            path: [
+                other
+                for other in self.free_sources.values()
+                if (anywhere or self._in_one_place(other, layer)) and agreements(other, layer, self.same_framework)
+            ]
             for path, layer in self.free_targets.items()
         }
 
-    def by_elimination(self) -> None:
-        """Pair layers that fit each other and nothing else that is free."""
-        fits = self._fits()
-        uses = Counter(layer.path for found in fits.values() for layer in found)
-        for path, found in fits.items():
-            if len(found) == 1 and uses[found[0].path] == 1:
-                self._pair(found[0], self.target.by_path[path], ONLY_ONE)
+    def _in_one_place(self, source: Layer, target: Layer) -> bool:
+        return self.places[0].get(source.path) == self.places[1].get(target.path)
 
     def tied(self) -> Ties:
         """Take away the layers that are equal to paired ones, bit for bit."""
@@ -381,27 +252,18 @@ class _Matching:
             self.problems.append(disagreement(source, target, self.same_framework))
 
 
-def _leads(net: Net, name: str) -> bool:
-    parts = [split_path(layer.path) for layer in net.layers]
-    return any(name in (path if name == COMPILED else path[:2]) for path in parts)
-
-
 def plain_names(net: Net) -> Callable[[str], str]:
     """Names without case, separators, and the leading modules that all layers of the net share."""
-    paths = [_without_compiled(layer.path) for layer in net.layers]
+    paths = [without_compiled(layer.path) for layer in net.layers]
     shared = 0
     while paths and all(len(path) > shared + 1 for path in paths) and len({path[: shared + 1] for path in paths}) == 1:
         shared += 1
-    return lambda path: _plain(join_path(_without_compiled(path)[shared:]))
+    return lambda path: _plain(join_path(without_compiled(path)[shared:]))
 
 
 def _plain(name: str) -> str:
     """Without case and separators, but for those between two numbers."""
     return re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", re.sub(r"[\W_]+", ".", name)).casefold()
-
-
-def _without_compiled(path: str) -> tuple[str, ...]:
-    return tuple(part for part in split_path(path) if part != COMPILED)
 
 
 def _once(layers: Mapping[str, Layer], name: Callable[[str], str]) -> dict[str, Layer]:

@@ -19,11 +19,11 @@ from converter.frameworks import framework
 from converter.joined import JoinedReader, LiveReader
 from converter.layers import Net
 from converter.live import LiveNet, open_net
-from converter.matching import Rules
 from converter.output import choose_format, choose_path, refuse_existing
 from converter.plan import Step
 from converter.reuse_plan import NEW, OLD, Reused, as_it_is, kept_steps, merged, plan_reuse
 from converter.reuse_report import ReuseReport
+from converter.rules import Rules
 from converter.selection import Selection, Wanted, select
 from converter.weights import StrPath, Weights, read
 

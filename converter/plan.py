@@ -14,9 +14,10 @@ from converter.frameworks.attention import with_projections
 from converter.frameworks.base import Framework
 from converter.fused import part_name, part_of, whole
 from converter.layers import KINDS, UNKNOWN, Layer, Net
-from converter.matching import SAME_NAME, Pair, Renaming, Rules, match_tied, rename
+from converter.matching import SAME_NAME, Pair, Renaming, match_tied, rename
 from converter.ops import Cast
 from converter.pieces import in_pieces, normalisations, wrapped
+from converter.rules import Rules
 from converter.tensors import TensorSpec, is_float
 from converter.tied import aliases, tied_to
 

@@ -14,8 +14,9 @@ from converter.equality import errors
 from converter.errors import ConversionError, MatchError
 from converter.formats.base import Contents
 from converter.layers import Layer
-from converter.matching import Pair, Rules, match
+from converter.matching import Pair, match
 from converter.report import table
+from converter.rules import Rules
 from converter.schema import load_schema
 from converter.tensors import Array
 

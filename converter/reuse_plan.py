@@ -12,10 +12,11 @@ from converter.formats import Contents, Format
 from converter.frameworks import Framework, framework
 from converter.joined import of
 from converter.layers import Layer, Net, Stored
-from converter.matching import SAME_NAME, Rules
+from converter.matching import SAME_NAME
 from converter.ops import Op
 from converter.overlay import Overlay
 from converter.plan import Plan, Step, plan_into, respelled
+from converter.rules import Rules
 from converter.selection import SLICED, Selection, Taking
 from converter.tensors import TensorSpec
 

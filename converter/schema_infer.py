@@ -11,7 +11,8 @@ import yaml
 from converter.errors import ConversionError
 from converter.fit import agreements
 from converter.layers import UNKNOWN
-from converter.matching import Pair, Rules, match
+from converter.matching import Pair, match
+from converter.rules import Rules
 from converter.weights import StrPath, read
 
 

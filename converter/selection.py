@@ -21,14 +21,13 @@ from converter.matching import (
     ONLY_ONE,
     POSITION,
     SAME_NAME,
-    Rules,
-    covers,
     listed,
     plain_names,
     unused_rules,
 )
 from converter.overlay import Inflate
-from converter.structure import is_numbered, numbered_alike, true_order, without_numbers
+from converter.rules import Rules, covers
+from converter.structure import Naming, numbered_alike, true_order
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
 BY_NUMBERS = "the order in which they are called, as their numbers tell"
@@ -161,17 +160,14 @@ class _Pairing:
                 free = [path for path in self.new.by_path if self._is_free(path)]
                 self.problems.append(f"--map {layer.path}={into}: '{into}' {why}. Free there: {listed(free)}.")
 
-    def by_name(self, ours: Callable[[str], str], theirs: Callable[[str], str]) -> None:
+    def by_name(self, ours: Naming, theirs: Naming) -> None:
         """Names that stand once on either side. A number is part of a name only where both sides count alike."""
         old, new = _once(self.old, ours), _once(self.new, theirs)
-        alike = numbered_alike(map(ours, self.old.by_path), map(theirs, self.new.by_path))
+        alike = numbered_alike(self.old, ours, self.new, theirs)
         for layer in self._open():
             name = ours(layer.path)
             target = new.get(name) if name in old else None
-            if target is None or not self._is_free(target.path):
-                continue
-            numbered = is_numbered(layer.path) or is_numbered(target.path)
-            if not numbered or without_numbers(name) in alike:
+            if target is not None and self._is_free(target.path) and alike(layer, target):
                 self.found[layer.path] = (target, SAME_NAME)
 
     def by_position(self) -> None:

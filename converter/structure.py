@@ -8,11 +8,11 @@ they are called. Numbers that a framework itself gives do: the children of a Seq
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cmp_to_key
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import cache, cmp_to_key
 
 from converter.frameworks import FRAMEWORKS
-from converter.layers import Layer, Net, split_path
+from converter.layers import Layer, Net, join_path, split_path
 
 #: Names that get a number by themselves: of classes, and of the containers of Keras and Flax.
 _COUNTED = frozenset(
@@ -24,31 +24,63 @@ class _UnknownError(Exception):
     """Two layers of which none is known to come first."""
 
 
-def true_order(net: Net, layers: Iterable[Layer]) -> list[Layer] | None:
-    """The layers in the order in which they are called; None where only the file's order is known."""
-    position = {layer.path: place for place, layer in enumerate(net.layers)}
+class _Order:
+    """What is known of the order in which the layers of a net are called."""
 
-    def compare(first: Layer, second: Layer) -> int:
+    def __init__(self, net: Net) -> None:
+        self._numbers_all = net.ordered and net.framework == "tensorflow"  # Keras writes a model's layers in its order
+        self._position = {layer.path: place for place, layer in enumerate(net.layers)}
+
+    def compare(self, first: Layer, second: Layer) -> int:
+        """Negative where the first is called first. Raises _UnknownError."""
         for one, other in zip(split_path(first.path), split_path(second.path), strict=False):
             if one == other:
                 continue
-            ours, theirs = _counted(one), _counted(other)
+            ours, theirs = counted(one), counted(other)
             if ours is None or theirs is None:
                 break
             if ours[0] == theirs[0]:
                 return ours[1] - theirs[1]
-            if net.ordered and net.framework == "tensorflow":  # Keras writes the layers of a model in its order
-                return position[first.path] - position[second.path]
+            if self._numbers_all:
+                return self._position[first.path] - self._position[second.path]
             break
         raise _UnknownError
 
+    def before(self, layer: Layer, others: Iterable[Layer]) -> int | None:
+        """How many of the others are called before it; None where that is not known."""
+        try:
+            return sum(self.compare(other, layer) < 0 for other in others)
+        except _UnknownError:
+            return None
+
+
+def true_order(net: Net, layers: Iterable[Layer]) -> list[Layer] | None:
+    """The layers in the order in which they are called; None where only the file's order is known."""
     try:
-        return sorted(layers, key=cmp_to_key(compare))
+        return sorted(layers, key=cmp_to_key(_Order(net).compare))
     except _UnknownError:
         return None
 
 
-def _counted(name: str) -> tuple[str, int] | None:
+def in_turn(
+    source: Net, target: Net, ours: Sequence[Layer], theirs: Sequence[Layer], beside: Iterable[tuple[Layer, Layer]]
+) -> list[tuple[Layer, Layer]]:
+    """As many layers of either net, one by one in the order in which they are called.
+
+    Empty where an order is not known, or where what is paired ``beside`` them has another.
+    """
+    first, second = true_order(source, ours), true_order(target, theirs)
+    if not first or not second:
+        return []
+    orders = _Order(source), _Order(target)
+    for one, other in beside:
+        places = orders[0].before(one, ours), orders[1].before(other, theirs)
+        if None not in places and places[0] != places[1]:
+            return []
+    return list(zip(first, second, strict=True))
+
+
+def counted(name: str) -> tuple[str, int] | None:
     """``dense_2`` -> ("dense", 2), ``dense`` -> ("dense", 0), ``7`` -> ("", 7); None for a name of the user's."""
     if name.isdecimal():
         return "", int(name)
@@ -58,54 +90,105 @@ def _counted(name: str) -> tuple[str, int] | None:
     return (stem, int(found[2] or 0)) if found and automatic else None
 
 
-def numbered_alike(sources: Iterable[str], targets: Iterable[str]) -> frozenset[str]:
-    """Paths, numbers aside, whose numbers mean the same on both sides because both have the same ones.
+#: How a path is compared with those of another net: without case, wrappers …
+Naming = Callable[[str], str]
+
+
+def numbered_alike(source: Net, ours: Naming, target: Net, theirs: Naming) -> Callable[[Layer, Layer], bool]:
+    """Whether two layers of one name are the same, as far as numbers in it go: both nets must have the same ones there.
 
     One Sequential counts activations and the other does not: ``2`` is then another layer in each.
     """
-    ours, theirs = _numbers(sources), _numbers(targets)
-    return frozenset(pattern for pattern in ours if ours[pattern] == theirs.get(pattern))
+
+    @cache
+    def numbers() -> tuple[Mapping[str, set[str]], Mapping[str, set[str]]]:
+        return _numbers(source, ours), _numbers(target, theirs)
+
+    def alike(one: Layer, other: Layer) -> bool:
+        if not is_numbered(one.path) and not is_numbered(other.path):
+            return True
+        here, there = numbers()
+        return all(here[place] == there.get(place) for place, _ in _numbered_places(one.path, ours))
+
+    return alike
 
 
-def _numbers(paths: Iterable[str]) -> Mapping[str, set[tuple[str, ...]]]:
-    found: dict[str, set[tuple[str, ...]]] = {}
-    for path in paths:
-        found.setdefault(without_numbers(path), set()).add(tuple(re.findall(r"\d+", path)))
+def _numbers(net: Net, naming: Naming) -> Mapping[str, set[str]]:
+    """Every place with a number, and the numbers that the net has there."""
+    found: dict[str, set[str]] = {}
+    for path in net.by_path:
+        for place, number in _numbered_places(path, naming):
+            found.setdefault(place, set()).add(number)
     return found
 
 
-def without_numbers(path: str) -> str:
-    """``net.0.fc`` and ``net.12.fc`` -> the same text."""
-    return re.sub(r"[\W_]*\d+[\W_]*", "#", path).casefold()
+def _numbered_places(path: str, naming: Naming) -> Iterator[tuple[str, str]]:
+    """``net.2.fc`` -> ("net#", "2"): what leads to each number, all numbers aside, and those up to there."""
+    parts = split_path(path)
+    for end, part in enumerate(parts, 1):
+        if re.search(r"\d", part):
+            name = naming(join_path(parts[:end]))
+            yield re.sub(r"[\W_]*\d+[\W_]*", "#", name).casefold(), " ".join(re.findall(r"\d+", name))
 
 
 def is_numbered(path: str) -> bool:
     """Whether some part of it is a number or an automatic name, and not the user's word."""
-    return any(_counted(part) is not None for part in split_path(path))
+    return any(counted(part) is not None for part in split_path(path))
 
 
-def same_tails(sources: Mapping[str, Layer], targets: Mapping[str, Layer]) -> list[tuple[Layer, Layer]]:
-    """Layers whose names end alike, as no other names do: ``model.encoder.fc`` and ``encoder/fc``; longest first.
+#: Beyond so many free layers it takes too long to see whether any of them is called alike.
+_MOST_RIVALS = 2_000
 
-    A tail of numbers and automatic names says nothing.
+
+def same_tails(source: Net, target: Net, free: Iterable[str], wanted: Iterable[str]) -> list[tuple[Layer, Layer]]:
+    """Free layers whose names end alike, as no others in the nets do: ``model.encoder.fc`` and ``encoder/fc``.
+
+    The longest tails first. A number or an automatic name says nothing; nor do words, where another free layer
+    shares one with either that these two do not share.
     """
-    depth = max((len(split_path(path)) for path in (*sources, *targets)), default=0)
-    free, wanted = dict(sources), dict(targets)
+    left = {path: _words(path) for path in free}
+    open_ = {path: _words(path) for path in wanted}
+    if len(left) + len(open_) > _MOST_RIVALS:
+        return []
+    depth = max((len(split_path(path)) for path in (*left, *open_)), default=0)
     found = []
     for length in range(depth, 0, -1):
-        ours, theirs = _by_tail(free.values(), length), _by_tail(wanted.values(), length)
-        for tail, layers in theirs.items():
-            if len(layers) == len(ours.get(tail, ())) == 1:
-                found.append((ours[tail][0], layers[0]))
-                del free[ours[tail][0].path], wanted[layers[0].path]
+        ours, theirs = _by_tail(source.layers, length), _by_tail(target.layers, length)
+        for tail in ours.keys() & theirs.keys():
+            if len(ours[tail]) == len(theirs[tail]) == 1:
+                one, other = ours[tail][0], theirs[tail][0]
+                if one.path in left and other.path in open_ and not _has_rival(one.path, other.path, left, open_):
+                    found.append((one, other))
+        for one, other in found:
+            left.pop(one.path, None)
+            open_.pop(other.path, None)
     return found
+
+
+def _has_rival(one: str, other: str, ours: Mapping[str, Set[str]], theirs: Mapping[str, Set[str]]) -> bool:
+    """Whether some third layer is called like one of the two, by a word that the other does not have."""
+    return any(
+        any(_is_like(word, rival) for rival in words for word in mine if not any(_is_like(word, w) for w in its))
+        for mine, its, rivals, own in ((ours[one], theirs[other], theirs, other), (theirs[other], ours[one], ours, one))
+        for path, words in rivals.items()
+        if path != own
+    )
+
+
+def _is_like(word: str, other: str) -> bool:
+    return word in other or other in word
+
+
+def _words(path: str) -> Set[str]:
+    """The user's own words in a path."""
+    return {_plain([part]) for part in split_path(path) if counted(part) is None}
 
 
 def _by_tail(layers: Iterable[Layer], length: int) -> Mapping[str, list[Layer]]:
     result: dict[str, list[Layer]] = {}
     for layer in layers:
         parts = split_path(layer.path)
-        if len(parts) >= length and any(_counted(part) is None for part in parts[-length:]):
+        if len(parts) >= length and counted(parts[-1]) is None:
             result.setdefault(_plain(parts[-length:]), []).append(layer)
     return result
 

@@ -14,7 +14,7 @@ from converter.flatten_guess import guesses
 from converter.formats.base import Contents
 from converter.frameworks import framework
 from converter.layers import Layer
-from converter.matching import narrowed
+from converter.rules import narrowed
 from converter.tensors import DTYPES, TensorSpec
 from tests.command import ok, refused
 

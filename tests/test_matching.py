@@ -11,8 +11,9 @@ from converter.errors import MatchError
 from converter.formats import Contents
 from converter.frameworks import framework
 from converter.layers import Net
-from converter.matching import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, Rules, match, rename
+from converter.matching import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, match, rename
 from converter.plan import plan_into
+from converter.rules import Rules
 from converter.schema import Schema, SchemaLayer, load_schema
 from converter.tensors import TensorSpec
 
@@ -219,8 +220,28 @@ def test_names_that_end_alike_pair_below_other_modules() -> None:
     assert pairs(ours, theirs) == {
         "model.body.fc": ("net.extra.body.fc", SAME_TAIL),
         "model.head.fc": ("net.head.fc", SAME_NAME),
-        "model.head.out": ("net.out", SAME_TAIL),
+        "model.head.out": ("net.out", ONLY_ONE),  # it stands in another place
     }
+
+
+def test_a_nested_net_pairs_with_a_flat_one_by_the_ends_of_names() -> None:
+    ours, theirs = ["features.stem", "features.neck", "head.fc"], ["fc", "neck", "stem"]
+    found = pairs(stack("torch", ours, SQUARE), stack("flax", theirs, SQUARE))
+    assert {one: other for one, (other, _) in found.items()} == dict(zip(ours, ["stem", "neck", "fc"], strict=True))
+
+
+def test_an_end_of_a_name_says_nothing_where_something_else_is_called_alike() -> None:
+    """``body_x.stem`` is rather ``body.stem_x`` than ``stem``."""
+    ours, theirs = ["body_x.stem", "neck.stem", "stem_x"], ["body.stem_x", "neck.stem", "stem"]
+    with pytest.raises(MatchError):
+        pairs(stack("torch", ours, SQUARE), stack("flax", theirs, SQUARE))
+
+
+def test_numbers_of_a_container_mean_the_same_only_where_it_counts_alike() -> None:
+    """What else is in the paths does not matter: the one container counts 0, 2, 4, the other 0, 1, 2."""
+    ours, theirs = ["dense_0.a", "dense_2.b", "dense_4.w.b"], ["dense_0.a", "dense_1.w.b", "dense_2.b"]
+    found = pairs(stack("torch", ours, SQUARE), stack("flax", theirs, SQUARE))
+    assert {one: other for one, (other, _) in found.items()} == dict(zip(ours, theirs, strict=True))
 
 
 def test_the_order_of_the_user_s_own_names_is_not_trusted() -> None:

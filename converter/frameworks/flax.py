@@ -131,8 +131,8 @@ class Flax(Framework):
         "GroupNorm": "norm",
         "RMSNorm": "norm",
         "InstanceNorm": "norm",
-        "query": "to_heads",
-        "output": "from_heads",
+        "attention query": "to_heads",
+        "attention output": "from_heads",
     }
     complete = frozenset({"rnn", "lstm", "gru"})
     default_format = "flax-msgpack"
@@ -217,7 +217,7 @@ def _with_attentions(parts: Sequence[Part]) -> list[Part]:
         *parent, name = split_path(part.path) or ("",)
         if name in names and join_path(parent) in attentions:
             neutral = join_path((*parent, names[name]))
-            found.append(replace(part, path=neutral, layer_class="output" if name == "out" else "query"))
+            found.append(replace(part, path=neutral, layer_class=f"attention {'output' if name == 'out' else 'query'}"))
         else:
             found.append(part)
     return found

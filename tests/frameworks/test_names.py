@@ -12,8 +12,8 @@ from converter.errors import ConversionError
 from converter.formats import Contents, by_name
 from converter.frameworks import FRAMEWORKS, framework, recognise
 from converter.layers import KINDS, Net
-from converter.matching import Rules
 from converter.plan import plan_new
+from converter.rules import Rules
 from converter.tensors import TensorSpec
 
 F32 = np.dtype("float32")
