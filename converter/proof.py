@@ -21,7 +21,8 @@ from converter.schema import load_schema
 from converter.tensors import Array
 
 if TYPE_CHECKING:
-    from converter.live.forward import Forward, Run
+    from converter.live import LiveNet
+    from converter.live.run import Call, Run
 
 #: Relative error up to which outputs of the less precise of two dtypes count as equal, where the caller says nothing.
 TOLERANCES: Mapping[str, float] = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}
@@ -125,32 +126,33 @@ def verify(
     whichever order of axes (channels first or last, time first or second) brings them closer, and before an activation
     that a layer brings with it. Raises ConversionError when a net does not run.
     """
-    from converter.live.forward import open_forward
+    from converter.live import open_net
+    from converter.live.run import as_arrays, run
 
     rules = Rules(
         load_schema(schema) if schema else None, dict(map or {}), frozenset(strip), dict(kind or {}), dict(heads or {})
     )
-    ours, theirs = open_forward(a), open_forward(b)
+    ours, theirs = open_net(a), open_net(b)
     pairs, unpaired = _pairs(ours, theirs, rules)
     couples = _couples(pairs, ours, theirs)
-    turned = ours.live.framework.channels_last != theirs.live.framework.channels_last and move_channels is not False
-    inputs = _inputs(x)
-    given = _inputs(x_b) if x_b is not None else [_for_b(item, ours, turned, move_channels) for item in inputs]
-    run_a = ours.run(inputs, {couple[0] for found in couples for couple in found})
-    run_b = theirs.run(given, {couple[1] for found in couples for couple in found})
+    turned = ours.framework.channels_last != theirs.framework.channels_last and move_channels is not False
+    inputs = as_arrays(x)
+    given = as_arrays(x_b) if x_b is not None else [_for_b(item, ours, turned, move_channels) for item in inputs]
+    run_a = run(ours, inputs, {couple[0] for found in couples for couple in found}, before_activation=True)
+    run_b = run(theirs, given, {couple[1] for found in couples for couple in found}, before_activation=True)
     layers, unseen = _layers(pairs, couples, run_a, run_b, rtol)
     outputs = _outputs(run_a, run_b, turned, rtol)
     settings = () if unpaired else tuple(_settings(pairs, ours, theirs))
-    frameworks = (ours.live.framework.title, theirs.live.framework.title)
+    frameworks = (ours.framework.title, theirs.framework.title)
     return Verification(frameworks, rtol, outputs, layers, unseen, unpaired, settings)
 
 
 # -- which layers ---------------------------------------------------------------------------------------------------
 
 
-def _pairs(a: Forward, b: Forward, rules: Rules) -> tuple[tuple[Pair, ...], str]:
+def _pairs(a: LiveNet, b: LiveNet, rules: Rules) -> tuple[tuple[Pair, ...], str]:
     """The layers of both nets as the converter pairs them; none, and why, when it cannot."""
-    ours, theirs = (side.live.framework.net(_weights(side)) for side in (a, b))
+    ours, theirs = (side.framework.net(_weights(side)) for side in (a, b))
     try:
         return match(rules.applied(ours), rules.settled(theirs), rules), ""
     except MatchError as error:
@@ -159,10 +161,10 @@ def _pairs(a: Forward, b: Forward, rules: Rules) -> tuple[tuple[Pair, ...], str]
         return (), error.problems[0]
 
 
-def _weights(side: Forward) -> Contents:
-    contents = side.live.contents()
+def _weights(side: LiveNet) -> Contents:
+    contents = side.contents()
     if not contents.specs:
-        raise ConversionError(f"the {side.live.framework.title} net has no weights; there is nothing to verify")
+        raise ConversionError(f"the {side.framework.title} net has no weights; there is nothing to verify")
     return contents
 
 
@@ -172,7 +174,7 @@ _Couple = tuple[str, str]
 _Arrays = tuple[Array, ...]
 
 
-def _couples(pairs: Sequence[Pair], a: Forward, b: Forward) -> list[list[_Couple]]:
+def _couples(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> list[list[_Couple]]:
     """For each pair of layers the modules that hold just the same pairs in both nets, the innermost first.
 
     That is the layer itself; where one net has it in a module with others (the projections of an attention in
@@ -197,31 +199,23 @@ def _couples(pairs: Sequence[Pair], a: Forward, b: Forward) -> list[list[_Couple
     return found
 
 
-def _holding(layers: Sequence[Layer], side: Forward) -> dict[str, frozenset[int]]:
+def _holding(layers: Sequence[Layer], side: LiveNet) -> dict[str, frozenset[int]]:
     """Module -> the numbers of the layers that are wholly in it."""
+    from converter.live.run import upwards
+
     found: dict[str, set[int]] = {}
     for number, layer in enumerate(layers):
-        modules = [_upwards(side.module(spec.name)) for spec in layer.tensors]
+        modules = [upwards(side.module(spec.name)) for spec in layer.tensors]
         for module in set.intersection(*map(set, modules)):
             found.setdefault(module, set()).add(number)
     return {module: frozenset(numbers) for module, numbers in found.items()}
 
 
-def _upwards(module: str) -> list[str]:
-    """The module and those around it, up to the net itself, which is ""."""
-    from converter.live.forward import module_of
-
-    found = [module]
-    while found[-1]:
-        found.append(module_of(found[-1]))
-    return found
-
-
-def _settings(pairs: Sequence[Pair], a: Forward, b: Forward) -> Iterator[str]:
+def _settings(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> Iterator[str]:
     paths = [(pair.source.path, pair.target.path) for pair in pairs]
-    ours, theirs = a.live.settings(), b.live.settings()
+    ours, theirs = a.settings(), b.settings()
     if ours and theirs:  # those of linen are in its code
-        names = (a.live.framework_name, b.live.framework_name)
+        names = (a.framework_name, b.framework_name)
         found = differences(paths, *names, ours, theirs)
         yield from (str(item) for item in found if "(for training)" not in item.property)
 
@@ -257,10 +251,10 @@ def _named(couple: _Couple, pairs: Sequence[Pair], found: Difference) -> Differe
     return Difference(a, b, found.shapes, found.absolute, found.relative, found.ok)
 
 
-def _calls(pair: Pair, a: Sequence[_Arrays], b: Sequence[_Arrays], rtol: float | None) -> Difference:
+def _calls(pair: Pair, a: Sequence[Call], b: Sequence[Call], rtol: float | None) -> Difference:
     """The worst of the calls (a layer may be used several times)."""
     names = (pair.source.path, pair.target.path)
-    each = (_closest(pair, names, ours, theirs, rtol) for ours, theirs in zip(a, b, strict=True))
+    each = (_closest(pair, names, one.outputs, other.outputs, rtol) for one, other in zip(a, b, strict=True))
     return max(each, key=lambda difference: (not difference.ok, difference.relative))
 
 
@@ -321,23 +315,11 @@ def _fitted(array: Array, shape: tuple[int, ...]) -> Array | None:
     return None
 
 
-def _inputs(x: Any) -> list[Array]:
-    items = x if isinstance(x, tuple | list) else [x]
-    return [_array(item) for item in items]
-
-
-def _array(item: Any) -> Array:
-    """From a tensor of any framework, too."""
-    if hasattr(item, "asnumpy"):  # MXNet
-        return np.asarray(item.asnumpy())
-    return np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
-
-
-def _for_b(x: Array, a: Forward, turned: bool, move: bool | None) -> Array:
+def _for_b(x: Array, a: LiveNet, turned: bool, move: bool | None) -> Array:
     """The input in the order of b: (batch, channels, *space) or (batch, *space, channels)."""
     if not turned or x.ndim < (3 if move else 4):
         return x
-    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.live.framework.channels_last else np.moveaxis(x, 1, -1))
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.framework.channels_last else np.moveaxis(x, 1, -1))
 
 
 def _row(what: str, found: Difference) -> list[str]:

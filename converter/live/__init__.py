@@ -33,7 +33,7 @@ _ROWS = (
 
 def open_net(net: object) -> LiveNet:
     """The adapter for a live net. Raises ConversionError for an object of no known framework."""
-    if isinstance(net, Mapping):
+    if isinstance(net, Mapping) or _is_linen(net):
         return _load("linen")(net)
     for base in type(net).__mro__:
         for row in _ROWS:
@@ -42,8 +42,14 @@ def open_net(net: object) -> LiveNet:
     known = ", ".join(row.title for row in _ROWS)
     raise ConversionError(
         f"a {type(net).__module__}.{type(net).__qualname__} is no live net that is known: expected {known}, "
-        "or the params tree (a dict) of a Flax linen net"
+        "or of Flax linen the params tree (a dict), a pair (module, variables) or a bound module"
     )
+
+
+def _is_linen(net: object) -> bool:
+    """Whether it is a linen module, or a pair of one and its variables."""
+    first = net[0] if isinstance(net, tuple) and len(net) == 2 else net
+    return any(base.__module__ == "flax.linen.module" and base.__name__ == "Module" for base in type(first).__mro__)
 
 
 def _load(adapter: str) -> type[LiveNet]:

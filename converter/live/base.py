@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from converter.formats.base import Contents
 from converter.frameworks import Framework, framework
 from converter.frameworks.defaults import Value
+from converter.live.run import Record, module_of, upwards
 from converter.tensors import Array
 
 #: Class of layers -> property of `converter.frameworks.defaults` -> its value there (None: it does not count).
@@ -41,7 +43,7 @@ class LiveNet(ABC):
         """`contents`, with the classes of the layers: what names and shapes leave open, a live net knows."""
         contents = self.contents()
         modules = dict(self.modules())
-        owners = {spec.name: modules.get(re.sub(r"(^|[./])[^./]*$", "", spec.name)) for spec in contents.specs}
+        owners = {spec.name: modules.get(self.module(spec.name)) for spec in contents.specs}
         classes = {name: self.class_of(owner) for name, owner in owners.items() if owner is not None}
         return replace(contents, classes={name: known for name, known in classes.items() if known})
 
@@ -70,6 +72,41 @@ class LiveNet(ABC):
         """Every layer, with what stands before the names of its tensors; none where the net is tensors alone."""
         return ()
 
+    # -- running (see `converter.live.run`)
+
+    def make_concrete(self, inputs: Sequence[Array]) -> None:  # noqa: B027 - most nets are
+        """Give every tensor its shape, where the net needs an input for that."""
+
+    def module(self, name: str) -> str:
+        """The innermost module that holds the tensor of this name."""
+        return module_of(name)
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[Array]) -> Any:
+        """Call the net."""
+
+    @abstractmethod
+    def to_numpy(self, value: Any) -> Array | None:
+        """A copy of a tensor, for it may be changed in place behind the layer; None for what holds no numbers yet."""
+
+    @abstractmethod
+    def watching(
+        self, watched: Collection[str], record: Record, before_activation: bool
+    ) -> AbstractContextManager[object]:
+        """A context in which ``record`` is given the inputs and the output of each call of these modules.
+
+        before_activation: of a layer that ends in one, what it had before.
+        """
+
+    def inference(self) -> AbstractContextManager[object]:
+        """A context in which the net does not train."""
+        return ExitStack()
+
+    def watched_modules(self, watched: Collection[str]) -> Iterator[tuple[str, Any]]:
+        return ((name, module) for name, module in self.modules() if name in watched)
+
+    # -- settings
+
     #: What is read of each class of layers, and the package in which those classes are.
     hyperparameters: ClassVar[Hyperparameters] = {}
     package: ClassVar[str | tuple[str, ...]] = ""
@@ -84,7 +121,7 @@ class LiveNet(ABC):
         settings: dict[str, dict[str, Value]] = {}
         owners = set()
         for layer in self.framework.net(self.described()).layers:
-            around = {owner for spec in layer.tensors for owner in _around(spec.name)}
+            around = {owner for spec in layer.tensors for owner in upwards(self.module(spec.name))}
             settings[layer.path] = {
                 property: value
                 for owner in sorted(around, key=len)  # of an LSTM and its cell, the cell's
@@ -102,11 +139,6 @@ def _settings(module: Any, table: Hyperparameters, package: str | tuple[str, ...
             values = {property: value(module) for property, value in table[base.__name__].items()}
             return {property: value for property, value in values.items() if value is not None}
     return {}
-
-
-def _around(name: str) -> set[str]:
-    """The modules that a tensor is in: ``a.b.weight`` is in ``a.b``, ``a``, and the net itself."""
-    return {"", *(name[:end] for end, letter in enumerate(name) if letter in "./")}
 
 
 def is_dense(equation: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates
+from converter.live.run import BeforeActivation, Record, attributes
 from converter.tensors import Array, TensorSpec
 
 
@@ -83,6 +85,50 @@ class Adapter(LiveNet):
             if hasattr(block, "_clear_cached_op"):
                 block._clear_cached_op()  # a graph that was made before
         return self.net
+
+    def make_concrete(self, inputs: Sequence[Array]) -> None:
+        if any(-1 in spec.shape for spec in self.contents().specs):
+            if any(parameter._data is None and not parameter._deferred_init for parameter in self._all()):
+                self.net.initialize()
+            self.forward(inputs)
+
+    def forward(self, inputs: Sequence[Array]) -> Any:
+        import mxnet
+
+        make = mxnet.np.array if mxnet.util.is_np_array() else mxnet.nd.array
+        context = next((parameter.list_ctx()[0] for parameter in self._all()), mxnet.cpu())
+        with mxnet.autograd.predict_mode(), mxnet.autograd.pause(train_mode=False):
+            return self.net(*(make(x, dtype=x.dtype, ctx=context) for x in inputs))
+
+    def _all(self) -> Iterable[Any]:
+        found: Iterable[Any] = self.net.collect_params().values()
+        return found
+
+    def to_numpy(self, value: Any) -> Array | None:
+        return np.array(value.asnumpy()) if hasattr(value, "asnumpy") else None
+
+    @contextmanager
+    def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:
+        before = BeforeActivation(record)
+
+        def on_call(name: str) -> Callable[..., None]:
+            return lambda block, given, output: before(name, given, output)
+
+        def on_activation(name: str) -> Callable[..., None]:
+            return lambda block, given, output: before.activated(name, given[0], output)
+
+        with ExitStack() as undo:
+            for name, block in self.watched_modules(watched):
+                undo.callback(block.register_forward_hook(on_call(name)).detach)
+                activation = getattr(block, "act", None)
+                if before_activation and activation is not None and hasattr(activation, "register_forward_hook"):
+                    undo.callback(activation.register_forward_hook(on_activation(name)).detach)
+            yield
+
+    def inference(self) -> AbstractContextManager[object]:
+        """Hybridized blocks run as one graph, in which no block inside is called."""
+        blocks = [block for _, block in self.modules() if getattr(block, "_active", False)]
+        return attributes((block, "_active", False) for block in blocks)
 
     def _parameters(self) -> dict[str, Any]:
         found: dict[str, Any] = self.net._collect_params_with_prefix()

@@ -7,7 +7,9 @@ wrote the class; one that has none (in a Sequential) by its own name.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from converter.formats.base import Contents
 from converter.formats.keras_config import snake_case
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
+from converter.live.run import BeforeActivation, Record, attributes, inference_options, recorded
 from converter.tensors import DTYPES, Array, TensorSpec
 
 
@@ -107,6 +110,60 @@ class Adapter(LiveNet):
             warnings.warn(f"'{name}' stays trainable: its Keras layer has variables that are not frozen", stacklevel=3)
         return self.net
 
+    def make_concrete(self, inputs: Sequence[Array]) -> None:
+        if not self.net.built or not self.net.weights:
+            self.forward(inputs)
+
+    def forward(self, inputs: Sequence[Array]) -> Any:
+        tensors = [self._tensor(x) for x in inputs]
+        several = len(getattr(self.net, "inputs", None) or ()) > 1
+        return self.net(*([tensors] if several else tensors), **inference_options(self.net.call))
+
+    def _tensor(self, x: Array) -> Any:
+        if self._is_keras3:
+            import keras
+
+            return keras.ops.convert_to_tensor(x)
+        import tensorflow
+
+        return tensorflow.constant(x)
+
+    @property
+    def _base(self) -> Any:
+        """The class ``Layer`` of the library that the net is of."""
+        return next(base for base in type(self.net).__mro__ if base.__name__ == "Layer")
+
+    @property
+    def _is_keras3(self) -> bool:
+        return str(self._base.__module__).startswith("keras.")
+
+    def to_numpy(self, value: Any) -> Array | None:
+        if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+            return None
+        try:
+            if self._is_keras3:
+                import keras
+
+                return np.array(keras.ops.convert_to_numpy(value))
+            return np.array(value.numpy())
+        except (AttributeError, NotImplementedError, ValueError):  # a symbol of a graph that is being built
+            return None
+
+    @contextmanager
+    def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:
+        before = BeforeActivation(record)
+        names: dict[int, str] = {}
+        with ExitStack() as undo:
+            for name, layer in self.watched_modules(watched):
+                names[id(layer)] = name
+                activation = vars(layer).get("activation")
+                if before_activation and callable(activation):
+                    vars(layer)["activation"] = _seen(activation, name, before)
+                    undo.callback(vars(layer).__setitem__, "activation", activation)
+            base = self._base
+            undo.enter_context(attributes([(base, "__call__", recorded(base.__call__, names, before))]))
+            yield
+
     def _variables(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         seen: set[int] = set()
@@ -117,6 +174,16 @@ class Adapter(LiveNet):
                     leaf = variable.name.removesuffix(":0").rpartition("/")[2]
                     found["/".join(filter(None, (path, leaf)))] = variable
         return found
+
+
+def _seen(activation: Callable[..., Any], name: str, before: BeforeActivation) -> Callable[..., Any]:
+    @wraps(activation)
+    def seen(given: Any, *args: Any, **kwargs: Any) -> Any:
+        output = activation(given, *args, **kwargs)
+        before.activated(name, given, output)
+        return output
+
+    return seen
 
 
 def _layers(layer: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -1,33 +1,116 @@
-"""The params tree of a Flax linen net: nested dicts (or FrozenDicts) of arrays. Filling makes a new tree."""
+"""A Flax linen net: a module with its variables, or the tree of variables alone (dicts or FrozenDicts of arrays).
+
+Filling makes a new tree, and with a module a new pair, or a module that is bound to the new tree.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.live.base import LiveNet
+from converter.live.run import Record, inference_options
 from converter.tensors import Array, TensorSpec
 
 
 class Adapter(LiveNet):
     framework_name = "flax"
 
+    def __init__(self, net: Any) -> None:
+        super().__init__(net)
+        self._module, self._variables = _taken_apart(net)
+
+    def make_concrete(self, inputs: Sequence[Array]) -> None:
+        """A module without variables gets some (of the key 0)."""
+        if self._module is not None and self._variables is None:
+            import jax
+            import jax.numpy as jnp
+
+            options = inference_options(type(self._module).__call__)
+            self._variables = self._module.init(jax.random.PRNGKey(0), *map(jnp.asarray, inputs), **options)
+
+    def _tree(self) -> Mapping[str, Any]:
+        if self._variables is None:
+            raise ConversionError(
+                "a Flax linen module alone has no weights: give the pair (module, variables), "
+                "or the bound module that module.bind(variables) makes, or an example input"
+            )
+        tree: Mapping[str, Any] = self._variables
+        return tree
+
     def contents(self) -> Contents:
-        return Contents(tuple(TensorSpec(name, np.shape(leaf), np.dtype(leaf.dtype)) for name, leaf in _flat(self.net)))
+        specs = (TensorSpec(name, np.shape(leaf), np.dtype(leaf.dtype)) for name, leaf in _flat(self._tree()))
+        return Contents(tuple(specs))
 
     def read(self, name: str) -> Array:
-        return np.array(dict(_flat(self.net))[name])
+        return np.array(dict(_flat(self._tree()))[name])
 
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         import jax.numpy as jnp
 
-        return _rebuilt(self.net, {name: jnp.asarray(array) for name, array in tensors})
+        new = _rebuilt(self._tree(), {name: jnp.asarray(array) for name, array in tensors})
+        if self._module is None:
+            return new
+        is_bound = not isinstance(self.net, tuple) and self.net.scope is not None
+        return self._module.bind(new) if is_bound else (self._module, new)
 
     def freeze(self, names: frozenset[str]) -> Any:
-        return _rebuilt(self.net, {name: name not in names for name, _ in _flat(self.net)})
+        return _rebuilt(self._tree(), {name: name not in names for name, _ in _flat(self._tree())})
+
+    # -- running
+
+    def module(self, name: str) -> str:
+        return super().module(name.partition("/")[2])  # without the collection
+
+    def forward(self, inputs: Sequence[Array]) -> Any:
+        import jax.numpy as jnp
+
+        if self._module is None:
+            raise ConversionError(
+                "the params tree of a Flax linen net cannot be run alone: give the pair (module, variables), "
+                "or the bound module that module.bind(variables) makes"
+            )
+        options = inference_options(type(self._module).__call__)
+        return self._module.apply(self._tree(), *map(jnp.asarray, inputs), **options)
+
+    def to_numpy(self, value: Any) -> Array | None:
+        return jax_to_numpy(value)
+
+    @contextmanager
+    def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:
+        from flax import linen
+
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            output = call(*args, **kwargs)
+            name = "/".join(context.module.path)
+            if context.method_name == "__call__" and name in watched:
+                record(name, args, output)
+            return output
+
+        with linen.intercept_methods(intercept):
+            yield
+
+
+def jax_to_numpy(value: Any) -> Array | None:
+    import jax
+
+    if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray):
+        return None  # a tracer: within a scan
+    return np.array(value)
+
+
+def _taken_apart(net: Any) -> tuple[Any, Any]:
+    """The module and its variables; None for what there is not."""
+    if isinstance(net, Mapping):
+        return None, net
+    if isinstance(net, tuple):
+        return net
+    return net.unbind() if net.scope is not None else (net, None)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from converter.formats.base import Contents
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
+from converter.live.linen import jax_to_numpy
+from converter.live.run import Record, attributes, inference_options, recorded
 from converter.tensors import Array, TensorSpec
 
 
@@ -66,6 +69,36 @@ class Adapter(LiveNet):
         from flax import nnx
 
         return nnx.All(nnx.Param, lambda path, value: _name(path) not in names)
+
+    #: what `Module.eval` sets
+    _MODES: ClassVar[tuple[str, ...]] = ("deterministic", "use_running_average")
+
+    def forward(self, inputs: Sequence[Array]) -> Any:
+        import jax.numpy as jnp
+
+        return self.net(*map(jnp.asarray, inputs), **inference_options(type(self.net).__call__))
+
+    def to_numpy(self, value: Any) -> Array | None:
+        return jax_to_numpy(value)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        modes = [(m, name, vars(m)[name]) for _, m in self.modules() for name in self._MODES if name in vars(m)]
+        self.net.eval()
+        try:
+            yield
+        finally:
+            for module, name, value in modes:
+                setattr(module, name, value)
+
+    @contextmanager
+    def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:
+        modules = [(name, module) for name, module in self.watched_modules(watched) if callable(module)]
+        names = {id(module): name for name, module in modules}
+        classes = dict.fromkeys(type(module) for _, module in modules)
+        calls = [(each, "__call__", recorded(each.__call__, names, record)) for each in classes]
+        with attributes(calls):
+            yield
 
     def _variables(self) -> dict[str, Any]:
         from flax import nnx

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet
+from converter.live.run import Record
 from converter.tensors import DTYPES, Array, TensorSpec
 
 
@@ -85,6 +87,68 @@ class Adapter(LiveNet):
             if f"{path}.running_mean".lstrip(".") in names:
                 module.register_forward_pre_hook(_stay_in_eval)
         return self.net
+
+    def make_concrete(self, inputs: Sequence[Array]) -> None:
+        from torch.nn.parameter import is_lazy
+
+        if any(map(is_lazy, self.net.state_dict().values())):
+            with self.inference():
+                self.forward(inputs)
+
+    def forward(self, inputs: Sequence[Array]) -> Any:
+        import torch
+
+        first = next((p for p in (*self.net.parameters(), *self.net.buffers())), None)
+        device = first.device if first is not None else "cpu"
+        with torch.no_grad():
+            return self.net(*(_tensor(x).to(device) for x in inputs))
+
+    def to_numpy(self, value: Any) -> Array | None:
+        import torch
+
+        if not isinstance(value, torch.Tensor):
+            return None
+        here = value.detach().cpu()
+        if here.dtype == torch.bfloat16:  # widened without loss, and back
+            return here.float().numpy().astype(DTYPES["bfloat16"])
+        return np.array(here.numpy())
+
+    @contextmanager
+    def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:
+        from torch.nn.utils.parametrize import ParametrizationList
+
+        def hook(name: str) -> Callable[..., None]:
+            return lambda module, given, output: record(name, given, output)
+
+        with ExitStack() as undo:
+            for name, module in self.watched_modules(watched):
+                if not isinstance(module, ParametrizationList):  # gives a weight, and no activation
+                    undo.callback(module.register_forward_hook(hook(name)).remove)
+            yield
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        import torch
+
+        mha = torch.backends.mha
+        was = mha.get_fastpath_enabled()
+        mha.set_fastpath_enabled(False)  # it would go past the layers inside
+        modes = [(module, module.training) for module in self.net.modules()]
+        self.net.eval()
+        try:
+            yield
+        finally:
+            mha.set_fastpath_enabled(was)
+            for module, training in modes:
+                module.training = training
+
+
+def _tensor(x: Array) -> Any:
+    import torch
+
+    if x.dtype.name == "bfloat16":  # which from_numpy does not know
+        return torch.tensor(x.view(np.int16)).view(torch.bfloat16)
+    return torch.tensor(x)
 
 
 def _stay_in_eval(module: Any, inputs: Any) -> None:
