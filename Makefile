@@ -2,7 +2,7 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test lint bench weightbridge docs fuzz parity fixtures clean
+.PHONY: demo test lint bench weightbridge docs fuzz parity schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -30,6 +30,10 @@ fuzz: $(TEST)/ready
 # Every layer kind from every flavour of net into every other; writes docs/parity.md.
 parity: $(TEST)/ready
 	$(TEST)/bin/python -m tests.parity.matrix
+
+# The nets of the book, by the shipped schemas and by inference, in real frameworks; writes docs/schemas.md.
+schemas: $(TEST)/ready
+	$(TEST)/bin/python -m tests.book.matrix
 
 # Files of every kind that today's frameworks write, with the arrays as they report them.
 fixtures: $(TEST)/ready

@@ -23,6 +23,7 @@ from converter.plan import Plan, plan_into, plan_new, respelled
 from converter.report import Report
 from converter.rules import Rules
 from converter.schema import load_schema
+from converter.schema_net import for_net
 from converter.weights import StrPath, Weights, read
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def load_into(
             given, values, origin = _net_of(other, other.described()), other.read, other.framework_name
             settings = other.settings()
         contents = live.described()
+        rules = for_net(rules, given)
         clone = rules.settled(_net_of(live, contents))
         plan = plan_into(rules.applied(given), clone, contents, rules, strict)
         # all of them before the first is set: a damaged tensor must not leave the net half filled
@@ -198,6 +200,7 @@ def _net_of(live: LiveNet, described: Contents) -> Net:
 
 def _plan(weights: Weights, clone: Weights | None, target: Framework, form: Format, rules: Rules, strict: bool) -> Plan:
     try:
+        rules = for_net(rules, weights.net)
         source = rules.applied(weights.net)
         if clone is None:
             return plan_new(source, weights.contents, target, form.name, rules)

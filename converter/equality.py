@@ -22,6 +22,7 @@ from converter.plan import plan_into
 from converter.report import table
 from converter.rules import Rules
 from converter.schema import load_schema
+from converter.schema_net import for_net
 from converter.tensors import Array
 from converter.tiles import blocks
 from converter.weights import StrPath, Weights, read
@@ -144,6 +145,7 @@ def compare(
 
 
 def _agreed(ours: Weights, theirs: Weights, rules: Rules) -> tuple[list[tuple[Pair, Agreement]], tuple[LeftOut, ...]]:
+    rules = for_net(rules, ours.net)
     source, target = rules.applied(ours.net), rules.settled(theirs.net)
     plan = plan_into(source, target, theirs.contents, rules)  # raises whatever speaks against the pairing
     _, pairs, _ = flattened(source, target, match(source, target, rules), rules)

@@ -3,6 +3,7 @@
 ``{i}``     a number; the same letter stands for the same number in one name
 ``{2*i+1}`` a number that counts differently here: 1, 3, 5 … where i is 0, 1, 2 …
 ``{_i}``    the suffix that Keras gives to the second and later of its kind: "", "_1", "_2" …
+``{I+1}``   one more than how many numbers ``{i}`` stands for in this net: the place of what comes behind them
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import lru_cache
 
 from converter.errors import ConversionError
 
-_PLACE = re.compile(r"\{(?P<suffix>_)?(?:(?P<times>\d+)\*)?(?P<letter>[a-z])(?:\+(?P<plus>\d+))?\}")
+_PLACE = re.compile(r"\{(?P<suffix>_)?(?:(?P<times>\d+)\*)?(?P<letter>[a-zA-Z])(?:\+(?P<plus>\d+))?\}")
 
 #: Which number each letter stands for.
 Indices = Mapping[str, int]
@@ -22,16 +23,35 @@ Indices = Mapping[str, int]
 def check_pattern(pattern: str) -> None:
     """Raises ConversionError for a brace that is no index."""
     if "{" in _PLACE.sub("", pattern) or "}" in _PLACE.sub("", pattern):
-        raise ConversionError(f"'{pattern}' has a brace that is no index such as {{i}}, {{2*i+1}} or {{_i}}")
+        raise ConversionError(
+            f"'{pattern}' has a brace that is no index such as {{i}}, {{2*i+1}} or {{_i}}, nor a count such as {{I}}"
+        )
 
 
 def letters(pattern: str) -> frozenset[str]:
     """The letters that stand for numbers in it."""
-    return frozenset(place["letter"] for place in _PLACE.finditer(pattern))
+    return frozenset(place["letter"] for place in _PLACE.finditer(pattern) if place["letter"].islower())
+
+
+@lru_cache(maxsize=4096)
+def counts(pattern: str) -> frozenset[str]:
+    """The letters, small, whose numbers are counted in it."""
+    return frozenset(place["letter"].lower() for place in _PLACE.finditer(pattern) if place["letter"].isupper())
+
+
+def counted(pattern: str, numbers: Indices) -> str:
+    """The pattern with these counts (by the small letter) in their places."""
+    known = {letter.upper(): number for letter, number in numbers.items()}
+    return _PLACE.sub(lambda place: _filled(place, known) if place["letter"] in known else place[0], pattern)
 
 
 def indices_of(pattern: str, name: str) -> Indices | None:
-    """The numbers with which the pattern becomes this very name, or None when there are none."""
+    """The numbers with which the pattern becomes this very name, or None when there are none.
+
+    One with a count becomes nothing before that is known (see `counted`).
+    """
+    if counts(pattern):
+        return None
     regex, places = _compiled(pattern)
     found = regex.fullmatch(name)
     if found is None:
@@ -46,12 +66,12 @@ def indices_of(pattern: str, name: str) -> Indices | None:
 
 def fill(pattern: str, indices: Indices) -> str:
     """The name with these numbers."""
+    return _PLACE.sub(lambda place: _filled(place, indices), pattern)
 
-    def place(found: re.Match[str]) -> str:
-        number = indices[found["letter"]] * int(found["times"] or 1) + int(found["plus"] or 0)
-        return str(number) if not found["suffix"] else f"_{number}" if number else ""
 
-    return _PLACE.sub(place, pattern)
+def _filled(place: re.Match[str], indices: Indices) -> str:
+    number = indices[place["letter"]] * int(place["times"] or 1) + int(place["plus"] or 0)
+    return str(number) if not place["suffix"] else f"_{number}" if number else ""
 
 
 @lru_cache(maxsize=4096)

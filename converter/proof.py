@@ -18,6 +18,7 @@ from converter.matching import Pair, match
 from converter.report import table
 from converter.rules import Rules
 from converter.schema import load_schema
+from converter.schema_net import for_net
 from converter.tensors import Array
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def _pairs(a: LiveNet, b: LiveNet, rules: Rules) -> tuple[tuple[Pair, ...], str]
     """The layers of both nets as the converter pairs them; none, and why, when it cannot."""
     ours, theirs = (side.framework.net(_weights(side)) for side in (a, b))
     try:
+        rules = for_net(rules, ours)
         return match(rules.applied(ours), rules.settled(theirs), rules), ""
     except MatchError as error:
         if rules != Rules():  # what the caller says of the layers has to hold

@@ -26,6 +26,12 @@ A name may be a part of a linear layer, as GPT-2 and ViT keep queries, keys and 
     - {path: attn.key, kind: linear, names: {torch: ["attn.qkv[1/3]"]}}
     - {path: attn.value, kind: linear, names: {torch: ["attn.qkv[2/3]"]}}
 
+What comes behind so many layers is numbered by their count (``{I}`` for ``{i}``), and a flatten may name the layer
+whose channels are flattened instead of their number (see `converter.schema_net`):
+
+    - {path: "block{i+1}.conv", kind: conv, names: {torch: ["net.{2*i}"]}}
+    - {path: output, kind: linear, names: {torch: ["net.{2*I+1}"]}, flatten: "block{i+1}.conv"}
+
 Strict: an unknown key, kind or framework, a name that stands for two layers, and an entry that finds no layer
 (unless it is optional) are errors.
 """
@@ -41,17 +47,20 @@ import yaml
 from converter.errors import ConversionError
 from converter.frameworks import framework, named_forms
 from converter.layers import KINDS
-from converter.patterns import Indices, check_pattern, fill, indices_of, letters
+from converter.patterns import Indices, check_pattern, counts, fill, indices_of, letters
 from converter.schema_errors import explained
 
 Names = dict[str, tuple[str, ...]]
+#: Kinds whose outputs may be flattened.
+_WITH_CHANNELS = frozenset({"conv", "depthwise", "conv_transpose", "batch_norm", "norm"})
 
 
 class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A layer of the architecture. ``names``: framework -> the paths it may have there, the usual one first.
 
     heads: of an attention's projections. flatten: the channels of what was flattened before this layer; unflatten:
-    those that its outputs become behind it.
+    those that its outputs become behind it. flattened: path of the entry whose last layer gave those channels, where
+    their number is not given.
     optional: whether a net may do without it. multiplier: of a depthwise convolution, the outputs of each channel.
     """
 
@@ -63,6 +72,7 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unflatten: int | None = None
     optional: bool = False
     multiplier: int | None = None
+    flattened: str = ""
 
     def paths(self, framework_name: str) -> tuple[str, ...]:
         """What it may be called there, with indices still open."""
@@ -98,7 +108,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     use: str = ""
     names: Names = {}
     heads: int | None = None
-    flatten: int | None = None
+    flatten: int | str | None = None
     unflatten: int | None = None
     optional: bool = False
     multiplier: int | None = None
@@ -167,8 +177,7 @@ def _expanded(
         if entry.kind:
             if not entry.path:
                 raise ConversionError(f"an entry of kind '{entry.kind}' has no path")
-            options = (entry.heads, entry.flatten, entry.unflatten, entry.optional)
-            yield SchemaLayer(entry.path, entry.kind, entry.names, *options, entry.multiplier)
+            yield _layer(entry)
         elif entry.use not in blocks:
             raise ConversionError(f"there is no block '{entry.use}'. There are: {', '.join(blocks) or 'none'}.")
         elif entry.use in inside:
@@ -178,6 +187,13 @@ def _expanded(
                 yield _placed(entry, layer)
 
 
+def _layer(entry: Entry) -> SchemaLayer:
+    channels = entry.flatten if isinstance(entry.flatten, int) else None
+    flattened = entry.flatten if isinstance(entry.flatten, str) else ""
+    options = (entry.heads, channels, entry.unflatten, entry.optional, entry.multiplier)
+    return SchemaLayer(entry.path, entry.kind, entry.names, *options, flattened)
+
+
 def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
     """A layer of a block in the place of the entry that uses it."""
     names = {}
@@ -185,7 +201,8 @@ def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
         outer = entry.names.get(name, (entry.path,))
         names[name] = tuple(_joined(a, b) for a in outer for b in layer.paths(name))
     options = (entry.heads or layer.heads, layer.flatten, layer.unflatten, layer.optional or entry.optional)
-    return SchemaLayer(_joined(entry.path, layer.path), layer.kind, names, *options, layer.multiplier)
+    flattened = _joined(entry.path, layer.flattened) if layer.flattened else ""
+    return SchemaLayer(_joined(entry.path, layer.path), layer.kind, names, *options, layer.multiplier, flattened)
 
 
 def _joined(*parts: str) -> str:
@@ -205,6 +222,8 @@ def _check(schema: Schema) -> None:
             raise ConversionError(f"write '{proper}' for the framework '{name}'")
     for name in (*frameworks, ""):
         _check_names(schema, name)
+    _check_counts(schema)
+    _check_flattens(schema)
 
 
 def kinds() -> tuple[str, ...]:
@@ -227,6 +246,26 @@ def _check_names(schema: Schema, framework_name: str) -> None:
             if seen.setdefault(path, layer.path) != layer.path:
                 where = f" in {framework_name}" if framework_name else ""
                 raise ConversionError(f"'{path}'{where} stands for both '{seen[path]}' and '{layer.path}'")
+
+
+def _check_counts(schema: Schema) -> None:
+    """Whatever is counted is an index somewhere."""
+    known = {letter for layer in schema.layers for letter in letters(layer.path)}
+    for layer in schema.layers:
+        for path in (layer.path, *(path for paths in layer.names.values() for path in paths)):
+            for letter in counts(path) - known:
+                raise ConversionError(f"'{path}' counts '{{{letter}}}', which no path of the schema has")
+
+
+def _check_flattens(schema: Schema) -> None:
+    entries = {layer.path: layer for layer in schema.layers}
+    for layer in schema.layers:
+        given = entries.get(layer.flattened)
+        if layer.flattened and (given is None or given.optional or given.kind not in _WITH_CHANNELS):
+            raise ConversionError(
+                f"the flatten before '{layer.path}' is to be of '{layer.flattened}', which is no convolution or norm "
+                "that every net of the schema has"
+            )
 
 
 def json_schema() -> dict[str, object]:

@@ -51,6 +51,18 @@ def test_every_shipped_schema_is_valid(name: str) -> None:
             "name: x\nlayers:\n  - {path: a, kind: linear}\n  - {path: b, kind: linear, names: {flax: [c, a]}}\n",
             "'a' in flax stands for both 'a' and 'b'",
         ),
+        (
+            "name: x\nlayers:\n  - {path: a, kind: linear, names: {torch: ['net.{I}']}}\n",
+            "'net.{I}' counts '{i}', which no path of the schema has",
+        ),
+        (
+            "name: x\nlayers:\n  - {path: a, kind: linear, flatten: conv}\n",
+            "the flatten before 'a' is to be of 'conv', which is no convolution or norm that every net",
+        ),
+        (
+            "name: x\nlayers: [{path: b, kind: conv, optional: true}, {path: a, kind: linear, flatten: b}]\n",
+            "the flatten before 'a' is to be of 'b'",
+        ),
         ("name: [\n", "not a schema"),
         ("- 1\n", "not a schema"),
         ("\x00", "not a schema"),
@@ -88,6 +100,7 @@ def test_a_schema_that_is_not_there_names_those_that_are() -> None:
         ("conv2d{_i}", "conv2d_3", {"i": 3}),
         ("conv2d{_i}", "conv2d_0", None),
         ("a", "a", {}),
+        ("net.{I}", "net.4", None),  # a count is known of a net, and not from a name
         ("a.b", "axb", None),
     ],
 )

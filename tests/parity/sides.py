@@ -334,12 +334,16 @@ def tf_keras_net(make: Callable[[Any], Any], *shapes: tuple[int, ...]) -> Callab
 
 
 def linen_net(module: Callable[[], Any], *inputs: Array) -> Callable[[], Linen]:
-    """A linen module with variables for these inputs (channels last). It is never changed, so one is enough."""
+    """A linen module with variables for these inputs (channels last). It is never changed, so one is enough.
+
+    Their values are zero: to compile an initializer for every shape takes minutes for a deep net.
+    """
 
     @functools.cache
     def build() -> Linen:
         made = module()
-        return Linen(made, made.init(jax.random.PRNGKey(0), *map(jnp.asarray, inputs)))
+        variables = jax.eval_shape(made.init, jax.random.PRNGKey(0), *map(jnp.asarray, inputs))
+        return Linen(made, jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), variables))
 
     return build
 
