@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.book import sequences
+from tests.book import sequences, transformers
 from tests.book.sequence_nets import in_keras
 from tests.book.sequence_nets.between import Sizes
 from tests.book.sequence_nets.case import BookCase, book_case
 from tests.command import ok
 from tests.parity.sides import SIDES, Array, Case, assert_same, every
 
-CASES = sequences.CASES
+CASES = {**sequences.CASES, **transformers.CASES}
 PAIRS = every([*CASES.values()], Case.pairs)
 
 
