@@ -266,11 +266,13 @@ class Layer:
     readings: every kind that its tensors could be, the likeliest first. More than one is no problem
         until the kinds would be converted differently; then the plan refuses.
     unlikely: what it is only when the user says so.
+    also: further paths that are to lead to it in a new file, where its format has links.
     """
 
     path: str
     readings: tuple[Reading, ...]
     unlikely: tuple[Reading, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:

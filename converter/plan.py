@@ -142,6 +142,8 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     origin = replace(source, ordered=source.ordered or rules.schema is not None)
     shapes = {step.target.name: step.target for step in steps}
     layers = whole([_with_shapes(pair.target, shapes) for pair in pairs])
+    if rules.schema is not None:
+        layers = [replace(layer, also=rules.schema.others(framework.name, layer.path)) for layer in layers]
     dressed = framework.dress(Contents(specs, source.container, links=links), layers, dialect, origin)
     return Plan(kept, dressed, _left_out(source, steps), fixed)
 

@@ -20,6 +20,11 @@ defined once may be used in several places; paths and names are then put togethe
         path: encoder.{i}
         names: {torch: ["encoder.layers.{i}"]}
 
+A further name without an index is that of the first alone: PyTorch numbers the layers of an LSTM only where there
+are several.
+
+    - {path: "rnn.{i}", kind: lstm, names: {torch: ["rnn.l{i}", rnn]}}
+
 A name may be a part of a linear layer, as GPT-2 and ViT keep queries, keys and values in one (see `converter.fused`):
 
     - {path: attn.query, kind: linear, names: {torch: ["attn.qkv[0/3]"]}}
@@ -79,8 +84,10 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.names.get(framework_name, (self.path,))
 
     def spelled(self, framework_name: str, indices: Indices) -> tuple[str, ...]:
-        """What the layer with these indices may be called there."""
-        return tuple(fill(path, indices) for path in self.paths(framework_name))
+        """What the layer with these indices (0 where none is said) may be called there."""
+        numbers = {**dict.fromkeys(letters(self.path), 0), **indices}
+        needed = {letter for letter, number in numbers.items() if number}
+        return tuple(fill(path, numbers) for path in self.paths(framework_name) if needed <= letters(path))
 
     def indices(self, framework_name: str, path: str) -> Indices | None:
         """The indices with which it is called so there; None when it never is."""
@@ -98,6 +105,14 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def entry(self, framework_name: str, path: str) -> SchemaLayer | None:
         """The entry of a layer that is called so there."""
         return next((layer for layer in self.layers if layer.indices(framework_name, path) is not None), None)
+
+    def others(self, framework_name: str, path: str) -> tuple[str, ...]:
+        """What else the layer of this path may be called there."""
+        for layer in self.layers:
+            indices = layer.indices(framework_name, path)
+            if indices is not None:
+                return tuple(name for name in layer.spelled(framework_name, indices) if name != path)
+        return ()
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -240,7 +255,8 @@ def _check_names(schema: Schema, framework_name: str) -> None:
             raise ConversionError(f"layer '{layer.path}' has an empty list of names for {framework_name}")
         for path in (layer.path, *paths):
             check_pattern(path)
-            if letters(path) != letters(layer.path):
+            fewer = path in paths[1:] and letters(path) < letters(layer.path)
+            if letters(path) != letters(layer.path) and not fewer:
                 raise ConversionError(f"'{path}' and '{layer.path}' are names of one layer with other indices")
         for path in paths:
             if seen.setdefault(path, layer.path) != layer.path:

@@ -132,5 +132,23 @@ def test_a_block_is_put_in_its_places() -> None:
     assert up.indices("torch", "enc.1.first.lin1") == {"i": 0} and up.indices("torch", "enc.0.first.lin1") is None
 
 
+def test_a_further_name_without_an_index_is_that_of_the_first() -> None:
+    text = "name: x\nlayers:\n  - {path: 'rnn.{i}', kind: lstm, names: {torch: ['rnn.l{i}', rnn, 'r{i}']}}\n"
+    schema = parse_schema(text)
+    layer = schema.layers[0]
+    assert layer.spelled("torch", {"i": 0}) == layer.spelled("torch", {}) == ("rnn.l0", "rnn", "r0")
+    assert layer.spelled("torch", {"i": 2}) == ("rnn.l2", "r2")
+    assert layer.indices("torch", "rnn") == {} and layer.indices("torch", "rnn.l3") == {"i": 3}
+    assert schema.others("torch", "rnn.l0") == ("rnn", "r0") and schema.others("torch", "rnn.l1") == ("r1",)
+    assert schema.others("flax", "rnn.1") == schema.others("torch", "lstm") == ()
+
+
+def test_a_first_name_has_every_index() -> None:
+    """It is the one that is written."""
+    for names in ("[rnn, 'rnn.l{i}']", "['rnn.l{j}']", "['rnn.l{i}', '{j}']"):
+        with pytest.raises(ConversionError, match="names of one layer with other indices"):
+            parse_schema(f"name: x\nlayers:\n  - {{path: 'rnn.{{i}}', kind: lstm, names: {{torch: {names}}}}}\n")
+
+
 def test_the_published_json_schema_is_current() -> None:
     assert json.loads((schema_folder() / "schema.json").read_text()) == json_schema(), "run: python docs/tables.py"

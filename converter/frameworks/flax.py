@@ -147,9 +147,10 @@ class Flax(Framework):
         return contents.container != "dict"
 
     def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
-        """The projections of an attention under the names that Flax gives them."""
+        """The projections of an attention, and cells that name themselves, under the names that Flax gives them."""
         found = {layer.path: layer.path for layer in layers}
         found |= cells_placed(layers, ("forward_rnn", "backward_rnn"), bare_cells=True)
+        found |= {path: path for path in found if re.search(r"(^|\.)[A-Z]\w*Cell_\d+$", path)}
         for path, names in attentions(layers).items():
             for theirs, layer in zip(_PROJECTIONS, names.values(), strict=True):
                 found[layer.path] = ".".join(filter(None, (path, theirs)))

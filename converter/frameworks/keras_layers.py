@@ -10,6 +10,7 @@ from dataclasses import replace
 from converter.frameworks.attention import ATTENTION, attentions, shares_heads
 from converter.frameworks.base import Part
 from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered
+from converter.frameworks.keras_groups import nested_group
 from converter.layers import Layer, join_path, natural_key, split_path
 
 _RECURRENT = {"rnn": "simple_rnn", "lstm": "lstm", "gru": "gru", "gru_reset_before": "gru"}
@@ -143,7 +144,7 @@ def numbered_by_class(layers: Sequence[Layer]) -> Mapping[str, str]:
         elif name and len(split_path(layer.path)) == 1:
             found[layer.path] = next_of(name) + inside
         else:
-            found[layer.path] = "/".join(split_path(layer.path)) + inside
+            found[layer.path] = nested_group(layer, layer.path)
     return found
 
 

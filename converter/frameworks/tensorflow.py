@@ -19,6 +19,7 @@ from itertools import combinations
 from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Part, classed, parameter
+from converter.frameworks.keras_groups import further_groups, is_cell_of_stack, is_own_weight
 from converter.frameworks.keras_layers import (
     by_attribute,
     numbered_by_class,
@@ -183,6 +184,13 @@ class TensorFlow(Framework):
             return found
         return (*found, *parameter("", parts[0].spec).readings)
 
+    def _recognise(self, path: str, parts: Sequence[Part], dialect: str) -> Iterable[Layer]:
+        """In HDF5 the weights of a model, and those of a user's own layer, have numbers for names: ``vars.0``."""
+        known = _without_number(parts[0].layer_class) in self.classes
+        if dialect == "vars" and not known and (not path or (len(parts) > 1 and not self._readings(parts, dialect))):
+            return [parameter(join_path((*split_path(path), "vars", part.leaf)), part.spec) for part in parts]
+        return super()._recognise(path, parts, dialect)
+
     def split(self, contents: Contents) -> Iterable[Part]:
         dialect = self.dialect_of(contents)
         if dialect == "vars":
@@ -194,7 +202,7 @@ class TensorFlow(Framework):
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
         if dialect == "vars":
-            return f"{prefix}/vars/{leaf or 0}"
+            return prefix if is_own_weight(prefix) else f"{prefix}/vars/{leaf or 0}"
         name = "/".join(filter(None, (prefix, leaf)))
         if dialect == "keras2":
             return f"{prefix}/{name}:0"  # the group of the layer, then the variable's own name
@@ -207,10 +215,14 @@ class TensorFlow(Framework):
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
         if dialect == "vars":
             _refuse_lost_order(layers, source)
-            placed = self.placed(layers, dialect)
-            flat = {path: place for path, place in placed.items() if place.startswith("layers/") and "." not in path}
-            labels = {f"{place}/vars": split_path(path)[-1] for path, place in placed.items()}
-            return replace(contents, labels=labels, links={**flat, **_container_links(placed.values())})
+            groups = {path: place for path, place in self.placed(layers, dialect).items() if not is_own_weight(place)}
+            flat = {path: place for path, place in groups.items() if place.startswith("layers/") and "." not in path}
+            further = further_groups([layer for layer in layers if layer.path in groups], groups)
+            labels = {
+                f"{place}/vars": split_path(path)[-1] for path, place in groups.items() if not is_cell_of_stack(place)
+            }
+            containers = _container_links((*groups.values(), *further))
+            return replace(contents, labels=labels, links={**flat, **further, **containers})
         if dialect == "attributes" and not source.is_data:
             return replace(contents, links=_other_edges(contents, layers))
         return contents

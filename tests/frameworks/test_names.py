@@ -14,6 +14,7 @@ from converter.frameworks import FRAMEWORKS, framework, recognise
 from converter.layers import KINDS, Net
 from converter.plan import plan_new
 from converter.rules import Rules
+from converter.schema import parse_schema
 from converter.tensors import TensorSpec
 
 F32 = np.dtype("float32")
@@ -76,6 +77,13 @@ def test_every_kind_has_its_roles_in_every_framework(row: object) -> None:
         ("tensorflow", {"layers/sequential/layers/dense/vars/0": (3, 4)}, {"sequential.dense": "linear"}),
         ("tensorflow", {"a/vars/0": (3, 4)}, {"a": "linear or embedding or parameter"}),
         ("tensorflow", {"layers/conv2d/vars/0": (2, 2, 3, 4)}, {"conv2d": "conv"}),
+        ("tensorflow", {"vars/0": (3, 4)}, {"vars.0": "parameter"}),
+        (
+            "tensorflow",
+            {"vars/0": (1, 1, 4), "vars/1": (1, 7, 4), "a/vars/0": (5, 4), "a/vars/1": (6, 7)},
+            {"vars.0": "parameter", "vars.1": "parameter", "a.vars.0": "parameter", "a.vars.1": "parameter"},
+        ),
+        ("tensorflow", {"dense/vars/0": (5, 4), "dense/vars/1": (6, 7)}, {"dense": "unknown"}),
     ],
 )  # fmt: skip
 def test_names_become_layers(name: str, given: dict[str, tuple[int, ...]], expected: dict[str, str]) -> None:
@@ -120,6 +128,48 @@ def test_keras_h5_numbers_flat_layers_and_keeps_the_paths_of_nested_ones() -> No
     nested = {"layers/c": "c", "c/layers/d": "c/d"}
     assert made.links == {"a": "layers/dense", "b": "layers/dense_1", **nested}
     assert made.labels == {"layers/dense/vars": "a", "layers/dense_1/vars": "b", "c/d/vars": "d"}
+
+
+def test_keras_h5_has_a_recurrent_layer_inside_of_others_wherever_it_may_be_looked_for() -> None:
+    weights = {f"net.rnn.{word}_l{i}": (9, 3) for i in range(2) for word in ("weight_ih", "weight_hh")}
+    given = contents({**weights, "net.cell.weight_ih_l0": (9, 3), "net.cell.weight_hh_l0": (9, 3)})
+    layers = [
+        {
+            "path": "{i}",
+            "kind": "gru",
+            "names": {"torch": ["net.rnn.l{i}"], "tensorflow": ["net.rnn.l{i}", "m.gru.l{i}"]},
+        },
+        {"path": "one", "kind": "gru", "names": {"torch": ["net.cell"], "tensorflow": ["net.gru", "m.net.gru"]}},
+    ]
+    schema = parse_schema(json.dumps({"name": "net", "layers": layers}))
+    source = framework("torch").net(given)
+    plan = plan_new(source, given, framework("tensorflow"), "keras-h5", Rules(schema))
+    second, one = "net/rnn/cell/cells/gru_cell_1", "net/gru/cell"
+    assert {spec.name.rpartition("/vars")[0] for spec in plan.contents.specs} == {second[:-2], second, one}
+    further = {"net/rnn/l1/cell": second, "m/gru/cell/cells/gru_cell_1": second, "m/net/gru/cell": one}
+    further |= {"m/layers/gru": "m/gru", "layers/net": "net"}
+    assert further.items() <= plan.contents.links.items()
+
+
+def test_a_weight_that_a_keras_layer_has_for_itself_is_written_by_its_number() -> None:
+    layers = [
+        {"path": "cls", "kind": "parameter", "names": {"tensorflow": ["vars.0", "cls"]}},
+        {"path": "pos", "kind": "parameter", "names": {"tensorflow": ["a.vars.1"]}},
+    ]
+    given = contents({"cls": (1, 4), "pos": (5, 4)})
+    schema = parse_schema(json.dumps({"name": "net", "layers": layers}))
+    source = framework("torch").net(given)
+    written = plan_new(source, given, framework("tensorflow"), "keras-h5", Rules(schema)).contents
+    assert [spec.name for spec in written.specs] == ["vars/0", "a/vars/1"]
+    assert not written.links and not written.labels
+
+
+def test_a_cell_that_names_itself_has_no_layer_around_it_in_flax() -> None:
+    given = contents({"a.weight_ih_l0": (9, 3), "a.weight_hh_l0": (9, 3)})
+    source = framework("torch").net(given)
+    for path, place in (("r.ScanGRUCell_0", "r/ScanGRUCell_0"), ("GRUCell_1", "GRUCell_1"), ("rnn", "rnn/cell")):
+        plan = plan_new(source, given, framework("flax"), "flax-msgpack", Rules(mapping={"a": path}))
+        assert f"params/{place}/ir/kernel" in plan.contents.by_name
 
 
 def test_keras_h5_of_equal_layers_needs_an_order() -> None:
