@@ -163,7 +163,7 @@ class _Pairing:
     def by_name(self, ours: Naming, theirs: Naming) -> None:
         """Names that stand once on either side. A number is part of a name only where both sides count alike."""
         old, new = _once(self.old, ours), _once(self.new, theirs)
-        alike = numbered_alike(self.old, ours, self.new, theirs)
+        alike = numbered_alike(self.old, ours, self.new, theirs, in_part=True)
         for layer in self._open():
             name = ours(layer.path)
             target = new.get(name) if name in old else None

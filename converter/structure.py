@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import cache, cmp_to_key
+from functools import cache, cached_property, cmp_to_key
 
 from converter.frameworks import FRAMEWORKS
 from converter.layers import Layer, Net, join_path, split_path
@@ -18,6 +18,10 @@ from converter.layers import Layer, Net, join_path, split_path
 _COUNTED = frozenset(
     {name for row in FRAMEWORKS for name in row.classes} | {"sequential", "functional", "model", "layers", "conv"}
 )
+
+#: What is numbered in the order of use, by people (``ln1`` and ``ln2``, ``block0`` and ``block1``) and as the layers of
+#: a recurrent module (``l0``).
+_NUMBERED = frozenset("ln norm bn fc linear dense conv attn attention block blk stage stem cell l".split())
 
 
 class _UnknownError(Exception):
@@ -28,23 +32,48 @@ class _Order:
     """What is known of the order in which the layers of a net are called."""
 
     def __init__(self, net: Net) -> None:
+        self._net = net
         self._numbers_all = net.ordered and net.framework == "tensorflow"  # Keras writes a model's layers in its order
-        self._position = {layer.path: place for place, layer in enumerate(net.layers)}
+
+    @cached_property
+    def _position(self) -> Mapping[str, int]:
+        return {layer.path: place for place, layer in enumerate(self._net.layers)}
+
+    @cached_property
+    def _siblings(self) -> Mapping[tuple[str, ...], Set[str]]:
+        """The names inside of each module."""
+        found: dict[tuple[str, ...], set[str]] = {}
+        for path in self._net.by_path:
+            parts = split_path(path)
+            for depth, part in enumerate(parts):
+                found.setdefault(parts[:depth], set()).add(part)
+        return found
 
     def compare(self, first: Layer, second: Layer) -> int:
         """Negative where the first is called first. Raises _UnknownError."""
-        for one, other in zip(split_path(first.path), split_path(second.path), strict=False):
-            if one == other:
-                continue
-            ours, theirs = counted(one), counted(other)
-            if ours is None or theirs is None:
-                break
-            if ours[0] == theirs[0]:
-                return ours[1] - theirs[1]
-            if self._numbers_all:
+        ours, theirs = split_path(first.path), split_path(second.path)
+        depth = next((d for d, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
+        if depth is not None:
+            one, other = (self._counted(parts[:depth], parts[depth]) for parts in (ours, theirs))
+            if one and other and one[0] == other[0]:
+                return one[1] - other[1]
+            if one and other and self._numbers_all:
                 return self._position[first.path] - self._position[second.path]
-            break
         raise _UnknownError
+
+    def _counted(self, parent: tuple[str, ...], name: str) -> tuple[str, int] | None:
+        """As `counted`; also of a list of Flax, of a class of the user's that Keras counts, and of ``block2``."""
+        found = counted(name)
+        parts = re.fullmatch(r"(.*?[^\W\d])(_?)(\d*)", name)
+        if found or not parts:
+            return found
+        stem, line, number = parts.groups()
+        if self._net.framework == "tensorflow" and (line or not number):
+            siblings = self._siblings[parent]
+            several = stem in siblings and f"{stem}_1" in siblings
+            return (stem, int(number or 0)) if several else None
+        is_list = self._net.framework == "flax" and line and number
+        return (stem, int(number)) if number and (is_list or stem.casefold() in _NUMBERED) else None
 
     def before(self, layer: Layer, others: Iterable[Layer]) -> int | None:
         """How many of the others are called before it; None where that is not known."""
@@ -94,23 +123,31 @@ def counted(name: str) -> tuple[str, int] | None:
 Naming = Callable[[str], str]
 
 
-def numbered_alike(source: Net, ours: Naming, target: Net, theirs: Naming) -> Callable[[Layer, Layer], bool]:
+def numbered_alike(
+    source: Net, ours: Naming, target: Net, theirs: Naming, in_part: bool = False
+) -> Callable[[Layer, Layer], bool]:
     """Whether two layers of one name are the same, as far as numbers in it go: both nets must have the same ones there.
 
-    One Sequential counts activations and the other does not: ``2`` is then another layer in each.
+    One Sequential counts activations and the other does not: ``2`` is then another layer in each. in_part: the nets
+    have some layers in common only, so that the user's own numbers (``block3``) count as names.
     """
+    telling = is_numbered if in_part else _has_number
 
     @cache
     def numbers() -> tuple[Mapping[str, set[str]], Mapping[str, set[str]]]:
         return _numbers(source, ours), _numbers(target, theirs)
 
     def alike(one: Layer, other: Layer) -> bool:
-        if not is_numbered(one.path) and not is_numbered(other.path):
+        if not telling(one.path) and not telling(other.path):
             return True
         here, there = numbers()
         return all(here[place] == there.get(place) for place, _ in _numbered_places(one.path, ours))
 
     return alike
+
+
+def _has_number(path: str) -> bool:
+    return re.search(r"\d", path) is not None
 
 
 def _numbers(net: Net, naming: Naming) -> Mapping[str, set[str]]:
@@ -126,7 +163,7 @@ def _numbered_places(path: str, naming: Naming) -> Iterator[tuple[str, str]]:
     """``net.2.fc`` -> ("net#", "2"): what leads to each number, all numbers aside, and those up to there."""
     parts = split_path(path)
     for end, part in enumerate(parts, 1):
-        if re.search(r"\d", part):
+        if _has_number(part):
             name = naming(join_path(parts[:end]))
             yield re.sub(r"[\W_]*\d+[\W_]*", "#", name).casefold(), " ".join(re.findall(r"\d+", name))
 

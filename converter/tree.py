@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from converter.layers import Layer, Net, split_path
-from converter.structure import counted, in_turn
+from converter.structure import in_turn
 
 #: How surely two modules belong together, the surest first.
 BY_NAME, ALONE, BY_ORDER = range(3)
@@ -78,7 +77,23 @@ def _tree(net: Net) -> _Module:
         for part in split_path(layer.path):
             place = place.inside.setdefault(part, _Module(part))
         place.layer = layer
-    return root
+    return root if net.framework == "tensorflow" else _with_lists(root)
+
+
+def _with_lists(module: _Module) -> _Module:
+    """With ``blks_0``, ``blks_1`` … inside of a module ``blks``: so Flax calls what is in a list.
+
+    In Keras ``blks_1`` is the second of a class, beside ``blks``.
+    """
+    found = _Module(module.name, module.layer)
+    for name, inner in ((name, _with_lists(inner)) for name, inner in module.inside.items()):
+        stem, line, number = name.rpartition("_")
+        if line and number.isdecimal() and all(f"{stem}_{n}" in module.inside for n in range(int(number))):
+            inner.name = number
+            found.inside.setdefault(stem, _Module(stem)).inside[number] = inner
+        else:
+            found.inside[name] = inner
+    return found
 
 
 _Couple = tuple[_Module, _Module]
@@ -124,10 +139,12 @@ class Alignment:
     def _couples(self, ours: Sequence[_Module], theirs: Sequence[_Module]) -> Iterator[tuple[_Module, _Module, int]]:
         """Which of these modules belong together."""
         found: list[tuple[_Module, _Module, int]] = []
-        for naming in (_plain, _numbered, _meant):
-            couples = self._possible(list(_alike(ours, theirs, naming)), naming)
-            found += [(one, other, BY_NAME) for one, other in couples]
-            taken = {id(module) for couple in couples for module in couple}
+        for spelled in (_plain, _meaning):
+            for couples in _alike(_families(ours, spelled), _families(theirs, spelled)):
+                sure = spelled is _plain and not re.search(r"\d", couples[0][0].name)
+                if sure or all(self._may_be(*couple) for couple in couples):
+                    found += [(one, other, BY_NAME) for one, other in couples]
+            taken = {id(module) for couple in found for module in couple[:2]}
             ours, theirs = ([module for module in side if id(module) not in taken] for side in (ours, theirs))
         groups = [group for group in self._groups(ours, theirs) if len(group[0]) == len(group[1])]
         found += [(some[0], others[0], ALONE) for some, others in groups if len(some) == 1]
@@ -136,11 +153,6 @@ class Alignment:
             if len(some) > 1:
                 found += [(one, other, BY_ORDER) for one, other in self._in_order(some, others, beside)]
         yield from found
-
-    def _possible(self, couples: list[_Couple], naming: object) -> list[_Couple]:
-        """Equal names belong together though something inside differs; words have to fit, numbers all of them."""
-        fitting = [couple for couple in couples if naming is _plain or self._may_be(*couple)]
-        return fitting if naming is not _numbered or len(fitting) == len(couples) else []
 
     def _groups(
         self, ours: Sequence[_Module], theirs: Sequence[_Module]
@@ -212,51 +224,43 @@ def _first(module: _Module) -> Layer:
 # -- names ----------------------------------------------------------------------------------------------------------
 
 
-def _alike(
-    ours: Sequence[_Module], theirs: Sequence[_Module], naming: Callable[[Sequence[_Module]], list[str | None]]
-) -> Iterator[_Couple]:
-    """Modules that are named alike, and as no other on their side."""
-    sides = [list(zip(naming(modules), modules, strict=True)) for modules in (ours, theirs)]
-    counts = [Counter(name for name, _ in side) for side in sides]
-    found = dict(sides[1])
-    for name, module in sides[0]:
-        if name is not None and counts[0][name] == counts[1][name] == 1:
-            yield module, found[name]
+#: A name, the numbers in it aside -> what those are -> the module.
+_Families = Mapping[str, Mapping[str, _Module]]
 
 
-def _plain(modules: Sequence[_Module]) -> list[str | None]:
-    """The name without case and separators; a number, or one of several automatic names, says nothing."""
-    own = _own_names(modules)
-    return [name and re.sub(r"[\W_]", "", name).casefold() for name in own]
+def _alike(ours: _Families, theirs: _Families) -> Iterator[list[_Couple]]:
+    """Modules of one name; those that numbers tell apart all together, and only where both sides have the same."""
+    for name, modules in ours.items():
+        others = theirs.get(name, {})
+        if modules.keys() == others.keys():
+            yield [(module, others[number]) for number, module in modules.items()]
 
 
-def _numbered(modules: Sequence[_Module]) -> list[str | None]:
-    """The number, where numbers are all that tells the modules apart (``block0``, ``block1``), and which there are."""
-    found = [re.fullmatch(r"(.*?)_?(\d+)", module.name) for module in modules]
-    numbered = [match for match in found if match]
-    if len(numbered) < 2 or len({match[1] for match in numbered}) > 1:
-        return [None] * len(modules)
-    every = ",".join(sorted(match[2] for match in numbered))
-    return [f"{match[2]} of {every}" if match else None for match in found]
+def _families(modules: Sequence[_Module], spelled: Callable[[str], str]) -> _Families:
+    """The modules by their names as they are spelled; without those of one name, and those that are numbers alone."""
+    names = {module.name for module in modules}
+    found: dict[str, dict[str, list[_Module]]] = {}
+    for module in modules:
+        stem = re.sub(r"_?\d+", "#", module.name)
+        if stem == module.name and f"{stem}_1" in names:  # the first that Keras counts has no number
+            stem = f"{stem}#"
+        if stem.strip("#"):
+            numbers = " ".join(re.findall(r"\d+", module.name))
+            found.setdefault(spelled(stem), {}).setdefault(numbers, []).append(module)
+    return {
+        name: {number: same[0] for number, same in family.items()}
+        for name, family in found.items()
+        if all(len(same) == 1 for same in family.values())
+    }
 
 
-def _meant(modules: Sequence[_Module]) -> list[str | None]:
-    """What the words of the name mean."""
-    return [name and _meaning(name) for name in _own_names(modules)]
+def _plain(name: str) -> str:
+    """Without case and separators."""
+    return re.sub(r"[^\w#]|_", "", name).casefold()
 
 
-def _own_names(modules: Sequence[_Module]) -> list[str | None]:
-    """The names that tell a module apart; ``dense`` does not beside ``dense_1``, nor ``conv1`` beside ``conv2``."""
-    stems = [found[0] if (found := counted(module.name)) else None for module in modules]
-    times = Counter(stems)
-    return [
-        module.name if stem is None or (times[stem] == 1 and not re.search(r"\d", module.name)) else None
-        for stem, module in zip(stems, modules, strict=True)
-    ]
-
-
-def _meaning(name: str) -> str | None:
-    """``q_proj``, ``W_q`` and ``query`` -> the same text; None for a name without words."""
-    words = [word.casefold() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+def _meaning(name: str) -> str:
+    """What the words of the name mean: ``q_proj``, ``W_q`` and ``query`` -> the same text."""
+    words = [word.casefold() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|#", name)]
     telling = [word for word in words if word not in _FILLERS] or words
-    return ".".join(_WORDS.get(word, word) for word in telling) or None
+    return ".".join(_WORDS.get(word, word) for word in telling)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from converter.errors import MatchError
 from converter.matching import ONLY_ONE, POSITION, SAME_NAME, STRUCTURE, match
 from converter.rules import Rules
-from tests.test_matching import SQUARE, pairs, stack
+from tests.test_matching import SQUARE, net, pairs, stack
 
 Shape = tuple[int, int]
 #: A net: a linear layer of that shape, a Sequential of nets, or nets under the names of attributes.
@@ -41,13 +41,24 @@ def test_names_count_inside_of_what_the_order_pairs() -> None:
     }
 
 
-def test_a_number_is_a_name_where_nothing_else_tells() -> None:
-    """``block0`` and ``0``: the numbers are the same, so they mean the same."""
-    ours, theirs = ["blks.block0.fc", "blks.block1.fc"], ["enc.blks.0.fc", "enc.blks.1.fc"]
-    found = pairs(stack("torch", ours, SQUARE[:2]), stack("torch", theirs, SQUARE[:2]))
-    assert found == {ours[0]: (theirs[0], STRUCTURE), ours[1]: (theirs[1], STRUCTURE)}
-    with pytest.raises(MatchError):  # other numbers: who knows where the user began to count
+def test_blocks_are_numbered_in_their_order_whoever_began_to_count_where() -> None:
+    ours = ["enc.blks.block0.fc", "enc.blks.block1.fc"]
+    for theirs in (["blks.0.fc", "blks.1.fc"], ["blks_0.fc", "blks_1.fc"], ["x.block1.fc", "x.block2.fc"]):
+        found = pairs(stack("torch", ours, SQUARE[:2]), stack("flax", theirs, SQUARE[:2]))
+        assert found == {one: (other, POSITION) for one, other in zip(ours, theirs, strict=True)}
+    with pytest.raises(MatchError):  # any other word may count something else
         pairs(stack("torch", ours, SQUARE[:2]), stack("torch", ["x.part1.fc", "x.part2.fc"], SQUARE[:2]))
+
+
+def test_keras_counts_the_classes_of_the_user() -> None:
+    ours = ["blks.0.up", "blks.0.down", "blks.1.up", "blks.1.down"]
+    theirs = ["blks/my_block/up", "blks/my_block/down", "blks/my_block_1/up", "blks/my_block_1/down"]
+    target = net("tensorflow", {f"{path}/vars/0": (4, 4) for path in theirs})
+    source = net("torch", {f"{path}.weight": (4, 4) for path in ours})
+    found = pairs(source, target)
+    assert {one: other for one, (other, _) in found.items()} == {
+        one: other.replace("/", ".") for one, other in zip(ours, theirs, strict=True)
+    }
 
 
 def test_words_that_mean_the_same_pair() -> None:
