@@ -284,12 +284,36 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """What a forward of a live net showed, by the paths of its layers (only of those that were seen).
+
+    calls: the place in the order of calls. inputs: digest of what it took first: of layers that take the same none has
+    to be called before the other. flattened: the channels of what was flattened into the inputs, 0 where nothing was;
+    unflattened: those that the outputs became.
+    """
+
+    calls: Mapping[str, int]
+    inputs: Mapping[str, bytes] = field(default_factory=dict)
+    flattened: Mapping[str, int] = field(default_factory=dict)
+    unflattened: Mapping[str, int] = field(default_factory=dict)
+
+    def compare(self, first: str, second: str) -> int | None:
+        """Negative where the layer of the first path is called before the other; None where that is not known."""
+        if first not in self.calls or second not in self.calls or self.calls[first] == self.calls[second]:
+            return None
+        if first in self.inputs and self.inputs[first] == self.inputs.get(second):
+            return None
+        return self.calls[first] - self.calls[second]
+
+
+@dataclass(frozen=True)
 class Net:
     """The layers of a file or a live net, as one framework stores them.
 
     ordered: whether the order of ``layers`` is that in which the net was built. Files that sort their
         names (Flax trees, TensorFlow checkpoints) have lost it.
     read: gives a tensor by its name, where there are data behind the net.
+    observed: what a forward showed of a live net.
     """
 
     framework: str
@@ -298,6 +322,7 @@ class Net:
     container: Container = "dict"
     left_out: tuple[LeftOut, ...] = ()
     read: Callable[[str], Array] | None = field(default=None, repr=False, compare=False)
+    observed: Observed | None = field(default=None, repr=False, compare=False)
     by_path: Mapping[str, Layer] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -51,6 +51,9 @@ class _Order:
 
     def compare(self, first: Layer, second: Layer) -> int:
         """Negative where the first is called first. Raises _UnknownError."""
+        seen = self._net.observed.compare(first.path, second.path) if self._net.observed else None
+        if seen is not None:
+            return seen
         ours, theirs = split_path(first.path), split_path(second.path)
         depth = next((d for d, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
         if depth is not None:

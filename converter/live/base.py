@@ -6,9 +6,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from converter.formats import Format
 from converter.formats.base import Contents
 from converter.frameworks import Framework, framework
 from converter.frameworks.defaults import Value
@@ -19,6 +20,14 @@ from converter.tensors import Array
 Hyperparameters = Mapping[str, Mapping[str, Callable[[Any], Value | None]]]
 
 EPSILON = "LayerNorm, GroupNorm, InstanceNorm epsilon"
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a file of a live net holds. names: name of each tensor in the file -> its name in the net."""
+
+    contents: Contents
+    names: Mapping[str, str]
 
 
 class LiveNet(ABC):
@@ -46,6 +55,11 @@ class LiveNet(ABC):
         owners = {spec.name: modules.get(self.module(spec.name)) for spec in contents.specs}
         classes = {name: self.class_of(owner) for name, owner in owners.items() if owner is not None}
         return replace(contents, classes={name: known for name, known in classes.items() if known})
+
+    def template(self, form: Format) -> Template:
+        """What the framework would write of this net in that format, with the classes of the layers."""
+        contents = self.described()
+        return Template(contents, {spec.name: spec.name for spec in contents.specs})
 
     def class_of(self, module: Any) -> str:
         """The class of a layer under which `Framework.classes` has it; "" for one that it has not."""

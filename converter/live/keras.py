@@ -1,26 +1,85 @@
 """Keras models (Keras 3 and tf_keras): each variable under the attribute that holds its layer.
 
-A layer is known by the attribute of the model that it was assigned to (``hidden``), as it is to whoever
-wrote the class; one that has none (in a Sequential) by its own name.
+A layer is known by the attribute of the model that it was assigned to (``hidden``), as it is to whoever wrote the
+class; one in a list or a Sequential by its class and a count there (``blocks/dense_1``), as Keras has it in its
+files, unless the user gave it a name. The names that Keras gives by itself count on over all nets of a process.
 """
 
 from __future__ import annotations
 
+import re
+import sys
+import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from converter.errors import ConversionError
+from converter.formats import Format, ReadOptions, open_reader
 from converter.formats.base import Contents
 from converter.formats.keras_config import snake_case
 from converter.frameworks.defaults import Value
-from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
+from converter.live.base import EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named
 from converter.live.run import BeforeActivation, Record, attributes, inference_options, recorded
 from converter.tensors import DTYPES, Array, TensorSpec
+
+
+def _save_checkpoint(net: Any, path: Path, is_keras3: bool) -> None:
+    if not is_keras3:
+        net.save_weights(str(path))
+        return
+    import tensorflow
+
+    tensorflow.train.Checkpoint(model=net).write(str(path))
+
+
+def _save_weights(net: Any, path: Path, is_keras3: bool) -> None:
+    net.save_weights(str(path))
+
+
+def _save_model(net: Any, path: Path, is_keras3: bool) -> None:
+    net.save(str(path))
+
+
+def _save_keras2(net: Any, path: Path, is_keras3: bool) -> None:
+    (_save_model if is_keras3 else _save_weights)(net, path, is_keras3)
+
+
+#: Format -> how Keras writes it.
+_SAVERS = {
+    "keras-h5": _save_weights,
+    "keras": _save_model,
+    "keras2-h5": _save_keras2,
+    "tf-checkpoint": _save_checkpoint,
+}
+
+
+def _saved(net: Any, form: Format, is_keras3: bool) -> tuple[Contents, Mapping[str, int]]:
+    """What Keras writes of a net that is marked, and the mark of each tensor."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"template{form.extensions[0]}"
+        _SAVERS[form.name](net, path, is_keras3)
+        with open_reader(path, ReadOptions())[1] as reader:
+            contents = reader.contents
+            return contents, {spec.name: _mark(reader.read(spec.name)) for spec in contents.specs}
+
+
+def _marked(array: Array, number: int) -> Array:
+    """An array of the same shape and dtype, every element of which has the number for its bytes."""
+    filler = number.to_bytes(array.dtype.itemsize, sys.byteorder)
+    return np.frombuffer(filler * array.size, array.dtype).reshape(array.shape)
+
+
+def _mark(array: Array) -> int:
+    """The number of a marked array; -1 for one that has no element."""
+    return int.from_bytes(np.ascontiguousarray(array).reshape(-1)[:1].tobytes(), sys.byteorder) if array.size else -1
 
 
 def _leaky_relu(layer: Any) -> float:
@@ -85,6 +144,34 @@ class Adapter(LiveNet):
         if found in ("gru", "gru_cell") and hasattr(module, "reset_after"):
             return "gru_reset_after" if module.reset_after else "gru_reset_before"
         return found if found != "einsum_dense" or is_dense(module.equation) else f"{found}(other equation)"
+
+    def template(self, form: Format) -> Template:
+        """As Keras itself writes it: saved with a number in each variable, so that the file tells where each is."""
+        if form.name not in _SAVERS:
+            return super().template(form)
+        variables = self._variables()
+        former = {name: np.array(variable.numpy()) for name, variable in variables.items()}
+        names = list(variables)
+        if any(array.dtype == np.bool_ or len(names) > 256**array.dtype.itemsize for array in former.values()):
+            raise ConversionError(
+                f"the net has {len(names)} variables, some of a dtype that cannot tell so many apart. "
+                f"Save its weights with Keras, and give that file."
+            )
+        try:
+            for number, name in enumerate(names):
+                variables[name].assign(_marked(former[name], number))
+            contents, numbers = _saved(self.net, form, self._is_keras3)
+        finally:
+            for name, variable in variables.items():
+                variable.assign(former[name])
+        by_file = {file: names[number] for file, number in numbers.items() if 0 <= number < len(names)}
+        lost = sorted(set(names) - set(by_file.values()))
+        if lost:
+            raise ConversionError(f"Keras does not save '{lost[0]}' of the net in a {form.title}")
+        known = self.described().classes
+        classes = {file: known[name] for file, name in by_file.items() if name in known}
+        specs = tuple(spec for spec in contents.specs if spec.name in by_file)
+        return Template(replace(contents, specs=specs, classes={**contents.classes, **classes}), by_file)
 
     def read(self, name: str) -> Array:
         return np.array(self._variables()[name].numpy())
@@ -187,12 +274,29 @@ def _seen(activation: Callable[..., Any], name: str, before: BeforeActivation) -
 
 
 def _layers(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every layer below, innermost first, in the order of the model, with the path of attributes or names."""
-    attributes = {id(value): name for name, value in vars(layer).items() if not name.startswith("_")}
+    """Every layer below, innermost first, in the order of the model, with the path that leads to it."""
+    places = dict(_attributes(layer))
+    counts: Counter[tuple[str, str]] = Counter()
     for child in _children(layer):
-        name = attributes.get(id(child), child.name)
-        yield from _layers(child, f"{path}/{name}" if path else name)
+        parent, name = places.get(id(child), ("", ""))
+        if not name:
+            kind = snake_case(type(child).__name__)
+            count, counts[parent, kind] = counts[parent, kind], counts[parent, kind] + 1
+            automatic = re.sub(r"_\d+$", "", child.name) == kind
+            name = child.name if not automatic else f"{kind}_{count}" if count else kind
+        yield from _layers(child, "/".join(filter(None, (path, parent, name))))
     yield path, layer
+
+
+def _attributes(layer: Any) -> Iterator[tuple[int, tuple[str, str]]]:
+    """id of a layer -> the list or dict that it is in, and its name; "" where there is none."""
+    for name, value in vars(layer).items():
+        if name.startswith("_"):
+            continue
+        yield id(value), ("", name)
+        if isinstance(value, list | tuple | dict):
+            items = value.values() if isinstance(value, dict) else value
+            yield from ((id(item), (name, "")) for item in items)
 
 
 def _children(layer: Any) -> Iterable[Any]:
