@@ -221,8 +221,8 @@ class Case:
     layers: the entries of its schema (path, kind, heads, flatten …), for the form without a template. Where a
         framework forces another name, ``names`` as in a schema file.
     options: further words of the command line, by target flavour ("" for every one).
+    names: flavour -> what it calls the layers, one after the other, where that must be told (``--map``).
     spatial: whether inputs and outputs have channels and space, which the sides order differently.
-    exact: pairs in which nothing is computed can ask for equality to the bit of the tensors; see `same_bits`.
     tolerance: of the relative error.
     """
 
@@ -231,6 +231,7 @@ class Case:
     inputs: tuple[Array, ...]
     layers: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     spatial: bool = False
     tolerance: float = 1e-5
 
@@ -258,8 +259,14 @@ class Case:
         result = to_numpy(side.run(net, *(channels_last(x) if turned else x for x in self.inputs)))
         return channels_first(result) if turned else result
 
-    def words(self, target: str) -> tuple[str, ...]:
-        return (*self.options.get("", ()), *self.options.get(target, ()))
+    def words(self, source: str, target: str) -> tuple[str, ...]:
+        maps = renamed(self.names[source], self.names[target]) if self.names else ()
+        return (*self.options.get("", ()), *self.options.get(target, ()), *maps)
+
+
+def renamed(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """The ``--map`` lines from the names of one net to those of another."""
+    return [word for pair in zip(ours, theirs, strict=True) for word in ("--map", "=".join(pair))]
 
 
 def assert_same(found: Array, expected: Array, tolerance: float = 1e-5) -> None:
@@ -276,7 +283,7 @@ def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[.
     ours.save(net, given)
     like, result = folder / f"like{theirs.ending}", folder / f"result{theirs.ending}"
     theirs.save(case.random(target, 2), like)
-    run(f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *case.words(target))
+    run(f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *case.words(source, target))
     found = case.run(target, theirs.load(case.nets[target](), result))
     assert_same(found, case.run(source, net), case.tolerance)
 
@@ -288,7 +295,7 @@ def by_schema(case: Case, source: str, target: str, folder: Path, run: Callable[
     given, result, schema = folder / f"source{ours.ending}", folder / f"result{theirs.ending}", folder / "net.yaml"
     ours.save(net, given)
     schema.write_text(_json({"name": "net", "layers": [dict(layer) for layer in case.layers]}))
-    run(f"{ours.framework}->{theirs.framework}", given, "--schema", schema, "-o", result, *case.words(target))
+    run(f"{ours.framework}->{theirs.framework}", given, "--schema", schema, "-o", result, *case.words(source, target))
     found = case.run(target, theirs.load(case.nets[target](), result))
     assert_same(found, case.run(source, net), case.tolerance)
 

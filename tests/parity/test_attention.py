@@ -11,6 +11,7 @@ from tests.command import ok, refused
 from tests.parity.across import anew, crossed, into, saved
 from tests.parity.attention_cases import (
     BERT,
+    CASES,
     D2L,
     GPT2,
     MADE,
@@ -24,16 +25,10 @@ from tests.parity.attention_cases import (
     named,
     own,
 )
-from tests.parity.sides import SIDES, Case, assert_same, by_clone, by_hand_over, by_schema, every
+from tests.parity.sides import SIDES, Case, assert_same, by_clone, by_hand_over, by_schema, every, renamed
 
-CASES = (*OWN, *MADE, GPT2)
 OWN_ATTENTION, OTHER_SIZES = OWN[0], OWN[4]
 MADE_D2L, _, MADE_PROJECTIONS, MADE_BERT = MADE
-
-
-def renamed(ours: tuple[str, ...], theirs: tuple[str, ...]) -> list[str]:
-    """The ``--map`` lines from the names of one net to those of another."""
-    return [word for pair in zip(ours, theirs, strict=True) for word in ("--map", "=".join(pair))]
 
 
 @pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.pairs))
