@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from converter.assemble import Settled, Step, assemble
+from converter.effect import effect
 from converter.errors import ConversionError, MatchError
 from converter.fit import Agreement, agreements, lookalikes, noted, unknown_kind, unplaced
 from converter.flatten import Flattened, flattened
@@ -48,7 +49,7 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
     for pair in pairs:
         found = agreements(pair.source, pair.target, same_framework)
         if len({_moves(pair, agreement) for agreement in found}) > 1 or lookalikes(pair.source, pair.target):
-            problems.append(_undecided(max(pair.source, pair.target, key=lambda layer: len(layer.readings))))
+            problems.append(_undecided(_in_doubt(pair, found)))
         else:
             settled += _settled(pair, found[0])
     steps = {step.target.name: step for step in _assembled(settled, problems)}
@@ -216,12 +217,19 @@ def _settled(pair: Pair, agreement: Agreement) -> list[Settled]:
 
 
 def _moves(pair: Pair, agreement: Agreement) -> object:
-    """What the agreement does, without the kind that it was derived from; alone, a stacked tensor has holes."""
+    """What the agreement does, however it says it and whatever kind it was derived from.
+
+    Alone, a stacked tensor has holes.
+    """
     try:
         steps = assemble(_settled(pair, agreement))
     except ConversionError:
         return agreement.moves
-    return tuple((step.sources, step.ops, step.target) for step in steps)
+    return tuple((step.sources, _effect(step), step.target) for step in steps)
+
+
+def _effect(step: Step) -> object:
+    return effect(step.ops, step.sources[0].shape) if len(step.sources) == 1 else step.ops
 
 
 def _assembled(settled: Iterable[Settled], problems: list[str]) -> tuple[Step, ...]:
@@ -265,6 +273,14 @@ def _no_heads(layer: Layer, shapes: str) -> str:
         return f"'{layer.path}' ({shapes}) cannot be split into {heads} heads: its size is no multiple of that"
     module = layer.path.rpartition(".")[0] or layer.path
     return f"'{layer.path}' ({shapes}) is of an attention, and no one gave its heads. Say --heads '{module}=N'."
+
+
+def _in_doubt(pair: Pair, found: Iterable[Agreement]) -> Layer:
+    """The side that may be more, as no more than both have in common."""
+    kinds = {agreement.kind for agreement in found}
+    layer = max(pair.source, pair.target, key=lambda layer: len(layer.readings))
+    common = tuple(reading for reading in layer.readings if reading.kind in kinds)
+    return replace(layer, readings=common or layer.readings)
 
 
 def _undecided(layer: Layer) -> str:
