@@ -51,18 +51,19 @@ def _reshaped(runs: Sequence[Run], shape: Sequence[int]) -> list[list[Run]] | No
     axes = []
     for size in shape:
         axis: list[Run] = []
-        while size > 1:
+        left = size
+        while left > 1:
             if not waiting:
                 return None
             step, length = waiting.pop()
-            if length <= size and size % length == 0:
+            if left % length == 0:
                 axis.append((step, length))
-                size //= length
-            elif length % size == 0:
-                rest = length // size
-                axis.append((step * rest, size))
+                left //= length
+            elif length % left == 0:
+                rest = length // left
+                axis.append((step * rest, left))
                 waiting.append((step, rest))
-                size = 1
+                left = 1
             else:
                 return None
         axes.append(axis)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from converter.flatten_sizes import sizes_of
+from converter.flatten_sizes import Sizes, sizes_of
 from converter.flatten_unordered import Unordered
 from converter.flatten_walk import INPUTS, OUTPUTS, Flattened, Node, Walk
 from converter.layers import Layer
@@ -35,20 +35,29 @@ def guesses(
 
 
 def _with_groups(nodes: Sequence[Node]) -> list[Node]:
-    """A convolution in groups shows the channels of one; it takes as many groups as the one before it gives.
+    """A convolution in groups shows the channels of one; it takes as many groups as what stands before it gives.
 
     One with as many as the first convolution takes is rather a second branch on the image, unless it is depthwise.
     """
     result: list[Node] = []
-    last = image = 0
+    last = image = handed = 0
     for node in nodes:
         sizes = node.sizes
-        if sizes.role == "channels" and sizes.inputs:
-            groups, rest = divmod(last, sizes.inputs)
+        if sizes.role == "channels" and sizes.inputs and not sizes.transposed:
+            given = last if handed in (0, last) else _in_places(handed, sizes)
+            groups, rest = divmod(given, sizes.inputs)
             fits = groups > 1 and not rest and not sizes.outputs % groups
             image = image or sizes.inputs
-            last = sizes.outputs
             if fits and (sizes.inputs == 1 or sizes.inputs != image):
                 sizes = replace(sizes, inputs=groups * sizes.inputs)
+        if sizes.role == "channels":
+            last, handed = sizes.outputs, 0
+        elif sizes.role == "features":
+            handed = sizes.outputs
         result.append(Node(node.path, sizes))
     return result
+
+
+def _in_places(handed: int, sizes: Sizes) -> int:
+    """What a linear layer gives at every place, if a depthwise convolution of as many channels follows."""
+    return handed if sizes.inputs == 1 and sizes.outputs == handed else 0

@@ -190,6 +190,9 @@ class Walk:
             also = f", or {exact}" if exact else ""
             text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
             self._ask(node, INPUTS, f"{text}{also}.")
+        elif len(options) == 1 and self._taken_up(node, *options):
+            text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
+            self._ask(node, INPUTS, f"{text}, though a convolution behind it takes these channels.")
         elif len(options) == 1 and self._side_by_side(node, *options):
             also = either({tip.channels for tip in self._unused()})
             text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
@@ -268,6 +271,17 @@ class Walk:
     def _goes_on(self, node: Node, channels: int) -> bool:
         """Whether a convolution behind this layer takes those channels, so that they were not flattened."""
         return any(n.sizes.role == "channels" and n.sizes.inputs == channels for n in self._behind(node))
+
+    def _taken_up(self, node: Node, channels: int) -> bool:
+        """Whether a convolution behind this layer takes those channels, and nothing there gave them first."""
+        before = node
+        for other in self._behind(node):
+            if other.sizes.role == "channels" and other.sizes.inputs == channels and not other.sizes.transposed:
+                return before.sizes.role != "features" or before.sizes.outputs % channels != 0
+            if other.sizes.role == "channels" and other.sizes.outputs == channels:
+                return False
+            before = other if other.sizes.role in ("features", "channels") else before
+        return False
 
     def _use(self, channels: int, features: int) -> None:
         for tip in self.tips:

@@ -237,6 +237,24 @@ def test_a_decoder_defined_before_the_encoder() -> None:
     assert answers(*net) == {"2": 16, "3 out": "?"}
 
 
+def test_a_depthwise_convolution_between_linear_layers() -> None:
+    """As in SegFormer: the linear layers work at every place, and nothing is flattened."""
+    net = (conv(3, 8), linear(8, 8), conv(8, 8), linear(8, 32), conv(32, 32, 32), linear(32, 8))
+    assert positive(answers(*net)) == {}
+
+
+def test_a_decoder_of_fewer_channels_than_the_encoder() -> None:
+    """Its convolution takes 8 channels, and not 8 groups of the 64."""
+    for first in (up(8, 8), conv(8, 8)):
+        net = (conv(3, 64), linear(384, 20), linear(20, 10), linear(10, 48), first, up(8, 3))
+        assert answers(*net) == {"1": 64, "3 out": 8}
+
+
+def test_channels_that_go_on_are_asked() -> None:
+    assert answers(conv(3, 6), linear(96, 10), conv(6, 16)) == {"1": "?"}
+    assert answers(conv(3, 6), linear(96, 10), conv(3, 6), conv(6, 5), linear(45, 2)) == {"1": 6, "4": 5}
+
+
 def test_no_convolution_no_flatten() -> None:
     assert answers(linear(64, 32), nn.BatchNorm1d(32), linear(32, 64)) == {}
 
