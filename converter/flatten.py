@@ -78,8 +78,8 @@ def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[La
     nets = {"source": source, "clone": target}
     first = sorted(nets, key=lambda name: framework(nets[name].framework).channels_last)
     side = next((name for name in first if nets[name].ordered), "")
-    places = {layer.path: i for i, layer in enumerate(nets[side or "source"].layers)}
-    order = sorted(pairs, key=lambda pair: places[(pair.target if side == "clone" else pair.source).path])
+    places = {spec.name: i for i, layer in enumerate(nets[side or "source"].layers) for spec in layer.tensors}
+    order = sorted(pairs, key=lambda pair: places[(pair.target if side == "clone" else pair.source).tensors[0].name])
     return [_of_both(pair) for pair in order], f"the order of the layers in the {side}" if side else ""
 
 

@@ -19,8 +19,8 @@ from converter.matching import SAME_NAME, Pair, Renaming, match_tied, rename
 from converter.ops import Cast
 from converter.pieces import in_pieces, normalisations, wrapped
 from converter.rules import Rules
-from converter.tensors import TensorSpec, is_float
-from converter.tied import aliases, tied_to
+from converter.tensors import DType, TensorSpec, is_float
+from converter.tied import aliases, loosened, tied_to
 
 __all__ = ["Plan", "Step", "plan_into", "plan_new", "respelled"]
 
@@ -41,6 +41,7 @@ class Plan:
 def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict: bool = False) -> Plan:
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
     source = _without_idle(source, target.framework)
+    (source, repeated), (target, repeating) = loosened(source, target), loosened(target, source)
     pairs, ties = match_tied(source, target, rules, strict)
     same_framework = source.framework == target.framework
     fixed, pairs, problems = flattened(source, target, [_kept(pair, same_framework) for pair in pairs], rules)
@@ -53,11 +54,12 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
         else:
             settled += _settled(pair, found[0])
     steps = {step.target.name: step for step in _assembled(settled, problems)}
-    for name, twin in ties.copies.items():
+    for name, twin in {**ties.copies, **repeating}.items():
         steps[name] = replace(steps[twin], target=replace(steps[twin].target, name=name), reason=tied_to(twin))
     ordered = tuple(steps[spec.name] for spec in template.specs if spec.name in steps)
     specs = tuple(step.target for step in ordered)
-    left_out = (*_left_out(source, ordered), *ties.left_out)
+    again = (LeftOut(name, tied_to(twin)) for name, twin in repeated.items())
+    left_out = (*_left_out(source, ordered), *again, *ties.left_out)
     return Plan(ordered, replace(template, specs=specs, left_out=()), left_out, fixed)
 
 
@@ -246,13 +248,18 @@ def _assembled(settled: Iterable[Settled], problems: list[str]) -> tuple[Step, .
 
 
 def _lossy(step: Step) -> list[str]:
-    """A cast is for floats; anything else would change what the numbers mean."""
+    """A cast is for floats, or from integers to integers; any other would change what the numbers mean."""
     return [
         f"'{step.sources[0].name}' is {op.source.name} and the clone's '{step.target.name}' is {op.dtype.name}: "
-        "only floats are cast"
+        "only floats are cast to floats, and integers to integers"
         for op in step.ops
-        if isinstance(op, Cast) and not (is_float(op.source) and is_float(op.dtype))
+        if isinstance(op, Cast) and _sort(op.source) != _sort(op.dtype)
     ]
+
+
+def _sort(dtype: DType) -> str:
+    """Float or integer; of every other dtype its own."""
+    return "float" if is_float(dtype) else "integer" if dtype.kind in "iu" else dtype.name
 
 
 def _no_shape(layer: Layer) -> str:

@@ -144,8 +144,11 @@ def narrowed(layer: Layer, kind: str) -> Layer:
     """
     possible = (*layer.readings, *layer.unlikely)
     exact = tuple(reading for reading in possible if reading.called == kind)
-    alike = tuple(reading for reading in layer.readings if reading.kind == kind)
-    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == _form_kinds().get(kind))
+    alike = next(
+        (found for side in (layer.readings, layer.unlikely) if (found := tuple(r for r in side if r.kind == kind))), ()
+    )
+    of = _form_kinds().get(kind)
+    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == of and not reading.form)
     return replace(layer, readings=exact or alike or formed)
 
 

@@ -13,8 +13,9 @@ from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.cells import cell_path, cells_placed
+from converter.frameworks.dense import MANY_AXES, OUT_IN, many_axes, without_conv1d
 from converter.frameworks.flax_folded import folded
-from converter.layers import Layer, form, join_path, split_path, stacked
+from converter.layers import Layer, Net, form, join_path, split_path, stacked
 from converter.tensors import TensorSpec
 
 _COLLECTIONS = ("params", "batch_stats")
@@ -65,6 +66,7 @@ _NNX_RNN = form(
 _CELLS = (_LSTM, _GRU, _RNN, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
 
 
+_DENSE = " ".join(("linear", "to_heads", "from_heads", *MANY_AXES))
 #: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
 _ADAPTER = "lora kernel"
 
@@ -88,6 +90,9 @@ class Flax(Framework):
             ("bias", "bias", "out"),
             name="from_heads",
         ),
+        *many_axes(),
+        # As the GPT-2 code has it in Flax, whose own linear layers are stored the other way round.
+        form("linear", ("kernel", "weight", "out in"), ("bias", "bias", "out"), name=OUT_IN),
         form("linear", (_ADAPTER, "weight", "in out"), name="lora"),
         form("embedding", ("embedding", "weight", "num dim")),
         form("conv", ("kernel", "weight", "+ in out"), ("bias", "bias", "out")),
@@ -101,7 +106,7 @@ class Flax(Framework):
             ("mean", "mean", "c"),
             ("var", "variance", "c"),
         ),
-        form("norm", ("scale", "scale", "c"), ("bias", "offset", "c")),
+        form("norm", ("scale", "scale", "c", "", "weight"), ("bias", "offset", "c")),
         form("prelu", ("negative_slope", "slope", "", "1")),
         *_CELLS,
         form(
@@ -122,9 +127,9 @@ class Flax(Framework):
         "ConvTranspose(transpose_kernel=False)": "conv_transpose",
         "ConvTranspose(transpose_kernel=True)": "transpose_kernel",
         "Linear": "linear",
-        "LinearGeneral": "linear to_heads from_heads",
-        "DenseGeneral": "linear to_heads from_heads",
-        "Einsum": "linear to_heads from_heads",
+        "LinearGeneral": _DENSE,
+        "DenseGeneral": _DENSE,
+        "Einsum": _DENSE,
         "Einsum(other equation)": "none",
         "BatchNorm": "batch_norm",
         "LayerNorm": "norm",
@@ -134,6 +139,7 @@ class Flax(Framework):
         "attention query": "to_heads",
         "attention output": "from_heads",
     }
+    on_demand = frozenset(MANY_AXES)
     complete = frozenset({"rnn", "lstm", "gru"})
     default_format = "flax-msgpack"
     data_format = "npy"
@@ -141,6 +147,10 @@ class Flax(Framework):
     def split(self, contents: Contents) -> Iterable[Part]:
         parts = folded(classed(map(_part, contents.specs), contents))
         return _with_attentions(_with_cells(parts))
+
+    def net(self, contents: Contents) -> Net:
+        net = super().net(contents)
+        return replace(net, layers=without_conv1d(net.layers, OUT_IN))
 
     def is_ordered(self, contents: Contents) -> bool:
         """Trees are sorted by every ``jax.tree`` operation."""
