@@ -285,6 +285,7 @@ def _no_heads(layer: Layer, shapes: str) -> str:
 def _in_doubt(pair: Pair, found: Iterable[Agreement]) -> Layer:
     """The side that may be more, as no more than both have in common."""
     kinds = {agreement.kind for agreement in found}
+    kinds |= {kind for kind, row in KINDS.items() if row.alike in kinds}
     layer = max(pair.source, pair.target, key=lambda layer: len(layer.readings))
     common = tuple(reading for reading in layer.readings if reading.kind in kinds)
     return replace(layer, readings=common or layer.readings)
