@@ -73,7 +73,7 @@ def _torch_random(net: torch.nn.Module, rng: np.random.Generator) -> torch.nn.Mo
     with torch.no_grad():
         for value in net.state_dict().values():
             if value.is_floating_point():
-                value.copy_(torch.tensor(random_values(tuple(value.shape), rng)))
+                value.copy_(torch.tensor(random_values(tuple(value.shape), rng, value.numpy().dtype)))
     return net.eval()
 
 
@@ -146,7 +146,8 @@ def _nnx_load(net: nnx.Module, path: Path) -> nnx.Module:
 
 def _gluon_random(net: Any, rng: np.random.Generator) -> Any:
     for parameter in net.collect_params().values():
-        parameter.set_data(mxnet.nd.array(random_values(parameter.shape, rng)))
+        values = random_values(parameter.shape, rng, parameter.dtype)
+        parameter.set_data(mxnet.nd.array(values, dtype=parameter.dtype))
     return net
 
 
