@@ -22,6 +22,7 @@ _COLLECTIONS = ("params", "batch_stats")
 _PROJECTIONS = ("query", "key", "value", "out")
 _STATISTICS = frozenset({"mean", "var"})
 
+_SIDES = (("i", "input", "in h"), ("h", "recurrent", "r h"))
 _LSTM = form(
     "lstm",
     *((f"i{g}.kernel", f"input_{g}", "in h", "", f"i{g}_.kernel") for g in "ifgo"),
@@ -41,6 +42,13 @@ _RNN = form(
     ("i.kernel", "input_h", "in h"),
     ("h.kernel", "recurrent_h", "r h"),
     ("i.bias", "input_bias_h+recurrent_bias_h", "h"),
+)
+_MGU = form(
+    "mgu",
+    *((f"{side}{g}.kernel", f"{role}_{g}", axes) for side, role, axes in _SIDES for g in "fn"),
+    ("if.bias", "input_bias_f+recurrent_bias_f", "h"),
+    ("in.bias", "input_bias_n", "h"),
+    ("hn.bias", "recurrent_bias_n", "h"),
 )
 _NNX_LSTM = form(
     "lstm",
@@ -63,7 +71,7 @@ _NNX_RNN = form(
     ("dense_i.bias", "input_bias_h+recurrent_bias_h", "h"),
     name="nnx_rnn",
 )
-_CELLS = (_LSTM, _GRU, _RNN, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
+_CELLS = (_LSTM, _GRU, _RNN, _MGU, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
 
 
 _DENSE = " ".join(("linear", "to_heads", "from_heads", *MANY_AXES))

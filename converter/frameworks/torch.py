@@ -77,6 +77,7 @@ class Torch(Framework):
         form("norm", ("weight", "scale", "c"), ("bias", "offset", "c")),
         form("prelu", ("weight", "slope", "c")),
         *cells("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"),
+        form("key_value_bias", ("bias_k", "key", "1 1 dim"), ("bias_v", "value", "1 1 dim")),
         form("parameter", ("", "value", "*")),
     )
     #: Of live nets.

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import pytest
 import torch
-from flax import linen
+from flax import linen, nnx
 from flax.traverse_util import flatten_dict
 from torch.nn.utils import parametrizations
 
@@ -201,6 +201,39 @@ def test_spectral_norm_of_linen_is_refused(tmp_path: Path, capsys: pytest.Captur
     for words in ((), ("--like", like)):
         message = refused(capsys, "flax->torch", given, "-o", tmp_path / "out.pt", *words)
         assert "'second'" in message and KINDS["spectral_norm"].note in message
+
+
+class NnxNormed(nnx.Module):
+    """The second of two layers is normalised by a module around it."""
+
+    def __init__(self, wrap: Any, **more: Any) -> None:
+        rngs = nnx.Rngs(0)
+        self.first = nnx.Linear(3, 5, rngs=rngs)
+        self.second, self.more = wrap(nnx.Linear(5, 4, rngs=rngs), rngs=rngs), more
+
+    def __call__(self, x: Any) -> Any:
+        return self.second(self.first(x), **self.more)
+
+
+NNX_WEIGHT_NORM = Case("nnx weight norm", {"nnx": lambda: NnxNormed(nnx.WeightNorm)}, (X,))
+NNX_SPECTRAL = Case("nnx spectral norm", {"nnx": lambda: NnxNormed(nnx.SpectralNorm, update_stats=False)}, (X,))
+
+
+def test_weight_norm_of_nnx_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reports: list[str] = []
+    into(NNX_WEIGHT_NORM, "nnx", PLAIN, "torch", tmp_path, lambda *words: reports.append(ok(capsys, *words)))
+    assert "weight normalisation folded in" in reports[0]
+    anew(NNX_WEIGHT_NORM, "nnx", PLAIN, "torch", tmp_path, lambda *words: ok(capsys, *words, "--force"))
+
+
+def test_norms_of_nnx_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, given = saved(NNX_SPECTRAL, "nnx", tmp_path, 1)
+    message = refused(capsys, "flax->torch", given, "-o", tmp_path / "out.pt")
+    assert "'second'" in message and KINDS["spectral_norm"].note in message
+    _, given = saved(PLAIN, "torch", tmp_path, 1)
+    _, like = saved(NNX_WEIGHT_NORM, "nnx", tmp_path, 2, "like")
+    message = refused(capsys, "torch->flax", given, "--like", like, "-o", tmp_path / "out.msgpack")
+    assert "'second' of the clone is normalised" in message
 
 
 @pytest.mark.parametrize("case", [WEIGHT_NORM, SPECTRAL], ids=lambda case: case.name)
