@@ -222,6 +222,7 @@ class Case:
     layers: the entries of its schema (path, kind, heads, flatten …), for the form without a template. Where a
         framework forces another name, ``names`` as in a schema file.
     options: further words of the command line, by target flavour ("" for every one).
+    givers: the flavours that can be a source; none: all of them.
     names: flavour -> what it calls the layers, one after the other, where that must be told (``--map``).
     spatial: whether inputs and outputs have channels and space, which the sides order differently.
     tolerance: of the relative error.
@@ -233,12 +234,13 @@ class Case:
     layers: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    givers: tuple[str, ...] = ()
     spatial: bool = False
     tolerance: float = 1e-5
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every flavour into every flavour, itself among them."""
-        return [(source, target) for source in self.nets for target in self.nets]
+        return [(source, target) for source in self.givers or self.nets for target in self.nets]
 
     def schema_pairs(self) -> list[tuple[str, str]]:
         """One flavour of each framework: a new file is written alike for all flavours of its framework."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +15,12 @@ from torch.nn.utils import parametrizations
 from converter.layers import KINDS
 from tests.command import ok, refused
 from tests.parity.across import anew, into, saved
-from tests.parity.chains import Link, chain, normal
-from tests.parity.conv_cases import conv, transposed
+from tests.parity.chains import normal
+from tests.parity.folded_cases import LAYERS, WRAPS, normalised, plain
 from tests.parity.sides import SIDES, Case, keras_net, linen_net
 from tests.parity.simple_cases import LinearTorch
 
-Wrap = Callable[[torch.nn.Module], torch.nn.Module]
-
-
-def dense(name: str, given: int, made: int) -> Link:
-    return Link(
-        name,
-        "linear",
-        lambda: torch.nn.Linear(given, made),
-        lambda layers, own: layers.Dense(made, name=own),
-        lambda own: linen.Dense(made, name=own),
-        None,
-        None,
-    )
-
-
-#: Name -> the layer, its kind, and what goes in. The last two are square: their shapes do not tell the output axis.
-LAYERS = {
-    "linear": (dense("layer", 3, 5), normal(4, 3)),
-    "conv1d": (conv("layer", 2, 5, space=1), normal(2, 2, 11)),
-    "conv2d": (conv("layer", 2, 5), normal(2, 2, 11, 9)),
-    "transposed": (transposed("layer", 2, 5), normal(2, 2, 7, 5)),
-    "square conv2d": (conv("layer", 4, 4), normal(2, 4, 11, 9)),
-    "square transposed": (transposed("layer", 4, 4), normal(2, 4, 7, 5)),
-}
-WRAPS: dict[str, Wrap] = {
-    "weight_norm": torch.nn.utils.weight_norm,
-    "weight_norm of axis 1": lambda layer: torch.nn.utils.weight_norm(layer, dim=1),
-    "weight_norm of all axes": lambda layer: torch.nn.utils.weight_norm(layer, dim=None),
-    "parametrized weight_norm": parametrizations.weight_norm,
-    "parametrized weight_norm of axis 1": lambda layer: parametrizations.weight_norm(layer, dim=1),
-    "spectral_norm": torch.nn.utils.spectral_norm,
-    "parametrized spectral_norm": parametrizations.spectral_norm,
-}
 FOLDED = {"weight": "weight normalisation folded in", "spectral": "spectral normalisation folded in"}
-
-
-def plain(name: str) -> Case:
-    link, x = LAYERS[name]
-    return chain(name, x, link, spatial=x.ndim > 2)
-
-
-def normalised(name: str, wrap: str) -> Case:
-    """The same with its layer normalised, in PyTorch."""
-    link, x = LAYERS[name]
-    made = link.torch
-    assert made is not None
-    wrapped = replace(link, torch=lambda: WRAPS[wrap](made()), keras=None, linen=None, nnx=None, gluon=None)
-    return chain(f"{wrap} of {name}", x, wrapped, spatial=x.ndim > 2)
 
 
 def said(name: str) -> tuple[str, ...]:
