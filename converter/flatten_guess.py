@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from converter.flatten_sizes import Sizes, sizes_of
 from converter.flatten_unordered import Unordered
-from converter.flatten_walk import INPUTS, OUTPUTS, Flattened, Node, Walk
+from converter.flatten_walk import IMAGE, INPUTS, OUTPUTS, Flattened, Node, Walk
 from converter.layers import Layer
 
 __all__ = ["INPUTS", "OUTPUTS", "Flattened", "guesses"]
@@ -29,9 +29,21 @@ def guesses(
     nodes = _with_groups([Node(layer.path, sizes_of(layer)) for layer in chain])
     if not any(node.sizes.role == "channels" for node in nodes) and not any(said.values()):
         return [], []
-    walk = Walk(nodes, said, basis) if basis else Unordered(nodes, said, basis)
+    walk = Walk(nodes, said, basis) if basis and not _turned_round(nodes) else Unordered(nodes, said, basis)
     walk.run()
     return [item for item in walk.found if not item.problem], [item for item in walk.found if item.problem]
+
+
+def _turned_round(nodes: Sequence[Node]) -> bool:
+    """Whether the first convolution takes what a later one gives: then the order is not that of the calls."""
+    convs = [node.sizes for node in nodes if node.sizes.role == "channels"]
+    first, later = (convs[0], convs[1:]) if convs else (Sizes(0, 0, "other"), [])
+    if first.inputs <= IMAGE or first.inputs == first.outputs:
+        return False
+    layers = [node.sizes for node in nodes if node.sizes.role == "features"]
+    taken = {sizes.inputs for sizes in layers}
+    becomes = any(sizes.outputs not in taken and sizes.outputs % first.inputs == 0 for sizes in layers)
+    return not becomes and any(sizes.outputs == first.inputs for sizes in later)
 
 
 def _with_groups(nodes: Sequence[Node]) -> list[Node]:

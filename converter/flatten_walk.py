@@ -147,6 +147,8 @@ class Walk:
             return
         elif features in self.channels or self._next_channels(place) == features:
             return
+        elif channels := self._given_as(features):
+            self._decide(node, INPUTS, channels, f"as what {self.outs[features]} gives")
         else:
             self._guess(node)
         channels = self._answer(node, INPUTS)
@@ -168,6 +170,11 @@ class Walk:
         self.handed, self.stream = outputs, 0
         if node.sizes.role == "features":
             self._unflatten(node, place)
+
+    def _given_as(self, features: int) -> int:
+        """The channels that so many features become, where a layer before gives them so; else 0."""
+        giver = self.outs.get(features)
+        return next((item.channels for item in self.found if (item.path, item.side) == (giver, OUTPUTS)), 0)
 
     def _before(self, place: int) -> str:
         return self.nodes[place - 1].path

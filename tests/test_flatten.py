@@ -243,6 +243,18 @@ def test_a_depthwise_convolution_between_linear_layers() -> None:
     assert positive(answers(*net)) == {}
 
 
+def test_a_norm_defined_behind_the_decoder() -> None:
+    net = (linear(9, 72), up(12, 16), up(16, 3), norm(12), nn.BatchNorm1d(72))
+    assert answers(*net) == {"0 out": 12, "4": 12}
+
+
+def test_convolutions_defined_backwards() -> None:
+    """Their order is not that in which they are called, so only sizes count."""
+    assert "?" in answers(conv(8, 24), conv(3, 8), linear(24, 100), linear(100, 5)).values()
+    assert positive(answers(conv(16, 8), linear(50, 32), conv(3, 16))) == {}
+    assert answers(conv(16, 8), linear(48, 32), conv(3, 16)) == {"1": 8}
+
+
 def test_a_decoder_of_fewer_channels_than_the_encoder() -> None:
     """Its convolution takes 8 channels, and not 8 groups of the 64."""
     for first in (up(8, 8), conv(8, 8)):

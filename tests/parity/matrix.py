@@ -32,7 +32,8 @@ HEAD = """# Parity
 Written by `make parity`. Each case is a real net in the source flavour with every weight, bias and statistic random:
 saved by its framework, converted by the command line, loaded strictly by the target framework, and run. A cell counts
 the cases whose outputs agree (relative error 1e-5) out of those that both flavours can express. What a flavour cannot
-express is refused with a reason, and tested beside the cases.
+express is refused with a reason, and tested beside the cases; so are schemas, live nets, exported MXNet nets, the
+neutral file and double precision (tests/parity). PyTorch alone keeps normalised layers in pieces, which are folded.
 
 """
 
