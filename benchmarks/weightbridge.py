@@ -125,7 +125,7 @@ def by_converter(case: Case, source: str, target: str, net: Any, told: bool) -> 
         )
         ours.save(net, given)
         theirs.save(theirs.randomise(case.nets[target](), np.random.default_rng(2)), like)
-        options = _options(case.words(target)) if told else {}
+        options = _options(case.words(source, target)) if told else {}
         converter.convert(f"{ours.framework}->{theirs.framework}", given, result, like=like, **options)
         return theirs.load(case.nets[target](), result)
 

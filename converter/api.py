@@ -15,6 +15,7 @@ from converter.checklist import checklist, differences, pairs
 from converter.direction import parse_direction
 from converter.errors import ConversionError, MatchError
 from converter.execute import Pace, compute, execute
+from converter.flatten_parts import parsed
 from converter.formats import Contents, Format
 from converter.frameworks import Framework
 from converter.layers import Net
@@ -44,7 +45,7 @@ def convert(
     strip: Iterable[str] = (),
     kind: Mapping[str, str] | None = None,
     heads: Mapping[str, int] | None = None,
-    flatten: Mapping[str, int] | None = None,
+    flatten: Mapping[str, int | str] | None = None,
     unflatten: Mapping[str, int] | None = None,
     flatten_fix: bool = True,
     dtype: str | None = None,
@@ -71,9 +72,10 @@ def convert(
     strip: leading modules of the source's names to leave out, such as ``module`` and ``_orig_mod``.
     kind: pattern of layers -> the kind or form they have (``{"up*": "conv_transpose"}``), where the file leaves that
     open. heads: pattern of an attention -> its number of heads. flatten: layer behind a flatten -> the channels that
-    were flattened (0: none); unflatten: layer whose outputs become channels again -> how many; flatten_fix: False
-    leaves both in the order they have. dtype: float16, bfloat16, float32 or float64: that of every float in the
-    output (nearest value, ties to even; what is too large becomes inf, and is counted in the report).
+    were flattened (0: none; ``"64x49+4"``: 64 in 49 places, with 4 features beside them); unflatten: layer whose
+    outputs become channels again -> how many; flatten_fix: False leaves both in the order they have.
+    dtype: float16, bfloat16, float32 or float64: that of every float in the output (nearest value, ties to even; what
+    is too large becomes inf, and is counted in the report).
     step: which checkpoint of a folder, instead of the newest. key: the place of the weights inside a
     training checkpoint, instead of the usual ones. verify: compare the checksums that the source has.
     names_from: a file whose names, in its order, the tensors of a source without names get (Equinox).
@@ -96,7 +98,7 @@ def convert(
         frozenset(strip),
         dict(kind or {}),
         dict(heads or {}),
-        dict(flatten or {}),
+        parsed(flatten),
         flatten_fix,
         tuple(ignore),
         dict(unflatten or {}),
@@ -141,7 +143,7 @@ def load_into(
     strip: Iterable[str] = (),
     kind: Mapping[str, str] | None = None,
     heads: Mapping[str, int] | None = None,
-    flatten: Mapping[str, int] | None = None,
+    flatten: Mapping[str, int | str] | None = None,
     unflatten: Mapping[str, int] | None = None,
     flatten_fix: bool = True,
     step: int | None = None,
@@ -169,7 +171,7 @@ def load_into(
         frozenset(strip),
         dict(kind or {}),
         dict(heads or {}),
-        dict(flatten or {}),
+        parsed(flatten),
         flatten_fix,
         unflatten=dict(unflatten or {}),
     )

@@ -22,9 +22,9 @@ def as_there(net: Net, other: Net) -> Net:
 
 def _bare(layer: Layer, known: dict[str, Layer], net: Net, other: Net) -> Layer:
     stored = layer.readings[0].stored
-    if layer.kind != "norm" or len(stored) != 1:
-        return layer
     spec = stored[0].spec
+    if layer.kind == "parameter" or len(stored) != 1 or len(spec.shape) != 1:
+        return layer
     leaf = re.split(r"[./:]", re.sub(r":0$", "", spec.name))[-1]
     for path in (layer.path, ".".join(filter(None, (layer.path, leaf)))):
         there = known.get(path)

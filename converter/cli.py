@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from converter.cli_values import mapping, numbers
+from converter.cli_values import channels, mapping, numbers
 from converter.reuse_command import reuse
 from converter.schema_commands import schema as schema_group
 from converter.verify_command import verify
@@ -88,8 +88,9 @@ def program() -> None:
     "--flatten",
     metavar="LAYER=C",
     multiple=True,
-    callback=numbers,
-    help="Channels that were flattened before this layer (0: none). Repeatable.",
+    callback=channels,
+    help="Channels that were flattened before this layer (0: none); 64x49+4 for 64 in 49 places and 4 features "
+    "beside them. Repeatable.",
 )
 @click.option(
     "--unflatten",
@@ -134,7 +135,7 @@ def convert(
     strip: tuple[str, ...],
     kind: dict[str, str],
     heads: dict[str, int],
-    flatten: dict[str, int],
+    flatten: dict[str, int | str],
     unflatten: dict[str, int],
     no_flatten_fix: bool,
     dtype: str | None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from converter.errors import ConversionError
+
 
 def mapping(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs = [value.partition("=") for value in values]
@@ -19,3 +21,15 @@ def numbers(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
         if not number.isdecimal():
             raise click.BadParameter(f"'{pattern}={number}' does not end in a number")
     return {pattern: int(number) for pattern, number in pairs.items()}
+
+
+def channels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int | str]:
+    """Numbers, and sums such as ``64x49+4``."""
+    from converter.flatten_parts import parsed
+
+    pairs: dict[str, int | str] = {**mapping(ctx, parameter, values)}
+    try:
+        parsed(pairs)
+    except ConversionError as error:
+        raise click.BadParameter(str(error)) from None
+    return pairs

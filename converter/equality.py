@@ -14,6 +14,7 @@ import numpy as np
 from converter.errors import MatchError
 from converter.fit import Agreement, Move, Supply, agreements
 from converter.flatten import flattened
+from converter.flatten_parts import parsed
 from converter.formats.base import LeftOut
 from converter.layers import Stored
 from converter.matching import Pair, match
@@ -108,7 +109,7 @@ def compare(
     strip: Iterable[str] = (),
     kind: Mapping[str, str] | None = None,
     heads: Mapping[str, int] | None = None,
-    flatten: Mapping[str, int] | None = None,
+    flatten: Mapping[str, int | str] | None = None,
     unflatten: Mapping[str, int] | None = None,
     flatten_fix: bool = True,
     step: int | None = None,
@@ -127,7 +128,7 @@ def compare(
         frozenset(strip),
         dict(kind or {}),
         dict(heads or {}),
-        dict(flatten or {}),
+        parsed(flatten),
         flatten_fix,
         tuple(ignore),
         dict(unflatten or {}),

@@ -119,7 +119,7 @@ def _word(role: Role) -> str:
 
 
 def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
-    source, target = _repeating(source, target), _repeating(target, source)
+    source, target = _repeating(*_scalars(source, target)), _repeating(*_scalars(target, source))
     found = assign(source, target)
     told = dict(source.sizes)
     if found.missing or found.surplus or any(told.get(axis, size) != size for axis, size in target.sizes):
@@ -140,6 +140,19 @@ def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
         place = (beside or anywhere)[0]
         moves[place] = replace(moves[place], checked=(*moves[place].checked, check))
     return tuple(moves)
+
+
+def _scalars(reading: Reading, other: Reading) -> tuple[Reading, Reading]:
+    """Both, where they are bare tensors of one number, with however many axes: () and (1,) hold the same."""
+    pair = (reading, other)
+    if reading.kind != "parameter" or any(set(item.spec.shape) - {1} for side in pair for item in side.stored):
+        return pair
+    first, second = (replace(side, stored=tuple(map(_without_axes, side.stored))) for side in pair)
+    return first, second
+
+
+def _without_axes(item: Stored) -> Stored:
+    return replace(item, leaf=replace(item.leaf, axes=" ".join("1" for _ in item.spec.shape), neutral=""))
 
 
 def _repeating(reading: Reading, other: Reading) -> Reading:

@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from converter.axes import groups
+from converter.errors import ConversionError
 from converter.flatten_guess import INPUTS, OUTPUTS, Flattened, guesses
+from converter.flatten_parts import Parts, Turn
 from converter.flatten_sizes import sizes_of
 from converter.frameworks import framework
 from converter.layers import Layer, Net, Stored
@@ -47,8 +50,9 @@ def flattened(
     if ours == theirs:
         return (), tuple(pairs), []
     chain, basis = _chain(source, target, pairs)
-    said, problems = _said(chain, rules)
+    said, parts, problems = _said(chain, rules)
     found, doubts = guesses(chain, said, basis)
+    found = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in found]
     if rules.schema is not None or not rules.flatten_fix:
         why = "the schema says no more" if rules.flatten_fix else "--no-flatten-fix"
         found = [item if (item.path, item.side) in said else _declined(item, why) for item in found]
@@ -59,7 +63,7 @@ def flattened(
         found = [_declined(item, "--no-flatten-fix") for item in found]
     by_path: dict[str, list[Flattened]] = {}
     for item in found:
-        if item.channels:
+        if item.channels or item.parts:
             by_path.setdefault(item.path, []).append(item)
     fixed = (_fixed(pair, by_path.get(pair.source.path, ()), ours) for pair in pairs)
     return tuple(dict.fromkeys(found)), tuple(fixed), problems
@@ -74,8 +78,8 @@ def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[La
     nets = {"source": source, "clone": target}
     first = sorted(nets, key=lambda name: framework(nets[name].framework).channels_last)
     side = next((name for name in first if nets[name].ordered), "")
-    places = {layer.path: i for i, layer in enumerate(nets[side or "source"].layers)}
-    order = sorted(pairs, key=lambda pair: places[(pair.target if side == "clone" else pair.source).path])
+    places = {spec.name: i for i, layer in enumerate(nets[side or "source"].layers) for spec in layer.tensors}
+    order = sorted(pairs, key=lambda pair: places[(pair.target if side == "clone" else pair.source).tensors[0].name])
     return [_of_both(pair) for pair in order], f"the order of the layers in the {side}" if side else ""
 
 
@@ -86,9 +90,12 @@ def _of_both(pair: Pair) -> Layer:
     return replace(pair.source, readings=common or pair.source.readings)
 
 
-def _said(chain: Sequence[Layer], rules: Rules) -> tuple[dict[tuple[str, str], int], list[str]]:
-    """(path, side) -> the channels that the user or the schema gives (0: none), and what cannot be."""
+def _said(chain: Sequence[Layer], rules: Rules) -> tuple[dict[tuple[str, str], int], dict[str, Parts], list[str]]:
+    """(path, side) -> the channels that the user or the schema gives (0: none); path -> the tensors that stand side by
+    side before it, if the user says so; and what cannot be.
+    """
     said: dict[tuple[str, str], int] = {}
+    parts: dict[str, Parts] = {}
     problems = []
     for layer in chain:
         sizes = sizes_of(layer)
@@ -96,13 +103,18 @@ def _said(chain: Sequence[Layer], rules: Rules) -> tuple[dict[tuple[str, str], i
             features = sizes.inputs if side == INPUTS else sizes.outputs
             if given is None or not any((reading.kind, side) in _AXES for reading in layer.readings):
                 continue
-            if given and features % given:
+            if not isinstance(given, int):
+                total = sum(channels * places for channels, places in given)
+                if total != features:
+                    problems.append(f"--flatten {layer.path}: it has {features} inputs, and these are {total}")
+                parts[layer.path], said[layer.path, side] = given, 0
+            elif given and features % given:
                 problems.append(
                     f"--{_OPTIONS[side]} {layer.path}={given}: its {features} {side} are no multiple of {given}"
                 )
             else:
                 said[layer.path, side] = given
-    return said, problems
+    return said, parts, problems
 
 
 def _declined(item: Flattened, why: str) -> Flattened:
@@ -110,11 +122,15 @@ def _declined(item: Flattened, why: str) -> Flattened:
 
 
 def _remedy(item: Flattened) -> str:
-    return f"Say --{_OPTIONS[item.side]} {item.path}=CHANNELS (0 for none), or --no-flatten-fix."
+    several = ", 64x49+4 for 64 channels in 49 places with 4 features beside them" if item.side == INPUTS else ""
+    return f"Say --{_OPTIONS[item.side]} {item.path}=CHANNELS (0 for none{several}), or --no-flatten-fix."
 
 
 def _fixed(pair: Pair, items: Sequence[Flattened], source_last: bool) -> Pair:
     for item in items:
+        if item.parts:
+            pair = replace(pair, source=_turned(pair.source, item, source_last))
+            continue
         pair = replace(
             pair,
             source=_split_features(pair.source, item, source_last),
@@ -134,6 +150,29 @@ def _split_features(layer: Layer, item: Flattened, channels_last: bool) -> Layer
         if (reading.kind, item.side) in _AXES
     )
     return replace(layer, readings=readings)
+
+
+def _turned(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
+    """The layer with its inputs, which are several tensors side by side, in the order of the other framework.
+
+    Raises ConversionError for a kernel that is made of pieces (weight normalisation).
+    """
+    parts = tuple((places, channels) for channels, places in item.parts) if channels_last else item.parts
+    readings = tuple(
+        replace(reading, stored=tuple(_with_turn(s, _AXES[reading.kind, item.side], parts) for s in reading.stored))
+        for reading in layer.readings
+        if (reading.kind, item.side) in _AXES
+    )
+    return replace(layer, readings=readings)
+
+
+def _with_turn(stored: Stored, axis: str, parts: Parts) -> Stored:
+    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    if (axis,) not in found:
+        return stored
+    if stored.fold is not None:
+        raise ConversionError(f"'{stored.spec.name}' is kept in pieces, and its inputs are tensors side by side")
+    return replace(stored, sources=stored.specs, fold=Turn(found.index((axis,)), parts))
 
 
 def _split(stored: Stored, axis: str, item: Flattened, channels_last: bool) -> Stored:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -81,6 +81,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "a Keras GRU with reset_after=False applies its reset gate before the recurrent matrix, and all others "
             "behind it: another function, which no weights make the same. Train it with reset_after=True",
             alike="gru",
+        ),
+        "mgu": replace(
+            _recurrent(
+                "fn", "MGUCell of Flax is a minimal gated unit, which no other framework has; GRUs have two gates"
+            ),
+            own=True,
+        ),
+        # Beside the projections of an attention.
+        "key_value_bias": Kind(
+            {"key": "1 1 dim", "value": "1 1 dim"},
+            note="only nn.MultiheadAttention of PyTorch adds a key and a value that it learned (add_bias_kv=True)",
+            own=True,
         ),
         "spectral_norm": Kind(
             {"weight": "* in out", "bias": "out", "vector": "1 out", "norm": ""},

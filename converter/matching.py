@@ -14,7 +14,7 @@ from functools import partial
 
 from converter.bare import as_there
 from converter.errors import MatchError
-from converter.fit import agreements, disagreement, shapes
+from converter.fit import agreements, disagreement, noted, shapes
 from converter.formats.base import LeftOut
 from converter.layers import Layer, Net, join_path
 from converter.patterns import Indices, indices_of, letters
@@ -236,9 +236,15 @@ class _Matching:
                 )
             else:
                 self.problems.append(f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}")
+        if not self.same_framework:
+            self.problems += [
+                f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}"
+                for path, layer in self.free_sources.items()
+                if self.free_targets and noted(layer)
+            ]
         if not self.free_targets:
             self.problems += [
-                f"'{path}' ({shapes(layer)}) has no counterpart in the clone"
+                f"'{path}' ({shapes(layer)}) has no counterpart in the clone{noted(layer)}"
                 for path, layer in self.free_sources.items()
             ]
         if self.problems:

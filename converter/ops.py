@@ -365,7 +365,10 @@ class FoldSpectralNorm(Op):
 
 @dataclass(frozen=True)
 class Cast(Op):
-    """To another dtype; nearest value, ties to even. Raises when a value overflows, unless it may go ``to_inf``."""
+    """To another dtype; nearest value, ties to even. Raises when a value overflows, unless it may go ``to_inf``.
+
+    Integers become other integers only where every value stays what it is.
+    """
 
     dtype: DType
     source: DType
@@ -378,11 +381,20 @@ class Cast(Op):
         return tuple(self._cast(array) for array in arrays)
 
     def _cast(self, array: Array) -> Array:
+        if array.dtype.kind in "iu":
+            return self._counted(array)
         result = nearest(array, self.dtype)
         lost = 0 if self.to_inf else self.overflowed(array, result)
         if lost:
             raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
         return result
+
+    def _counted(self, array: Array) -> Array:
+        limits = np.iinfo(self.dtype)
+        lost = int(np.count_nonzero((array < limits.min) | (array > limits.max)))
+        if lost:
+            raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
+        return array.astype(self.dtype)
 
     @staticmethod
     def overflowed(before: Array, after: Array) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from converter.assemble import Settled, Step, assemble
+from converter.effect import effect
 from converter.errors import ConversionError, MatchError
 from converter.fit import Agreement, agreements, lookalikes, noted, unknown_kind, unplaced
 from converter.flatten import Flattened, flattened
@@ -18,8 +19,8 @@ from converter.matching import SAME_NAME, Pair, Renaming, match_tied, rename
 from converter.ops import Cast
 from converter.pieces import in_pieces, normalisations, wrapped
 from converter.rules import Rules
-from converter.tensors import TensorSpec, is_float
-from converter.tied import aliases, tied_to
+from converter.tensors import DType, TensorSpec, is_float
+from converter.tied import aliases, loosened, tied_to
 
 __all__ = ["Plan", "Step", "plan_into", "plan_new", "respelled"]
 
@@ -40,6 +41,7 @@ class Plan:
 def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict: bool = False) -> Plan:
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
     source = _without_idle(source, target.framework)
+    (source, repeated), (target, repeating) = loosened(source, target), loosened(target, source)
     pairs, ties = match_tied(source, target, rules, strict)
     same_framework = source.framework == target.framework
     fixed, pairs, problems = flattened(source, target, [_kept(pair, same_framework) for pair in pairs], rules)
@@ -48,15 +50,16 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
     for pair in pairs:
         found = agreements(pair.source, pair.target, same_framework)
         if len({_moves(pair, agreement) for agreement in found}) > 1 or lookalikes(pair.source, pair.target):
-            problems.append(_undecided(max(pair.source, pair.target, key=lambda layer: len(layer.readings))))
+            problems.append(_undecided(_in_doubt(pair, found)))
         else:
             settled += _settled(pair, found[0])
     steps = {step.target.name: step for step in _assembled(settled, problems)}
-    for name, twin in ties.copies.items():
+    for name, twin in {**ties.copies, **repeating}.items():
         steps[name] = replace(steps[twin], target=replace(steps[twin].target, name=name), reason=tied_to(twin))
     ordered = tuple(steps[spec.name] for spec in template.specs if spec.name in steps)
     specs = tuple(step.target for step in ordered)
-    left_out = (*_left_out(source, ordered), *ties.left_out)
+    again = (LeftOut(name, tied_to(twin)) for name, twin in repeated.items())
+    left_out = (*_left_out(source, ordered), *again, *ties.left_out)
     return Plan(ordered, replace(template, specs=specs, left_out=()), left_out, fixed)
 
 
@@ -216,12 +219,19 @@ def _settled(pair: Pair, agreement: Agreement) -> list[Settled]:
 
 
 def _moves(pair: Pair, agreement: Agreement) -> object:
-    """What the agreement does, without the kind that it was derived from; alone, a stacked tensor has holes."""
+    """What the agreement does, however it says it and whatever kind it was derived from.
+
+    Alone, a stacked tensor has holes.
+    """
     try:
         steps = assemble(_settled(pair, agreement))
     except ConversionError:
         return agreement.moves
-    return tuple((step.sources, step.ops, step.target) for step in steps)
+    return tuple((step.sources, _effect(step), step.target) for step in steps)
+
+
+def _effect(step: Step) -> object:
+    return effect(step.ops, step.sources[0].shape) if len(step.sources) == 1 else step.ops
 
 
 def _assembled(settled: Iterable[Settled], problems: list[str]) -> tuple[Step, ...]:
@@ -238,13 +248,18 @@ def _assembled(settled: Iterable[Settled], problems: list[str]) -> tuple[Step, .
 
 
 def _lossy(step: Step) -> list[str]:
-    """A cast is for floats; anything else would change what the numbers mean."""
+    """A cast is for floats, or from integers to integers; any other would change what the numbers mean."""
     return [
         f"'{step.sources[0].name}' is {op.source.name} and the clone's '{step.target.name}' is {op.dtype.name}: "
-        "only floats are cast"
+        "only floats are cast to floats, and integers to integers"
         for op in step.ops
-        if isinstance(op, Cast) and not (is_float(op.source) and is_float(op.dtype))
+        if isinstance(op, Cast) and _sort(op.source) != _sort(op.dtype)
     ]
+
+
+def _sort(dtype: DType) -> str:
+    """Float or integer; of every other dtype its own."""
+    return "float" if is_float(dtype) else "integer" if dtype.kind in "iu" else dtype.name
 
 
 def _no_shape(layer: Layer) -> str:
@@ -265,6 +280,15 @@ def _no_heads(layer: Layer, shapes: str) -> str:
         return f"'{layer.path}' ({shapes}) cannot be split into {heads} heads: its size is no multiple of that"
     module = layer.path.rpartition(".")[0] or layer.path
     return f"'{layer.path}' ({shapes}) is of an attention, and no one gave its heads. Say --heads '{module}=N'."
+
+
+def _in_doubt(pair: Pair, found: Iterable[Agreement]) -> Layer:
+    """The side that may be more, as no more than both have in common."""
+    kinds = {agreement.kind for agreement in found}
+    kinds |= {kind for kind, row in KINDS.items() if row.alike in kinds}
+    layer = max(pair.source, pair.target, key=lambda layer: len(layer.readings))
+    common = tuple(reading for reading in layer.readings if reading.kind in kinds)
+    return replace(layer, readings=common or layer.readings)
 
 
 def _undecided(layer: Layer) -> str:

@@ -142,7 +142,7 @@ def _flattens(old: Net, new: Net, takings: Iterable[Taking], rules: Rules) -> tu
     """Which of the layers stand behind a flatten, told by the whole old net. Raises MatchError."""
     turned = framework(old.framework).channels_last != framework(new.framework).channels_last and rules.flatten_fix
     takes = {one.source.path: one for one in takings}
-    given = {(path, INPUTS): channels for path in old.by_path if (channels := rules.flatten_of(path)) is not None}
+    given = {(path, INPUTS): said for path in old.by_path if isinstance(said := rules.flatten_of(path), int)}
     found, doubts = guesses(old.layers, given, "the layers in the order of the old net" if old.ordered else "")
     problems = [
         f"{item.problem} Say --flatten {item.path}=CHANNELS (0 for none), or --no-flatten-fix."

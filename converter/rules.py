@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from converter.errors import MatchError
 from converter.fit import shapes
+from converter.flatten_parts import Parts
 from converter.formats.base import LeftOut
 from converter.frameworks import FRAMEWORKS, named_forms
 from converter.fused import apart, expanded
@@ -21,7 +22,7 @@ from converter.schema import Schema
 COMPILED = "_orig_mod"
 
 
-_Said = TypeVar("_Said", str, int)
+_Said = TypeVar("_Said")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Rules:
 
     strip: modules to leave out of the source's paths where they lead (``module`` of DataParallel).
     kinds, heads, flatten: pattern of paths -> the kind or form of those layers, the number of heads, the channels
-    before the flatten (0: there was none); unflatten: those that the outputs of a layer become. flatten_fix: whether
-    any is looked for at all.
+    before the flatten (0: there was none; or those of several tensors, see `flatten_parts`); unflatten: those that the
+    outputs of a layer become. flatten_fix: whether any is looked for at all.
     ignore: patterns of source layers to leave out.
     """
 
@@ -40,7 +41,7 @@ class Rules:
     strip: frozenset[str] = frozenset()
     kinds: Mapping[str, str] = field(default_factory=dict)
     heads: Mapping[str, int] = field(default_factory=dict)
-    flatten: Mapping[str, int] = field(default_factory=dict)
+    flatten: Mapping[str, int | Parts] = field(default_factory=dict)
     flatten_fix: bool = True
     ignore: tuple[str, ...] = ()
     unflatten: Mapping[str, int] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class Rules:
         said = next((entry.unflatten for entry in entries if entry and entry.unflatten is not None), None)
         return _of(self.unflatten, path) if _of(self.unflatten, path) is not None else said
 
-    def flatten_of(self, path: str) -> int | None:
+    def flatten_of(self, path: str) -> int | Parts | None:
         """The channels before the flatten that leads to this layer, if the user or the schema says so."""
         entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema else []
         said = next((entry.flatten for entry in entries if entry and entry.flatten is not None), None)
@@ -143,8 +144,11 @@ def narrowed(layer: Layer, kind: str) -> Layer:
     """
     possible = (*layer.readings, *layer.unlikely)
     exact = tuple(reading for reading in possible if reading.called == kind)
-    alike = tuple(reading for reading in layer.readings if reading.kind == kind)
-    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == _form_kinds().get(kind))
+    alike = next(
+        (found for side in (layer.readings, layer.unlikely) if (found := tuple(r for r in side if r.kind == kind))), ()
+    )
+    of = _form_kinds().get(kind)
+    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == of and not reading.form)
     return replace(layer, readings=exact or alike or formed)
 
 

@@ -6,15 +6,17 @@ number throughout prove nothing: every fresh net has many that are equal.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from converter.formats.base import LeftOut
-from converter.layers import Layer
+from converter.frameworks.base import parameter
+from converter.layers import Layer, Net
 from converter.tensors import Array, TensorSpec
 
 Read = Callable[[str], Array]
@@ -43,6 +45,42 @@ def twins(layer: Layer, others: Iterable[TensorSpec], read: Read | None) -> Mapp
             return None
         found[spec.name] = twin
     return found or None
+
+
+def loosened(net: Net, other: Net) -> tuple[Net, Mapping[str, str]]:
+    """The net with each output layer that is tied in all but its bias as that bias alone, where the other net has no
+    more of it; and each matrix that is left out so -> the tensor that it is equal to.
+    """
+    lone = {layer.path: layer.tensors[0] for layer in other.layers if len(layer.tensors) == 1}
+    layers: list[Layer] = []
+    repeated: dict[str, str] = {}
+    for layer in net.layers:
+        bias, rest = _bias_alone(layer, lone)
+        found = twins(rest, _others(net, layer), net.read) if bias and rest else None
+        if bias is None or found is None:
+            layers.append(layer)
+        else:
+            layers.append(bias)
+            repeated |= found
+    return replace(net, layers=tuple(layers)), repeated
+
+
+def _bias_alone(layer: Layer, lone: Mapping[str, TensorSpec]) -> tuple[Layer | None, Layer | None]:
+    """The layer as a bias that the other net has under this name, and as all but that bias."""
+    reading = next((reading for reading in layer.readings if reading.kind == "linear"), None)
+    bias = [item for item in reading.stored if item.leaf.roles == ("bias",)] if reading else []
+    if reading is None or len(bias) != 1 or len(reading.stored) != 2:
+        return None, None
+    leaf = re.split(r"[./:]", re.sub(r":0$", "", bias[0].spec.name))[-1]
+    path = next((path for path in (layer.path, f"{layer.path}.{leaf}") if path in lone), None)
+    if path is None or lone[path].shape != bias[0].spec.shape:
+        return None, None
+    kernel = tuple(item for item in reading.stored if item not in bias)
+    return parameter(path, bias[0].spec, bias[0].sources), replace(layer, readings=(replace(reading, stored=kernel),))
+
+
+def _others(net: Net, layer: Layer) -> list[TensorSpec]:
+    return [spec for other in net.layers if other.path != layer.path for spec in other.tensors]
 
 
 def _twin(spec: TensorSpec, others: Iterable[TensorSpec], read: Read | None) -> str | None:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from converter.cli_values import mapping, numbers
+from converter.cli_values import channels, mapping, numbers
 
 
 @click.command()
@@ -27,7 +27,7 @@ from converter.cli_values import mapping, numbers
 @click.option("--kind", metavar="LAYER=KIND", multiple=True, callback=mapping, help="What these layers are.")
 @click.option("--heads", metavar="LAYER=N", multiple=True, callback=numbers, help="Number of heads of an attention.")
 @click.option(
-    "--flatten", metavar="LAYER=C", multiple=True, callback=numbers, help="Channels flattened before this layer."
+    "--flatten", metavar="LAYER=C", multiple=True, callback=channels, help="Channels flattened before this layer."
 )
 @click.option(
     "--unflatten", metavar="LAYER=C", multiple=True, callback=numbers, help="Channels that its outputs become."
@@ -49,7 +49,7 @@ def verify(
     strip: tuple[str, ...],
     kind: dict[str, str],
     heads: dict[str, int],
-    flatten: dict[str, int],
+    flatten: dict[str, int | str],
     unflatten: dict[str, int],
     no_flatten_fix: bool,
     ignore: tuple[str, ...],

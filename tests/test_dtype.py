@@ -90,5 +90,21 @@ def test_overflow_is_reported_in_words_and_the_clone_s_dtype_gives_way(
     assert torch.load(tmp_path / "out.pt", weights_only=True)["w.weight"].tolist() == [[1e5, 2.0], [-1e6, 3.0]]
 
 
+def test_integers_take_the_clone_s_width_where_every_value_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Indices are int64 in PyTorch, and int32 nearly everywhere else."""
+    torch.save({"index": torch.tensor([[5, -7], [2**31 - 1, 0]])}, tmp_path / "in.pt")
+    torch.save({"index": torch.zeros(2, 2, dtype=torch.int32)}, tmp_path / "like.pt")
+    words = ("torch->torch", tmp_path / "in.pt", "--like", tmp_path / "like.pt", "-o", tmp_path / "out.pt")
+    ok(capsys, *words)
+    found = torch.load(tmp_path / "out.pt", weights_only=True)["index"]
+    assert (found.dtype, found.tolist()) == (torch.int32, [[5, -7], [2**31 - 1, 0]])
+    torch.save({"index": torch.tensor([[5, -(2**31) - 1], [2**31, 0]])}, tmp_path / "in.pt")
+    assert "2 of 4 values are too large for int32" in refused(capsys, *words, "--force")
+    torch.save({"index": torch.zeros(2, 2, dtype=torch.bool)}, tmp_path / "like.pt")
+    assert "only floats are cast to floats, and integers to integers" in refused(capsys, *words, "--force")
+
+
 def test_an_unknown_dtype_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "float16" in refused(capsys, "torch->flax", tmp_path / "in.pt", "--dtype", "int8", code=2)

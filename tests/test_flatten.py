@@ -208,6 +208,65 @@ def test_a_recurrent_layer_on_channels_is_asked() -> None:
     assert answers(conv(1, 16), nn.LSTM(96, 20)) == {"1": "?"}
 
 
+def test_inputs_beside_what_was_flattened_are_asked() -> None:
+    """Nothing else takes the channels of the last convolution, so they are among what nobody explains."""
+    assert answers(conv(3, 64), linear(3136 + 4, 512), linear(512, 6)) == {"1": "?"}
+    assert answers(conv(3, 64), linear(64 + 4, 10)) == {"1": "?"}
+    # a layer between convolutions, or with fewer inputs than there are channels, has them from elsewhere
+    assert positive(answers(conv(3, 64), linear(70, 64), conv(64, 64), linear(64, 10))) == {}
+    assert positive(answers(conv(3, 64), linear(64, 10), linear(5, 10))) == {}
+
+
+def test_two_branches_and_one_layer_are_asked() -> None:
+    """The channels of the first divide the inputs; but then nothing takes those of the second."""
+    assert answers(conv(3, 8), conv(3, 64), linear(224, 84), linear(84, 5)) == {"2": "?"}
+    assert answers(conv(3, 16), conv(3, 16), linear(800, 10)) == {"2": "?"}
+    assert answers(conv(3, 8), conv(3, 50), linear(72, 6), linear(450, 5)) == {"2": 8, "3": 50}
+
+
+def test_a_layer_before_the_image_s_convolution() -> None:
+    """The channels of an image come from outside: what was embedded before may be a multiple of them by chance."""
+    assert answers(linear(16, 48), conv(3, 48), linear(48, 5)) == {}
+    assert answers(linear(48, 48), linear(48, 48), conv(3, 7), linear(7, 5)) == {}
+    assert answers(linear(15, 96), conv(3, 8)) == {"0 out": "?"}
+
+
+def test_a_decoder_defined_before_the_encoder() -> None:
+    """No convolution gives the channels that the transposed one takes."""
+    net = (up(24, 3), conv(3, 16), linear(320, 8), linear(8, 480))
+    assert answers(*net) == {"2": 16, "3 out": "?"}
+
+
+def test_a_depthwise_convolution_between_linear_layers() -> None:
+    """As in SegFormer: the linear layers work at every place, and nothing is flattened."""
+    net = (conv(3, 8), linear(8, 8), conv(8, 8), linear(8, 32), conv(32, 32, 32), linear(32, 8))
+    assert positive(answers(*net)) == {}
+
+
+def test_a_norm_defined_behind_the_decoder() -> None:
+    net = (linear(9, 72), up(12, 16), up(16, 3), norm(12), nn.BatchNorm1d(72))
+    assert answers(*net) == {"0 out": 12, "4": 12}
+
+
+def test_convolutions_defined_backwards() -> None:
+    """Their order is not that in which they are called, so only sizes count."""
+    assert "?" in answers(conv(8, 24), conv(3, 8), linear(24, 100), linear(100, 5)).values()
+    assert positive(answers(conv(16, 8), linear(50, 32), conv(3, 16))) == {}
+    assert answers(conv(16, 8), linear(48, 32), conv(3, 16)) == {"1": 8}
+
+
+def test_a_decoder_of_fewer_channels_than_the_encoder() -> None:
+    """Its convolution takes 8 channels, and not 8 groups of the 64."""
+    for first in (up(8, 8), conv(8, 8)):
+        net = (conv(3, 64), linear(384, 20), linear(20, 10), linear(10, 48), first, up(8, 3))
+        assert answers(*net) == {"1": 64, "3 out": 8}
+
+
+def test_channels_that_go_on_are_asked() -> None:
+    assert answers(conv(3, 6), linear(96, 10), conv(6, 16)) == {"1": "?"}
+    assert answers(conv(3, 6), linear(96, 10), conv(3, 6), conv(6, 5), linear(45, 2)) == {"1": 6, "4": 5}
+
+
 def test_no_convolution_no_flatten() -> None:
     assert answers(linear(64, 32), nn.BatchNorm1d(32), linear(32, 64)) == {}
 
@@ -265,6 +324,19 @@ def test_channels_can_be_given(source: Path, capsys: pytest.CaptureFixture[str])
     np.testing.assert_array_equal(kernel(out), given.transpose(3, 2, 1, 0).reshape(30, 4))
     said = refused(capsys, "torch->flax", source, "-o", out, *KIND, "--flatten", "2=7", "--force")
     assert "--flatten 2=7: its 30 inputs are no multiple of 7" in said
+
+
+def test_tensors_side_by_side_can_be_given(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = source.with_name("out.npz")
+    words = ("torch->flax", source, "-o", out, *KIND, "--flatten")
+    assert "are 3x8+2x2+2, tensors side by side (as said)" in ok(capsys, *words, "2=3x8+2x2+2")
+    given = torch.load(source)["2.weight"].numpy().T
+    parts = given[:24].reshape(3, 8, 4), given[24:28].reshape(2, 2, 4), given[28:].reshape(2, 1, 4)
+    expected = np.concatenate([part.transpose(1, 0, 2).reshape(-1, 4) for part in parts])
+    np.testing.assert_array_equal(kernel(out), expected)
+    ok(capsys, "verify", source, out, *KIND, "--flatten", "2=3x8+2x2+2", "--to", "flax")
+    assert "--flatten 2: it has 30 inputs, and these are 28" in refused(capsys, *words, "2=3x8+2x2", "--force")
+    assert "'3y8' is neither a number of channels" in refused(capsys, *words, "2=3y8", "--force", code=2)
 
 
 def test_between_equal_orders_nothing_is_done(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,13 @@ from typing import ClassVar
 from converter.axes import Sizes, groups, ndim_of, solve, wild_axes
 from converter.errors import ConversionError
 from converter.formats.base import Contents, LeftOut
+from converter.frameworks.dense import AXES
 from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, natural_key
 from converter.ops import Op
 from converter.tensors import TensorSpec
 
 #: Axes whose size goes with a layer from form to form; the shapes of another form would not tell it.
-_TOLD = frozenset({"heads", "multiplier"})
+_TOLD = frozenset({"heads", "multiplier"}) | AXES
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,12 @@ class Framework(ABC):
         words = self._words(dialect)
         # ``weight_g`` is of a layer, ``layer_scale`` and ``relative_position_bias_table`` are names of their own
         known = [p for p in parts if p.leaf in words or any(w.split("_")[0] in words for w in p.leaf.split("."))]
+        readings = self._readings(known, dialect)
+        foreign = all(part.leaf in self._words(dialect, also=True) for part in known)
+        lone = [len(part.spec.shape) for part in known] == [1]
+        if not readings and (foreign or lone):
+            known = []  # named like what a layer has, but there is no such layer: the bias of a tied output
         if known:
-            readings = self._readings(known, dialect)
             likely = tuple(r for r in readings if r.form.partition("_without_")[0] not in self.on_demand) or readings
             unlikely = tuple(reading for reading in readings if reading not in likely)
             yield Layer(path, likely or (_unknown(known),), unlikely)
@@ -175,10 +180,12 @@ class Framework(ABC):
                 yield parameter(".".join(filter(None, (path, part.leaf))), part.spec)
 
     @lru_cache  # noqa: B019 (the few frameworks live as long as the program)
-    def _words(self, dialect: str) -> frozenset[str]:
-        """Every leaf name that some layer of this framework uses."""
+    def _words(self, dialect: str, also: bool = False) -> frozenset[str]:
+        """Every leaf name that some layer of this framework uses; ``also``: those that it never writes itself."""
         leaves = [leaf for form in self.forms_of(dialect) for leaf in form.leaves]
-        return frozenset(name for leaf in leaves for name in (leaf.name, *leaf.also) if name)
+        own = {leaf.name for leaf in leaves}
+        others = {name for leaf in leaves for name in leaf.also} - own
+        return frozenset((others if also else own | others) - {""})
 
     def _readings(self, parts: Sequence[Part], dialect: str) -> tuple[Reading, ...]:
         if not parts:

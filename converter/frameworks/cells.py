@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from converter.layers import Layer, join_path
 
-RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
+RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before", "mgu"})
 
 
 def is_bare(path: str) -> bool:

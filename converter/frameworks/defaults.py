@@ -174,6 +174,15 @@ DEFAULTS: tuple[Default, ...] = (
         )
         for words, argument, value in (("", "activation_fn", "tanh"), ("recurrent ", "gate_fn", "sigmoid"))
     ),
+    # Of this no weight tells that a net has it.
+    _row(
+        "attention to a key of zeros",
+        "",
+        torch=Setting(False, _torch("MultiheadAttention", "add_zero_attn")),
+        flax=Setting(False),
+        tensorflow=Setting(False),
+        mxnet=Setting(False),
+    ),
     _row(
         "Embedding padding index",
         "embedding",

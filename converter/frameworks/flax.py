@@ -13,14 +13,16 @@ from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.cells import cell_path, cells_placed
+from converter.frameworks.dense import MANY_AXES, OUT_IN, many_axes, without_conv1d
 from converter.frameworks.flax_folded import folded
-from converter.layers import Layer, form, join_path, split_path, stacked
+from converter.layers import Layer, Net, form, join_path, split_path, stacked
 from converter.tensors import TensorSpec
 
 _COLLECTIONS = ("params", "batch_stats")
 _PROJECTIONS = ("query", "key", "value", "out")
 _STATISTICS = frozenset({"mean", "var"})
 
+_SIDES = (("i", "input", "in h"), ("h", "recurrent", "r h"))
 _LSTM = form(
     "lstm",
     *((f"i{g}.kernel", f"input_{g}", "in h", "", f"i{g}_.kernel") for g in "ifgo"),
@@ -40,6 +42,13 @@ _RNN = form(
     ("i.kernel", "input_h", "in h"),
     ("h.kernel", "recurrent_h", "r h"),
     ("i.bias", "input_bias_h+recurrent_bias_h", "h"),
+)
+_MGU = form(
+    "mgu",
+    *((f"{side}{g}.kernel", f"{role}_{g}", axes) for side, role, axes in _SIDES for g in "fn"),
+    ("if.bias", "input_bias_f+recurrent_bias_f", "h"),
+    ("in.bias", "input_bias_n", "h"),
+    ("hn.bias", "recurrent_bias_n", "h"),
 )
 _NNX_LSTM = form(
     "lstm",
@@ -62,9 +71,10 @@ _NNX_RNN = form(
     ("dense_i.bias", "input_bias_h+recurrent_bias_h", "h"),
     name="nnx_rnn",
 )
-_CELLS = (_LSTM, _GRU, _RNN, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
+_CELLS = (_LSTM, _GRU, _RNN, _MGU, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
 
 
+_DENSE = " ".join(("linear", "to_heads", "from_heads", *MANY_AXES))
 #: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
 _ADAPTER = "lora kernel"
 
@@ -88,6 +98,9 @@ class Flax(Framework):
             ("bias", "bias", "out"),
             name="from_heads",
         ),
+        *many_axes(),
+        # As the GPT-2 code has it in Flax, whose own linear layers are stored the other way round.
+        form("linear", ("kernel", "weight", "out in"), ("bias", "bias", "out"), name=OUT_IN),
         form("linear", (_ADAPTER, "weight", "in out"), name="lora"),
         form("embedding", ("embedding", "weight", "num dim")),
         form("conv", ("kernel", "weight", "+ in out"), ("bias", "bias", "out")),
@@ -101,7 +114,7 @@ class Flax(Framework):
             ("mean", "mean", "c"),
             ("var", "variance", "c"),
         ),
-        form("norm", ("scale", "scale", "c"), ("bias", "offset", "c")),
+        form("norm", ("scale", "scale", "c", "", "weight"), ("bias", "offset", "c")),
         form("prelu", ("negative_slope", "slope", "", "1")),
         *_CELLS,
         form(
@@ -122,9 +135,9 @@ class Flax(Framework):
         "ConvTranspose(transpose_kernel=False)": "conv_transpose",
         "ConvTranspose(transpose_kernel=True)": "transpose_kernel",
         "Linear": "linear",
-        "LinearGeneral": "linear to_heads from_heads",
-        "DenseGeneral": "linear to_heads from_heads",
-        "Einsum": "linear to_heads from_heads",
+        "LinearGeneral": _DENSE,
+        "DenseGeneral": _DENSE,
+        "Einsum": _DENSE,
         "Einsum(other equation)": "none",
         "BatchNorm": "batch_norm",
         "LayerNorm": "norm",
@@ -134,6 +147,7 @@ class Flax(Framework):
         "attention query": "to_heads",
         "attention output": "from_heads",
     }
+    on_demand = frozenset(MANY_AXES)
     complete = frozenset({"rnn", "lstm", "gru"})
     default_format = "flax-msgpack"
     data_format = "npy"
@@ -141,6 +155,10 @@ class Flax(Framework):
     def split(self, contents: Contents) -> Iterable[Part]:
         parts = folded(classed(map(_part, contents.specs), contents))
         return _with_attentions(_with_cells(parts))
+
+    def net(self, contents: Contents) -> Net:
+        net = super().net(contents)
+        return replace(net, layers=without_conv1d(net.layers, OUT_IN))
 
     def is_ordered(self, contents: Contents) -> bool:
         """Trees are sorted by every ``jax.tree`` operation."""

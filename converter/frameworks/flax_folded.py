@@ -1,11 +1,13 @@
-"""Weight normalisation of Flax linen: the scales are kept by a module beside the layer.
+"""Weight normalisation of Flax: the scales are kept by a module beside the layer, or around it.
 
-``params/WeightNorm_0/fc/kernel/scale`` belongs to ``params/fc/kernel`` (flax/linen/normalization.py). What
-``SpectralNorm`` keeps is brought to its layer, too, and makes it a kind of its own.
+In linen ``params/WeightNorm_0/fc/kernel/scale`` belongs to ``params/fc/kernel`` (flax/linen/normalization.py), in nnx
+``fc/scales/('kernel',)`` to ``fc/layer_instance/kernel``, whose layer is ``fc`` then (flax/nnx/nn/normalization.py).
+What ``SpectralNorm`` keeps is brought to its layer, too, and makes it a kind of its own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,10 +18,13 @@ from converter.ops import FoldWeightNorm
 #: What Flax adds to the sum of squares before its root, unless it is told otherwise.
 EPSILON = 1e-12
 _SPECTRAL = frozenset({"u", "sigma"})
+#: What nnx calls the layer that it normalises; and what stands for the module, as linen would call it.
+_INSTANCE, _MODULE = "layer_instance", "WeightNorm_0"
 
 
 def folded(parts: Sequence[Part]) -> list[Part]:
     """The parts, with scales put together with their kernels, and spectral norms at the layers that they are of."""
+    parts = _unwrapped(parts)
     by_name = {(part.path, part.leaf): part for part in parts}
     made: dict[int, Part] = {}
     scales: set[int] = set()
@@ -35,6 +40,33 @@ def folded(parts: Sequence[Part]) -> list[Part]:
             made[id(kernel)] = replace(kernel, sources=sources, fold=FoldWeightNorm(EPSILON))
             scales.add(id(part))
     return [made.get(id(part), part) for part in parts if id(part) not in scales]
+
+
+def _unwrapped(parts: Sequence[Part]) -> list[Part]:
+    """Layers that a module of nnx normalises under its path, with what it keeps of them named as in linen."""
+    kept = {id(part): found for part in parts if (found := _kept(part))}
+    around = {found.partition("\0")[0] for found in kept.values()}
+    result = []
+    for part in parts:
+        path = split_path(part.path)
+        if id(part) in kept:
+            module, *names, word = kept[id(part)].split("\0")
+            result.append(replace(part, path=join_path((*split_path(module), _MODULE, *names)), leaf=word))
+        elif _INSTANCE in path and join_path(path[: path.index(_INSTANCE)]) in around:
+            place = path.index(_INSTANCE)
+            result.append(replace(part, path=join_path((*path[:place], *path[place + 1 :]))))
+        else:
+            result.append(part)
+    return result
+
+
+def _kept(part: Part) -> str:
+    """Module, path of the tensor in its layer, and what this is of it, parted by nulls; "" for any other tensor."""
+    path = split_path(part.path)
+    names = re.findall(r"'([^']+)'", part.leaf) if re.fullmatch(r"\(('[^']+'(, )?,?)+\)", part.leaf) else []
+    if not path or not names or path[-1] not in ("scales", "batch_stats"):
+        return ""
+    return "\0".join((join_path(path[:-1]), *names, *(("scale",) if path[-1] == "scales" else ())))
 
 
 def _owner(part: Part) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from converter.frameworks.attention import ATTENTION, attentions, shares_heads
 from converter.frameworks.base import Part
 from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered
+from converter.frameworks.dense import MANY_AXES
 from converter.frameworks.keras_groups import nested_group
 from converter.layers import Layer, join_path, natural_key, split_path
 
@@ -95,7 +96,7 @@ def with_attentions(parts: Sequence[Part]) -> list[Part]:
         *parent, name = split_path(part.path) or ("",)
         if _projection(name) in ATTENTION and join_path(parent) in whole:
             neutral = _projection(name)
-            found.append(replace(part, path=join_path((*parent, neutral)), layer_class=f"{neutral}_dense"))
+            found.append(replace(part, path=join_path((*parent, neutral)), layer_class=f"attention {neutral}"))
         else:
             found.append(part)
     return found
@@ -167,7 +168,7 @@ def class_name(layer: Layer) -> str:
     if reading.kind in _RECURRENT and is_bare(layer.path):
         return "rnn"  # what Keras puts around a cell
     if reading.kind == "linear":
-        return "einsum_dense" if reading.form in ("to_heads", "from_heads") else "dense"
+        return "einsum_dense" if reading.form in ("to_heads", "from_heads", *MANY_AXES) else "dense"
     if reading.kind in ("conv", "conv_transpose"):
         spatial = max(len(stored.spec.shape) for stored in reading.stored) - 2
         depthwise = "depthwise_" if reading.form == "depthwise" else ""

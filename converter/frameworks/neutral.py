@@ -45,7 +45,7 @@ class _Document(msgspec.Struct, frozen=True):
 
 def _form(kind: str) -> Form:
     """Roles under their own names; the gates of a recurrent layer are stacked, as PyTorch does it."""
-    gates = {"rnn": "h", "lstm": "ifgo"}.get(kind, "rzn")
+    gates = {"rnn": "h", "lstm": "ifgo", "mgu": "fn"}.get(kind, "rzn")
     if "projection" not in KINDS[kind].roles:
         bias = ("bias", "bias", "(groups out)", "(groups out)")  # of a transposed convolution in groups
         rows = [(role, role, axes) for role, axes in KINDS[kind].roles.items() if role not in KINDS[kind].unused]

@@ -19,6 +19,7 @@ from itertools import combinations
 from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Part, classed, parameter
+from converter.frameworks.dense import MANY_AXES, many_axes
 from converter.frameworks.keras_groups import further_groups, is_cell_of_stack, is_own_weight
 from converter.frameworks.keras_layers import (
     by_attribute,
@@ -41,7 +42,8 @@ class TensorFlow(Framework):
     channels_last = True
     #: In the order in which a layer creates its variables: that is their number in HDF5.
     forms = (
-        form("linear", ("kernel", "weight", "in out"), ("bias", "bias", "out")),
+        # The Conv1D of the GPT-2 code calls it ``weight``, and has one axis more in its bias.
+        form("linear", ("kernel", "weight", "in out", "", "weight"), ("bias", "bias", "1* out")),
         form(
             "linear",
             ("kernel", "weight", "in heads head_dim", "(heads head_dim) in"),
@@ -54,7 +56,8 @@ class TensorFlow(Framework):
             ("bias", "bias", "out"),
             name="from_heads",
         ),
-        form("embedding", ("embeddings", "weight", "num dim")),
+        *many_axes(),
+        form("embedding", ("embeddings", "weight", "num dim", "", "weight")),
         form("conv", ("kernel", "weight", "+ in out", "", "pointwise_kernel"), ("bias", "bias", "out")),
         form(
             "conv",
@@ -71,7 +74,7 @@ class TensorFlow(Framework):
             ("moving_variance", "variance", "c"),
         ),
         *(
-            form("norm", ("gamma", "scale", "c", "", "scale"), ("beta", "offset", "c"), name=name)
+            form("norm", ("gamma", "scale", "c", "", "scale weight"), ("beta", "offset", "c"), name=name)
             for name in ("", "group_norm", "instance_norm", "rms_norm")  # stored alike, under other class names
         ),
         form("prelu", ("alpha", "slope", "1* c")),
@@ -114,12 +117,12 @@ class TensorFlow(Framework):
     )
     classes = {
         "dense": "linear",
-        "einsum_dense": "linear to_heads from_heads",
+        "einsum_dense": " ".join(("linear", "to_heads", "from_heads", *MANY_AXES)),
         "einsum_dense(other equation)": "none",
-        "query_dense": "to_heads",
-        "key_dense": "to_heads",
-        "value_dense": "to_heads",
-        "output_dense": "from_heads",
+        "attention query": "to_heads",
+        "attention key": "to_heads",
+        "attention value": "to_heads",
+        "attention output": "from_heads",
         "embedding": "embedding",
         "conv1d": "conv",
         "conv2d": "conv",
@@ -145,7 +148,7 @@ class TensorFlow(Framework):
         "gru_reset_before": "gru_reset_before",
         "spectral_normalization": "spectral_normalization",
     }
-    on_demand = frozenset({"spectral_normalization", "group_norm", "instance_norm", "rms_norm"})
+    on_demand = frozenset({"spectral_normalization", "group_norm", "instance_norm", "rms_norm", *MANY_AXES})
     default_format = "keras-h5"
     data_format = "npy"
 
@@ -307,12 +310,17 @@ def _keras2(spec: TensorSpec) -> Part:
     group, *scopes, leaf = spec.name.removesuffix(":0").removeprefix("model_weights/").split("/")
     inside = scopes[len(scopes) - scopes[::-1].index(group) :] if group in scopes else scopes
     path = [group, *inside]
-    return Part(spec, join_path(path), leaf, path[-1])
+    return Part(spec, join_path(_indexed(path)), leaf, path[-1])
+
+
+def _indexed(path: Iterable[str]) -> list[str]:
+    """The path with numbers of their own where Hugging Face writes ``h_._0`` or ``layers.0``; ``mlm___cls`` is cls."""
+    return [part for name in path for part in re.split(r"_?\._?(?=\d)", re.sub(r"^.*___(?=.)", "", name))]
 
 
 def _plain(spec: TensorSpec) -> Part:
     parts = spec.name.split("/")
-    return Part(spec, join_path(parts[:-1]), parts[-1])
+    return Part(spec, join_path(_indexed(parts[:-1])), parts[-1])
 
 
 _SPLIT = {"attributes": _attribute, "keras2": _keras2, "plain": _plain}

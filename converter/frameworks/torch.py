@@ -10,6 +10,7 @@ from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.cells import is_bare
+from converter.frameworks.dense import IN_OUT, without_conv1d
 from converter.frameworks.torch_folded import folded, oriented
 from converter.layers import Form, Layer, Leaf, Net, Reading, form, lacking, stacked
 from converter.tensors import TensorSpec
@@ -59,8 +60,7 @@ class Torch(Framework):
     aliases = ("pytorch",)
     forms = (
         form("linear", ("weight", "weight", "out in"), ("bias", "bias", "out")),
-        # Conv1D of the GPT-2 code: a linear layer stored the other way round.
-        form("linear", ("weight", "weight", "in out"), ("bias", "bias", "out"), name="linear_in_out"),
+        form("linear", ("weight", "weight", "in out"), ("bias", "bias", "out"), name=IN_OUT),
         *_IN_PROJECTIONS,
         *_IN_PROJECTIONS_APART,
         _OUT_PROJECTION,
@@ -77,12 +77,13 @@ class Torch(Framework):
         form("norm", ("weight", "scale", "c"), ("bias", "offset", "c")),
         form("prelu", ("weight", "slope", "c")),
         *cells("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"),
+        form("key_value_bias", ("bias_k", "key", "1 1 dim"), ("bias_v", "value", "1 1 dim")),
         form("parameter", ("", "value", "*")),
     )
     #: Of live nets.
     classes = {
         "Linear": "linear",
-        "Conv1D": "linear_in_out",
+        "Conv1D": IN_OUT,
         "Embedding": "embedding",
         **{f"Conv{space}d": "conv" for space in (1, 2, 3)},
         **{f"ConvTranspose{space}d": "conv_transpose" for space in (1, 2, 3)},
@@ -111,7 +112,7 @@ class Torch(Framework):
 
     def net(self, contents: Contents) -> Net:
         net = super().net(contents)
-        return replace(net, layers=tuple(map(oriented, _without_conv1d(net.layers))))
+        return replace(net, layers=tuple(map(oriented, without_conv1d(net.layers, IN_OUT))))
 
     def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """An attention whose heads are known was a layer of its own, as it is here where its sizes allow that."""
@@ -197,21 +198,6 @@ def alone(parts: Sequence[Part]) -> list[Part]:
         else part
         for part in parts
     ]
-
-
-def _without_conv1d(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """A matrix is a Conv1D only where the shapes of another layer of the net prove that there are any, or on demand."""
-    proved = any([reading.form for reading in layer.readings] == ["linear_in_out"] for layer in layers)
-    if proved:
-        return tuple(layers)
-    return tuple(
-        replace(
-            layer,
-            readings=tuple(reading for reading in layer.readings if reading.form != "linear_in_out"),
-            unlikely=tuple(reading for reading in layer.readings if reading.form == "linear_in_out"),
-        )
-        for layer in layers
-    )
 
 
 def dotted(name: str, spec: TensorSpec) -> Part:

@@ -38,6 +38,7 @@ class Adapter(LiveNet):
         "Embedding": {
             "Embedding padding index": lambda layer: "none" if layer.padding_idx is None else layer.padding_idx
         },
+        "MultiheadAttention": {"attention to a key of zeros": lambda layer: layer.add_zero_attn},
         "AvgPool1d": {"average pooling with padding": _average_pooling},
         "AvgPool2d": {"average pooling with padding": _average_pooling},
         "AvgPool3d": {"average pooling with padding": _average_pooling},

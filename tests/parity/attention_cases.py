@@ -501,3 +501,4 @@ ONE = made("attention of one", Shape(), ("qkv", "proj"), "qkv")
 GPT2 = made("attention of GPT-2", Shape(out=7), ("c_attn", "c_proj"), "c_attn", Conv1D)
 #: Its second layer is square: nothing in the file tells that it is stored the other way round.
 SQUARE_GPT2 = made("square attention of GPT-2", Shape(), ("c_attn", "c_proj"), "c_attn", Conv1D)
+CASES = (*OWN, *MADE, GPT2)

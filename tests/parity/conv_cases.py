@@ -156,6 +156,19 @@ CASES = (
     plain(2),
     plain(3),
     chain("conv2d dilated", normal(2, 2, 11, 9), conv("first", 2, 5, dilation=2), conv("second", 5, 3)),
+    chain(
+        "conv1d in groups, dilated",
+        normal(2, 4, 30),
+        conv("first", 4, 6, space=1, groups=2, dilation=2),
+        conv("second", 6, 6, space=1, groups=3, stride=2, bias=False),
+    ),
+    # TensorFlow has no groups in three dimensions.
+    chain(
+        "conv3d in groups, dilated",
+        normal(2, 4, 6, 9, 13),
+        replace(conv("first", 4, 6, space=3, groups=2, dilation=2), keras=None),
+        replace(conv("second", 6, 6, space=3, groups=3, bias=False), keras=None),
+    ),
     deep(1, 1),
     deep(1, 2),
     deep(2, 1),

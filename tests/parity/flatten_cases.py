@@ -46,6 +46,29 @@ def two_heads(first: int, second: int) -> Case:
     return graph(f"heads of {first} and {second}", IMAGE, links, wiring)
 
 
+def beside_features() -> Case:
+    """What was flattened, with three features of the image itself behind it."""
+
+    def wiring(w: Any, call: Any, x: Any) -> Any:
+        return call("f1", w.concat(w.flatten(in_a_row(w, call, x, "c1", "c2")), w.pool(x)))
+
+    links = (conv("c1", 3, 6), conv("c2", 6, 8), linear("f1", 99, 10))
+    said = {"": ("--flatten", "f1=8x12+3")}
+    return graph("flatten beside features", IMAGE, links, wiring, options=said)
+
+
+def side_by_side() -> Case:
+    """Two branches, each flattened by itself, and both into one layer."""
+
+    def wiring(w: Any, call: Any, x: Any) -> Any:
+        one, two = (w.flatten(call(name, x)) for name in ("c1", "c2"))
+        return call("f1", w.concat(one, two))
+
+    links = (conv("c1", 3, 6), conv("c2", 3, 4), linear("f1", 250, 10))
+    said = {"": ("--flatten", "f1=6x25+4x25")}
+    return graph("two flattened side by side", IMAGE, links, wiring, options=said)
+
+
 def decoder() -> Case:
     def wiring(w: Any, call: Any, x: Any) -> Any:
         y = in_a_row(w, call, x, "down", "deeper", "!flatten", "code", "grow", "spread", "!relu")
@@ -103,6 +126,8 @@ CASES = (
     row("flatten 1d", normal(2, 3, 11), conv("c", 3, 4, space=1), "!flatten", linear("f", 36, 5, flatten=4)),
     row("flatten 3d", normal(2, 2, 4, 5, 6), conv("c", 2, 4, space=3), "!flatten", linear("f", 4 * 27, 5, flatten=4)),
     two_heads(7, 5),
+    beside_features(),
+    side_by_side(),
     decoder(),
     generator(),
 )

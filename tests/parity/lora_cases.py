@@ -15,7 +15,7 @@ import torch
 from flax import linen, nnx
 from mxnet.gluon import nn as gluon
 
-from tests.parity.sides import Case, gluon_net, linen_net
+from tests.parity.sides import SIDES, Case, gluon_net, linen_net
 
 IN, RANK, OUT, STEPS = 5, 2, 4, 3
 X = np.random.default_rng(0).normal(size=(2, IN)).astype(np.float32)
@@ -75,6 +75,12 @@ def keras_lora(library: Any) -> Callable[[], Any]:
     return build
 
 
+#: Flavour -> what it calls the layer and its two adapters.
+LORA_NAMES = {
+    **dict.fromkeys(SIDES, ("base_layer", "lora_A", "lora_B")),
+    "torch": ("fc.base_layer", "fc.lora_A.default", "fc.lora_B.default"),
+    "nnx": ("fc", "fc.lora.lora_a", "fc.lora.lora_b"),
+}
 LORA = Case(
     "lora",
     {
@@ -86,13 +92,8 @@ LORA = Case(
         "gluon": gluon_net(GluonLora, X),
     },
     (X,),
+    names=LORA_NAMES,
 )
-#: Flavour -> what it calls the layer and its two adapters.
-LORA_NAMES = {
-    **dict.fromkeys(LORA.nets, ("base_layer", "lora_A", "lora_B")),
-    "torch": ("fc.base_layer", "fc.lora_A.default", "fc.lora_B.default"),
-    "nnx": ("fc", "fc.lora.lora_a", "fc.lora.lora_b"),
-}
 
 
 # --- bare tensors
@@ -180,3 +181,4 @@ BARE = Case(
     },
     (SEQUENCE,),
 )
+CASES = (LORA, BARE)

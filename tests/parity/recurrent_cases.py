@@ -213,7 +213,7 @@ def keras_cells(library: Any, shape: Shape) -> Any:
 
 # --- Flax
 
-_LINEN = {"rnn": linen.SimpleCell, "lstm": linen.OptimizedLSTMCell, "gru": linen.GRUCell}
+LINEN_CELLS = {"rnn": linen.SimpleCell, "lstm": linen.OptimizedLSTMCell, "gru": linen.GRUCell}
 
 
 class LinenLayers(linen.Module):
@@ -257,7 +257,7 @@ class LinenCell(linen.Module):
     shape: Shape
 
     def setup(self) -> None:
-        self.cell = _LINEN[self.shape.kind](self.shape.hidden)
+        self.cell = LINEN_CELLS[self.shape.kind](self.shape.hidden)
 
     def __call__(self, x: Any) -> Any:
         zeros = jnp.zeros((BATCH, self.shape.hidden))
@@ -376,7 +376,7 @@ def layers(shape: Shape, name: str) -> RecurrentCase:
         "torch": lambda: TorchLayers(shape),
         "keras": lambda: keras_layers(keras, shape),
         "tf_keras": lambda: keras_layers(tf_keras, shape),
-        "linen": linen_net(lambda: LinenLayers(shape, _LINEN[shape.kind]), x),
+        "linen": linen_net(lambda: LinenLayers(shape, LINEN_CELLS[shape.kind]), x),
         "nnx": lambda: NnxLayers(shape, _NNX[shape.kind]),
         "gluon": gluon_net(lambda: GluonLayers(shape), x),
     }

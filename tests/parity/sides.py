@@ -73,7 +73,7 @@ def _torch_random(net: torch.nn.Module, rng: np.random.Generator) -> torch.nn.Mo
     with torch.no_grad():
         for value in net.state_dict().values():
             if value.is_floating_point():
-                value.copy_(torch.tensor(random_values(tuple(value.shape), rng)))
+                value.copy_(torch.tensor(random_values(tuple(value.shape), rng, value.numpy().dtype)))
     return net.eval()
 
 
@@ -146,7 +146,8 @@ def _nnx_load(net: nnx.Module, path: Path) -> nnx.Module:
 
 def _gluon_random(net: Any, rng: np.random.Generator) -> Any:
     for parameter in net.collect_params().values():
-        parameter.set_data(mxnet.nd.array(random_values(parameter.shape, rng)))
+        values = random_values(parameter.shape, rng, parameter.dtype)
+        parameter.set_data(mxnet.nd.array(values, dtype=parameter.dtype))
     return net
 
 
@@ -221,8 +222,9 @@ class Case:
     layers: the entries of its schema (path, kind, heads, flatten …), for the form without a template. Where a
         framework forces another name, ``names`` as in a schema file.
     options: further words of the command line, by target flavour ("" for every one).
+    givers: the flavours that can be a source; none: all of them.
+    names: flavour -> what it calls the layers, one after the other, where that must be told (``--map``).
     spatial: whether inputs and outputs have channels and space, which the sides order differently.
-    exact: pairs in which nothing is computed can ask for equality to the bit of the tensors; see `same_bits`.
     tolerance: of the relative error.
     """
 
@@ -231,12 +233,14 @@ class Case:
     inputs: tuple[Array, ...]
     layers: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    givers: tuple[str, ...] = ()
     spatial: bool = False
     tolerance: float = 1e-5
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every flavour into every flavour, itself among them."""
-        return [(source, target) for source in self.nets for target in self.nets]
+        return [(source, target) for source in self.givers or self.nets for target in self.nets]
 
     def schema_pairs(self) -> list[tuple[str, str]]:
         """One flavour of each framework: a new file is written alike for all flavours of its framework."""
@@ -258,8 +262,14 @@ class Case:
         result = to_numpy(side.run(net, *(channels_last(x) if turned else x for x in self.inputs)))
         return channels_first(result) if turned else result
 
-    def words(self, target: str) -> tuple[str, ...]:
-        return (*self.options.get("", ()), *self.options.get(target, ()))
+    def words(self, source: str, target: str) -> tuple[str, ...]:
+        maps = renamed(self.names[source], self.names[target]) if self.names else ()
+        return (*self.options.get("", ()), *self.options.get(target, ()), *maps)
+
+
+def renamed(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """The ``--map`` lines from the names of one net to those of another."""
+    return [word for pair in zip(ours, theirs, strict=True) for word in ("--map", "=".join(pair))]
 
 
 def assert_same(found: Array, expected: Array, tolerance: float = 1e-5) -> None:
@@ -276,7 +286,7 @@ def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[.
     ours.save(net, given)
     like, result = folder / f"like{theirs.ending}", folder / f"result{theirs.ending}"
     theirs.save(case.random(target, 2), like)
-    run(f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *case.words(target))
+    run(f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *case.words(source, target))
     found = case.run(target, theirs.load(case.nets[target](), result))
     assert_same(found, case.run(source, net), case.tolerance)
 
@@ -288,7 +298,7 @@ def by_schema(case: Case, source: str, target: str, folder: Path, run: Callable[
     given, result, schema = folder / f"source{ours.ending}", folder / f"result{theirs.ending}", folder / "net.yaml"
     ours.save(net, given)
     schema.write_text(_json({"name": "net", "layers": [dict(layer) for layer in case.layers]}))
-    run(f"{ours.framework}->{theirs.framework}", given, "--schema", schema, "-o", result, *case.words(target))
+    run(f"{ours.framework}->{theirs.framework}", given, "--schema", schema, "-o", result, *case.words(source, target))
     found = case.run(target, theirs.load(case.nets[target](), result))
     assert_same(found, case.run(source, net), case.tolerance)
 

@@ -132,6 +132,67 @@ def heads() -> Case:
     )
 
 
+class FlatTorch(torch.nn.Module):
+    """One layer on all axes but the first, into two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = torch.nn.Linear(24, 6), torch.nn.Linear(6, 12, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.layer(x.flatten(1))).reshape(-1, 2, 3, 2)
+
+
+class FlatGluon(gluon.Block):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = gluon.Dense(6), gluon.Dense(12, use_bias=False)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.layer(x)).reshape((-1, 2, 3, 2))
+
+
+class DeepLinen(linen.Module):
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        x = linen.DenseGeneral((2, 3), axis=(-3, -2, -1), name="layer")(x)
+        return linen.DenseGeneral((2, 3, 2), axis=(-2, -1), use_bias=False, name="last")(x)
+
+
+class DeepNnx(nnx.Module):
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.layer = nnx.LinearGeneral((2, 3, 4), (2, 3), axis=(-3, -2, -1), rngs=rngs)
+        self.last = nnx.LinearGeneral((2, 3), (2, 3, 2), axis=(-2, -1), use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.last(self.layer(x))
+
+
+def deep() -> Case:
+    """Dense layers from three axes into two, and from two into three without a bias."""
+    x = np.random.default_rng(0).normal(size=(4, 2, 3, 4)).astype(np.float32)
+
+    def keras(layers: Any) -> Any:
+        first = layers.EinsumDense("bijk,ijkmn->bmn", (2, 3), bias_axes="mn", name="layer")
+        last = layers.EinsumDense("bmn,mnxyz->bxyz", (2, 3, 2), name="last")
+        return lambda x: last(first(x))
+
+    return Case(
+        "dense over three axes",
+        {
+            "torch": FlatTorch,
+            "keras": keras_net(keras, (2, 3, 4)),
+            "tf_keras": tf_keras_net(keras, (2, 3, 4)),
+            "linen": linen_net(DeepLinen, x),
+            "nnx": DeepNnx,
+            "gluon": gluon_net(FlatGluon, x),
+        },
+        (x,),
+        options={"": ("--kind", "last=linear")},  # without a bias five axes are rather a convolution's
+    )
+
+
 class Conv1D(torch.nn.Module):
     """The linear layer of the GPT-2 code, which is stored (in, out)."""
 
@@ -240,6 +301,7 @@ CASES = (
     embedding(6, 6),
     embedding(7, 4),
     heads(),
+    deep(),
     chain("conv1d of gpt-2", X, dense("up", 5, 8, Conv1D, "linear_in_out"), spatial=False),
     chain(
         "square conv1d of gpt-2",

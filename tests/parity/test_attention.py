@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import converter
 from tests.command import ok, refused
 from tests.parity.across import anew, crossed, into, saved
 from tests.parity.attention_cases import (
     BERT,
+    CASES,
     D2L,
     GPT2,
     MADE,
@@ -24,16 +27,10 @@ from tests.parity.attention_cases import (
     named,
     own,
 )
-from tests.parity.sides import SIDES, Case, assert_same, by_clone, by_hand_over, by_schema, every
+from tests.parity.sides import SIDES, Case, assert_same, by_clone, by_hand_over, by_schema, every, renamed
 
-CASES = (*OWN, *MADE, GPT2)
 OWN_ATTENTION, OTHER_SIZES = OWN[0], OWN[4]
 MADE_D2L, _, MADE_PROJECTIONS, MADE_BERT = MADE
-
-
-def renamed(ours: tuple[str, ...], theirs: tuple[str, ...]) -> list[str]:
-    """The ``--map`` lines from the names of one net to those of another."""
-    return [word for pair in zip(ours, theirs, strict=True) for word in ("--map", "=".join(pair))]
 
 
 @pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.pairs))
@@ -118,6 +115,33 @@ def test_shared_heads_do_not_fit_pytorch_s_own_layer(tmp_path: Path, capsys: pyt
     _, like = saved(whole, "torch", tmp_path, 2, "like")
     message = refused(capsys, "tf->torch", given, "--like", like, "-o", tmp_path / "out.pt")
     assert "'attn.in_proj_weight' is (24, 8)" in message and "_key_dense/vars/0' has shape (8, 2, 2)" in message
+
+
+class TorchMore(torch.nn.Module):
+    def __init__(self, **more: bool) -> None:
+        super().__init__()
+        self.attn = torch.nn.MultiheadAttention(6, 2, batch_first=True, **more)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.attn(x, x, x)[0]
+        return output
+
+
+@pytest.mark.parametrize("target", ["keras", "linen", "gluon"])
+def test_a_learned_key_and_value_are_refused(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    side = SIDES[target]
+    torch.save(TorchMore(add_bias_kv=True).state_dict(), tmp_path / "source.pt")
+    _, like = saved(OWN_ATTENTION, target, tmp_path, 2, "like")
+    for words in (("--heads", "attn=2"), ("--like", like)):
+        message = refused(capsys, f"torch->{side.framework}", tmp_path / "source.pt", *words)
+        assert "add_bias_kv=True" in message
+
+
+def test_a_key_of_zeros_is_a_warning(tmp_path: Path) -> None:
+    """No weight tells it, and it changes the output."""
+    clone = OWN_ATTENTION.random("keras", 1)
+    with pytest.warns(converter.CloneWarning, match="attention to a key of zeros is False in the clone"):
+        converter.load_into(clone, TorchMore(add_zero_attn=True))
 
 
 # --- one layer for queries, keys and values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import converter
 from converter.errors import ConversionError
 from tests.command import ok, refused
+from tests.parity import conv_cases, norm_cases, simple_cases
 from tests.parity.chains import chain, normal
 from tests.parity.conv_cases import conv, transposed
 from tests.parity.norm_cases import CHANNELS, batch_norm
@@ -116,3 +117,54 @@ def test_a_live_gluon_net_with_fix_gamma_takes_only_a_scale_of_one(tmp_path: Pat
         converter.load_into(clone, tmp_path / "net.pt")
     SIDES["torch"].save(_scaled_to(1.0)(net), tmp_path / "net.pt")
     assert_same(made.run("gluon", converter.load_into(clone, tmp_path / "net.pt")), made.run("torch", net))
+
+
+# --- every kind of layer
+
+
+class Named(mxnet.name.NameManager):  # type: ignore[misc]
+    """Blocks made under it get these names one after the other, which their exported tensors begin with."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.names = iter(names)
+
+    def get(self, name: str | None, hint: str) -> str:
+        return name or next(self.names, None) or str(super().get(name, hint))
+
+
+CASES = [
+    made
+    for module in (simple_cases, conv_cases, norm_cases)
+    for made in module.CASES
+    if made.layers and {"torch", "gluon"} <= made.nets.keys() and made.name != "linear" and "bias" not in made.name
+]
+
+
+def named(made: Case) -> Any:
+    """The gluon net, whose layers are called in the export as everywhere else."""
+    with Named(["net", *(layer["path"] for layer in made.layers)]):
+        return made.nets["gluon"]()
+
+
+OTHERS = [(made, other) for made in CASES for other in ("torch", "keras", "linen") if other in made.nets]
+IDS = [f"{made.name}-{other}".replace(" ", "_") for made, other in OTHERS]
+
+
+@pytest.mark.parametrize(("made", "other"), OTHERS, ids=IDS)
+@pytest.mark.parametrize("back", [False, True], ids=["from export", "into export"])
+def test_every_kind_of_layer(
+    made: Case, other: str, back: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    side, words = SIDES[other], made.words("gluon", other)
+    ours = SIDES["gluon"].randomise(named(made), np.random.default_rng(1))
+    theirs = side.randomise(made.nets[other](), np.random.default_rng(2))
+    params, given = exported(ours, tmp_path, made.inputs[0]), tmp_path / f"other{side.ending}"
+    side.save(theirs, given)
+    if back:
+        ok(capsys, f"{side.framework}->mxnet", given, "--like", params, "-o", tmp_path / "result.params", *words)
+        assert_same(made.run("gluon", imported(tmp_path, tmp_path / "result.params")), made.run(other, theirs))
+        return
+    result = tmp_path / f"result{side.ending}"
+    ok(capsys, f"mxnet->{side.framework}", params, "--like", given, "-o", result, *words)
+    assert_same(made.run(other, side.load(made.nets[other](), result)), made.run("gluon", ours))

@@ -2,74 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import pytest
 import torch
-from flax import linen
+from flax import linen, nnx
 from flax.traverse_util import flatten_dict
 from torch.nn.utils import parametrizations
 
 from converter.layers import KINDS
 from tests.command import ok, refused
 from tests.parity.across import anew, into, saved
-from tests.parity.chains import Link, chain, normal
-from tests.parity.conv_cases import conv, transposed
+from tests.parity.chains import normal
+from tests.parity.folded_cases import LAYERS, WRAPS, normalised, plain
 from tests.parity.sides import SIDES, Case, keras_net, linen_net
 from tests.parity.simple_cases import LinearTorch
 
-Wrap = Callable[[torch.nn.Module], torch.nn.Module]
-
-
-def dense(name: str, given: int, made: int) -> Link:
-    return Link(
-        name,
-        "linear",
-        lambda: torch.nn.Linear(given, made),
-        lambda layers, own: layers.Dense(made, name=own),
-        lambda own: linen.Dense(made, name=own),
-        None,
-        None,
-    )
-
-
-#: Name -> the layer, its kind, and what goes in. The last two are square: their shapes do not tell the output axis.
-LAYERS = {
-    "linear": (dense("layer", 3, 5), normal(4, 3)),
-    "conv1d": (conv("layer", 2, 5, space=1), normal(2, 2, 11)),
-    "conv2d": (conv("layer", 2, 5), normal(2, 2, 11, 9)),
-    "transposed": (transposed("layer", 2, 5), normal(2, 2, 7, 5)),
-    "square conv2d": (conv("layer", 4, 4), normal(2, 4, 11, 9)),
-    "square transposed": (transposed("layer", 4, 4), normal(2, 4, 7, 5)),
-}
-WRAPS: dict[str, Wrap] = {
-    "weight_norm": torch.nn.utils.weight_norm,
-    "weight_norm of axis 1": lambda layer: torch.nn.utils.weight_norm(layer, dim=1),
-    "weight_norm of all axes": lambda layer: torch.nn.utils.weight_norm(layer, dim=None),
-    "parametrized weight_norm": parametrizations.weight_norm,
-    "parametrized weight_norm of axis 1": lambda layer: parametrizations.weight_norm(layer, dim=1),
-    "spectral_norm": torch.nn.utils.spectral_norm,
-    "parametrized spectral_norm": parametrizations.spectral_norm,
-}
 FOLDED = {"weight": "weight normalisation folded in", "spectral": "spectral normalisation folded in"}
-
-
-def plain(name: str) -> Case:
-    link, x = LAYERS[name]
-    return chain(name, x, link, spatial=x.ndim > 2)
-
-
-def normalised(name: str, wrap: str) -> Case:
-    """The same with its layer normalised, in PyTorch."""
-    link, x = LAYERS[name]
-    made = link.torch
-    assert made is not None
-    wrapped = replace(link, torch=lambda: WRAPS[wrap](made()), keras=None, linen=None, nnx=None, gluon=None)
-    return chain(f"{wrap} of {name}", x, wrapped, spatial=x.ndim > 2)
 
 
 def said(name: str) -> tuple[str, ...]:
@@ -201,6 +152,39 @@ def test_spectral_norm_of_linen_is_refused(tmp_path: Path, capsys: pytest.Captur
     for words in ((), ("--like", like)):
         message = refused(capsys, "flax->torch", given, "-o", tmp_path / "out.pt", *words)
         assert "'second'" in message and KINDS["spectral_norm"].note in message
+
+
+class NnxNormed(nnx.Module):
+    """The second of two layers is normalised by a module around it."""
+
+    def __init__(self, wrap: Any, **more: Any) -> None:
+        rngs = nnx.Rngs(0)
+        self.first = nnx.Linear(3, 5, rngs=rngs)
+        self.second, self.more = wrap(nnx.Linear(5, 4, rngs=rngs), rngs=rngs), more
+
+    def __call__(self, x: Any) -> Any:
+        return self.second(self.first(x), **self.more)
+
+
+NNX_WEIGHT_NORM = Case("nnx weight norm", {"nnx": lambda: NnxNormed(nnx.WeightNorm)}, (X,))
+NNX_SPECTRAL = Case("nnx spectral norm", {"nnx": lambda: NnxNormed(nnx.SpectralNorm, update_stats=False)}, (X,))
+
+
+def test_weight_norm_of_nnx_is_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reports: list[str] = []
+    into(NNX_WEIGHT_NORM, "nnx", PLAIN, "torch", tmp_path, lambda *words: reports.append(ok(capsys, *words)))
+    assert "weight normalisation folded in" in reports[0]
+    anew(NNX_WEIGHT_NORM, "nnx", PLAIN, "torch", tmp_path, lambda *words: ok(capsys, *words, "--force"))
+
+
+def test_norms_of_nnx_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, given = saved(NNX_SPECTRAL, "nnx", tmp_path, 1)
+    message = refused(capsys, "flax->torch", given, "-o", tmp_path / "out.pt")
+    assert "'second'" in message and KINDS["spectral_norm"].note in message
+    _, given = saved(PLAIN, "torch", tmp_path, 1)
+    _, like = saved(NNX_WEIGHT_NORM, "nnx", tmp_path, 2, "like")
+    message = refused(capsys, "torch->flax", given, "--like", like, "-o", tmp_path / "out.msgpack")
+    assert "'second' of the clone is normalised" in message
 
 
 @pytest.mark.parametrize("case", [WEIGHT_NORM, SPECTRAL], ids=lambda case: case.name)

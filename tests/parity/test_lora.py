@@ -7,22 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.command import ok
-from tests.parity.across import anew, into
-from tests.parity.lora_cases import BARE, LORA, LORA_NAMES
+from tests.parity.across import anew
+from tests.parity.lora_cases import BARE, CASES, LORA, LORA_NAMES
 from tests.parity.sides import Case, by_clone, by_hand_over, every
 
 
-@pytest.mark.parametrize(("case", "source", "target"), every([LORA], Case.pairs))
-def test_adapters_into_a_clone_s_file(
-    case: Case, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = zip(LORA_NAMES[source], LORA_NAMES[target], strict=True)
-    words = [word for ours, theirs in names for word in ("--map", f"{ours}={theirs}")]
-    into(case, source, case, target, tmp_path, lambda *all: ok(capsys, *all), words)
-
-
-@pytest.mark.parametrize(("case", "source", "target"), every([BARE], Case.pairs))
-def test_bare_tensors_into_a_clone_s_file(
+@pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.pairs))
+def test_into_a_clone_s_file(
     case: Case, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     by_clone(case, source, target, tmp_path, lambda *words: ok(capsys, *words))

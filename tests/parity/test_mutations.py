@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from converter import ops
+from converter import flatten_parts, ops
 from tests.command import ok
-from tests.parity import conv_cases, recurrent_cases, simple_cases
+from tests.parity import conv_cases, flatten_cases, recurrent_cases, simple_cases
 from tests.parity.sides import Case, by_clone
 
-CASES = {case.name: case for module in (simple_cases, conv_cases, recurrent_cases) for case in module.CASES}
+CASES = {
+    case.name: case for module in (simple_cases, conv_cases, flatten_cases, recurrent_cases) for case in module.CASES
+}
 
 #: Operation -> a case that needs it, from which flavour into which.
 NEEDED = {
@@ -26,6 +28,7 @@ NEEDED = {
     ops.Sum: ("three square layers lstm", "torch", "keras"),
     ops.Fill: ("one layer gru", "linen", "torch"),
     ops.Full: ("one layer lstm", "keras", "torch"),
+    flatten_parts.Turn: ("two flattened side by side", "torch", "linen"),
 }
 
 
@@ -57,4 +60,5 @@ def test_every_operation_is_needed_somewhere() -> None:
         ops.FoldWeightNorm: "tests/parity/test_folded.py",
         ops.FoldSpectralNorm: "tests/parity/test_folded.py",
     }
-    assert {*NEEDED, *elsewhere} == {op for op in ops.Op.__subclasses__() if op.__module__ == ops.__name__}
+    modules = (ops.__name__, flatten_parts.__name__)
+    assert {*NEEDED, *elsewhere} == {op for op in ops.Op.__subclasses__() if op.__module__ in modules}

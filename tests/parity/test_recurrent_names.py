@@ -300,6 +300,20 @@ def test_a_projection_is_refused_where_there_is_none(tmp_path: Path, capsys: Cap
     assert "projection" in message and "PyTorch and MXNet" in message
 
 
+@pytest.mark.parametrize("target", ["torch", "keras", "gluon"])
+def test_a_minimal_gated_unit_is_refused(tmp_path: Path, capsys: Capture, target: str) -> None:
+    case = layers(Shape("gru"), "one")
+    mgu = with_net(case, "linen", linen_net(lambda: LinenLayers(Shape("gru"), linen.MGUCell), *case.inputs))
+    theirs = SIDES[target]
+    saved(mgu, "linen", tmp_path / "m.msgpack")
+    theirs.save(case.random(target, 2), tmp_path / f"like{theirs.ending}")
+    for words in ((), ("--like", tmp_path / f"like{theirs.ending}")):
+        message = refused(capsys, f"flax->{theirs.framework}", tmp_path / "m.msgpack", *words)
+        assert "is mgu" in message and "MGUCell of Flax is a minimal gated unit" in message
+    (tmp_path / "back").mkdir()
+    into_clone(mgu, "linen", "linen", tmp_path / "back", capsys)
+
+
 def before(library: Any, bias: bool = True) -> Any:
     return keras_layers(library, Shape("gru", bias=bias), reset_after=False)
 

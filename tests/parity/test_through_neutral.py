@@ -73,6 +73,6 @@ def test_within_a_framework_every_bit_stays(
     given = saved(source, case, tmp_path / f"source{side.ending}", 1)
     like = saved(target, case, tmp_path / f"like{side.ending}", 2)
     result = tmp_path / f"result{side.ending}"
-    ok(capsys, f"{side.framework}->{side.framework}", given, "--like", like, "-o", result, *case.words(target))
+    ok(capsys, f"{side.framework}->{side.framework}", given, "--like", like, "-o", result, *case.words(source, target))
     assert tensors(result) == tensors(given)
     assert tensors(result) != tensors(like)

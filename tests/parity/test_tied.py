@@ -3,121 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
-import mxnet
 import numpy as np
 import pytest
 import safetensors
-import tensorflow as tf
-import tf_keras
 import torch
-from flax import linen, nnx
-from mxnet.gluon import nn as gluon
 
 import converter
 from tests.command import ok, refused
 from tests.parity.across import into, saved
-from tests.parity.sides import (
-    SIDES,
-    Array,
-    Case,
-    assert_same,
-    by_clone,
-    by_hand_over,
-    every,
-    gluon_net,
-    linen_net,
-)
+from tests.parity.sides import SIDES, Array, Case, assert_same, by_clone, by_hand_over, every
+from tests.parity.tied_cases import CASES, TIED, TOKENS, WIDTH, WORDS, TorchTied
 
-WORDS, WIDTH = 7, 5
-TOKENS = np.array([[0, 3, 5], [2, 6, 1]], np.int32)
-
-
-class TorchTied(torch.nn.Module):
-    def __init__(self, tied: bool = True) -> None:
-        super().__init__()
-        self.emb = torch.nn.Embedding(WORDS, WIDTH)
-        self.fc = torch.nn.Linear(WIDTH, WIDTH)
-        self.out = torch.nn.Linear(WIDTH, WORDS, bias=False)
-        if tied:
-            self.out.weight = self.emb.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.tanh(self.fc(self.emb(x))))
-
-
-class GluonTied(gluon.Block):
-    def __init__(self) -> None:
-        super().__init__()
-        self.emb = gluon.Embedding(WORDS, WIDTH)
-        self.fc = gluon.Dense(WIDTH, flatten=False, in_units=WIDTH)
-        self.out = gluon.Dense(WORDS, flatten=False, use_bias=False, in_units=WIDTH, params=self.emb.params)
-
-    def forward(self, x: Any) -> Any:
-        return self.out(mxnet.nd.tanh(self.fc(self.emb(x))))
-
-
-class LinenTied(linen.Module):
-    @linen.compact
-    def __call__(self, x: Any) -> Any:
-        emb = linen.Embed(WORDS, WIDTH, name="emb")
-        return emb.attend(linen.tanh(linen.Dense(WIDTH, name="fc")(emb(x))))
-
-
-class NnxTied(nnx.Module):
-    def __init__(self) -> None:
-        rngs = nnx.Rngs(0)
-        self.emb = nnx.Embed(WORDS, WIDTH, rngs=rngs)
-        self.fc = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
-
-    def __call__(self, x: Any) -> Any:
-        return self.emb.attend(nnx.tanh(self.fc(self.emb(x))))
-
-
-def keras_tied(library: Any) -> Callable[[], Any]:
-    class Attend(library.layers.Layer):  # type: ignore[misc,name-defined]
-        """Without a variable of its own."""
-
-        def __init__(self, embed: Any, **words: Any) -> None:
-            super().__init__(**words)
-            self.__dict__["embed"] = embed
-
-        def call(self, x: Any) -> Any:
-            return tf.matmul(x, tf.convert_to_tensor(self.embed.embeddings), transpose_b=True)
-
-        def compute_output_shape(self, shape: Any) -> Any:
-            return (*shape[:-1], WORDS)
-
-    def build() -> Any:
-        tokens = library.Input((3,), dtype="int32")
-        emb = library.layers.Embedding(WORDS, WIDTH, name="emb")
-        x = library.layers.Dense(WIDTH, activation="tanh", name="fc")(emb(tokens))
-        return library.Model(tokens, Attend(emb, name="attend")(x))
-
-    return build
-
-
-TIED = Case(
-    "tied output",
-    {
-        "torch": TorchTied,
-        "keras": keras_tied(keras),
-        "tf_keras": keras_tied(tf_keras),
-        "linen": linen_net(LinenTied, TOKENS),
-        "nnx": NnxTied,
-        "gluon": gluon_net(GluonTied, TOKENS),
-    },
-    (TOKENS,),
-)
 UNTIED = Case("untied output", {"torch": lambda: TorchTied(tied=False)}, (TOKENS,))
 TWICE, ONCE = ("torch", "gluon"), ("keras", "tf_keras", "linen", "nnx")
 
 
-@pytest.mark.parametrize(("case", "source", "target"), every([TIED], Case.pairs))
+@pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.pairs))
 def test_into_a_clone_s_file(
     case: Case, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,7 +31,7 @@ def test_into_a_clone_s_file(
     assert ("tied to emb.weight" in reports[0]) == ((source in TWICE) != (target in TWICE))
 
 
-@pytest.mark.parametrize(("case", "source", "target"), every([TIED], Case.live_pairs))
+@pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.live_pairs))
 def test_into_a_live_net(case: Case, source: str, target: str, tmp_path: Path) -> None:
     by_hand_over(case, source, target, tmp_path)
 
