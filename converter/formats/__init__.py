@@ -73,6 +73,13 @@ FORMATS: tuple[Format, ...] = (
         checksums="CRC-32",
     ),
     Format("torch-distributed", "PyTorch distributed checkpoint", "torch_dcp", ("torch",), (), checksums="CRC-32"),
+    Format(
+        "torch-distributed-safetensors",
+        "PyTorch distributed checkpoint in safetensors",
+        "torch_dcp_safetensors",
+        ("torch",),
+        (),
+    ),
     Format("keras", "Keras 3 model", "keras_zip", ("tensorflow",), (".keras",), checksums="CRC-32"),
     Format("keras-h5", "Keras 3 weights", "keras_h5", ("tensorflow",), (".weights.h5",)),
     Format("keras-sharded", "Keras 3 weights in shards", "keras_sharded", ("tensorflow",), ()),

@@ -7,7 +7,6 @@ on; the config gives the names of layers and is never run. Source: keras/src/sav
 from __future__ import annotations
 
 import io
-import json
 import os
 import struct
 import tempfile
@@ -24,6 +23,7 @@ from converter.errors import ConversionError, FormatError
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.expansion import most_unpacked
 from converter.formats.h5_file import H5File
+from converter.formats.json_objects import MAX_JSON, parse_json
 from converter.formats.keras_config import gru_classes, layer_names
 from converter.formats.keras_h5 import VARS, keras_contents
 from converter.formats.keras_zip_writer import CONFIG, METADATA, WEIGHTS, FileWriter
@@ -33,7 +33,6 @@ from converter.tensors import Array
 __all__ = ["FileReader", "FileWriter", "detect"]
 
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
-_MOST_JSON = 1 << 28
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -94,11 +93,7 @@ class FileReader(Reader):
         return self._file.read(self.contents.by_name[name])
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads(self._members.read(name) or "{}")
-        except (ValueError, RecursionError) as error:
-            raise FormatError(self.path, f"'{name}' is no JSON: {error}") from None
-        return found if isinstance(found, dict) else {}
+        return parse_json(self.path, self._members.read(name) or b"{}", f"'{name}'")
 
 
 class _Folder:
@@ -111,7 +106,7 @@ class _Folder:
     def read(self, name: str) -> bytes:
         file, size = open_regular(self._path / name)
         with file:
-            if size > _MOST_JSON:
+            if size > MAX_JSON:
                 raise FormatError(self._path / name, f"{size} bytes of JSON")
             return file.read(size)
 
@@ -142,7 +137,7 @@ class _Zip:
     def read(self, name: str) -> bytes:
         with self._damaged(f"'{name}'"):
             info = self._info(name)
-            if info.file_size > _MOST_JSON:
+            if info.file_size > MAX_JSON:
                 raise FormatError(self._path, f"'{name}' claims {info.file_size} bytes")
             return self._zip.read(info)
 

@@ -7,7 +7,6 @@ of OCDBT, by tensorstore, after the metadata was found to ask for no more than t
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -21,12 +20,13 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
+from converter.formats.json_objects import MAX_JSON, parse_json
 from converter.formats.source import FileSource, check_shape, frozen
+from converter.formats.torch_files import read_regular
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
-__all__ = ["Store", "ZarrArray", "bytes_of", "parse_json"]
+__all__ = ["Store", "ZarrArray"]
 
-MAX_JSON = 1 << 28
 #: An array may take so many bytes, and in addition EXPAND times what the files of its checkpoint hold:
 #: zstd makes 128 KiB of zeros from 4 bytes, but nobody's whole checkpoint is that.
 FREE_BYTES = 64 << 20
@@ -113,7 +113,7 @@ class Store:
                         self.root, "its processes' OCDBT databases were never merged: the save was cut off"
                     )
                 raise FormatError(self.root, f"'{name}' is announced, but there is no '{storage}/{self.metadata}'")
-            yield bytes_of(file)
+            yield read_regular(file, MAX_JSON)
 
     def _ocdbt_texts(self, storages: Sequence[tuple[str, str]]) -> Iterator[bytes]:
         ts = _tensorstore(self.root)
@@ -130,7 +130,7 @@ class Store:
 
     def _parse(self, name: str, storage: str, text: bytes) -> ZarrArray:
         where = self.root if self.is_ocdbt else self.root / storage / self.metadata
-        found = parse_json(where, text)
+        found = parse_json(where, text, f"the metadata of '{name}'")
         version = found.get("zarr_format")
         v3 = self.driver == "zarr3"
         if version != (3 if v3 else 2):
@@ -178,34 +178,6 @@ class Store:
                 f"'{spec.name}' claims {nbytes} bytes in {count} chunks, but all files have {self.disk_bytes} bytes",
             )
         return count
-
-
-def parse_json(path: Path, text: bytes) -> dict[str, Any]:
-    """A JSON object in which no name stands twice. Raises FormatError for anything else."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise FormatError(path, f"a name stands twice in it, among {[name for name, _ in pairs][:5]}")
-        return found
-
-    try:
-        parsed = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, f"is not JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        raise FormatError(path, "is not a JSON object")
-    return parsed
-
-
-def bytes_of(file: Path) -> bytes:
-    source = FileSource(file)
-    try:
-        if source.size > MAX_JSON:
-            raise FormatError(file, f"has {source.size} bytes; at most {MAX_JSON} are allowed")
-        return source.take(0, source.size, "the metadata")
-    finally:
-        source.close()
 
 
 def _dtype(text: object) -> DType | None:

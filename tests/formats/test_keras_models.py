@@ -130,7 +130,7 @@ def test_a_zip_that_claims_too_much_or_lacks_the_weights_is_refused(tmp_path: Pa
         with h5py.File(tmp_path / "w.h5", "w") as file:
             file["layers/dense/vars/0"] = np.ones(3)
         archive.write(tmp_path / "w.h5", "model.weights.h5")
-    with pytest.raises(FormatError, match=r"'config.json' is no JSON"):
+    with pytest.raises(FormatError, match=r"'config.json' is not JSON"):
         read(tmp_path / "deep.keras", "keras")
 
 
