@@ -214,13 +214,17 @@ class Probe:
 
     @cached_property
     def entries(self) -> frozenset[str]:
-        """Names in the folder, or in the zip file, or nothing."""
+        """Names in the folder, or in the zip file, or nothing.
+
+        A zip that was cut off may end with one of its members that is a zip, too, which `zipfile` would take for it.
+        """
         if self.is_dir:
             return frozenset(entry.name for entry in self.path.iterdir())
         if self.head.startswith(b"PK\x03\x04"):
             try:
                 with zipfile.ZipFile(self.path) as archive:
-                    return frozenset(archive.namelist())
+                    is_whole = min((info.header_offset for info in archive.infolist()), default=0) == 0
+                    return frozenset(archive.namelist()) if is_whole else frozenset()
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
                 return frozenset()
         return frozenset()

@@ -168,6 +168,17 @@ def test_cut_archives_are_named_as_such(tmp_path: Path, exported: Path, length: 
             read(path)
 
 
+def test_an_archive_cut_behind_an_archive_in_it_is_not_taken_for_that(tmp_path: Path, exported: Path) -> None:
+    """The sample inputs of a program are a file of torch.save, with a directory of its own."""
+    data = exported.read_bytes()
+    inner = zipfile.ZipFile(exported).read("net/data/sample_inputs/model.pt")
+    path = tmp_path / "cut.pt2"
+    path.write_bytes(data[: data.index(inner) + len(inner)])
+    assert zipfile.ZipFile(path).namelist()[0].endswith("/data.pkl")
+    with pytest.raises(FormatError, match="not a whole zip archive: its first member starts at byte"):
+        read(path)
+
+
 @pytest.fixture
 def sharded(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     tensors = {f"layer.{i}": random_tensor((3, i + 1), "float32", i) for i in range(5)}
