@@ -19,8 +19,8 @@ from converter.layers import Stored
 from converter.matching import Pair, Rules, match
 from converter.ops import Split, Sum
 from converter.plan import plan_into
-from converter.report import table
 from converter.schema import load_schema
+from converter.tables import table
 from converter.tensors import Array
 from converter.tiles import blocks
 from converter.weights import StrPath, Weights, read

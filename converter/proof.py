@@ -15,8 +15,8 @@ from converter.errors import ConversionError, MatchError
 from converter.formats.base import Contents
 from converter.layers import Layer
 from converter.matching import Pair, Rules, match
-from converter.report import table
 from converter.schema import load_schema
+from converter.tables import table
 from converter.tensors import Array
 
 if TYPE_CHECKING:

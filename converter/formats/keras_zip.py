@@ -44,6 +44,8 @@ class FileReader(Reader):
     ``options.verify`` is False.
     """
 
+    lazy = "tensor, or all if packed"
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path, options.verify)

@@ -37,6 +37,7 @@ def _index_name(names: frozenset[str]) -> str | None:
 class FileReader(Reader):
     """Lazy: the headers of all shards. The order is that of the index."""
 
+    dtypes = safetensors.FileReader.dtypes
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:

@@ -22,7 +22,7 @@ from converter.formats.protowire import Message, WireError
 from converter.formats.tf_left_out import reason
 from converter.formats.tf_paths import INDEX, STATE_FILE, choose, names_in, state_of
 from converter.formats.tf_table import Table, is_table
-from converter.formats.tf_tensor_proto import read_values
+from converter.formats.tf_tensor_proto import DTYPES_OF_VALUES, read_values
 from converter.formats.tf_types import DTYPE_OF_CODE, OTHER_TYPES, read_extents, read_shape, slice_key, slice_of
 from converter.formats.tiling import Slice, check_tiling
 from converter.tensors import Array, DType, TensorSpec
@@ -92,6 +92,8 @@ class _Tensor:
 
 class FileReader(Reader):
     """Reads the lists of tensors at once, and of the rest the blocks of a tensor when it is asked for."""
+
+    dtypes = DTYPES_OF_VALUES
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)

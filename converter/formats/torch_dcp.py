@@ -242,5 +242,7 @@ def _insert(tree: dict[object, object], keys: tuple[object, ...], leaf: object) 
 class FileReader(TorchReader):
     """See `DistributedCheckpoint`. One tensor is read at a time, from the files that hold its chunks."""
 
+    lazy = "tensor, or its zip member if packed"
+
     def open(self) -> TorchFile:
         return DistributedCheckpoint(self.path, self.options.verify)

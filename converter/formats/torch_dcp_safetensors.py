@@ -49,6 +49,7 @@ class _Piece:
 class FileReader(Reader):
     """Lazy: the headers of all files. A tensor is put together of the pieces that it has in each of them."""
 
+    dtypes = safetensors.FileReader.dtypes
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:

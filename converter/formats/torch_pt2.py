@@ -161,5 +161,8 @@ def _opened(members: ZipMembers) -> TorchFile:
 class FileReader(TorchReader):
     """See `ExportedProgram`. Constants and buffers that the program does not save are left out."""
 
+    dtypes = tuple(dtype.name for dtype in _DTYPES.values())
+    lazy = "tensor, or its zip member if packed"
+
     def open(self) -> TorchFile:
         return ZipMembers.opened(self.path, self.options.verify, _opened)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from converter.errors import FormatError
 from converter.formats import FORMATS, ReadOptions, by_name, open_reader
-from tests.formats.contract import Array, ReadContract, random_array
+from tests.formats.contract import Array, FormatContract, ReadContract, random_array
 from tests.formats.every import FILES
 from tests.formats.read_only import MAKERS, Make
 
@@ -68,8 +69,15 @@ class TestPickle(OnlyRead):
 
 
 def test_every_format_is_in_one_of_the_suites() -> None:
-    assert {row.name for row in FORMATS} == {*FILES, *MAKERS} and not FILES.keys() & MAKERS.keys()
+    assert {row.name for row in FORMATS} == {*FILES, *MAKERS}
     assert {suite.format for suite in OnlyRead.__subclasses__()} == set(MAKERS)
+
+
+def test_every_format_that_is_written_is_in_the_suite_of_writers() -> None:
+    modules = {file.stem for file in Path(__file__).parent.glob("test_*.py")}
+    for name in modules:
+        importlib.import_module(f"tests.formats.{name}")
+    assert {suite.format for suite in FormatContract.__subclasses__()} == set(FILES)
 
 
 @pytest.mark.parametrize(("row", "make"), MAKERS.items(), ids=list(MAKERS))
