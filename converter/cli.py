@@ -112,7 +112,7 @@ def program() -> None:
     "--names-from", metavar="FILE", help="Name the tensors of a source without names (Equinox) as in this file."
 )
 @click.option("--no-verify", is_flag=True, help="Do not compare the checksums that the source has.")
-@click.option("--max-shard-size", metavar="SIZE", help="Write several files of at most this (5GB), with an index.")
+@click.option("--max-shard-size", metavar="SIZE", help="Write files of at most this (5GB), and an index.")
 @click.option("--resume", is_flag=True, help="Keep complete shards when stopped, and go on from there the next time.")
 @click.option("--memory", metavar="SIZE", help="Of all tensors on their way at a time.  [default: twice the largest]")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads.  [default: by the processors]")

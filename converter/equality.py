@@ -20,10 +20,10 @@ from converter.layers import Stored
 from converter.matching import Pair, match
 from converter.ops import Split, Sum
 from converter.plan import plan_into
-from converter.report import table
 from converter.rules import Rules
 from converter.schema import load_schema
 from converter.schema_net import for_net
+from converter.tables import table
 from converter.tensors import Array
 from converter.tiles import blocks
 from converter.weights import StrPath, Weights, read

@@ -10,7 +10,7 @@ import numpy as np
 
 from converter.errors import ConversionError
 from converter.layers import Net
-from converter.report import shape_dict, table
+from converter.tables import shape_dict, table
 from converter.tensors import Array, TensorSpec
 from converter.weights import Weights
 

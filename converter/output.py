@@ -35,12 +35,14 @@ def choose_format(
 
 
 def in_shards(form: Format, output: str | os.PathLike[str] | None) -> tuple[Format, Path | None]:
-    """The format that writes the same in shards, and where its index goes (None: beside the source)."""
+    """The format that writes the same in shards, and where it or its index goes (None: beside the source)."""
     if not form.shards and not form.name.endswith("-sharded"):
         raise ConversionError(
-            f"{form.title} cannot be written in shards. Choose safetensors or PyTorch, or leave the limit out."
+            f"{form.title} cannot be written in shards. Choose safetensors, PyTorch or Orbax, or leave the limit out."
         )
     row = by_name(form.shards) if form.shards else form
+    if form.shards == form.name:  # a folder of files already
+        return form, None if output is None else Path(output)
     if output is None or os.fspath(output).endswith(row.extensions):
         return row, None if output is None else Path(output)
     path = Path(output)

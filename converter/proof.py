@@ -15,10 +15,10 @@ from converter.errors import ConversionError, MatchError
 from converter.formats.base import Contents
 from converter.layers import Layer
 from converter.matching import Pair, match
-from converter.report import table
 from converter.rules import Rules
 from converter.schema import load_schema
 from converter.schema_net import for_net
+from converter.tables import table
 from converter.tensors import Array
 
 if TYPE_CHECKING:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from converter.checklist import Check
 from converter.plan import Plan, Step
+from converter.tables import shape_dict, table
 from converter.tensors import TensorSpec
 
 
@@ -73,16 +74,5 @@ def _step_dict(step: Step) -> dict[str, Any]:
     }
 
 
-def shape_dict(spec: TensorSpec) -> dict[str, Any]:
-    """A spec for JSON."""
-    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype.name}
-
-
 def _named(spec: TensorSpec) -> str:
     return f"{spec.name} {spec.shape}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines in columns, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

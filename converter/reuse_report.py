@@ -11,9 +11,9 @@ from converter.flatten_guess import Flattened
 from converter.formats import LeftOut
 from converter.layers import Net
 from converter.plan import Step
-from converter.report import shape_dict, table
 from converter.reuse_plan import OLD, Reused
 from converter.selection import SLICED, Skipped
+from converter.tables import shape_dict, table
 from converter.tensors import TensorSpec
 
 

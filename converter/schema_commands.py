@@ -19,8 +19,8 @@ def schema() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def list_schemas(as_json: bool) -> None:
     """The schemas that come with the program."""
-    from converter.report import table
     from converter.schema import load_schema, shipped
+    from converter.tables import table
 
     found = [load_schema(name) for name in shipped()]
     if as_json:
@@ -38,8 +38,8 @@ def show(name: str, as_json: bool) -> None:
     import msgspec
 
     from converter.frameworks import FRAMEWORKS
-    from converter.report import table
     from converter.schema import load_schema
+    from converter.tables import table
 
     found = load_schema(name)
     if as_json:

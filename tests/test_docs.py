@@ -12,7 +12,7 @@ from converter.errors import FormatError
 from converter.formats import FORMATS, Format, ReadOptions, open_reader
 
 ROOT = Path(__file__).parent.parent
-WRITTEN = [row for row in FORMATS if row.extensions and row.name != "keras"]
+WRITTEN = [row for row in FORMATS if row.extensions]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -112,6 +113,19 @@ def test_shards_of_a_given_size(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found.keys() == original.keys() and all(torch.equal(found[name], original[name]) for name in found)
     with converter.read(index) as weights:
         assert all(np.array_equal(weights[name], original[name].numpy()) for name in original)
+
+
+def test_an_orbax_checkpoint_in_files_of_a_given_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("torch->flax", EXAMPLES / "mlp.params", "-o", tmp_path / "net.orbax", "--max-shard-size", "8KB")
+    ok(capsys, *words)
+    sizes = [file.stat().st_size for file in (tmp_path / "net.orbax").glob("*/*") if file.name != ".zarray"]
+    assert len(sizes) > 4 and max(sizes) <= 8000
+    found = ocp.StandardCheckpointer().restore(tmp_path / "net.orbax")["params"]
+    original = torch.load(EXAMPLES / "mlp.params", weights_only=True)
+    for layer in ("hidden", "output"):
+        assert np.array_equal(found[layer]["kernel"], original[f"{layer}.weight"].numpy().T)
+        assert np.array_equal(found[layer]["bias"], original[f"{layer}.bias"].numpy())
+    assert "cannot be resumed" in refused(capsys, *words, "--force", "--resume")
 
 
 def test_shards_of_an_older_output_are_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ class Format:
     module: the file in this package, with ``detect(Probe) -> bool``, a class ``FileReader`` and, where
         the format can be written, a class ``FileWriter``.
     frameworks: who writes such files; () when any of them may.
-    shards: the row that writes the same in several files with an index; "" where there is none.
+    shards: the row that writes the same in files of a limited size; "" where there is none.
     extensions: endings that choose this format for an output, the usual one first; () for a format
         that is only read.
     checksums: what the file itself carries, and what is compared when a tensor is read.
@@ -73,6 +73,13 @@ FORMATS: tuple[Format, ...] = (
         checksums="CRC-32",
     ),
     Format("torch-distributed", "PyTorch distributed checkpoint", "torch_dcp", ("torch",), (), checksums="CRC-32"),
+    Format(
+        "torch-distributed-safetensors",
+        "PyTorch distributed checkpoint in safetensors",
+        "torch_dcp_safetensors",
+        ("torch",),
+        (),
+    ),
     Format("keras", "Keras 3 model", "keras_zip", ("tensorflow",), (".keras",), checksums="CRC-32"),
     Format("keras-h5", "Keras 3 weights", "keras_h5", ("tensorflow",), (".weights.h5",)),
     Format("keras-sharded", "Keras 3 weights in shards", "keras_sharded", ("tensorflow",), ()),
@@ -109,7 +116,7 @@ FORMATS: tuple[Format, ...] = (
     Format("npz", "NumPy archive", "npz", (), (".npz",), checksums="CRC-32"),
     Format("npy", "NumPy array", "npy", (), (".npy",)),
     Format("flax-checkpoint", "Flax checkpoint folder", "flax_checkpoint", ("flax",), ()),
-    Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",), checksums="CRC-32C (OCDBT)"),
+    Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",), "orbax", "CRC-32C (OCDBT)"),
     Format("pickle", "pickle of arrays", "pickle_file", (), ()),
     Format("flax-msgpack", "Flax msgpack", "flax_msgpack", ("flax",), (".msgpack",)),
 )

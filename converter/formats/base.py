@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from converter.errors import FormatError
 from converter.formats.atomic import disk
-from converter.tensors import Array, TensorSpec
+from converter.tensors import DTYPES, Array, TensorSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
@@ -82,6 +82,10 @@ class Reader(ABC):
     before memory is allocated for it. Raises `FormatError` for anything that is not right.
     """
 
+    #: names, in `tensors.DTYPES`, of what such a file can hold
+    dtypes: ClassVar[Collection[str]] = DTYPES
+    #: what of the data is read for one tensor
+    lazy: ClassVar[Literal["tensor", "tensor, or its zip member if packed", "tensor, or all if packed"]] = "tensor"
     #: whether several threads may call `read` at a time, once `contents` was asked for
     parallel: bool = False
 
@@ -122,6 +126,8 @@ class Writer(ABC):
     What the disk refuses leaves the ``with`` block as an OutputError.
     """
 
+    #: whether one tensor is in memory at a time
+    streams: ClassVar[bool] = True
     #: tensors that are there already from an earlier attempt, and are not to be written again
     done: frozenset[str] = frozenset()
 
@@ -214,13 +220,17 @@ class Probe:
 
     @cached_property
     def entries(self) -> frozenset[str]:
-        """Names in the folder, or in the zip file, or nothing."""
+        """Names in the folder, or in the zip file, or nothing.
+
+        A zip that was cut off may end with one of its members that is a zip, too, which `zipfile` would take for it.
+        """
         if self.is_dir:
             return frozenset(entry.name for entry in self.path.iterdir())
         if self.head.startswith(b"PK\x03\x04"):
             try:
                 with zipfile.ZipFile(self.path) as archive:
-                    return frozenset(archive.namelist())
+                    is_whole = min((info.header_offset for info in archive.infolist()), default=0) == 0
+                    return frozenset(archive.namelist()) if is_whole else frozenset()
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):
                 return frozenset()
         return frozenset()

@@ -6,7 +6,6 @@ The JSON says in which files the variables of each group lie. Source: keras/src/
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
 from converter.formats.h5_file import H5File
+from converter.formats.json_objects import read_json
 from converter.formats.keras_h5 import keras_contents
-from converter.formats.regular_file import open_regular
 from converter.tensors import Array, TensorSpec
 
 _SHARD = re.compile(rb'"[^"]*\.weights\.h5"')
-_MOST_JSON = 1 << 28
 
 
 def detect(probe: Probe) -> bool:
@@ -83,15 +81,7 @@ class FileReader(Reader):
 
 def _weight_map(path: Path) -> dict[str, list[str]]:
     """Group (without the leading slash) -> names of the files that hold its variables."""
-    file, size = open_regular(path)
-    with file:
-        if size > _MOST_JSON:
-            raise FormatError(path, f"{size} bytes of JSON")
-        try:
-            document: Any = json.loads(file.read(size))
-        except (ValueError, RecursionError) as error:
-            raise FormatError(path, f"no JSON: {error}") from None
-    groups = document.get("weight_map") if isinstance(document, dict) else None
+    groups = read_json(path).get("weight_map")
     if not isinstance(groups, dict) or not groups:
         raise FormatError(path, "the JSON has no 'weight_map'")
     return {group.lstrip("/"): _shard_names(path, group, names) for group, names in groups.items()}

@@ -7,34 +7,27 @@ on; the config gives the names of layers and is never run. Source: keras/src/sav
 from __future__ import annotations
 
 import io
-import json
 import os
-import struct
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from converter.errors import ConversionError, FormatError
+from converter.errors import FormatError
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
-from converter.formats.expansion import most_unpacked
 from converter.formats.h5_file import H5File
+from converter.formats.json_objects import MAX_JSON, parse_json
 from converter.formats.keras_config import gru_classes, layer_names
 from converter.formats.keras_h5 import VARS, keras_contents
 from converter.formats.keras_zip_writer import CONFIG, METADATA, WEIGHTS, FileWriter
 from converter.formats.regular_file import open_regular
+from converter.formats.zip_members import Member, ZipMembers
 from converter.tensors import Array
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
-_MOST_JSON = 1 << 28
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 def detect(probe: Probe) -> bool:
@@ -51,9 +44,11 @@ class FileReader(Reader):
     ``options.verify`` is False.
     """
 
+    lazy = "tensor, or all if packed"
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path)
+        self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path, options.verify)
         try:
             self._file = self._members.weights()
         except BaseException:
@@ -89,16 +84,11 @@ class FileReader(Reader):
         )
 
     def read(self, name: str) -> Array:
-        if self.options.verify:
-            self._members.verify()
+        self._members.verify()
         return self._file.read(self.contents.by_name[name])
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads(self._members.read(name) or "{}")
-        except (ValueError, RecursionError) as error:
-            raise FormatError(self.path, f"'{name}' is no JSON: {error}") from None
-        return found if isinstance(found, dict) else {}
+        return parse_json(self.path, self._members.read(name) or b"{}", f"'{name}'")
 
 
 class _Folder:
@@ -111,7 +101,7 @@ class _Folder:
     def read(self, name: str) -> bytes:
         file, size = open_regular(self._path / name)
         with file:
-            if size > _MOST_JSON:
+            if size > MAX_JSON:
                 raise FormatError(self._path / name, f"{size} bytes of JSON")
             return file.read(size)
 
@@ -123,78 +113,37 @@ class _Folder:
 
 
 class _Zip:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file, self._size = open_regular(path)
-        self._verified = False
-        with self._damaged("the zip directory"):
-            self._zip = zipfile.ZipFile(self._file)
+    def __init__(self, path: Path, verify: bool) -> None:
+        self._zip = ZipMembers(path, verify)
 
     def close(self) -> None:
-        self._file.close()
+        self._zip.close()
 
     def weights(self) -> H5File:
-        with self._damaged(f"'{WEIGHTS}'"):
-            info = self._info(WEIGHTS)
-            source: Any = self._window(info) if info.compress_type == zipfile.ZIP_STORED else self._unpacked(info)
-            return H5File(self._path, source, info.file_size)
+        member = self._member(WEIGHTS)
+        stored: Any = _Window(self._zip.file.fileno(), member.offset, member.size)
+        return H5File(self._zip.path, stored if member.stored else self._unpacked(), member.size)
 
     def read(self, name: str) -> bytes:
-        with self._damaged(f"'{name}'"):
-            info = self._info(name)
-            if info.file_size > _MOST_JSON:
-                raise FormatError(self._path, f"'{name}' claims {info.file_size} bytes")
-            return self._zip.read(info)
+        if self._member(name).size > MAX_JSON:
+            raise FormatError(self._zip.path, f"'{name}' claims {self._member(name).size} bytes")
+        return self._zip.read(name)
 
     def verify(self) -> None:
-        if self._verified:
-            return
-        with self._damaged(f"'{WEIGHTS}'"):
-            info = self._info(WEIGHTS)
-            if info.compress_type == zipfile.ZIP_STORED and _crc(self._window(info)) != info.CRC:
-                raise FormatError(self._path, f"'{WEIGHTS}' is damaged: wrong checksum")
-        self._verified = True
+        if self._member(WEIGHTS).stored:  # a packed one was verified when it was unpacked
+            self._zip.verify_member(WEIGHTS)
 
-    def _info(self, name: str) -> zipfile.ZipInfo:
-        if name not in self._zip.NameToInfo:
-            raise FormatError(self._path, f"'{name}' is missing: not a Keras model, or one without HDF5 weights")
-        info = self._zip.getinfo(name)
-        if info.file_size > most_unpacked(info.compress_size, self._size) or info.compress_size > self._size:
-            raise FormatError(
-                self._path, f"'{name}' claims {info.file_size} bytes out of {min(info.compress_size, self._size)}"
-            )
-        return info
+    def _member(self, name: str) -> Member:
+        if name not in self._zip:
+            raise FormatError(self._zip.path, f"'{name}' is missing: not a Keras model, or one without HDF5 weights")
+        return self._zip.member(name)
 
-    def _window(self, info: zipfile.ZipInfo) -> _Window:
-        """A stored member, in place."""
-        header = os.pread(self._file.fileno(), _LOCAL_HEADER.size, info.header_offset)
-        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-            raise FormatError(self._path, f"'{info.filename}' has no header at offset {info.header_offset}")
-        _, name, extra = _LOCAL_HEADER.unpack(header)
-        start = info.header_offset + _LOCAL_HEADER.size + name + extra
-        if start + info.file_size > self._size:
-            raise FormatError(self._path, f"'{info.filename}' claims {info.file_size} bytes, over the end of the file")
-        return _Window(self._file.fileno(), start, info.file_size)
-
-    def _unpacked(self, info: zipfile.ZipInfo) -> BinaryIO:
+    def _unpacked(self) -> BinaryIO:
         file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the reader
-        with self._zip.open(info) as member:
-            while chunk := member.read(1 << 20):
-                file.write(chunk)
+        for piece in self._zip.unpacked_pieces(WEIGHTS):
+            file.write(piece)
         file.seek(0)
         return file
-
-    @contextmanager
-    def _damaged(self, place: str) -> Iterator[None]:
-        """zipfile meets damage with half a dozen exceptions."""
-        try:
-            yield
-        except ConversionError:
-            raise
-        except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise FormatError(self._path, f"{place} is damaged: {error}") from None
-        except (struct.error, EOFError, UnicodeError, KeyError, IndexError) as error:
-            raise FormatError(self._path, f"{place} is damaged: {error}") from None
 
 
 class _Window(io.RawIOBase):
@@ -229,11 +178,3 @@ class _Window(io.RawIOBase):
             done += count
             self._position += count
         return done
-
-
-def _crc(file: _Window) -> int:
-    crc = 0
-    buffer = bytearray(1 << 20)
-    while count := file.readinto(buffer):
-        crc = zlib.crc32(memoryview(buffer)[:count], crc)
-    return crc

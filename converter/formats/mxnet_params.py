@@ -42,6 +42,7 @@ def detect(probe: Probe) -> bool:
 class FileReader(Reader):
     """Lazy: only the headers of the records are read, each array as a view of the mapped file."""
 
+    dtypes = tuple(mxnet_record.FLAGS.values())
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:

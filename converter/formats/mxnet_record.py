@@ -48,11 +48,11 @@ FLAGS: Mapping[int, str] = {
     12: "bfloat16",
 }
 
-DENSE = 0
+DENSE, ROW_SPARSE, CSR = 0, 1, 2
 #: storage type -> kind of sparse array.
-KINDS: Mapping[int, str] = {1: "row_sparse", 2: "csr"}
+KINDS: Mapping[int, str] = {ROW_SPARSE: "row_sparse", CSR: "csr"}
 #: storage type -> number of its index arrays (row_sparse: rows; csr: row starts, columns).
-INDEX_ARRAYS: Mapping[int, int] = {DENSE: 0, 1: 1, 2: 2}
+INDEX_ARRAYS: Mapping[int, int] = {DENSE: 0, ROW_SPARSE: 1, CSR: 2}
 
 
 @dataclass(frozen=True)
@@ -91,20 +91,32 @@ def parse(source: Source, offset: int, what: str) -> Record:
     storage = fields.number("i") if magic in (V2, V3) else DENSE
     if storage not in INDEX_ARRAYS:
         raise FormatError(source.path, f"{what} has the storage type {storage}; known are {list(INDEX_ARRAYS)}")
-    stored = fields.sizes("i", "q") if storage else None
+    noted = fields.sizes("i", "q") if storage else None
     shape = fields.sizes("i", "q") if magic in WRITERS else fields.sizes("I", "I", axes=magic)
     writer = WRITERS.get(magic, OLDEST)
     if shape is None or (magic == V3 and -1 in shape) or (magic != V3 and not shape):
         return Record(writer, storage, (), (), fields.offset)
     fields.number("q")  # the device and its number
-    kinds = [(fields.dtype(), stored if storage else shape)]
-    kinds += [(fields.dtype(), fields.sizes("i", "q")) for _ in range(INDEX_ARRAYS[storage])]
+    main = fields.dtype()
+    indices = [(fields.dtype(), fields.sizes("i", "q")) for _ in range(INDEX_ARRAYS[storage])]
+    dims_of_main = _stored_shape(storage, noted, shape, indices[-1][1]) if storage else shape
     parts, end = [], fields.offset
-    for dtype, dims in kinds:
+    for dtype, dims in [(main, dims_of_main), *indices]:
         parts.append(Part(end, check_shape(source.path, dims or (), dtype, what), dtype))
         source.check(end, parts[-1].end - end, what)
         end = parts[-1].end
     return Record(writer, storage, check_shape(source.path, shape, parts[0].dtype, what), tuple(parts), end)
+
+
+def _stored_shape(
+    storage: int, noted: tuple[int, ...] | None, shape: tuple[int, ...], last_index: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """Of the data of a sparse array. MXNet may note it before the array is computed, with too many rows or none; the
+    last index array tells their number, as it does to MXNet's own loader (``set_aux_shape`` and the constructor in
+    ``ndarray.h``)."""
+    if noted is None or 0 in noted:
+        noted = shape if storage == ROW_SPARSE else (0,)
+    return (*(last_index or (0,))[:1], *noted[1:])
 
 
 def read(source: Source, record: Record, what: str) -> Array:

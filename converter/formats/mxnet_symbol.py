@@ -7,13 +7,13 @@ for a variable), ``name``, ``attrs`` (older: ``attr``, ``param``; all values are
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from converter.errors import FormatError
+from converter.formats.json_objects import read_json
 
 
 def symbol_beside(path: Path) -> Path | None:
@@ -28,15 +28,16 @@ def operators(path: Path) -> Mapping[str, str]:
     that takes its gamma as one. Raises FormatError for a file that is no graph.
     """
     try:
-        nodes = json.loads(path.read_bytes())["nodes"]
+        nodes = read_json(path)["nodes"]
         found: dict[str, str] = {}
         for node in nodes:
             for number, *_ in node.get("inputs", ()):
                 used = nodes[number]
                 if used["op"] == "null":
                     found.setdefault(str(used["name"]), _operator(node))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise FormatError(path, f"is no graph of MXNet: {error!r}. Move it away to go by the names alone.") from None
+    except (FormatError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        why = error.reason if isinstance(error, FormatError) else repr(error)
+        raise FormatError(path, f"is no graph of MXNet: {why}. Move it away to go by the names alone.") from None
     return found
 
 

@@ -19,7 +19,7 @@ from converter.formats.in_place import InPlaceWriter
 from converter.formats.npy_header import Header
 from converter.formats.npy_pickle import pickle_pieces
 from converter.formats.pickled_arrays import PickledArrays, read_pickle
-from converter.formats.source import FileSource, mapped_apart
+from converter.formats.source import FileSource, let_go, mapped_apart
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 
@@ -70,7 +70,7 @@ class FileReader(Reader):
 
     @cached_property
     def _pickled(self) -> PickledArrays:
-        return read_pickle(self._pickle.data, self.path)
+        return read_pickle(self._pickle.data, self.path, lambda: let_go(self._pickle))
 
 
 def _header_at(source: FileSource, offset: int) -> Header:

@@ -64,6 +64,7 @@ class FileReader(Reader):
     """Lazy: the directory and the header of each member; a stored array is a view of the mapped file, a
     compressed one is unpacked when it is read. CRCs are verified then."""
 
+    lazy = "tensor, or its zip member if packed"
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:

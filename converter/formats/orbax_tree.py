@@ -14,8 +14,9 @@ from typing import Any
 from converter.errors import FormatError
 from converter.formats.base import Container, LeftOut
 from converter.formats.flax_msgpack import read_stored, say, stored_arrays
+from converter.formats.json_objects import read_json
 from converter.formats.source import FileSource
-from converter.formats.zarr_arrays import Store, ZarrArray, bytes_of, parse_json
+from converter.formats.zarr_arrays import Store, ZarrArray
 from converter.tensors import Array, TensorSpec
 
 __all__ = ["AGGREGATE", "METADATA", "Held", "Tree", "is_tree", "read_tree"]
@@ -64,7 +65,7 @@ def read_tree(folder: Path) -> Tree:
 
 def _metadata_tree(folder: Path) -> Tree:
     file = folder / METADATA
-    found = parse_json(file, bytes_of(file))
+    found = read_json(file)
     entries = found.get("tree_metadata")
     if not isinstance(entries, dict):
         raise FormatError(file, "has no 'tree_metadata'")
@@ -143,13 +144,13 @@ def _aggregate_tree(folder: Path) -> Tree:
 
 def _strings(folder: Path) -> dict[str, Any]:
     file = folder / "_strings.json"
-    return parse_json(file, bytes_of(file)) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def _random_keys(folder: Path) -> frozenset[str]:
     """Names of the leaves that are keys of jax.random (array_metadata.py: ``ext_metadata``)."""
     file = folder / "array_metadatas" / "process_0"
-    found = parse_json(file, bytes_of(file)).get("array_metadatas") if file.is_file() else ()
+    found = read_json(file).get("array_metadatas") if file.is_file() else ()
     arrays = [entry.get("array_metadata") for entry in found or () if isinstance(entry, dict)]
     return frozenset(
         str(array.get("param_name"))

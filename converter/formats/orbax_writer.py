@@ -1,13 +1,15 @@
-"""Writing an Orbax checkpoint without Orbax: one folder a parameter (zarr v2, one raw chunk), and ``_METADATA``.
+"""Writing an Orbax checkpoint without Orbax: one folder a parameter (zarr v2, raw chunks), and ``_METADATA``.
 
 Format: what ``PyTreeCheckpointer(use_ocdbt=False)`` of orbax-checkpoint 0.12 writes, uncompressed and
-without times, so that the same tensors give the same bytes. Accepted by ``StandardCheckpointer``,
+without times, so that the same tensors give the same bytes. A parameter is one chunk, which is a file; with a limit,
+as many as keep below it (``chunk_byte_size`` of Orbax). Accepted by ``StandardCheckpointer``,
 ``PyTreeCheckpointer`` and ``flax.training.checkpoints.restore_checkpoint``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,20 +17,31 @@ from typing import Any
 from converter.errors import OutputError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
+from converter.formats.zarr_arrays import grid
 from converter.tensors import DTYPES, Array, TensorSpec
 from converter.tiles import blocks
 
 #: What tensorstore's zarr driver cannot hold (its ``zarr/dtype.cc``).
 UNKNOWN = ("float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint4")
+#: A tensor may be cut into so many.
+MOST_FILES = 100_000
 _RESERVED = ("d", "array_metadatas", "manifest.ocdbt", "checkpoint")
 _HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 
 
 class FileWriter(Writer):
-    """Streams: every tensor is a file of its own. Raises OutputError for what Orbax cannot hold."""
+    """Streams: every tensor is in files of its own. Raises OutputError for what Orbax cannot hold.
 
-    def __init__(self, path: Path, contents: Contents) -> None:
+    max_shard_bytes: no file of data is larger. resume: refused, it is for shards that stand beside each other.
+    """
+
+    def __init__(
+        self, path: Path, contents: Contents, max_shard_bytes: int | None = None, resume: str | None = None
+    ) -> None:
         super().__init__(path, contents)
+        if resume is not None:
+            raise OutputError(f"{path}: an Orbax checkpoint cannot be resumed. Leave --resume out.")
+        self._chunks = {spec.name: _chunk_shape(path, spec, max_shard_bytes) for spec in contents.specs}
         self._folders = _folders(path, contents)
         self._partial = partial_path(path)
         try:
@@ -38,11 +51,12 @@ class FileWriter(Writer):
             raise
 
     def write(self, name: str, array: Array) -> None:
-        spec = self.checked(name, array)
-        if spec.size:
-            with (self._partial / self._folders[name] / _chunk_name(spec)).open("wb") as file:
-                for piece in blocks(array):
+        spec, chunk = self.checked(name, array), self._chunks[name]
+        for place in grid(spec.shape, chunk) if spec.size else ():
+            with (self._partial / self._folders[name] / place.name).open("wb") as file:
+                for piece in blocks(array[place.region]):
                     file.write(piece.data)
+                file.truncate(math.prod(chunk) * spec.dtype.itemsize)  # what lies over the edge is zero
 
     def commit(self) -> None:
         self.check_complete()
@@ -56,7 +70,7 @@ class FileWriter(Writer):
         for spec in self.contents.specs:
             folder = self._partial / self._folders[spec.name]
             folder.mkdir()
-            _write_json(folder / ".zarray", _zarray(spec))
+            _write_json(folder / ".zarray", _zarray(spec, self._chunks[spec.name]))
         is_list = self.contents.container == "list"
         tree = dict(_entry(spec, is_list) for spec in self.contents.specs)
         options = {"use_ocdbt": False, "use_zarr3": False, "store_array_data_equal_to_fill_value": True}
@@ -101,10 +115,25 @@ def _entry(spec: TensorSpec, is_list: bool) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _zarray(spec: TensorSpec) -> dict[str, Any]:
+def _chunk_shape(path: Path, spec: TensorSpec, most: int | None) -> tuple[int, ...]:
+    """Of chunks of at most so many bytes (None: of one), each a run of elements in C order."""
+    whole = tuple(max(1, side) for side in spec.shape)
+    sides, nbytes = list(whole), spec.dtype.itemsize
+    for axis in reversed(range(len(whole))):
+        fitting = whole[axis] if most is None else min(max(1, most // nbytes), whole[axis])
+        count = -(-whole[axis] // fitting)
+        sides[axis] = -(-whole[axis] // count)
+        nbytes *= whole[axis]
+    files = math.prod(-(-side // part) for side, part in zip(whole, sides, strict=True))
+    if files > MOST_FILES:
+        raise OutputError(f"{path}: '{spec.name}' would be cut into {files} files. Choose a larger --max-shard-size.")
+    return tuple(sides)
+
+
+def _zarray(spec: TensorSpec, chunk: tuple[int, ...]) -> dict[str, Any]:
     native = spec.dtype.isbuiltin == 1 and spec.dtype == DTYPES.get(spec.dtype.name)
     return {
-        "chunks": [max(1, size) for size in spec.shape],
+        "chunks": list(chunk),
         "compressor": None,
         "dimension_separator": ".",
         "dtype": spec.dtype.str if native else spec.dtype.name,
@@ -114,10 +143,6 @@ def _zarray(spec: TensorSpec) -> dict[str, Any]:
         "shape": list(spec.shape),
         "zarr_format": 2,
     }
-
-
-def _chunk_name(spec: TensorSpec) -> str:
-    return ".".join("0" for _ in spec.shape) or "0"
 
 
 def _write_json(file: Path, value: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.pickled_arrays import read_pickle
-from converter.formats.source import FileSource, mapped_apart
+from converter.formats.source import FileSource, let_go, mapped_apart
 from converter.tensors import DTYPES, Array
 
 #: How pickles of protocols 0 and 1 start: a dict, a list, a tuple or a global.
@@ -46,7 +46,7 @@ class FileReader(Reader):
         self._source = FileSource(path)
         try:
             self._whole = self._source.array(0, (self._source.size,), DTYPES["uint8"], "the pickle")
-            self._found = read_pickle(self._whole.data, path)
+            self._found = read_pickle(self._whole.data, path, lambda: let_go(self._whole))
         except BaseException:
             self._source.close()
             raise

@@ -25,6 +25,8 @@ from converter.formats.pickle_values import (
 
 #: Longer bytes are views of the data.
 VIEW_FROM = 4096
+#: After so many of such bytes it is said that the data behind is done with.
+LARGE, PASSED_EVERY = 1 << 20, 5
 #: Memory that a pickle may take beyond its own size: MEMORY_FLOOR, or MEMORY_FACTOR times its size if that is more.
 MEMORY_FLOOR = 128 << 20
 MEMORY_FACTOR = 8
@@ -43,8 +45,11 @@ class Machine:
         known: Mapping[str, Callable[..., object] | None],
         persistent: Callable[[object], object] | None,
         unknown: Callable[[str], Callable[..., object] | None] | None,
+        passed: Callable[[], None] | None = None,
     ) -> None:
         self.data = data.toreadonly()
+        self.passed = passed
+        self.large = 0
         self.known = known
         self.persistent = persistent
         self.unknown = unknown
@@ -115,6 +120,10 @@ class Machine:
 
     def blob(self, size: int) -> bytes | memoryview:
         view = self.view(size)
+        if size >= LARGE and self.passed is not None:
+            self.large += 1
+            if self.large % PASSED_EVERY == 0:
+                self.passed()
         return view if size > VIEW_FROM else view.tobytes()
 
     def text(self, size: int) -> str:

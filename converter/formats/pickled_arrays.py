@@ -41,12 +41,12 @@ class PickledArrays:
     arrays: Mapping[str, Array]
 
 
-def read_pickle(data: bytes | memoryview, path: Path) -> PickledArrays:
+def read_pickle(data: bytes | memoryview, path: Path, passed: Callable[[], None] | None = None) -> PickledArrays:
     """All arrays of the pickle, named by where they stand; the state of an optimizer beside them is left out.
 
-    Nothing is run. Raises FormatError, also when there is no array.
+    passed: see `pickles.load`. Nothing is run. Raises FormatError, also when there is no array.
     """
-    value, size = load(data, path, {**torch_globals(path), **GLOBALS}, unknown=inert_class)
+    value, size = load(data, path, {**torch_globals(path), **GLOBALS}, unknown=inert_class, passed=passed)
     if size != len(data):
         raise FormatError(path, f"goes on for {len(data) - size} bytes after its pickle")
     entries = list(flatten(value, path, object_children))

@@ -13,6 +13,7 @@ import numpy as np
 
 from converter.formats.pickles import PickleError
 from converter.formats.torch_legacy import LegacyStream
+from converter.formats.torch_quantized import QuantizedTensor
 from converter.formats.torch_rebuild import TENSOR_GLOBALS
 from converter.formats.torch_sparse import SparseTensor
 from converter.formats.torch_tensors import Storage, StridedTensor
@@ -66,6 +67,8 @@ def _reading(make: Callable[..., object]) -> Callable[..., object]:
         made = make(*args)
         if isinstance(made, SparseTensor):
             raise PickleError("a sparse tensor; make it dense in PyTorch first (to_dense())")
+        if isinstance(made, QuantizedTensor):
+            raise PickleError("a quantized tensor; make it plain numbers in PyTorch first (dequantize())")
         if not isinstance(made, StridedTensor):
             return made
         if not isinstance(made.storage, _HeldStorage) or made.storage.file is None:

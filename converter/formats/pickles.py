@@ -36,6 +36,7 @@ def load(
     known: Mapping[str, Callable[..., object] | None],
     persistent: Callable[[object], object] | None = None,
     unknown: Callable[[str], Callable[..., object] | None] | None = None,
+    passed: Callable[[], None] | None = None,
 ) -> tuple[object, int]:
     """The object that the pickle at the start of ``data`` describes, and the number of bytes that it takes.
 
@@ -44,9 +45,10 @@ def load(
     persistent: called with each persistent id (torch: the storages).
     unknown: called with "module name" of any other global; what it returns stands for it, as in `known`
         (`inert_class` makes `Opaque` instances). Without it such a global is refused.
+    passed: called now and then, when megabytes of ``data`` were passed by and need not stay in memory.
     Raises UnsafeFileError, which names the global, or FormatError, which names the byte.
     """
-    machine = Machine(memoryview(data).cast("B"), known, persistent, unknown)
+    machine = Machine(memoryview(data).cast("B"), known, persistent, unknown, passed)
     try:
         return machine.run(OPCODES), machine.position
     except UnsafePickleError as error:

@@ -22,6 +22,7 @@ from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.in_place import InPlaceWriter
 from converter.formats.packed_bits import pack, unpack
 from converter.formats.safetensors_header import (
+    CODES,
     HASHES,
     MAX_HEADER,
     NAMES,
@@ -44,6 +45,7 @@ def detect(probe: Probe) -> bool:
 class FileReader(Reader):
     """Lazy: the header at once, each tensor as a view of the mapped file (elements of 4 or 6 bits are unpacked)."""
 
+    dtypes = tuple(name for name in CODES.values() if name in DTYPES)
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:

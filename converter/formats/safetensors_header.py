@@ -5,17 +5,16 @@ Format: the README of huggingface/safetensors and ``Metadata::validate`` in its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from converter.errors import FormatError
+from converter.formats.json_objects import MAX_JSON, parse_json
 from converter.formats.source import FileSource, check_shape
 from converter.tensors import DTYPES, TensorSpec
 
-MAX_HEADER = 100_000_000
+MAX_HEADER = MAX_JSON
 HASHES = "xxh3_128"
 
 #: `Dtype` of safetensors 0.8 -> ours: all that it defines.
@@ -127,22 +126,3 @@ def digests_of(path: Path, text: str | None, entries: Mapping[str, Entry], verif
     if digests.keys() != entries.keys():
         raise FormatError(path, f"'{HASHES}' in the metadata and the tensors have different names: the file is damaged")
     return digests
-
-
-def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
-    """A JSON object in which no name stands twice. Raises FormatError for anything else."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise FormatError(path, f"a name stands twice in {what}, among {names[:5]}")
-        return found
-
-    try:
-        parsed = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, f"{what} is not JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise FormatError(path, f"{what} is not a JSON object")
-    return parsed

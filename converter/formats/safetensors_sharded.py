@@ -12,15 +12,13 @@ from pathlib import Path
 from converter.errors import FormatError
 from converter.formats import safetensors
 from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
-from converter.formats.safetensors_header import parse_json
+from converter.formats.json_objects import read_json
 from converter.formats.shard_writer import ShardWriter
 from converter.formats.shards import shard_path
-from converter.formats.source import FileSource
 from converter.tensors import Array, TensorSpec
 
 ENDING = ".safetensors.index.json"
 USUAL = "model" + ENDING
-MAX_INDEX = 256 << 20
 
 
 def detect(probe: Probe) -> bool:
@@ -39,6 +37,7 @@ def _index_name(names: frozenset[str]) -> str | None:
 class FileReader(Reader):
     """Lazy: the headers of all shards. The order is that of the index."""
 
+    dtypes = safetensors.FileReader.dtypes
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
@@ -96,13 +95,7 @@ class FileWriter(ShardWriter):
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor -> file name. Raises FormatError."""
-    source = FileSource(index)
-    try:
-        if source.size > MAX_INDEX:
-            raise FormatError(index, f"an index of {source.size} bytes; at most {MAX_INDEX} are allowed")
-        found = parse_json(index, source.take(0, source.size, "the index"), "the index").get("weight_map")
-    finally:
-        source.close()
+    found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise FormatError(index, "its 'weight_map' must map tensors to file names")
     return found

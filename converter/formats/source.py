@@ -124,6 +124,18 @@ def mapped_apart(source: Source, start: int, whole: Array, array: Array) -> Arra
     return array if array.flags.aligned else frozen(array.copy())
 
 
+def let_go(mapped: Array) -> None:
+    """Let the pages of a mapped array leave memory; what of them is used again is read again.
+
+    One byte that is looked at may bring two megabytes into memory, where the system holds the file in large pages.
+    """
+    base: object = mapped
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 class MemorySource(Source):
     """Bytes that stand inside another file, such as a record in the state of a pickled object.
 

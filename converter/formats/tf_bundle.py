@@ -25,12 +25,12 @@ from converter.formats.tf_types import (
     DTYPE_OF_CODE,
     OTHER_TYPES,
     STRING,
-    Slice,
     read_extents,
     read_shape,
     slice_key,
     slice_of,
 )
+from converter.formats.tiling import Slice, check_tiling
 from converter.tensors import Array, DType
 
 _HEADER = b""
@@ -158,8 +158,10 @@ class Bundle:
             if stored is None:
                 raise WireError(f"its slice {part.starts} + {part.lengths} is missing")
             parts.append((part, self._piece(name, Message(stored), code, part.size)))
-        if sum(part.size for part, _ in parts) != math.prod(shape):
-            raise WireError(f"its slices do not add up to the shape {shape}")
+        try:
+            check_tiling(shape, [part for part, _ in parts])
+        except ValueError as error:
+            raise WireError(f"in slices, {error}") from None
         return Entry(code, shape, tuple(parts))
 
     def _piece(self, name: str, message: Message, code: int, count: int) -> Piece:
@@ -207,12 +209,9 @@ class Bundle:
             raise FormatError(self.shard_path(piece.shard), f"'{name}' is damaged: wrong checksum")
 
     def _joined(self, entry: Entry, dtype: DType, name: str) -> Array:
-        whole, seen = np.empty(entry.shape, dtype), np.zeros(entry.shape, bool)
+        whole = np.empty(entry.shape, dtype)
         for part, piece in entry.parts:
             assert part is not None, "an entry in parts has slices only"
-            if seen[part.region].any():
-                raise FormatError(self.index, f"slices of '{name}' overlap")
-            seen[part.region] = True
             whole[part.region] = self._numbers(piece, dtype, part.lengths, name)
         whole.flags.writeable = False
         return whole

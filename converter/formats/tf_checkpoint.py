@@ -22,6 +22,7 @@ from converter.formats.tf_left_out import OPTIMIZER, reason
 from converter.formats.tf_object_graph import GRAPH_KEY, SUFFIX, ObjectGraph
 from converter.formats.tf_paths import STATE_FILE, find_prefix, indexes, prefix_of, state_of
 from converter.formats.tf_table import is_table
+from converter.formats.tf_types import DTYPE_OF_CODE
 from converter.tensors import Array, TensorSpec
 
 __all__ = ["FileReader", "FileWriter", "detect"]
@@ -52,6 +53,7 @@ class FileReader(Reader):
     ``options.verify`` is False.
     """
 
+    dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:

@@ -22,8 +22,9 @@ from converter.formats.protowire import Message, WireError
 from converter.formats.tf_left_out import reason
 from converter.formats.tf_paths import INDEX, STATE_FILE, choose, names_in, state_of
 from converter.formats.tf_table import Table, is_table
-from converter.formats.tf_tensor_proto import read_values
-from converter.formats.tf_types import DTYPE_OF_CODE, OTHER_TYPES, Slice, read_extents, read_shape, slice_key, slice_of
+from converter.formats.tf_tensor_proto import DTYPES_OF_VALUES, read_values
+from converter.formats.tf_types import DTYPE_OF_CODE, OTHER_TYPES, read_extents, read_shape, slice_key, slice_of
+from converter.formats.tiling import Slice, check_tiling
 from converter.tensors import Array, DType, TensorSpec
 
 _SHARD = re.compile(r"(.+)-(\d{5}|\?{5})-of-(\d{5})", re.DOTALL)
@@ -92,6 +93,8 @@ class _Tensor:
 class FileReader(Reader):
     """Reads the lists of tensors at once, and of the rest the blocks of a tensor when it is asked for."""
 
+    dtypes = DTYPES_OF_VALUES
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         self._tables: list[Table] = []
@@ -131,11 +134,8 @@ class FileReader(Reader):
         self._refuse_too_large(name, tensor, dtype)
         if len(tensor.parts) == 1:
             return self._slice(name, *tensor.parts[0], dtype)
-        whole, seen = np.empty(tensor.shape, dtype), np.zeros(tensor.shape, bool)
+        whole = np.empty(tensor.shape, dtype)
         for part, key, table in tensor.parts:
-            if seen[part.region].any():
-                raise FormatError(table.path, f"slices of '{name}' overlap")
-            seen[part.region] = True
             whole[part.region] = self._slice(name, part, key, table, dtype)
         whole.flags.writeable = False
         return whole
@@ -166,8 +166,10 @@ class FileReader(Reader):
 
     def _refuse_incomplete(self) -> None:
         for name, tensor in self._tensors.items():
-            if sum(part.size for part, _, _ in tensor.parts) != math.prod(tensor.shape):
-                raise FormatError(self.path, f"the slices of '{name}' do not add up to its shape {tensor.shape}")
+            try:
+                check_tiling(tensor.shape, [part for part, _, _ in tensor.parts])
+            except ValueError as error:
+                raise FormatError(self.path, f"of '{name}', {error}") from None
 
     def _refuse_too_large(self, name: str, tensor: _Tensor, dtype: DType) -> None:
         size = math.prod(tensor.shape) * dtype.itemsize

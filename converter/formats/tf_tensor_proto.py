@@ -24,7 +24,6 @@ class _Field:
     stored: str | None = None
 
 
-_INT = _Field(7)
 _HALF = _Field(13)
 _FIELDS: Mapping[str, _Field] = {
     "float32": _Field(5, "<f4"),
@@ -37,14 +36,19 @@ _FIELDS: Mapping[str, _Field] = {
     "uint64": _Field(17),
     "float16": _HALF,
     "bfloat16": _HALF,
+    **dict.fromkeys(("int32", "int16", "int8", "uint16", "uint8"), _Field(7)),
 }
+#: What the values of a TensorProto can be.
+DTYPES_OF_VALUES = tuple(_FIELDS)
 
 
 def read_values(message: Message, dtype: DType, count: int) -> Array:
     """``count`` values, flat. Raises WireError when there are more or fewer."""
     if len(content := message.data(_CONTENT)):
         return _exactly(np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype), count, dtype)
-    field = _FIELDS.get(dtype.name, _INT)
+    if dtype.name not in _FIELDS:
+        raise WireError(f"its values of {dtype.name} are nowhere")
+    field = _FIELDS[dtype.name]
     if field.stored is not None:
         raw = _fixed(message, field.number, np.dtype(field.stored))
         return _exactly(raw.view(dtype), count, dtype)

@@ -5,12 +5,11 @@ Source: tensorflow/core/framework/{types,tensor_shape,tensor_slice}.proto.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from converter.formats.protowire import Message, WireError, put_all, put_bytes, put_integer
+from converter.formats.tiling import Slice
 from converter.tensors import DTYPES, DType
 
 STRING = 7
@@ -65,22 +64,6 @@ OTHER_TYPES: Mapping[int, str] = MappingProxyType(
 
 _MOST_AXES = 254
 FULL_EXTENT = -1
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A part of a tensor: where it starts and how many elements it has, along every axis."""
-
-    starts: tuple[int, ...]
-    lengths: tuple[int, ...]
-
-    @property
-    def region(self) -> tuple[slice, ...]:
-        return tuple(slice(start, start + length) for start, length in zip(self.starts, self.lengths, strict=True))
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.lengths)
 
 
 def read_shape(message: Message) -> tuple[int, ...]:

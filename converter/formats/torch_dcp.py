@@ -17,6 +17,7 @@ from converter.errors import FormatError
 from converter.formats.base import Probe
 from converter.formats.pickles import Global, Opaque, PickleError, inert_class, load
 from converter.formats.shards import shard_path
+from converter.formats.tiling import Slice, check_tiling
 from converter.formats.torch_archive import TorchArchive
 from converter.formats.torch_files import read_regular
 from converter.formats.torch_reader import TorchReader
@@ -28,6 +29,7 @@ from converter.formats.torch_tensors import (
     Storage,
     StridedTensor,
     TorchFile,
+    check_growth,
     sizes_of,
 )
 from converter.formats.zip_members import ZipMembers
@@ -51,20 +53,14 @@ def detect(probe: Probe) -> bool:
 class _Chunk:
     """A block of a tensor, and the part of a file that holds it."""
 
-    offsets: tuple[int, ...]
-    shape: tuple[int, ...]
+    place: Slice
     file: str
     begin: int
     length: int
 
-    def lies_in(self, whole: tuple[int, ...]) -> bool:
-        if not len(self.offsets) == len(self.shape) == len(whole):
-            return False
-        return all(part.stop <= side for part, side in zip(self.place, whole, strict=True))
-
     @property
-    def place(self) -> tuple[slice, ...]:
-        return tuple(slice(start, start + side) for start, side in zip(self.offsets, self.shape, strict=True))
+    def shape(self) -> tuple[int, ...]:
+        return self.place.lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +85,20 @@ class _ChunkedTensor(Leaf):
                 raise PickleError(f"a chunk of shape {chunk.shape} in {chunk.length} bytes")
             if chunk.begin + chunk.length > file.size(chunk.file):
                 raise PickleError(f"it needs the bytes up to {chunk.begin + chunk.length} of '{chunk.file}'")
-            if not chunk.lies_in(self.shape):
-                raise PickleError(f"a chunk at {chunk.offsets} of shape {chunk.shape} lies outside of {self.shape}")
-        places = {chunk.offsets for chunk in self.chunks if 0 not in chunk.shape}
-        if sum(math.prod(chunk.shape) for chunk in self.chunks) != math.prod(self.shape):
-            raise PickleError(f"its chunks do not make up its shape {self.shape}")
-        if len(places) != sum(0 not in chunk.shape for chunk in self.chunks):
-            raise PickleError("two chunks stand at the same place")
+        try:
+            check_tiling(self.shape, [chunk.place for chunk in self.chunks])
+        except ValueError as error:
+            raise PickleError(f"in chunks, {error}") from None
+        stored = {storage.key: storage.nbytes for storage in self.storages}
+        check_growth(math.prod(self.shape) * self.dtype.itemsize, sum(stored.values()))
 
     def read(self, file: TorchFile) -> Array:
         assert isinstance(file, DistributedCheckpoint)
         if len(self.chunks) == 1 and self.chunks[0].shape == self.shape:
             return file.chunk(self.chunks[0], self.dtype)
-        whole = np.zeros(self.shape, self.dtype)
+        whole = np.empty(self.shape, self.dtype)
         for chunk in self.chunks:
-            whole[chunk.place] = file.chunk(chunk, self.dtype)
+            whole[chunk.place.region] = file.chunk(chunk, self.dtype)
         return whole
 
 
@@ -199,13 +194,17 @@ class DistributedCheckpoint(TorchFile):
         if info is None or len(offsets) != len(shape):
             raise PickleError(f"the place of the chunk {offsets} of '{name}' is missing")
         if info.get("transform_descriptors"):
-            raise PickleError(f"'{name}' was packed by an extension ({info['transform_descriptors']})")
+            extensions = str(info["transform_descriptors"])[:80]
+            raise PickleError(
+                f"'{name}' was packed by the extensions {extensions} of torch.distributed.checkpoint, which are not "
+                "undone here. Load it with PyTorch and save it again without them"
+            )
         file, begin, length = info.get("relative_path"), info.get("offset"), info.get("length")
         if not isinstance(file, str) or not isinstance(begin, int) or not isinstance(length, int):
             raise PickleError(f"the place of the chunk {offsets} of '{name}' is missing")
         if begin < 0 or length < 0:
             raise PickleError(f"the chunk {offsets} of '{name}' has a negative place")
-        return _Chunk(offsets, shape, file, begin, length)
+        return _Chunk(Slice(offsets, shape), file, begin, length)
 
 
 def _mapping(value: object, what: str) -> Mapping[object, object]:
@@ -242,6 +241,8 @@ def _insert(tree: dict[object, object], keys: tuple[object, ...], leaf: object) 
 
 class FileReader(TorchReader):
     """See `DistributedCheckpoint`. One tensor is read at a time, from the files that hold its chunks."""
+
+    lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
         return DistributedCheckpoint(self.path, self.options.verify)

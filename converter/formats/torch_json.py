@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from converter.errors import FormatError
+from converter.formats.json_objects import MAX_JSON, parse_json
 from converter.formats.torch_files import read_regular
 from converter.formats.torch_tensors import MAX_AXES
 from converter.tensors import DType
 
 __all__ = ["Document"]
-
-MAX_SIZE = 256 << 20
 
 
 class Document:
@@ -26,17 +24,12 @@ class Document:
 
     @classmethod
     def parse(cls, data: bytes, path: Path, place: str) -> Document:
-        if len(data) > MAX_SIZE:
-            raise FormatError(path, f"{place} has {len(data)} bytes")
-        try:
-            return cls(json.loads(data), path, place)
-        except (ValueError, RecursionError):
-            raise FormatError(path, f"{place} is not JSON") from None
+        return cls(parse_json(path, data, place), path, place)
 
     @classmethod
     def read(cls, path: Path, place: str) -> Document:
         """A whole file."""
-        return cls.parse(read_regular(path, MAX_SIZE), path, place)
+        return cls.parse(read_regular(path, MAX_JSON), path, place)
 
     def get(self, key: str) -> Document:
         return Document(self.mapping().get(key), self.path, f"{self.place}, '{key}'")

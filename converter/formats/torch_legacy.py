@@ -99,7 +99,7 @@ class LegacyStream(TorchFile):
         begin = self.position + _COUNT.size
         if begin > len(self.data):
             raise FormatError(self.path, f"the file ends before the storage '{key}'")
-        (count,) = _COUNT.unpack(self.data[self.position : begin].tobytes())
+        (count,) = _COUNT.unpack(self.part(self.position, _COUNT.size).tobytes())
         size = count * root.dtype.itemsize
         if count != root.count or begin + size > len(self.data):
             raise FormatError(

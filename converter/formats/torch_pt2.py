@@ -7,6 +7,7 @@ Since 2.7: ``FOLDER/data/weights/model_weights_config.json`` names raw weights b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from converter.errors import FormatError
@@ -21,6 +22,10 @@ from converter.tensors import Array, DType
 __all__ = ["ExportedProgram", "FileReader", "detect"]
 
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
+_WEIGHTS_CONFIG, _CONSTANTS_CONFIG = "_weights_config.json", "_constants_config.json"
+_VERSION = re.compile(rb'"torch_version": ?"([\w.+-]{1,40})"')
+#: Bytes at the end of a program in which its version is looked for.
+_LAST = 1 << 20
 _OLD_NAMES = ("serialized_state_dict.pt", "serialized_state_dict.json")
 _FIRST_NAMES = (b"/data/weights/weight_", b"serialized_exported_program.json")
 _STRIDED = 7
@@ -66,27 +71,39 @@ def detect(probe: Probe) -> bool:
 
 
 class ExportedProgram(TorchFile):
-    """The weights of the program's one model, as raw members of the archive."""
+    """The weights of the program, as raw members of the archive; of several programs, below the name of each."""
 
     def __init__(self, members: ZipMembers) -> None:
         self.zip = members
         self.path = members.path
-        configs = [name for name in members.members if f"/{_WEIGHTS}" in name and name.endswith("_weights_config.json")]
-        if len(configs) != 1:
-            raise FormatError(self.path, f"the archive describes the weights of {len(configs)} models, not of one")
-        self.config = configs[0]
-        self.folder = self.config[: self.config.index(_WEIGHTS)]
+        configs = [name for name in members.members if f"/{_WEIGHTS}" in name and name.endswith(_WEIGHTS_CONFIG)]
+        if not configs:
+            raise FormatError(self.path, "the archive describes the weights of no program")
+        self.folder = configs[0][: configs[0].index(_WEIGHTS)]
+        place = self.folder + _WEIGHTS
+        self.programs = [name[len(place) :].removesuffix(_WEIGHTS_CONFIG) for name in configs if name.startswith(place)]
         order = self.folder + "byteorder"
         self.big_endian = order in members and members.read(order).strip() == b"big"
 
     def load(self) -> object:
-        found: dict[str, object] = {}
-        for name, item in self._described(self.config):
-            found[name] = self._tensor(item)
-        for config in self.zip.members:
-            if config.startswith(self.folder + _CONSTANTS) and config.endswith("_constants_config.json"):
-                found |= {name: Aside(_CONSTANT) for name, _ in self._described(config)}
-        return found
+        self.writer = self._torch_version()
+        found = {program: self._tensors(program) for program in self.programs}
+        return found if len(found) > 1 else found[self.programs[0]]
+
+    def _tensors(self, program: str) -> dict[str, object]:
+        weights = self._described(f"{self.folder}{_WEIGHTS}{program}{_WEIGHTS_CONFIG}")
+        constants = f"{self.folder}{_CONSTANTS}{program}{_CONSTANTS_CONFIG}"
+        left_out = self._described(constants) if constants in self.zip else ()
+        return {name: self._tensor(item) for name, item in weights} | {name: Aside(_CONSTANT) for name, _ in left_out}
+
+    def _torch_version(self) -> str:
+        """What the program says of its writer, behind the graph, which may be long and is not parsed."""
+        name = f"{self.folder}models/{self.programs[0]}.json"
+        if name not in self.zip or not self.zip.member(name).stored:
+            return ""
+        begin = max(0, self.zip.member(name).size - _LAST)
+        found = _VERSION.search(self.zip.array(name, begin, self.zip.member(name).size - begin).tobytes())
+        return f"PyTorch {found[1].decode()}" if found else ""
 
     def size(self, key: str) -> int:
         return self.zip.member(self.folder + _WEIGHTS + key).size
@@ -143,6 +160,9 @@ def _opened(members: ZipMembers) -> TorchFile:
 
 class FileReader(TorchReader):
     """See `ExportedProgram`. Constants and buffers that the program does not save are left out."""
+
+    dtypes = tuple(dtype.name for dtype in _DTYPES.values())
+    lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
         return ZipMembers.opened(self.path, self.options.verify, _opened)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converter.formats.base import Contents, Reader, ReadOptions
 from converter.formats.torch_objects import Weights, find_weights
-from converter.formats.torch_tensors import TorchFile
+from converter.formats.torch_tensors import TORCH_DTYPES, TorchFile
 from converter.tensors import Array
 
 __all__ = ["TorchReader"]
@@ -16,6 +16,8 @@ __all__ = ["TorchReader"]
 
 class TorchReader(Reader):
     """A subclass says in `open` what kind of `TorchFile` it reads."""
+
+    dtypes = tuple(TORCH_DTYPES)
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)

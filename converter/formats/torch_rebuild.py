@@ -11,11 +11,13 @@ from types import MappingProxyType
 
 from converter.formats.pickled_numpy import NUMPY_GLOBALS
 from converter.formats.pickles import COLLECTION_GLOBALS, Global, Opaque, PickleError
+from converter.formats.torch_quantized import quantized
 from converter.formats.torch_sparse import SparseTensor
 from converter.formats.torch_tensors import (
     STORAGE_DTYPES,
     TORCH_DTYPES,
     Aside,
+    Leaf,
     Storage,
     StridedTensor,
     sizes_of,
@@ -74,11 +76,8 @@ def _tensor_v3(
     return replace(_strided(storage, offset, size, stride, raw), problem=problem)
 
 
-def _quantized(
-    storage: object, offset: object, size: object, stride: object, scheme: object, *_: object
-) -> StridedTensor:
-    problem = "it is quantized; make it plain numbers in PyTorch first (dequantize())"
-    return replace(_strided(storage, offset, size, stride), problem=problem)
+def _quantized(storage: object, offset: object, size: object, stride: object, scheme: object, *_: object) -> Leaf:
+    return quantized(_strided(storage, offset, size, stride), scheme)
 
 
 def _sparse(layout: object, data: object) -> SparseTensor:
@@ -141,7 +140,7 @@ _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
 _SCHEMES = "per_tensor_affine per_tensor_symmetric per_channel_affine per_channel_symmetric".split()
 
 #: For `known` of `pickles.load`, in files of PyTorch: containers, NumPy, storages, dtypes and tensors.
-#: Tensors become `StridedTensor` or `SparseTensor`.
+#: Tensors become `StridedTensor`, `SparseTensor` or `QuantizedTensor`.
 TENSOR_GLOBALS: Mapping[str, Callable[..., object] | None] = MappingProxyType(
     {**COLLECTION_GLOBALS, **NUMPY_GLOBALS, **_REBUILD}
     | {f"{module} {name}": None for module in _STORAGE_MODULES for name in STORAGE_DTYPES}

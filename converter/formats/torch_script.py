@@ -91,5 +91,8 @@ class ScriptModel(TorchFile):
 class FileReader(TorchReader):
     """See `ScriptModel`."""
 
+    dtypes = tuple({dtype.name: None for dtype in _DTYPES.values()})
+    lazy = "tensor, or its zip member if packed"
+
     def open(self) -> TorchFile:
         return ZipMembers.opened(self.path, self.options.verify, ScriptModel)

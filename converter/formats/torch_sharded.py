@@ -41,6 +41,8 @@ def _index_in(folder: Path, names: frozenset[str]) -> Path | None:
 class FileReader(Reader):
     """Each shard is a PyTorch file of its own, opened once; the index says which tensors count."""
 
+    dtypes = torch_zip.FileReader.dtypes
+    lazy = "tensor, or its zip member if packed"
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:

@@ -28,6 +28,7 @@ def detect(probe: Probe) -> bool:
 class FileReader(TorchReader):
     """See `TorchArchive`. Large storages are mapped, not copied; CRCs are verified."""
 
+    lazy = "tensor, or its zip member if packed"
     parallel = True
 
     def open(self) -> TorchFile:

@@ -1,13 +1,13 @@
 """One zarr array of an Orbax checkpoint: its metadata, checked, and its data.
 
 Formats: the zarr v2 and v3 specifications; dtypes beyond NumPy's by name, as tensorstore writes them
-(``"bfloat16"``). An array that is one uncompressed chunk is read here; any other, and everything inside
-of OCDBT, by tensorstore, after the metadata was found to ask for no more than the files justify.
+(``"bfloat16"``). An array of uncompressed chunks is read here; any other, and everything inside of OCDBT, by
+tensorstore, after the metadata was found to ask for no more than the files justify.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import os
 import re
@@ -21,12 +21,13 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
+from converter.formats.json_objects import MAX_JSON, parse_json
 from converter.formats.source import FileSource, check_shape, frozen
+from converter.formats.torch_files import read_regular
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
-__all__ = ["Store", "ZarrArray", "bytes_of", "parse_json"]
+__all__ = ["Store", "ZarrArray", "grid"]
 
-MAX_JSON = 1 << 28
 #: An array may take so many bytes, and in addition EXPAND times what the files of its checkpoint hold:
 #: zstd makes 128 KiB of zeros from 4 bytes, but nobody's whole checkpoint is that.
 FREE_BYTES = 64 << 20
@@ -38,14 +39,40 @@ _V2_NUMBER = re.compile(r"[<>|=][biufc]\d{1,2}")
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """index: its number along each axis. region: what of the array is in it; at an edge that is less than its shape."""
+
+    index: tuple[int, ...]
+    region: tuple[slice, ...]
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.index)) or "0"
+
+
+def grid(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[Chunk]:
+    """The chunks of an array."""
+    counts = (range(-(-side // part)) for side, part in zip(shape, chunk, strict=True))
+    for index in itertools.product(*counts):
+        starts = [(number * part, part) for number, part in zip(index, chunk, strict=True)]
+        region = (slice(start, min(start + part, side)) for (start, part), side in zip(starts, shape, strict=True))
+        yield Chunk(index, tuple(region))
+
+
+@dataclass(frozen=True)
 class ZarrArray:
-    """What the metadata of one array says. chunks: the shape of one chunk (in v3 of one shard)."""
+    """What the metadata of one array says. chunks: the shape of one chunk (in v3 of one shard). is_raw: whether
+    these are uncompressed."""
 
     spec: TensorSpec
     storage: str
     version: int
     chunks: tuple[int, ...]
     is_raw: bool
+
+    @property
+    def is_one_chunk(self) -> bool:
+        return self.chunks == tuple(max(1, side) for side in self.spec.shape)
 
 
 class Store:
@@ -70,9 +97,11 @@ class Store:
     def read(self, array: ZarrArray) -> Array:
         if not self.is_ocdbt:
             _file_sizes(self.root, array.storage)
-            if array.is_raw:
+            if array.is_raw and array.is_one_chunk:
                 return self._read_raw(array)
         count = self._justify(array)
+        if array.is_raw and self.whole and not self.is_ocdbt:
+            return self._read_raw_chunks(array)
         ts = _tensorstore(self.root)
         spec: dict[str, Any] = {"driver": self.driver, "kvstore": self._kvstore(array.storage + "/")}
         try:
@@ -113,7 +142,7 @@ class Store:
                         self.root, "its processes' OCDBT databases were never merged: the save was cut off"
                     )
                 raise FormatError(self.root, f"'{name}' is announced, but there is no '{storage}/{self.metadata}'")
-            yield bytes_of(file)
+            yield read_regular(file, MAX_JSON)
 
     def _ocdbt_texts(self, storages: Sequence[tuple[str, str]]) -> Iterator[bytes]:
         ts = _tensorstore(self.root)
@@ -130,7 +159,7 @@ class Store:
 
     def _parse(self, name: str, storage: str, text: bytes) -> ZarrArray:
         where = self.root if self.is_ocdbt else self.root / storage / self.metadata
-        found = parse_json(where, text)
+        found = parse_json(where, text, f"the metadata of '{name}'")
         version = found.get("zarr_format")
         v3 = self.driver == "zarr3"
         if version != (3 if v3 else 2):
@@ -147,23 +176,36 @@ class Store:
         spec = TensorSpec(name, check_shape(where, shape, dtype, f"'{name}'"), dtype)
         sizes = check_shape(where, chunks, dtype, f"the chunks of '{name}'")
         is_raw = not v3 and found.get("compressor") is None and not found.get("filters") and found.get("order") == "C"
-        is_raw = is_raw and sizes == tuple(max(1, size) for size in spec.shape) and not str(text_of).startswith(">")
+        is_raw = is_raw and not str(text_of).startswith(">")
         return ZarrArray(spec, storage, int(version), sizes, is_raw)
 
     def _read_raw(self, array: ZarrArray) -> Array:
         spec = array.spec
         if not spec.size:
             return frozen(np.empty(spec.shape, spec.dtype))
-        zeros = [separator.join("0" * len(spec.shape)) or "0" for separator in "./"]
-        files = [self.root / array.storage / name for name in zeros]
+        (only,) = grid(spec.shape, array.chunks)
+        return self._read_chunk(array, only)
+
+    def _read_raw_chunks(self, array: ZarrArray) -> Array:
+        whole = np.empty(array.spec.shape, array.spec.dtype)
+        for chunk in grid(whole.shape, array.chunks):
+            inside = tuple(slice(part.stop - part.start) for part in chunk.region)
+            whole[chunk.region] = self._read_chunk(array, chunk)[inside]
+        return frozen(whole)
+
+    def _read_chunk(self, array: ZarrArray, chunk: Chunk) -> Array:
+        """All of its elements, those over an edge of the array among them."""
+        spec, folder = array.spec, self.root / array.storage
+        files = (folder / name for name in (chunk.name, chunk.name.replace(".", "/")))
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            raise FormatError(self.root / array.storage, f"the data of '{spec.name}' is missing")
+            raise FormatError(folder, f"the data of '{spec.name}' is missing: there is no '{chunk.name}'")
         source = FileSource(file)
         try:
-            if source.size != spec.nbytes:
-                raise FormatError(file, f"'{spec.name}' needs {spec.nbytes} bytes, but the file has {source.size}")
-            return source.array(0, spec.shape, spec.dtype, f"'{spec.name}'")
+            nbytes = math.prod(array.chunks) * spec.dtype.itemsize
+            if source.size != nbytes:
+                raise FormatError(file, f"'{spec.name}' needs {nbytes} bytes, but the file has {source.size}")
+            return source.array(0, array.chunks, spec.dtype, f"'{spec.name}'")
         finally:
             source.close()
 
@@ -178,34 +220,6 @@ class Store:
                 f"'{spec.name}' claims {nbytes} bytes in {count} chunks, but all files have {self.disk_bytes} bytes",
             )
         return count
-
-
-def parse_json(path: Path, text: bytes) -> dict[str, Any]:
-    """A JSON object in which no name stands twice. Raises FormatError for anything else."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise FormatError(path, f"a name stands twice in it, among {[name for name, _ in pairs][:5]}")
-        return found
-
-    try:
-        parsed = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, f"is not JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        raise FormatError(path, "is not a JSON object")
-    return parsed
-
-
-def bytes_of(file: Path) -> bytes:
-    source = FileSource(file)
-    try:
-        if source.size > MAX_JSON:
-            raise FormatError(file, f"has {source.size} bytes; at most {MAX_JSON} are allowed")
-        return source.take(0, source.size, "the metadata")
-    finally:
-        source.close()
 
 
 def _dtype(text: object) -> DType | None:

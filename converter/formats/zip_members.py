@@ -63,17 +63,17 @@ class ZipMembers:
         self._verified: set[str] = set()
         self._last_unpacked: tuple[str, Array] | None = None  # many tensors may be parts of one packed member
         self._lock = Lock()
-        self._file, whole = open_regular(path)
+        self.file, whole = open_regular(path)
         try:
             self._size = whole - begin if size is None else min(size, whole - begin)
             with zipfile.ZipFile(io.BufferedReader(_Window(self))) as archive:
                 entries, directory = archive.infolist(), archive.start_dir
             self.members = self._places(entries, directory)
         except _READ_ERRORS as error:
-            self._file.close()
+            self.file.close()
             raise FormatError(path, f"not a whole zip archive: {error}") from None
         except BaseException:
-            self._file.close()
+            self.file.close()
             raise
 
     @classmethod
@@ -87,7 +87,7 @@ class ZipMembers:
             raise
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()
 
     def __contains__(self, name: str) -> bool:
         return name in self.members
@@ -116,7 +116,7 @@ class ZipMembers:
             )
         if not member.stored:
             return self._unpacked(member, most_unpacked(member.packed, self._size))[begin : begin + length]
-        data = uint8_part(self._file, self.path, self.begin + member.offset + begin, length)
+        data = uint8_part(self.file, self.path, self.begin + member.offset + begin, length)
         self.verify_member(name, data)
         return data
 
@@ -148,6 +148,24 @@ class ZipMembers:
                 self._last_unpacked = (member.name, self._unpack(member))
             return self._last_unpacked[1]
 
+    def unpacked_pieces(self, name: str) -> Iterator[bytes]:
+        """A packed member, piece by piece; its CRC is verified at the end. Raises FormatError."""
+        member, crc, size = self.member(name), Crc32(), 0
+        if member.size > most_unpacked(member.packed, self._size):
+            raise FormatError(self.path, f"'{name}' would unpack from {member.packed} to {member.size} bytes")
+        try:
+            for piece in self._pieces(member):
+                crc.update(np.frombuffer(piece, np.uint8))
+                size += len(piece)
+                if size > member.size:
+                    break
+                yield piece
+        except zlib.error as error:
+            raise FormatError(self.path, f"'{name}' is damaged: {error}") from None
+        if size != member.size:
+            raise FormatError(self.path, f"'{name}' does not unpack to {member.size} bytes")
+        self._check_crc(member, crc.value)
+
     def _unpack(self, member: Member) -> Array:
         data, end = np.empty(member.size, np.uint8), 0  # takes memory only as it is filled
         try:
@@ -177,7 +195,7 @@ class ZipMembers:
             raise FormatError(
                 self.path, f"the archive ends at byte {self._size}; {length} bytes are wanted from byte {offset} on"
             )
-        return pread(self._file, self.path, self.begin + offset, length)
+        return pread(self.file, self.path, self.begin + offset, length)
 
     def _places(self, entries: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
         members: dict[str, Member] = {}
@@ -189,6 +207,8 @@ class ZipMembers:
             members[member.name] = member
             used.append((entry.header_offset, member.offset + member.packed, member.name))
         used.sort()
+        if used and used[0][0] > 0:  # of a cut archive, `zipfile` finds a member that is an archive, too
+            raise FormatError(self.path, f"not a whole zip archive: its first member starts at byte {used[0][0]}")
         for (_, end, name), (start, _, other) in zip(used, [*used[1:], (directory, 0, "")], strict=True):
             if end > start:
                 where = f"the member '{other}'" if other else "the directory of the archive"

@@ -162,6 +162,28 @@ def test_sparse_arrays_come_out_dense(tmp_path: Path) -> None:
     assert not found["csr"].flags.writeable and not found["rows"].flags.writeable
 
 
+def test_sparse_arrays_that_were_not_computed_yet_when_their_shape_was_written(tmp_path: Path) -> None:
+    """`mx.nd.save` waits for an array after it wrote the shape of the stored part: too many rows, or none."""
+    values = np.arange(1, 7, dtype="float32").reshape(2, 3)
+    late = []
+    for first in (0, 3):
+        record = bytearray(rows((3, 3), [0, 2], values))
+        record[12:20] = struct.pack("<q", first)
+        late.append(bytes(record))
+    record = bytearray(csr((2, 3), [0, 1, 3], [1, 0, 2], [5, 6, 7]))
+    record[12:20] = bytes(8)
+    path = tmp_path / "x"
+    path.write_bytes(file_of(*late, bytes(record)))
+    _, found = read(path)
+    assert [array.tolist() for array in found.values()] == [array.asnumpy().tolist() for array in mx.nd.load(str(path))]
+    assert found["0"].tolist() == found["1"].tolist() == [[1, 2, 3], [0, 0, 0], [4, 5, 6]]
+    dense = mx.nd.array(random_array((40, 30), "int8"))
+    for _ in range(20):
+        mx.nd.save(str(path), {"csr": dense.tostype("csr"), "rows": dense.tostype("row_sparse")})
+        _, found = read(path)
+        assert all(np.array_equal(array, dense.asnumpy()) for array in found.values())
+
+
 def test_prefixed_names_and_exported_graphs(tmp_path: Path) -> None:
     block = net("net0_")
     block.collect_params().save(str(tmp_path / "prefixed.params"))

@@ -60,7 +60,7 @@ class TestOneArray(FormatContract):
             return {"0": stacked[0], "1": stacked[1]}
         return found
 
-    def test_arrays_are_read_only(self, tmp_path: Path) -> None:
+    def test_arrays_are_read_only_and_outlive_the_reader(self, tmp_path: Path) -> None:
         _, reader = open_reader(self.write(tmp_path, self.small()))
         with reader:
             assert reader.contents.container == "tensor" and reader.contents.specs[0].shape == (2, 3, 2)

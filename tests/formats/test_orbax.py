@@ -102,6 +102,47 @@ def test_orbax_loads_a_list(tmp_path: Path) -> None:
     assert isinstance(back, list) and all(same_bits(a, b) for a, b in zip(arrays, back, strict=True))
 
 
+LIMITED = {
+    "rows": random_array((50, 7), "float32", 1),
+    "tall": random_array((1009, 3), "int16", 2),  # a prime number of rows
+    "deep": random_array((2, 3, 400), "bfloat16", 3),
+    "wide": random_array((300,), "complex128", 4),
+    "bits": random_array((130, 5), "bool", 5),
+    "scalar": random_array((), "float64", 6),
+    "empty": random_array((0, 3), "float32"),
+}
+
+
+@pytest.mark.parametrize("limit", [100, 999, 6000])
+def test_no_file_of_data_is_larger_than_asked(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.orbax"
+    with open_writer(by_name("orbax"), path, Contents(specs_of(LIMITED)), limit) as writer:
+        for name in reversed(LIMITED):
+            writer.write(name, np.array(LIMITED[name], order="F"))
+    data = [file for file in path.glob("*/*") if file.name != ".zarray"]
+    assert max(file.stat().st_size for file in data) <= limit
+    most = sum(-(-array.nbytes // limit) for array in LIMITED.values())
+    assert most <= len(data) <= 3 * most  # nor are there many more than that needs
+    assert_same(ocp.StandardCheckpointer().restore(path), LIMITED)
+    assert_same(ocp.PyTreeCheckpointer().restore(path), LIMITED)
+    monkeypatch.setitem(__import__("sys").modules, "tensorstore", None)
+    back = read(path)
+    assert all(same_bits(back[name], array) for name, array in LIMITED.items())
+    (path / "rows" / "1.0").unlink(missing_ok=True)
+    if limit < 6000:
+        with pytest.raises(FormatError, match="the data of 'rows' is missing"):
+            read(path)
+
+
+def test_limits_that_cannot_be(tmp_path: Path) -> None:
+    specs = specs_of({"w": np.zeros(200_000, np.int8)})
+    with pytest.raises(OutputError, match="'w' would be cut into 200000 files"):
+        open_writer(by_name("orbax"), tmp_path / "x.orbax", Contents(specs), 1)
+    with pytest.raises(OutputError, match="cannot be resumed"):
+        open_writer(by_name("orbax"), tmp_path / "x.orbax", Contents(specs), 1000, "this work")
+    assert not list(tmp_path.iterdir())
+
+
 WRITERS: dict[str, Any] = {
     "standard": ocp.StandardCheckpointer,
     "pytree": ocp.PyTreeCheckpointer,

@@ -9,11 +9,14 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint._extension import StreamTransformExtension
+from torch.export.pt2_archive._package import package_pt2
 
 from converter.errors import ConversionError, FormatError, OutputError, UnsafeFileError
 from converter.formats import Contents, open_reader
@@ -63,6 +66,41 @@ def test_an_exported_program_gives_its_state_dict(exported: Path) -> None:
     )
 
 
+def test_an_exported_program_says_its_writer(exported: Path) -> None:
+    assert contents(exported).writer == f"PyTorch {torch.__version__}"
+
+
+def test_several_programs_in_one_archive(tmp_path: Path) -> None:
+    nets = {name: torch.nn.Linear(3, size) for name, size in (("encoder", 4), ("decoder", 2))}
+    programs = {name: torch.export.export(net, (torch.rand(1, 3),)) for name, net in nets.items()}
+    path = tmp_path / "two.pt2"
+    package_pt2(path, exported_programs=programs)
+    expected = {f"{name}/{leaf}": tensor for name, net in nets.items() for leaf, tensor in net.state_dict().items()}
+    names_and_arrays(path, expected)
+    assert_same(read(path, key="decoder"), dict(nets["decoder"].state_dict()))
+
+
+def test_an_exported_program_of_a_big_endian_machine(tmp_path: Path, exported: Path) -> None:
+    state = Net().state_dict()
+    config = json.loads(zipfile.ZipFile(exported).read("net/data/weights/model_weights_config.json"))["config"]
+    changed = {"net/byteorder": b"big"}
+    for name, item in config.items():
+        raw = zipfile.ZipFile(exported).read(f"net/data/weights/{item['path_name']}")
+        width = to_numpy(state[name]).dtype.itemsize
+        changed[f"net/data/weights/{item['path_name']}"] = np.frombuffer(raw, f"u{width}").byteswap().tobytes()
+    names_and_arrays(rewrite(shutil.copy(exported, tmp_path / "big.pt2"), changed), state)
+
+
+def test_a_pickled_weight_of_a_program_is_left_out_by_name(tmp_path: Path, exported: Path) -> None:
+    """A tensor of a subclass (``use_pickle`` of the schema)."""
+    member = "net/data/weights/model_weights_config.json"
+    config = json.loads(zipfile.ZipFile(exported).read(member))
+    config["config"]["brief"]["use_pickle"] = True
+    path = rewrite(shutil.copy(exported, tmp_path / "sub.pt2"), {member: json.dumps(config).encode()})
+    assert "brief" not in read(path)
+    assert {item.name: item.reason for item in contents(path).left_out}["brief"].startswith("a tensor of a subclass")
+
+
 @pytest.mark.parametrize("member", ["serialized_state_dict.pt", "serialized_state_dict.json"])
 def test_exported_programs_before_their_archive(tmp_path: Path, member: str) -> None:
     """Until 2.6 (``torch/export/__init__.py``): whole files of torch.save as members."""
@@ -93,6 +131,7 @@ def test_exported_programs_before_their_archive(tmp_path: Path, member: str) -> 
         (b'"path_name": "weight_0"', b'"path_name": "../secret"', "no member"),
         (b'{"config"', b'{"konfig"', "not an object"),
         (b'{"config"', b'["config"', "is not JSON"),
+        (b'"use_pickle": false', b'"use_pickle": false, "use_pickle": false', "a name stands twice"),
     ],
 )
 def test_damaged_descriptions_of_a_program(
@@ -127,6 +166,17 @@ def test_cut_archives_are_named_as_such(tmp_path: Path, exported: Path, length: 
         path.write_bytes(data[: int(length * len(data)) if 0 < length < 1 else int(length)])
         with pytest.raises(FormatError, match="not a whole zip archive"):
             read(path)
+
+
+def test_an_archive_cut_behind_an_archive_in_it_is_not_taken_for_that(tmp_path: Path, exported: Path) -> None:
+    """The sample inputs of a program are a file of torch.save, with a directory of its own."""
+    data = exported.read_bytes()
+    inner = zipfile.ZipFile(exported).read("net/data/sample_inputs/model.pt")
+    path = tmp_path / "cut.pt2"
+    path.write_bytes(data[: data.index(inner) + len(inner)])
+    assert zipfile.ZipFile(path).namelist()[0].endswith("/data.pkl")
+    with pytest.raises(FormatError, match="not a whole zip archive: its first member starts at byte"):
+        read(path)
 
 
 @pytest.fixture
@@ -199,6 +249,40 @@ def test_the_dtypes_and_views_of_a_distributed_checkpoint(tmp_path: Path) -> Non
     tensors |= {name: random_tensor((3,), name, 2) for name in ("bool", "int64", "bfloat16", "float8_e4m3fn")}
     dcp.save(tensors, checkpoint_id=tmp_path / "a")
     names_and_arrays(tmp_path / "a", tensors)
+
+
+class _Reversed(StreamTransformExtension):
+    """A packing of one's own, as `FileSystemWriter(_extensions=...)` takes it."""
+
+    @staticmethod
+    def registry_name() -> str:
+        return "stream.reversed"
+
+    @staticmethod
+    def from_descriptor(version: str) -> _Reversed:
+        return _Reversed()
+
+    def get_descriptor(self) -> str:
+        return "stream.reversed/1"
+
+    def transform_to(self, output: IO[bytes]) -> IO[bytes]:
+        class Stream(io.BytesIO):
+            def close(self) -> None:
+                output.write(self.getvalue()[::-1])
+
+        return Stream()
+
+    def transform_from(self, input: IO[bytes]) -> IO[bytes]:
+        raise AssertionError("nothing is read with it")
+
+
+def test_a_distributed_checkpoint_that_an_extension_packed_is_refused(tmp_path: Path) -> None:
+    writer = dcp.FileSystemWriter(tmp_path / "a", _extensions=[_Reversed()])
+    dcp.save(dict(Net().state_dict()), storage_writer=writer)
+    with pytest.raises(
+        FormatError, match=r"was packed by the extensions \['stream.reversed/1'\].*save it again without"
+    ):
+        read(tmp_path / "a")
 
 
 class TestShardContract(FormatContract):

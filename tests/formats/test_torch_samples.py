@@ -102,6 +102,17 @@ def test_a_checkpoint_of_two_processes() -> None:
     assert all(same_bits(again[name], found[name]) for name in found)
 
 
+def test_chunks_that_overlap(tmp_path: Path) -> None:
+    """Rows 0 to 2 and 3 to 4; the second moved to 1 to 2 and the whole made smaller leaves no gap in their sum."""
+    folder = tmp_path / "a"
+    shutil.copytree(SAMPLES / "two_ranks", folder)
+    data = (folder / ".metadata").read_bytes()
+    assert data.count(b"K\x03K\x00\x86") >= 2
+    (folder / ".metadata").write_bytes(data.replace(b"K\x03K\x00\x86", b"K\x02K\x00\x86"))
+    with pytest.raises(FormatError, match=r"'rows': in chunks, the part at .* overlaps"):
+        read(folder)
+
+
 @pytest.mark.parametrize("victim", [".metadata", "__0_0.distcp", "__1_0.distcp"])
 def test_a_cut_or_missing_part_of_it(tmp_path: Path, victim: str) -> None:
     folder = tmp_path / "cut"
@@ -147,7 +158,7 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"K\x05K\x03\x86", b"K\x09K\x03\x86", "do not make up its shape"),
+        (b"K\x05K\x03\x86", b"K\x09K\x03\x86", "do not make up the shape"),
         (b"K\x05K\x03\x86", b"K\x02K\x03\x86", "lies outside of"),
         (b"K\x05K\x03\x86", b"K\x05\x85N0N0", "lies outside of"),
         (b"float32", b"floot32", "dtype of 'model.rows' is unknown|calls|unknown"),

@@ -159,6 +159,26 @@ def test_sparse_tensors_become_dense(tmp_path: Path) -> None:
     assert_same(found, {name: tensor.to_dense() for name, tensor in tensors.items()})
 
 
+@BOTH
+@pytest.mark.filterwarnings("ignore:torch.quantize_per")
+def test_quantized_tensors_become_plain_where_that_is_exact(tmp_path: Path, zipped: bool) -> None:
+    values = torch.randn(4, 3)
+    halves, steps = torch.tensor([0.5, 0.25, 3 * 2.0**-5]).double(), torch.tensor([0, 3, -2])
+    tensors = {
+        "signed": torch.quantize_per_tensor(values, 2.0**-4, 3, torch.qint8),
+        "unsigned": torch.quantize_per_tensor(values, 3 * 2.0**-6, 128, torch.quint8),
+        "wide": torch.quantize_per_tensor(values, 2.0**-10, 0, torch.qint32),
+        "rows": torch.quantize_per_channel(values.T, halves, steps, 0, torch.qint8),
+        "columns": torch.quantize_per_channel(values, halves, steps, 1, torch.qint8),
+        "turned": torch.quantize_per_tensor(values, 2.0**-4, 3, torch.qint8).t(),
+        "part": torch.quantize_per_tensor(values, 2.0**-4, 3, torch.qint8)[1:3, ::2],
+        "empty": torch.quantize_per_tensor(torch.zeros(0, 2), 0.5, 0, torch.qint8),
+        "scalar": torch.quantize_per_tensor(torch.tensor(1.3), 2.0**-4, 3, torch.qint8),
+    }
+    found = read(save(tmp_path / "a", tensors, _use_new_zipfile_serialization=zipped))
+    assert_same(found, {name: tensor.dequantize() for name, tensor in tensors.items()})
+
+
 def test_what_cannot_be_dense_exactly_is_named(tmp_path: Path) -> None:
     pair = torch.ones(2, 2)
     twice = torch.sparse_coo_tensor([[0, 0]], [1.5, 2.5], (3,))
@@ -167,8 +187,18 @@ def test_what_cannot_be_dense_exactly_is_named(tmp_path: Path) -> None:
         "batch": (torch.ones(2, 3, 4).to_sparse_csr(), "to_dense"),
         "quantized": (torch.quantize_per_tensor(torch.ones(3), 0.1, 2, torch.qint8), "dequantize"),
         "channels": (
-            torch.quantize_per_channel(pair, torch.ones(2), torch.zeros(2), 0, torch.quint8),
-            "dequantize",
+            torch.quantize_per_channel(
+                pair, torch.tensor([0.5, 0.3]).double() + 1e-12, torch.tensor([0, 1]), 0, torch.quint8
+            ),
+            "not all .* float32 exactly.*dequantize",
+        ),
+        "floats": (
+            torch.quantize_per_channel(pair, torch.ones(2), torch.full((2,), 0.5), 0, torch.quint8),
+            "packed or by floats.*dequantize",
+        ),
+        "packed": (
+            torch.quantize_per_channel(pair, torch.ones(2), torch.zeros(2), 0, torch.quint4x2),
+            "packed or by floats.*dequantize",
         ),
         "half": (torch.zeros(2, dtype=torch.complex32), "complex32"),
     }

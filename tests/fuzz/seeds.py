@@ -12,7 +12,7 @@ from pathlib import Path
 from converter.errors import ConversionError
 from converter.formats import FORMATS, Contents, Format, by_name, detect, open_reader, open_writer
 from tests.formats.contract import random_array, specs_of
-from tests.formats.every import FILES, names
+from tests.formats.every import FILES, MODEL, names
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 MOST_BYTES = 80_000
@@ -91,7 +91,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def _written(row: str) -> Seed:
     tensors = {name: random_array((2, 3), "float32", i) for i, name in enumerate(names(row, 3))}
     with tempfile.TemporaryDirectory() as folder:
-        with open_writer(by_name(row), Path(folder, FILES[row]), Contents(specs_of(tensors))) as writer:
+        with open_writer(by_name(row), Path(folder, FILES[row]), Contents(specs_of(tensors), metadata=MODEL)) as writer:
             for name, array in tensors.items():
                 writer.write(name, array)
         return Seed(WRITTEN, FILES[row], _contents(Path(folder)))

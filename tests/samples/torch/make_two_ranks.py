@@ -1,4 +1,5 @@
-"""Makes `two_ranks/`: a distributed checkpoint that two processes wrote, with sharded and replicated tensors.
+"""Makes `two_ranks/`, a distributed checkpoint that two processes wrote, with sharded and replicated tensors, and
+`two_ranks_safetensors/`, the same state in safetensors.
 
 python tests/samples/torch/make_two_ranks.py        (torch 2.13; a second run gives other process identifiers)
 """
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
@@ -40,6 +42,8 @@ def save(rank: int) -> None:
         for name, tensor in whole().items()
     }
     dcp.save({"model": state, "step": 7}, checkpoint_id=FOLDER)
+    folder = FOLDER.with_name("two_ranks_safetensors")
+    dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     dist.destroy_process_group()
 
 
