@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converter.api import convert, load_into
+    from converter.api import convert, load_into, save
     from converter.certificate import check_certificate
     from converter.equality import compare
     from converter.errors import (
@@ -37,6 +37,7 @@ __all__ = [
     "load_into",
     "read",
     "reuse",
+    "save",
     "verify",
 ]
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ _HOMES = {
     "load_into": "api",
     "read": "weights",
     "reuse": "partial",
+    "save": "api",
     "verify": "proof",
     "Weights": "weights",
 }

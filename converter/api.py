@@ -1,4 +1,4 @@
-"""The library: `convert` and `load_into` (and `converter.weights.read`). The command line is a skin over these."""
+"""`convert`, `save` and `load_into`. The command line is a skin over these."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from converter.casting import cast, parse_dtype
 from converter.checklist import checklist, differences, pairs
 from converter.direction import parse_direction
 from converter.errors import ConversionError, MatchError
 from converter.execute import Pace, compute, execute
-from converter.flatten_parts import parsed
-from converter.formats import Contents, Format
+from converter.formats import Format
 from converter.frameworks import Framework
-from converter.layers import Net
-from converter.output import choose_format, choose_path, in_shards, parse_size, refuse_existing
-from converter.plan import Plan, plan_into, plan_new, respelled
+from converter.frameworks import framework as framework_of
+from converter.live.run import as_arrays
+from converter.output import choose_format, choose_path, in_shards, own_framework, parse_size, refuse_existing
+from converter.plan import Plan, plan_into, plan_new
 from converter.report import Report
 from converter.rules import Rules
-from converter.schema import load_schema
 from converter.schema_net import for_net
-from converter.weights import StrPath, Weights, read
-
-if TYPE_CHECKING:
-    from converter.live import LiveNet
+from converter.sides import Goal, Inputs, Side, clone_of, goal_of, opened, turned
+from converter.tensors import DType
+from converter.weights import StrPath
 
 _Net = TypeVar("_Net")
 
@@ -38,7 +36,8 @@ def convert(
     source: StrPath,
     output: StrPath | None = None,
     *,
-    like: StrPath | None = None,
+    like: StrPath | object | None = None,
+    example_input: Any = None,
     schema: str | None = None,
     map: Mapping[str, str] | None = None,
     format: str | None = None,
@@ -67,7 +66,10 @@ def convert(
     """Convert a weight file: ``convert("torch->flax", "mlp.params")`` writes ``mlp.msgpack`` beside it.
 
     output: where to; its ending chooses the format, unless ``format`` names one.
-    like: a file saved from a freshly made clone, whose names, shapes, dtypes and order the result takes.
+    like: a clone, whose names, shapes, dtypes and order the result takes: a file saved from a freshly made one, a live
+    net as in `load_into`, or ``"package.module:Net"``, a class or a factory of your own code, which is imported and
+    called. example_input: an array that a live clone takes, or a tuple of them: it gives lazy layers their shapes, and
+    shows in which order the layers are called and what is flattened.
     schema: name of a shipped schema, or path of a YAML file. map: source layer -> target layer.
     strip: leading modules of the source's names to leave out, such as ``module`` and ``_orig_mod``.
     kind: pattern of layers -> the kind or form they have (``{"up*": "conv_transpose"}``), where the file leaves that
@@ -92,51 +94,86 @@ def convert(
     from converter.certificate import certify, refuse_certificate
 
     way = parse_direction(direction)
-    rules = Rules(
-        load_schema(schema) if schema else None,
-        dict(map or {}),
-        frozenset(strip),
-        dict(kind or {}),
-        dict(heads or {}),
-        parsed(flatten),
-        flatten_fix,
-        tuple(ignore),
-        dict(unflatten or {}),
+    job = _Job(
+        way.target,
+        Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore),
+        output,
+        like,
+        _inputs(example_input),
+        format,
+        parse_dtype(dtype) if dtype is not None else None,
+        _size(max_shard_size),
+        Pace(_size(memory), workers, progress),
+        resume,
+        strict,
+        dry_run,
+        force,
     )
-    floats = parse_dtype(dtype) if dtype is not None else None
-    limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
-    if resume and limit is None:
-        raise ConversionError("Only shards can be resumed. Say --max-shard-size 5GB too, or leave --resume out.")
-    pace = Pace(parse_size(str(memory)) if memory is not None else None, workers, progress)
     with ExitStack() as stack:
-        weights = stack.enter_context(
-            read(source, framework=way.source.name, step=step, key=key, verify=verify, names_from=names_from)
+        side = opened(
+            source, stack, framework=way.source.name, step=step, key=key, verify=verify, names_from=names_from
         )
-        clone = stack.enter_context(read(like, framework=way.target.name)) if like is not None else None
-        form = choose_format(way.target, output, format, clone.format if clone else None, weights.net.is_data)
-        if limit is not None:
-            form, output = in_shards(form, output)
-        path = choose_path(Path(source), output, form)
-        refuse_existing(path, form, weights, force)
         if certificate is not None:
             refuse_certificate(certificate, force, dry_run)
-        plan = _plan(weights, clone, way.target, form, rules, strict)
-        if floats is not None:
-            plan = cast(plan, floats)
-        overflowed: Mapping[str, int] = {}
-        if not dry_run:
-            overflowed = execute(plan, weights.reader, form, path, limit, pace, resume)
-        checks = checklist(plan.steps, weights.origin, way.target.name)
-        report = Report(str(source), weights.format.title, str(path), form.title, plan, not dry_run, checks, overflowed)
+        report = job.run(side, stack)
         if certificate is not None:
-            certify(certificate, report, weights, given)
+            assert side.weights is not None
+            certify(certificate, report, side.weights, given)
         return report
+
+
+def save(
+    net: object,
+    path: StrPath,
+    *,
+    to: str | None = None,
+    like: StrPath | object | None = None,
+    example_input: Any = None,
+    schema: str | None = None,
+    map: Mapping[str, str] | None = None,
+    format: str | None = None,
+    kind: Mapping[str, str] | None = None,
+    heads: Mapping[str, int] | None = None,
+    flatten: Mapping[str, int | str] | None = None,
+    unflatten: Mapping[str, int] | None = None,
+    flatten_fix: bool = True,
+    dtype: str | None = None,
+    max_shard_size: int | str | None = None,
+    strict: bool = False,
+    ignore: Iterable[str] = (),
+    force: bool = False,
+) -> Report:
+    """Save a live net of any framework in any format: ``save(net, "mlp.msgpack")`` writes a Flax file of a torch net.
+
+    net: as in `load_into`. path: its ending chooses the format, and with it the framework, unless ``to`` names one:
+    the net's own where it uses that format, neutral for ``.safetensors``.
+    In a format of its own framework the file is the one that the framework itself would write. example_input: an array
+    that the net takes, or a tuple of them: it shows in which order the layers are called and what is flattened. The
+    rest as in `convert`. Raises ConversionError; then nothing was written.
+    """
+    inputs = _inputs(example_input)
+    with ExitStack() as stack:
+        side = opened(net, stack, inputs=inputs)
+        job = _Job(
+            framework_of(to) if to is not None else own_framework(path, format, side.framework),
+            Rules.of(schema, map, (), kind, heads, flatten, unflatten, flatten_fix, ignore),
+            path,
+            like,
+            inputs,
+            format,
+            parse_dtype(dtype) if dtype is not None else None,
+            _size(max_shard_size),
+            strict=strict,
+            force=force,
+        )
+        return job.run(side, stack)
 
 
 def load_into(
     net: _Net,
     source: StrPath | object,
     *,
+    example_input: Any = None,
     framework: str | None = None,
     schema: str | None = None,
     map: Mapping[str, str] | None = None,
@@ -150,65 +187,114 @@ def load_into(
     key: str | None = None,
     verify: bool = True,
     strict: bool = False,
+    ignore: Iterable[str] = (),
 ) -> _Net:
     """Fill a live net from a weight file of any framework or from another live net, and return it.
 
     net: a ``torch.nn.Module``, a Keras model (Keras 3 or tf_keras), a gluon ``Block``, an nnx module (all
-    changed in place), or the params tree of a Flax linen net (a new tree is returned).
+    changed in place), or of Flax linen the tree of variables (a new tree is returned), a pair (module, variables), a
+    bound module (a new pair, or module bound to new variables), or a module alone, if there is an example input.
     source: a path, or a live net, as ``net``. framework: whose names the file has, where its format leaves that open.
+    example_input: an array that the net takes, or a tuple of them: it gives lazy layers their shapes, and shows in
+    which order the layers are called and what is flattened, of a live source, too (with its channels where it has
+    them).
     The rest as in `convert`.
     Raises MatchError when a layer cannot be paired, FormatError when the file is damaged; then the net is as it was.
     Warns (CloneWarning) of what the net sets otherwise than the source, if that is live, too, or else than the
     defaults of its framework: the epsilon of a BatchNorm, say, which weights do not carry.
     Tensors that are stored as the net wants them are mapped, the others in memory until all are there.
     """
-    from converter.live import open_net
-
-    live = open_net(net)
-    rules = Rules(
-        load_schema(schema) if schema else None,
-        dict(map or {}),
-        frozenset(strip),
-        dict(kind or {}),
-        dict(heads or {}),
-        parsed(flatten),
-        flatten_fix,
-        unflatten=dict(unflatten or {}),
-    )
+    rules = Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore)
+    inputs = _inputs(example_input)
     with ExitStack() as stack:
+        clone = opened(net, stack, inputs=inputs)
+        assert clone.live is not None
         if isinstance(source, (str, os.PathLike)):
-            weights = stack.enter_context(read(source, framework=framework, step=step, key=key, verify=verify))
-            given, values, origin, settings = weights.net, weights.reader.read, weights.origin, None
+            given = opened(source, stack, framework=framework, step=step, key=key, verify=verify)
         else:
-            other = open_net(source)
-            given, values, origin = _net_of(other, other.described()), other.read, other.framework_name
-            settings = other.settings()
-        contents = live.described()
-        rules = for_net(rules, given)
-        clone = rules.settled(_net_of(live, contents))
-        plan = plan_into(rules.applied(given), clone, contents, rules, strict)
+            given = opened(source, stack)
+            given = opened(source, stack, inputs=turned(inputs, clone.framework, given.framework)) if inputs else given
+        plan = _planned(given, goal_of(clone, None, rules.schema is not None), rules, strict)
         # all of them before the first is set: a damaged tensor must not leave the net half filled
-        tensors = [(step.target.name, compute(step, values)) for step in plan.steps]
-        for found in differences(pairs(plan.steps, clone), origin, live.framework_name, settings, live.settings()):
+        tensors = [(step.target.name, compute(step, given.reader.read)) for step in plan.steps]
+        paired = pairs(plan.steps, clone.net)
+        for found in differences(paired, given.origin, clone.framework.name, given.settings(), clone.settings() or {}):
             warnings.warn(found, stacklevel=2)
-        filled: _Net = live.fill(tensors)
+        filled: _Net = clone.live.fill(tensors)
     return filled
 
 
-def _net_of(live: LiveNet, described: Contents) -> Net:
-    """The neutral layers of a live net."""
-    return replace(live.framework.net(described), read=live.read)
+@dataclass(frozen=True)
+class _Job:
+    """What to write of an opened source, and how (see `convert`)."""
+
+    target: Framework
+    rules: Rules
+    output: StrPath | None
+    like: StrPath | object | None = None
+    inputs: Inputs = ()
+    format: str | None = None
+    dtype: DType | None = None
+    limit: int | None = None
+    pace: Pace = field(default_factory=Pace)
+    resume: bool = False
+    strict: bool = False
+    dry_run: bool = False
+    force: bool = False
+
+    def run(self, side: Side, stack: ExitStack) -> Report:
+        if self.resume and self.limit is None:
+            raise ConversionError("Only shards can be resumed. Say --max-shard-size 5GB too, or leave --resume out.")
+        clone = clone_of(self.like, stack, self.target, self.inputs) if self.like is not None else None
+        form, path = self._place(side, clone)
+        refuse_existing(path, form, side.path, self.force)
+        plan = self._plan(side, clone, form)
+        if self.dtype is not None:
+            plan = cast(plan, self.dtype)
+        overflowed: Mapping[str, int] = {}
+        if not self.dry_run:
+            overflowed = execute(plan, side.reader, form, path, self.limit, self.pace, self.resume)
+        checks = checklist(plan.steps, side.origin, self.target.name)
+        written = not self.dry_run
+        return Report(side.title, side.format_title, str(path), form.title, plan, written, checks, overflowed)
+
+    def _place(self, side: Side, clone: Side | None) -> tuple[Format, Path]:
+        template = clone.weights.format if clone and clone.weights else None
+        form = choose_format(self.target, self.output, self.format, template, side.net.is_data)
+        output = self.output
+        if self.limit is not None:
+            form, output = in_shards(form, output)
+        return form, choose_path(side.path or Path(side.title), output, form)
+
+    def _plan(self, side: Side, clone: Side | None, form: Format) -> Plan:
+        if clone is None and side.live is not None and side.framework is self.target:
+            clone = side  # as the framework itself would write it
+        if clone is not None:
+            return _planned(side, goal_of(clone, form, self.rules.schema is not None), self.rules, self.strict)
+        try:
+            rules = for_net(self.rules, side.net)
+            return plan_new(rules.applied(side.net), side.contents, self.target, form.name, rules)
+        except MatchError as error:
+            raise _placed(error, side) from None
 
 
-def _plan(weights: Weights, clone: Weights | None, target: Framework, form: Format, rules: Rules, strict: bool) -> Plan:
+def _planned(side: Side, goal: Goal, rules: Rules, strict: bool) -> Plan:
     try:
-        rules = for_net(rules, weights.net)
-        source = rules.applied(weights.net)
-        if clone is None:
-            return plan_new(source, weights.contents, target, form.name, rules)
-        net, contents = clone.net, clone.contents
-        if target.dialect_for(form.name) != target.dialect_of(contents):
-            net, contents = respelled(net, target, form.name)
-        return plan_into(source, rules.settled(net), contents, rules, strict)
+        rules = for_net(rules, side.net)
+        plan = plan_into(rules.applied(side.net), rules.settled(goal.net), goal.contents, rules, strict)
     except MatchError as error:
-        raise MatchError([f"{weights.path}: {problem}" for problem in error.problems]) from None
+        raise _placed(error, side) from None
+    return goal.finished(plan)
+
+
+def _placed(error: MatchError, side: Side) -> MatchError:
+    """The problems with the file that has them; a live net is known."""
+    return MatchError([f"{side.path}: {problem}" for problem in error.problems]) if side.path else error
+
+
+def _inputs(example: Any) -> Inputs:
+    return as_arrays(example) if example is not None else ()
+
+
+def _size(given: int | str | None) -> int | None:
+    return parse_size(str(given)) if given is not None else None

@@ -60,7 +60,16 @@ def program() -> None:
 @click.option("--to", "target_framework", metavar="NAME", help="TO, instead of the direction.")
 @click.option("-o", "--output", metavar="PATH", help="Where to; the ending chooses the format.  [default: beside FILE]")
 @click.option(
-    "--like", metavar="CLONE_FILE", help="A file saved from a fresh clone: take its names, shapes, dtypes and order."
+    "--like",
+    metavar="CLONE",
+    help="A file saved from a fresh clone, or package.module:Net of your own code: take its names, shapes, dtypes and "
+    "order.",
+)
+@click.option(
+    "--example-input",
+    metavar="SHAPE",
+    multiple=True,
+    help="What --like package.module:Net takes, such as 2,20 or 2,7:int64. Repeatable, for several inputs.",
 )
 @click.option("--schema", metavar="NAME", help="A shipped schema (mlp), or a YAML file of your own.")
 @click.option(
@@ -130,6 +139,7 @@ def convert(
     target_framework: str | None,
     output: str | None,
     like: str | None,
+    example_input: tuple[str, ...],
     schema: str | None,
     mapping: dict[str, str],
     strip: tuple[str, ...],
@@ -158,6 +168,7 @@ def convert(
     """Convert a weight file from one framework to another."""
     direction, source = _what(words, source_framework, target_framework)
     from converter import api  # NumPy and the formats are not needed for --help
+    from converter.live.user_code import example_inputs
     from converter.progress import shown
 
     gc.disable()  # the process ends soon, and the collector would walk 100,000 tensors again and again
@@ -167,6 +178,7 @@ def convert(
             source,
             output,
             like=like,
+            example_input=example_inputs(example_input) or None,
             schema=schema,
             map=mapping,
             strip=strip,

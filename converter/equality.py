@@ -14,14 +14,12 @@ import numpy as np
 from converter.errors import MatchError
 from converter.fit import Agreement, Move, Supply, agreements
 from converter.flatten import flattened
-from converter.flatten_parts import parsed
 from converter.formats.base import LeftOut
 from converter.layers import Stored
 from converter.matching import Pair, match
 from converter.ops import Split, Sum
 from converter.plan import plan_into
 from converter.rules import Rules
-from converter.schema import load_schema
 from converter.schema_net import for_net
 from converter.tables import table
 from converter.tensors import Array
@@ -122,17 +120,7 @@ def compare(
     the source counts as cast to the target's; where one side has but the sum of two biases, the sums are compared. A
     layer is in memory at a time. Raises MatchError when the layers cannot be paired: then they are different nets.
     """
-    rules = Rules(
-        load_schema(schema) if schema else None,
-        dict(map or {}),
-        frozenset(strip),
-        dict(kind or {}),
-        dict(heads or {}),
-        parsed(flatten),
-        flatten_fix,
-        tuple(ignore),
-        dict(unflatten or {}),
-    )
+    rules = Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore)
     with ExitStack() as stack:
         ours = stack.enter_context(read(source, framework=source_framework, step=step, key=key))
         theirs = stack.enter_context(read(target, framework=target_framework))

@@ -37,6 +37,7 @@ _AXES: Mapping[tuple[str, str], str] = {
     ("gru_reset_before", INPUTS): "in",
 }
 _OPTIONS = {INPUTS: "flatten", OUTPUTS: "unflatten"}
+_SEEN = "as a forward of the net showed"
 
 
 def flattened(
@@ -51,7 +52,10 @@ def flattened(
         return (), tuple(pairs), []
     chain, basis = _chain(source, target, pairs)
     said, parts, problems = _said(chain, rules)
+    seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in said}
+    said |= seen
     found, doubts = guesses(chain, said, basis)
+    found = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in found]
     found = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in found]
     if rules.schema is not None or not rules.flatten_fix:
         why = "the schema says no more" if rules.flatten_fix else "--no-flatten-fix"
@@ -76,11 +80,31 @@ def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[La
     others, so that it is asked only when the other side keeps none.
     """
     nets = {"source": source, "clone": target}
+    for side, net in nets.items():
+        calls = net.observed.calls if net.observed else {}
+        paths = [(pair.source if side == "source" else pair.target).path for pair in pairs]
+        if calls.keys() >= {path for path in paths if net.by_path[path].kind != "parameter"}:
+            called = sorted(zip(paths, pairs, strict=True), key=lambda found: calls.get(found[0], -1))
+            return [_of_both(pair) for _, pair in called], f"the order in which the {side} calls its layers"
     first = sorted(nets, key=lambda name: framework(nets[name].framework).channels_last)
     side = next((name for name in first if nets[name].ordered), "")
     places = {spec.name: i for i, layer in enumerate(nets[side or "source"].layers) for spec in layer.tensors}
     order = sorted(pairs, key=lambda pair: places[(pair.target if side == "clone" else pair.source).tensors[0].name])
     return [_of_both(pair) for pair in order], f"the order of the layers in the {side}" if side else ""
+
+
+def _seen(source: Net, target: Net, pairs: Sequence[Pair]) -> Mapping[tuple[str, str], int]:
+    """(path, side) -> the channels that a forward of either net showed (0: none)."""
+    found: dict[tuple[str, str], int] = {}
+    for pair in pairs:
+        for net, layer in ((source, pair.source), (target, pair.target)):
+            if net.observed is None or not any((reading.kind, INPUTS) in _AXES for reading in pair.source.readings):
+                continue
+            if layer.path in net.observed.flattened:
+                found.setdefault((pair.source.path, INPUTS), net.observed.flattened[layer.path])
+            if layer.path in net.observed.unflattened and layer.kind == "linear":
+                found.setdefault((pair.source.path, OUTPUTS), net.observed.unflattened[layer.path])
+    return found
 
 
 def _of_both(pair: Pair) -> Layer:

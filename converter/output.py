@@ -10,8 +10,7 @@ from pathlib import Path
 
 from converter.errors import ConversionError, OutputError
 from converter.formats import FORMATS, Format, by_name
-from converter.frameworks import Framework
-from converter.weights import Weights
+from converter.frameworks import Framework, framework
 
 
 def choose_format(
@@ -66,11 +65,23 @@ def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Forma
     return source.with_name(f"{_stem(source.name)}.{form.name}{form.extensions[0]}") if path == source else path
 
 
-def refuse_existing(path: Path, form: Format, weights: Weights, force: bool) -> None:
-    """Raises OutputError when the output exists (unless ``force``) or would replace the source."""
-    source = weights.path.resolve()
+def own_framework(path: str | os.PathLike[str], format_name: str | None, own: Framework) -> Framework:
+    """Whose file a net of the framework ``own`` becomes, as the format or the ending says: its own, where it can."""
+    writable = [row for row in FORMATS if row.extensions]
+    named = next((row for row in writable if row.name == format_name), None)
+    form = named or _by_ending(os.fspath(path), writable)
+    if form is None or own.name in form.frameworks:
+        return own
+    if form.frameworks:
+        return framework(form.frameworks[0])
+    return framework("neutral") if form.name == framework("neutral").default_format else own
+
+
+def refuse_existing(path: Path, form: Format, source: Path | None, force: bool) -> None:
+    """Raises OutputError when the output exists (unless ``force``) or would replace the source (None: a live net)."""
+    source = source.resolve() if source else None
     suffixes = form.load().FileWriter.suffixes
-    of_source = {source, *source.parents, *(Path(f"{source}{suffix}") for suffix in suffixes)}
+    of_source = {source, *source.parents, *(Path(f"{source}{suffix}") for suffix in suffixes)} if source else set()
     for file in _existing(path, form, suffixes):
         if file.resolve() in of_source:
             raise OutputError(f"{file}: this is the source itself. Choose another -o.")

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.checklist import Settings, checklist, differences
+from converter.checklist import checklist, differences
 from converter.errors import ConversionError
 from converter.execute import compute, execute
 from converter.flatten_guess import Flattened
 from converter.formats import Contents, Format, Reader
 from converter.frameworks import framework
-from converter.joined import JoinedReader, LiveReader
+from converter.joined import JoinedReader
 from converter.layers import Net
-from converter.live import LiveNet, open_net
+from converter.live import LiveNet
+from converter.live.run import as_arrays
 from converter.output import choose_format, choose_path, refuse_existing
 from converter.plan import Step
 from converter.reuse_plan import NEW, OLD, Reused, as_it_is, kept_steps, merged, plan_reuse
 from converter.reuse_report import ReuseReport
 from converter.rules import Rules
 from converter.selection import Selection, Wanted, select
-from converter.weights import StrPath, Weights, read
-
-#: What the report says of a live net instead of a format.
-_LIVE = "live net"
+from converter.sides import Side, opened, turned
+from converter.weights import StrPath, Weights
 
 
 def reuse(
@@ -50,6 +48,7 @@ def reuse(
     heads: Mapping[str, int] | None = None,
     flatten: Mapping[str, int] | None = None,
     flatten_fix: bool = True,
+    example_input: Any = None,
 ) -> ReuseReport:
     """Take layers of an old net into a new one: ``reuse("old.params", into=net, first=2)``.
 
@@ -65,74 +64,36 @@ def reuse(
     layers that the map or the same name pairs). inflate: 2-d convolution kernels go into 3-d ones, repeated along
     the first spatial axis and divided by its size (I3D).
     strict: accept only pairs by the map or the same name. force: overwrite an existing output.
-    old_framework, new_framework: whose names a file has, where its format leaves that open. The rest as in
-    `convert`, of either net.
+    old_framework, new_framework: whose names a file has, where its format leaves that open. example_input: an array
+    that a live net takes, or a tuple of them (``into``, where both are live): then "first" is by the order of calls.
+    The rest as in `convert`, of either net.
     Raises ConversionError; then nothing was written, and a live net is as it was.
     """
     patterns = (layers,) if isinstance(layers, str) else tuple(layers)
     if first is not None and patterns:
         raise ConversionError("first and layers both say what to take. Say one of them.")
     wanted = Wanted(first, patterns, skip_mismatch, slice, inflate, strict)
-    rules = Rules(
-        mapping=dict(map or {}),
-        kinds=dict(kind or {}),
-        heads=dict(heads or {}),
-        flatten=dict(flatten or {}),
-        flatten_fix=flatten_fix,
-    )
+    rules = Rules.of(None, map, (), kind, heads, flatten, None, flatten_fix)
     with ExitStack() as stack:
-        ours = _opened(old, old_framework, stack)
-        theirs = _opened(into, new_framework, stack)
+        inputs = as_arrays(example_input) if example_input is not None else ()
+        theirs = opened(into, stack, framework=new_framework, inputs=inputs)
+        ours = opened(old, stack, framework=old_framework)
+        if inputs and ours.live is not None:
+            given = turned(inputs, theirs.framework, ours.framework) if theirs.live is not None else inputs
+            ours = opened(old, stack, inputs=given)
         work = _Reuse(ours, theirs, wanted, rules)
         if theirs.weights is not None:
             return work.write(theirs.weights, output, force)
         if output is not None:
             raise ConversionError("output is for files: a live net is filled in place. Save it when it is trained.")
-        return work.fill(open_net(into))
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A file or a live net, opened. ``origin``: the framework that it was trained in."""
-
-    title: str
-    net: Net
-    reader: Reader
-    origin: str
-    weights: Weights | None = None
-    live: LiveNet | None = None
-
-    @property
-    def format_title(self) -> str:
-        return self.weights.format.title if self.weights else _LIVE
-
-    def settings(self) -> Settings | None:
-        return self.live.settings() if self.live else None
-
-
-def _opened(net: StrPath | object, stated: str | None, stack: ExitStack) -> _Side:
-    if isinstance(net, (str, os.PathLike)):
-        weights = stack.enter_context(read(net, framework=stated))
-        return _Side(os.fspath(net), weights.net, weights.reader, weights.origin, weights=weights)
-    live = open_net(net)
-    reader = LiveReader(live)
-    name = "the params" if isinstance(net, Mapping) else type(net).__name__
-    return _Side(name, _live_layers(live, reader.contents), reader, live.framework_name, live=live)
-
-
-def _live_layers(live: LiveNet, contents: Contents) -> Net:
-    net = live.framework.net(contents)
-    if net.ordered or not live.in_order:
-        return net
-    places = {spec.name: place for place, spec in enumerate(contents.specs)}
-    layers = sorted(net.layers, key=lambda layer: min(places[spec.name] for spec in layer.tensors))
-    return replace(net, layers=tuple(layers), ordered=True)
+        assert theirs.live is not None
+        return work.fill(theirs.live)
 
 
 @dataclass(frozen=True)
 class _Reuse:
-    old: _Side
-    new: _Side
+    old: Side
+    new: Side
     wanted: Wanted
     rules: Rules
 
@@ -157,7 +118,7 @@ class _Reuse:
         files = [side.weights for side in (self.old, self.new) if side.weights]
         for replaced in (True, force):  # neither of the two is replaced, whatever else may be
             for file in files:
-                refuse_existing(path, form, file, replaced)
+                refuse_existing(path, form, file.path, replaced)
         new, contents, kept = kept_steps(self.rules.settled(weights.net), weights.contents, target, form)
         plan = self._plan(new, contents, kept)
         execute(merged(plan.reused, contents, kept), self._reader(), form, path)

@@ -16,7 +16,6 @@ from converter.formats.base import Contents
 from converter.layers import Layer
 from converter.matching import Pair, match
 from converter.rules import Rules
-from converter.schema import load_schema
 from converter.schema_net import for_net
 from converter.tables import table
 from converter.tensors import Array
@@ -130,9 +129,7 @@ def verify(
     from converter.live import open_net
     from converter.live.run import as_arrays, run
 
-    rules = Rules(
-        load_schema(schema) if schema else None, dict(map or {}), frozenset(strip), dict(kind or {}), dict(heads or {})
-    )
+    rules = Rules.of(schema, map, strip, kind, heads)
     ours, theirs = open_net(a), open_net(b)
     pairs, unpaired = _pairs(ours, theirs, rules)
     couples = _couples(pairs, ours, theirs)

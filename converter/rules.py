@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from converter.errors import MatchError
 from converter.fit import shapes
-from converter.flatten_parts import Parts
+from converter.flatten_parts import Parts, parsed
 from converter.formats.base import LeftOut
 from converter.frameworks import FRAMEWORKS, named_forms
 from converter.fused import apart, expanded
 from converter.layers import Layer, Net, join_path, split_path
-from converter.schema import Schema
+from converter.schema import Schema, load_schema
 
 #: The wrapper of torch.compile.
 COMPILED = "_orig_mod"
@@ -48,6 +48,32 @@ class Rules:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mapping", expanded(self.mapping))
+
+    @classmethod
+    def of(
+        cls,
+        schema: str | None = None,
+        map: Mapping[str, str] | None = None,
+        strip: Iterable[str] = (),
+        kind: Mapping[str, str] | None = None,
+        heads: Mapping[str, int] | None = None,
+        flatten: Mapping[str, int | str] | None = None,
+        unflatten: Mapping[str, int] | None = None,
+        flatten_fix: bool = True,
+        ignore: Iterable[str] = (),
+    ) -> Rules:
+        """From the arguments of `converter.convert`. Raises ConversionError for a schema that is none."""
+        return cls(
+            load_schema(schema) if schema else None,
+            dict(map or {}),
+            frozenset(strip),
+            dict(kind or {}),
+            dict(heads or {}),
+            parsed(flatten),
+            flatten_fix,
+            tuple(ignore),
+            dict(unflatten or {}),
+        )
 
     def settled(self, clone: Net) -> Net:
         """The clone with all that was said of it. Raises MatchError."""

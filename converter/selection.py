@@ -30,6 +30,7 @@ from converter.rules import Rules, covers
 from converter.structure import Naming, numbered_alike, true_order
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
+BY_CALLS = "the order in which they were called"
 BY_NUMBERS = "the order in which they are called, as their numbers tell"
 BY_DEFINITION = "their order in the old net, which need not be that in which they are called"
 BY_ALPHABET = "the order of their names, for the old net keeps no other"
@@ -133,7 +134,8 @@ def in_order(net: Net) -> tuple[list[Layer], str]:
     """The layers in the order in which they are called, or the best that is known of it; and which that is."""
     called = true_order(net, net.layers)
     if called is not None:
-        return called, BY_NUMBERS
+        seen = net.observed is not None and all(layer.path in net.observed.calls for layer in net.layers)
+        return called, BY_CALLS if seen else BY_NUMBERS
     return list(net.layers), BY_DEFINITION if net.ordered else BY_ALPHABET
 
 

@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from converter.errors import ConversionError
-from converter.formats import Contents, Reader
+from converter.formats import Contents, Format, Reader, by_name
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
 from converter.joined import LiveReader
 from converter.layers import Net
 from converter.live import LiveNet, open_net
+from converter.plan import Plan, respelled
 from converter.tensors import Array
 from converter.weights import StrPath, Weights, read
 
@@ -82,6 +85,71 @@ def opened(
     return Side(title, LIVE, live.framework, found, reader, live.framework_name, live=live)
 
 
+def clone_of(like: StrPath | object, stack: ExitStack, target: Framework, inputs: Inputs) -> Side:
+    """A clone: a file, a live net, or the name of one in the user's code (see `converter.live.user_code`)."""
+    from converter.live.user_code import is_name, net_of
+
+    return opened(net_of(str(like)) if is_name(like) else like, stack, framework=target.name, inputs=inputs)
+
+
+def turned(inputs: Inputs, given: Framework, wanted: Framework) -> Inputs:
+    """The inputs of a net as a net of the other framework takes them: with channels first, or last."""
+    if given.channels_last == wanted.channels_last:
+        return inputs
+    ends = (-1, 1) if given.channels_last else (1, -1)
+    return [np.ascontiguousarray(np.moveaxis(x, *ends)) if x.ndim > 3 else x for x in inputs]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a conversion fills. contents: its tensors by the names of the net. written: what is written or set of them.
+
+    names: a name of the net -> the one in ``written``.
+    """
+
+    net: Net
+    contents: Contents
+    written: Contents
+    names: Mapping[str, str]
+
+    def finished(self, plan: Plan) -> Plan:
+        """The plan with the names, and in the order, of what is written."""
+        if self.written is self.contents:
+            return plan
+        steps = {
+            name: replace(step, target=replace(step.target, name=name))
+            for step in plan.steps
+            for name in [self.names[step.target.name]]
+        }
+        ordered = tuple(steps[spec.name] for spec in self.written.specs if spec.name in steps)
+        contents = replace(self.written, specs=tuple(step.target for step in ordered), left_out=())
+        return replace(plan, steps=ordered, contents=contents)
+
+
+def goal_of(clone: Side, form: Format | None, by_schema: bool) -> Goal:
+    """A clone as what is to be written in that format; None: to be set in it, for it is live.
+
+    by_schema: layers are called as in files, for so a schema has them; else as in the live net, which knows more.
+    """
+    live = clone.live
+    if live is None:
+        net, contents = clone.net, clone.contents
+        assert form is not None
+        if clone.framework.dialect_for(form.name) != clone.framework.dialect_of(contents):
+            net, contents = respelled(net, clone.framework, form.name)
+        return Goal(net, contents, contents, {})
+    if form is None and not (by_schema and live.file_format):
+        return Goal(clone.net, clone.contents, clone.contents, {})
+    template = live.template(form or by_name(live.file_format))
+    in_file = {name: file for file, name in template.names.items()}
+    if not by_schema:
+        return Goal(clone.net, clone.contents, template.contents, in_file)
+    net = replace(clone.framework.net(template.contents), read=lambda name: clone.reader.read(template.names[name]))
+    if form is None:
+        return Goal(net, template.contents, clone.contents, template.names)
+    return Goal(net, template.contents, template.contents, {})
+
+
 def _live_net(live: LiveNet, reader: Reader, inputs: Inputs) -> Net:
     net = replace(live.framework.net(reader.contents), read=reader.read)
     if not net.ordered and live.in_order:
@@ -90,6 +158,6 @@ def _live_net(live: LiveNet, reader: Reader, inputs: Inputs) -> Net:
         net = replace(net, layers=tuple(layers), ordered=True)
     if not inputs:
         return net
-    from converter.live.observed import observed
+    from converter.observed import observed
 
     return replace(net, observed=observed(live, net, inputs))

@@ -135,7 +135,7 @@ def tensors(net: Any) -> list[Array]:
 @pytest.mark.parametrize("kind", ["torch", "keras", "tf_keras", "gluon"])
 def test_the_statistics_of_a_frozen_batch_norm_stay(kind: str) -> None:
     net, old = norms(kind), torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    paths = ("0", "1") if kind in ("torch", "gluon") else (net.layers[0].name, net.layers[1].name)
+    paths = ("0", "1") if kind in ("torch", "gluon") else ("dense", "batch_normalization")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", converter.CloneWarning)  # of the epsilon, which weights do not carry
         report = converter.reuse(old, into=net, map=dict(zip(("0", "1"), paths, strict=True)))

@@ -92,6 +92,7 @@ class FileWriter(H5Writer):
     """
 
     def lay_out(self) -> None:
+        self.file.require_group(VARS)  # those of the model itself, which tf_keras asks for though there are none
         for group, name in self.contents.labels.items():
             self.file.require_group(group).attrs["name"] = name
         for other, path in self.contents.links.items():

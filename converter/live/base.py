@@ -36,6 +36,8 @@ class LiveNet(ABC):
     framework_name: ClassVar[str]
     #: Whether `contents` has the order in which the layers were made, though files of the framework may not.
     in_order: ClassVar[bool] = False
+    #: The format in which schemas know its layers, where that is not by the names of `contents`.
+    file_format: str = ""
 
     def __init__(self, net: Any) -> None:
         self.net = net

@@ -12,7 +12,7 @@ from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates
-from converter.live.run import BeforeActivation, Record, attributes
+from converter.live.run import BeforeActivation, Record, attributes, running
 from converter.tensors import Array, TensorSpec
 
 
@@ -90,7 +90,8 @@ class Adapter(LiveNet):
         if any(-1 in spec.shape for spec in self.contents().specs):
             if any(parameter._data is None and not parameter._deferred_init for parameter in self._all()):
                 self.net.initialize()
-            self.forward(inputs)
+            with running(self, inputs):
+                self.forward(inputs)
 
     def forward(self, inputs: Sequence[Array]) -> Any:
         import mxnet

@@ -27,7 +27,7 @@ from converter.formats.base import Contents
 from converter.formats.keras_config import snake_case
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named
-from converter.live.run import BeforeActivation, Record, attributes, inference_options, recorded
+from converter.live.run import BeforeActivation, Record, attributes, inference_options, recorded, running
 from converter.tensors import DTYPES, Array, TensorSpec
 
 
@@ -199,7 +199,8 @@ class Adapter(LiveNet):
 
     def make_concrete(self, inputs: Sequence[Array]) -> None:
         if not self.net.built or not self.net.weights:
-            self.forward(inputs)
+            with running(self, inputs):
+                self.forward(inputs)
 
     def forward(self, inputs: Sequence[Array]) -> Any:
         tensors = [self._tensor(x) for x in inputs]
@@ -219,6 +220,10 @@ class Adapter(LiveNet):
     def _base(self) -> Any:
         """The class ``Layer`` of the library that the net is of."""
         return next(base for base in type(self.net).__mro__ if base.__name__ == "Layer")
+
+    @property
+    def file_format(self) -> str:  # type: ignore[override]
+        return "keras-h5" if self._is_keras3 else "tf-checkpoint"
 
     @property
     def _is_keras3(self) -> bool:

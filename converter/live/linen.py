@@ -13,26 +13,48 @@ import numpy as np
 
 from converter.errors import ConversionError
 from converter.formats.base import Contents
-from converter.live.base import LiveNet
-from converter.live.run import Record, inference_options
+from converter.live.flax import FlaxNet
+from converter.live.run import Record, inference_options, running
 from converter.tensors import Array, TensorSpec
 
 
-class Adapter(LiveNet):
-    framework_name = "flax"
+class Adapter(FlaxNet):
+    package = "flax.linen."
 
     def __init__(self, net: Any) -> None:
         super().__init__(net)
         self._module, self._variables = _taken_apart(net)
+        self._inside: dict[str, Any] = {}
 
     def make_concrete(self, inputs: Sequence[Array]) -> None:
-        """A module without variables gets some (of the key 0)."""
-        if self._module is not None and self._variables is None:
-            import jax
-            import jax.numpy as jnp
+        """A module without variables gets some (of the key 0); and what is inside of it is known from then on."""
+        if self._module is None:
+            return
+        import jax
+        import jax.numpy as jnp
 
-            options = inference_options(type(self._module).__call__)
-            self._variables = self._module.init(jax.random.PRNGKey(0), *map(jnp.asarray, inputs), **options)
+        arrays = [jnp.asarray(x) for x in inputs]
+        options = inference_options(type(self._module).__call__)
+        if self._variables is None:
+            with running(self, inputs):
+                self._variables = self._module.init(jax.random.PRNGKey(0), *arrays, **options)
+        with running(self, inputs), self._seeing():
+            jax.eval_shape(lambda tree, *xs: self._module.apply(tree, *xs, **options), self._variables, *arrays)
+
+    @contextmanager
+    def _seeing(self) -> Iterator[None]:
+        from flax import linen
+
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            self._inside.setdefault("/".join(context.module.path), context.module)
+            return call(*args, **kwargs)
+
+        with linen.intercept_methods(intercept):
+            yield
+
+    def modules(self) -> Iterable[tuple[str, Any]]:
+        """Those that were seen; none before `make_concrete`."""
+        return self._inside.items()
 
     def _tree(self) -> Mapping[str, Any]:
         if self._variables is None:
@@ -78,9 +100,6 @@ class Adapter(LiveNet):
         options = inference_options(type(self._module).__call__)
         return self._module.apply(self._tree(), *map(jnp.asarray, inputs), **options)
 
-    def to_numpy(self, value: Any) -> Array | None:
-        return jax_to_numpy(value)
-
     @contextmanager
     def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:
         from flax import linen
@@ -94,14 +113,6 @@ class Adapter(LiveNet):
 
         with linen.intercept_methods(intercept):
             yield
-
-
-def jax_to_numpy(value: Any) -> Array | None:
-    import jax
-
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray):
-        return None  # a tracer: within a scan
-    return np.array(value)
 
 
 def _taken_apart(net: Any) -> tuple[Any, Any]:

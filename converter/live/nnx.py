@@ -9,40 +9,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from converter.formats.base import Contents
-from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
-from converter.live.linen import jax_to_numpy
+from converter.live.flax import FlaxNet
 from converter.live.run import Record, attributes, inference_options, recorded
 from converter.tensors import Array, TensorSpec
 
 
-class Adapter(LiveNet):
-    framework_name = "flax"
+class Adapter(FlaxNet):
     package = "flax.nnx."
-    hyperparameters: ClassVar[Hyperparameters] = {
-        "BatchNorm": {
-            "BatchNorm epsilon": lambda layer: layer.epsilon,
-            "BatchNorm momentum (for training)": lambda layer: layer.momentum,
-        },
-        "LayerNorm": {EPSILON: lambda layer: layer.epsilon},
-        "InstanceNorm": {EPSILON: lambda layer: layer.epsilon},
-        "GroupNorm": {EPSILON: lambda layer: layer.epsilon, "GroupNorm groups": lambda layer: layer.num_groups},
-        "RMSNorm": {"RMSNorm epsilon": lambda layer: layer.epsilon},
-        "SimpleCell": {"RNN activation": lambda layer: named(layer.activation_fn)},
-        "LSTMCell": gates("LSTM", "activation_fn", "gate_fn"),
-        "OptimizedLSTMCell": gates("LSTM", "activation_fn", "gate_fn"),
-        "GRUCell": gates("GRU", "activation_fn", "gate_fn"),
-    }
 
     def contents(self) -> Contents:
         return Contents(
             tuple(TensorSpec(name, np.shape(value), np.dtype(value.dtype)) for name, value in self._variables().items())
         )
-
-    def class_of(self, module: Any) -> str:
-        found = super().class_of(module)
-        if found == "ConvTranspose":
-            return f"ConvTranspose(transpose_kernel={bool(module.transpose_kernel)})"
-        return found if found != "Einsum" or is_dense(module.einsum_str) else "Einsum(other equation)"
 
     def read(self, name: str) -> Array:
         return np.array(self._variables()[name])
@@ -77,9 +55,6 @@ class Adapter(LiveNet):
         import jax.numpy as jnp
 
         return self.net(*map(jnp.asarray, inputs), **inference_options(type(self.net).__call__))
-
-    def to_numpy(self, value: Any) -> Array | None:
-        return jax_to_numpy(value)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -76,16 +76,23 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(live.inference())
         stack.enter_context(live.watching(watched, record, before_activation))
-        try:
+        with running(live, inputs):
             output = live.forward(inputs)
-        except ConversionError:
-            raise
-        except Exception as error:
-            shapes = ", ".join(f"{x.dtype.name} {x.shape}" for x in inputs)
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ConversionError(f"the {live.framework.title} net does not run on {shapes}: {reason}") from error
         found.outputs = dict(arrays_in(output, live.to_numpy))
     return found
+
+
+@contextmanager
+def running(live: LiveNet, inputs: Sequence[Array]) -> Iterator[None]:
+    """Whatever the net raises within becomes a ConversionError."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{x.dtype.name} {x.shape}" for x in inputs)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConversionError(f"the {live.framework.title} net does not run on {shapes}: {reason}") from error
 
 
 def module_of(name: str) -> str:

@@ -12,7 +12,7 @@ from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet
-from converter.live.run import Record
+from converter.live.run import Record, running
 from converter.tensors import DTYPES, Array, TensorSpec
 
 
@@ -93,7 +93,7 @@ class Adapter(LiveNet):
         from torch.nn.parameter import is_lazy
 
         if any(map(is_lazy, self.net.state_dict().values())):
-            with self.inference():
+            with self.inference(), running(self, inputs):
                 self.forward(inputs)
 
     def forward(self, inputs: Sequence[Array]) -> Any:

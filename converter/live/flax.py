@@ -1,0 +1,43 @@
+"""What nets of Flax have in common, be they of linen or nnx."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
+from converter.tensors import Array
+
+
+class FlaxNet(LiveNet):
+    framework_name = "flax"
+    hyperparameters: ClassVar[Hyperparameters] = {
+        "BatchNorm": {
+            "BatchNorm epsilon": lambda layer: layer.epsilon,
+            "BatchNorm momentum (for training)": lambda layer: layer.momentum,
+        },
+        "LayerNorm": {EPSILON: lambda layer: layer.epsilon},
+        "InstanceNorm": {EPSILON: lambda layer: layer.epsilon},
+        "GroupNorm": {EPSILON: lambda layer: layer.epsilon, "GroupNorm groups": lambda layer: layer.num_groups},
+        "RMSNorm": {"RMSNorm epsilon": lambda layer: layer.epsilon},
+        "SimpleCell": {"RNN activation": lambda layer: named(layer.activation_fn)},
+        "LSTMCell": gates("LSTM", "activation_fn", "gate_fn"),
+        "OptimizedLSTMCell": gates("LSTM", "activation_fn", "gate_fn"),
+        "GRUCell": gates("GRU", "activation_fn", "gate_fn"),
+    }
+
+    def class_of(self, module: Any) -> str:
+        found = super().class_of(module)
+        if found == "ConvTranspose":
+            return f"ConvTranspose(transpose_kernel={bool(module.transpose_kernel)})"
+        if found == "Einsum":
+            return found if module.einsum_str and is_dense(module.einsum_str) else "Einsum(other equation)"
+        return found
+
+    def to_numpy(self, value: Any) -> Array | None:
+        import jax
+
+        if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray):
+            return None  # a tracer: within a scan
+        return np.array(value)

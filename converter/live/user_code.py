@@ -1,0 +1,67 @@
+"""Nets of the user's own code by name: ``package.module:Net``, a class, a function that makes a net, or a net."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from typing import Any
+
+import numpy as np
+
+from converter.errors import ConversionError
+from converter.live import open_net
+from converter.tensors import DTYPES, Array
+
+_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def is_name(text: object) -> bool:
+    """Whether it names something in a module, and no file."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None and not os.path.exists(text)
+
+
+def net_of(name: str) -> object:
+    """Import it (from the current folder, too), and call it without arguments unless it is a net already.
+
+    This runs the user's own code, as the user asks for. Raises ConversionError for whatever goes wrong there.
+    """
+    module, _, path = name.partition(":")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+        return found() if isinstance(found, type) or not _is_net(found) else found
+    except Exception as error:
+        raise ConversionError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _is_net(value: object) -> bool:
+    try:
+        open_net(value)
+    except ConversionError:
+        return False
+    return True
+
+
+def example_inputs(texts: tuple[str, ...]) -> tuple[Array, ...]:
+    """``2,20`` -> random normal numbers of that shape (the same at each run); ``2,7:int64`` -> zeros and ones.
+
+    Raises ConversionError for a text that says no shape.
+    """
+    return tuple(_example(text, np.random.default_rng(number)) for number, text in enumerate(texts))
+
+
+def _example(text: str, rng: np.random.Generator) -> Array:
+    shape, _, dtype = text.partition(":")
+    name = dtype or "float32"
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", shape) or name not in DTYPES:
+        raise ConversionError(f"'{text}' is no example input. Say its shape, like 2,20 or 2,3,32,32, or 2,7:int64.")
+    sizes = [int(size) for size in shape.split(",")]
+    if DTYPES[name].kind in "biu":
+        return rng.integers(0, 2, sizes).astype(DTYPES[name])
+    return rng.normal(size=sizes).astype(DTYPES[name])
