@@ -245,7 +245,7 @@ class _Job:
     def run(self, side: Side, stack: ExitStack) -> Report:
         if self.resume and self.limit is None:
             raise ConversionError("Only shards can be resumed. Say --max-shard-size 5GB too, or leave --resume out.")
-        clone = clone_of(self.like, stack, self.target, self.inputs) if self.like is not None else None
+        clone = clone_of(self.like, stack, self.target.name, self.inputs) if self.like is not None else None
         form, path = self._place(side, clone)
         refuse_existing(path, form, side.path, self.force)
         plan = self._plan(side, clone, form)

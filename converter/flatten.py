@@ -57,14 +57,10 @@ def flattened(
     found, doubts = guesses(chain, said, basis)
     found = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in found]
     found = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in found]
-    if rules.schema is not None or not rules.flatten_fix:
-        why = "the schema says no more" if rules.flatten_fix else "--no-flatten-fix"
-        found = [item if (item.path, item.side) in said else _declined(item, why) for item in found]
-        found += [_declined(doubt, why) for doubt in doubts]
-    else:
+    if rules.flatten_fix:
         problems += [f"{doubt.problem} {_remedy(doubt)}" for doubt in doubts]
-    if not rules.flatten_fix:
-        found = [_declined(item, "--no-flatten-fix") for item in found]
+    else:
+        found = [_declined(item) for item in (*found, *doubts)]
     by_path: dict[str, list[Flattened]] = {}
     for item in found:
         if item.channels or item.parts:
@@ -82,10 +78,10 @@ def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[La
     nets = {"source": source, "clone": target}
     for side, net in nets.items():
         calls = net.observed.calls if net.observed else {}
-        paths = [(pair.source if side == "source" else pair.target).path for pair in pairs]
-        if calls.keys() >= {path for path in paths if net.by_path[path].kind != "parameter"}:
-            called = sorted(zip(paths, pairs, strict=True), key=lambda found: calls.get(found[0], -1))
-            return [_of_both(pair) for _, pair in called], f"the order in which the {side} calls its layers"
+        layers = [pair.source if side == "source" else pair.target for pair in pairs]
+        if net.observed and calls.keys() >= {layer.path for layer in layers if layer.kind != "parameter"}:
+            called = sorted((calls.get(layer.path, -1), i) for i, layer in enumerate(layers))
+            return [_of_both(pairs[i]) for _, i in called], f"the order in which the {side} calls its layers"
     first = sorted(nets, key=lambda name: framework(nets[name].framework).channels_last)
     side = next((name for name in first if nets[name].ordered), "")
     places = {spec.name: i for i, layer in enumerate(nets[side or "source"].layers) for spec in layer.tensors}
@@ -141,8 +137,9 @@ def _said(chain: Sequence[Layer], rules: Rules) -> tuple[dict[tuple[str, str], i
     return said, parts, problems
 
 
-def _declined(item: Flattened, why: str) -> Flattened:
-    return item if not item.channels and not item.problem else replace(item, channels=0, reason=why, problem="")
+def _declined(item: Flattened) -> Flattened:
+    stays = not item.channels and not item.parts and not item.problem
+    return item if stays else replace(item, channels=0, parts=(), reason="--no-flatten-fix", problem="")
 
 
 def _remedy(item: Flattened) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from converter.cli_values import mapping
+from converter.cli_values import channels, mapping, numbers
 
 
 @click.group()
@@ -72,9 +72,18 @@ def check(file: str) -> None:
     "--map", "mapping", metavar="SOURCE_LAYER=TARGET_LAYER", multiple=True, callback=mapping, help="As in convert."
 )
 @click.option("--kind", metavar="LAYER=KIND", multiple=True, callback=mapping, help="As in convert.")
+@click.option("--heads", metavar="LAYER=N", multiple=True, callback=numbers, help="As in convert.")
+@click.option("--flatten", metavar="LAYER=C", multiple=True, callback=channels, help="As in convert.")
+@click.option("--unflatten", metavar="LAYER=C", multiple=True, callback=numbers, help="As in convert.")
+@click.option("--example-input", metavar="SHAPE", multiple=True, help="As in convert, for a TARGET package.module:Net.")
 def infer(source: str, target: str, **options: Any) -> None:
-    """Write down how the layers of two files pair, as a schema: infer SOURCE CLONE > mine.yaml"""
+    """Write down how the layers of two nets pair, as a schema: infer SOURCE CLONE > mine.yaml
+
+    TARGET is a file, or package.module:Net of your own code.
+    """
+    from converter.live.user_code import example_inputs
     from converter.schema_infer import infer_schema
 
     options["map"] = options.pop("mapping")
+    options["example_input"] = example_inputs(options["example_input"]) or None
     click.echo(infer_schema(source, target, **options), nl=False)

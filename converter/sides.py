@@ -85,11 +85,11 @@ def opened(
     return Side(title, LIVE, live.framework, found, reader, live.framework_name, live=live)
 
 
-def clone_of(like: StrPath | object, stack: ExitStack, target: Framework, inputs: Inputs) -> Side:
+def clone_of(like: StrPath | object, stack: ExitStack, framework: str | None, inputs: Inputs) -> Side:
     """A clone: a file, a live net, or the name of one in the user's code (see `converter.live.user_code`)."""
     from converter.live.user_code import is_name, net_of
 
-    return opened(net_of(str(like)) if is_name(like) else like, stack, framework=target.name, inputs=inputs)
+    return opened(net_of(str(like)) if is_name(like) else like, stack, framework=framework, inputs=inputs)
 
 
 def turned(inputs: Inputs, given: Framework, wanted: Framework) -> Inputs:

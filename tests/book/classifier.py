@@ -40,8 +40,11 @@ class Gentle(np.random.Generator):
 class BookCase(Case):
     """A case with one net of each flavour, that is made once: random anew, it is another net."""
 
+    def anew(self, flavour: str, net: Any, seed: int) -> Any:
+        return SIDES[flavour].randomise(net, Gentle(np.random.PCG64(seed)))
+
     def random(self, flavour: str, seed: int, target: str = "") -> Any:
-        return SIDES[flavour].randomise(self.nets[flavour](), Gentle(np.random.PCG64(seed)))
+        return self.anew(flavour, self.nets[flavour](), seed)
 
     def run(self, flavour: str, net: Any) -> Array:
         """A linen net is compiled as a whole, which takes a fraction of the time for its operations one by one."""

@@ -1,61 +1,97 @@
-"""Convert the book's nets, by schema alone or by inference alone, and see what the real frameworks make of it."""
+"""Convert the book's nets, by schema or by inference alone, and see what the real frameworks make of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+import contextlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.book.classifier import FLAVOURS
-from tests.parity.sides import SIDES, Array, Case, assert_same
+import converter
+from tests.parity.sides import SIDES, Array, Case, Linen, assert_same, channels_last
 
-#: Runs the command line with these words; raises where it fails.
-Run = Callable[..., object]
+FLAVOURS = ("torch", "keras", "linen", "gluon")
+#: Every framework into every other.
+PAIRS = [(source, target) for source in FLAVOURS for target in FLAVOURS if source != target]
+#: Each framework once as the source and once as the target.
+RING = [*zip(FLAVOURS, (*FLAVOURS[1:], FLAVOURS[0]), strict=True)]
+#: How a conversion is told what is what, and what that is called.
+SCHEMA, FILE, LIVE = "schema", "clone file", "live clone"
+WAYS = (SCHEMA, FILE, LIVE)
+#: Nets with convolutions of as many channels out as in. Neither the files of PyTorch and MXNet nor those of a Flax
+#: Sequential tell whether such a kernel is that of a transposed one, so that the user is asked.
+SQUARE = frozenset({"alexnet", "vgg", "nin", "googlenet", "resnet", "resnext"})
+ALL_PLAIN = ("--kind", "*=conv")
 
 
-@dataclass(frozen=True)
-class Saved:
-    """The file of a net of random weights, and what that net gave."""
+def is_asked(name: str, source: str, target: str) -> bool:
+    """Whether a conversion by a clone's file alone asks for `ALL_PLAIN`."""
+    return name in SQUARE and ("linen" in (source, target)) and "keras" not in (source, target) and source != target
 
+
+@dataclass
+class Made:
+    """A net, that gets other weights before every load; its file, and what it gave then; a clone's file."""
+
+    net: Any
     path: Path
     output: Array
+    like: Path
 
 
 @dataclass
 class Runs:
-    """The conversions of one architecture; every net is saved once for all of them."""
+    """The conversions of one architecture; every net is made and saved once for all of them.
+
+    run: runs the command line with these words; raises where it fails.
+    """
 
     case: Case
     folder: Path
+    run: Callable[..., object] = field(default_factory=lambda: _command_line)
+    _made: dict[str, Made] = field(default_factory=dict)
 
-    @cached_property
-    def sources(self) -> dict[str, Saved]:
-        return {flavour: self._saved(flavour, 1) for flavour in FLAVOURS}
+    def made(self, flavour: str) -> Made:
+        if flavour not in self._made:
+            side = SIDES[flavour]
+            paths = [self.folder / f"{self.case.name}-{flavour}-{what}{side.ending}" for what in ("source", "like")]
+            net = self.case.anew(flavour, self.case.nets[flavour](), 1)
+            side.save(net, paths[0])
+            output = self.case.run(flavour, net)
+            net = self.case.anew(flavour, net, 2)
+            side.save(net, paths[1])
+            self._made[flavour] = Made(net, paths[0], output, paths[1])
+        return self._made[flavour]
 
-    @cached_property
-    def clones(self) -> dict[str, Saved]:
-        return {flavour: self._saved(flavour, 2) for flavour in FLAVOURS}
+    def converted(self, source: str, target: str, way: str, *words: object) -> None:
+        """The file of one framework converted, loaded strictly by the other, gives the same output."""
+        ours, theirs = self.made(source), self.made(target)
+        result = self.folder / f"{self.case.name}-result{SIDES[target].ending}"
+        result.unlink(missing_ok=True)
+        direction = f"{SIDES[source].framework}->{SIDES[target].framework}"
+        if way == LIVE:
+            turned = SIDES[target].last
+            inputs = [channels_last(x) if turned and x.ndim > 3 - self.case.spatial else x for x in self.case.inputs]
+            net = (theirs.net.module, theirs.net.variables) if isinstance(theirs.net, Linen) else theirs.net
+            converter.convert(direction, ours.path, result, like=net, example_input=inputs)
+        else:
+            told = ("--schema", self.case.name) if way == SCHEMA else ("--like", theirs.like)
+            self.run(direction, ours.path, "-o", result, *told, *words)
+        loaded = SIDES[target].load(self.case.anew(target, theirs.net, 3), result)
+        assert_same(self.case.run(target, loaded), ours.output, self.case.tolerance)
 
-    def _saved(self, flavour: str, seed: int) -> Saved:
-        path = self.folder / f"{self.case.name}-{flavour}-{seed}{SIDES[flavour].ending}"
-        net = self.case.random(flavour, seed)
-        SIDES[flavour].save(net, path)
-        return Saved(path, self.case.run(flavour, net))
 
-    def by_schema(self, source: str, target: str, run: Run) -> Path:
-        """With no template: the shipped schema names the layers. The result, which the target loads and computes."""
-        return self._converted(source, target, run, "--schema", self.case.name)
+def _command_line(*words: object) -> None:
+    from converter.cli import program
 
-    def by_inference(self, source: str, target: str, run: Run) -> Path:
-        """With a clone's file and nothing else."""
-        return self._converted(source, target, run, "--like", self.clones[target].path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        program.main([str(word) for word in words], standalone_mode=False)
 
-    def _converted(self, source: str, target: str, run: Run, *words: object) -> Path:
-        ours, theirs = SIDES[source], SIDES[target]
-        given = self.sources[source]
-        result = self.folder / f"{self.case.name}-{source}-{target}-{str(words[0]).strip('-')}{theirs.ending}"
-        run(f"{ours.framework}->{theirs.framework}", given.path, "-o", result, *words)
-        net = self.case.random(target, 3)  # what is not loaded stays as random as it was
-        assert_same(self.case.run(target, theirs.load(net, result)), given.output, self.case.tolerance)
-        return result
+
+def all_cases() -> Mapping[str, Case]:
+    """Every net of the book, by the name of its schema."""
+    from tests.book import convolutional, sequences, transformers
+
+    return {**convolutional.CASES, **sequences.CASES, **transformers.CASES}

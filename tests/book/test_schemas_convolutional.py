@@ -13,20 +13,11 @@ import pytest
 import torch
 
 import converter
-from tests.book.classifier import FLAVOURS
+from tests.book.checks import check, every_way
 from tests.book.convolutional import CASES, OTHER_SIZES
-from tests.book.runs import Runs
+from tests.book.runs import FLAVOURS, RING, SCHEMA, Runs
 from tests.command import ok, run
 from tests.parity.sides import SIDES, Case, assert_same
-
-PAIRS = [
-    pytest.param(name, source, target, id=f"{name}-{source}-{target}")
-    for name in CASES
-    for source in FLAVOURS
-    for target in FLAVOURS
-]
-#: Each framework once as the source and once as the target.
-RING = [*zip(FLAVOURS, (*FLAVOURS[1:], FLAVOURS[0]), strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +26,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
     return {name: Runs(case, folder) for name, case in CASES.items()}
 
 
-@pytest.mark.parametrize(("name", "source", "target"), PAIRS)
-def test_by_schema_alone(
-    runs: dict[str, Runs], name: str, source: str, target: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs[name].by_schema(source, target, lambda *words: ok(capsys, *words))
-
-
-@pytest.mark.parametrize(("name", "source", "target"), PAIRS)
-def test_by_inference_alone(
-    runs: dict[str, Runs], name: str, source: str, target: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs[name].by_inference(source, target, lambda *words: ok(capsys, *words))
+@pytest.mark.parametrize(("name", "source", "target", "way"), every_way(CASES))
+def test_every_pair(runs: dict[str, Runs], name: str, source: str, target: str, way: str) -> None:
+    check(runs[name], source, target, way)
 
 
 @pytest.mark.parametrize("case", OTHER_SIZES, ids=lambda case: case.name)
-def test_a_schema_is_of_any_size(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_schema_is_of_any_size(case: Case, tmp_path: Path) -> None:
     """Other numbers of stages and of blocks in each."""
     runs = Runs(case, tmp_path)
     for source, target in RING:
-        runs.by_schema(source, target, lambda *words: ok(capsys, *words))
+        runs.converted(source, target, SCHEMA)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -62,7 +44,7 @@ def test_around_through_all_frameworks_every_bit_comes_back(
     runs: dict[str, Runs], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the converter wrote it also reads: PyTorch, Keras, Flax, MXNet, neutral, PyTorch."""
-    given = path = runs[name].sources["torch"].path
+    given = path = runs[name].made("torch").path
     way = [*(SIDES[flavour] for flavour in FLAVOURS[1:]), None, SIDES["torch"]]
     framework = "torch"
     for i, side in enumerate(way):
@@ -114,9 +96,9 @@ def test_every_tensor_counts(name: str) -> None:
 def test_a_schema_that_counts_fills_and_verifies_live_nets(runs: dict[str, Runs], target: str) -> None:
     made, case, side = runs["vgg"], CASES["vgg"], SIDES[target]
     clone = case.random(target, 3)
-    filled = side.back(clone, converter.load_into(side.live(clone), made.sources["torch"].path, schema="vgg"))
-    assert_same(case.run(target, filled), made.sources["torch"].output)
-    given = SIDES["torch"].load(case.random("torch", 3), made.sources["torch"].path)
+    filled = side.back(clone, converter.load_into(side.live(clone), made.made("torch").path, schema="vgg"))
+    assert_same(case.run(target, filled), made.made("torch").output)
+    given = SIDES["torch"].load(case.random("torch", 3), made.made("torch").path)
     live = (filled.module, filled.variables) if target == "linen" else filled
     assert converter.verify(given, live, case.inputs[0], schema="vgg").ok
 
@@ -125,8 +107,8 @@ def test_a_schema_that_counts_verifies_files(
     runs: dict[str, Runs], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, other, result = (
-        runs["vgg"].sources["torch"].path,
-        runs["vgg"].clones["keras"].path,
+        runs["vgg"].made("torch").path,
+        runs["vgg"].made("keras").like,
         tmp_path / "vgg.weights.h5",
     )
     ok(capsys, "torch->tensorflow", source, "-o", result, "--schema", "vgg")

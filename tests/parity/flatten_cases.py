@@ -110,7 +110,7 @@ CASES = (
         "!relu",
         "!flatten",
         linear("f1", 96, 96, flatten=8),
-        linear("f2", 96, 5),
+        linear("f2", 96, 5, flatten=0),
     ),
     row(
         "batch norm behind flatten",

@@ -251,6 +251,10 @@ class Case:
         """A channels-first and a channels-last file into a live net of every flavour."""
         return [(source, target) for source in ("torch", "linen") if source in self.nets for target in self.nets]
 
+    def anew(self, flavour: str, net: Any, seed: int) -> Any:
+        """The net with other random weights."""
+        return SIDES[flavour].randomise(net, np.random.default_rng(seed))
+
     def random(self, flavour: str, seed: int, target: str = "") -> Any:
         """A net of random weights; ``target``: the flavour that it is going to be converted into."""
         return SIDES[flavour].randomise(self.nets[flavour](), np.random.default_rng(seed))
