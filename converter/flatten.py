@@ -82,9 +82,9 @@ def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[La
     nets = {"source": source, "clone": target}
     for side, net in nets.items():
         calls = net.observed.calls if net.observed else {}
-        paths = [(pair.source if side == "source" else pair.target).path for pair in pairs]
-        if calls.keys() >= {path for path in paths if net.by_path[path].kind != "parameter"}:
-            called = sorted(zip(paths, pairs, strict=True), key=lambda found: calls.get(found[0], -1))
+        layers = [pair.source if side == "source" else pair.target for pair in pairs]
+        if calls.keys() >= {layer.path for layer in layers if layer.kind != "parameter"}:
+            called = sorted(zip(layers, pairs, strict=True), key=lambda found: calls.get(found[0].path, -1))
             return [_of_both(pair) for _, pair in called], f"the order in which the {side} calls its layers"
     first = sorted(nets, key=lambda name: framework(nets[name].framework).channels_last)
     side = next((name for name in first if nets[name].ordered), "")
