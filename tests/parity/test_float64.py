@@ -94,12 +94,18 @@ def pairs(case: Case) -> list[tuple[str, str]]:
 
 @pytest.fixture(autouse=True)
 def double_precision() -> Iterator[None]:
-    for library in (keras, tf_keras):
-        library.backend.set_floatx("float64")
+    _keras_makes("float64")
     with jax.enable_x64(True):
         yield
+    _keras_makes("float32")
+
+
+def _keras_makes(dtype: str) -> None:
+    """Nets of that dtype; the policy is kept from the first net on, so that floatx alone would do nothing."""
+    keras.config.set_dtype_policy(dtype)
+    tf_keras.mixed_precision.set_global_policy(dtype)
     for library in (keras, tf_keras):
-        library.backend.set_floatx("float32")
+        library.backend.set_floatx(dtype)
 
 
 def test_every_case_is_there() -> None:

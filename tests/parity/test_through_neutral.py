@@ -17,6 +17,7 @@ from tests.parity.sides import MAIN, SIDES, Case, every
 #: What a schema would say of cases without one.
 SAID = {
     "bare parameters": ("--kind", "token=parameter", "--kind", "layer_scale=parameter"),
+    "dense over three axes": ("--kind", "last=dense_2_to_3"),
     "separable1d": ("--kind", "both*=conv"),
     "separable2d": ("--kind", "both*=conv"),
     "prelu per channel": ("--kind", "conv=conv", "--kind", "act=prelu"),

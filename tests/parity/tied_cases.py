@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -131,4 +132,28 @@ WITH_BIAS = Case(
     },
     (TOKENS,),
 )
-CASES = (TIED, WITH_BIAS)
+
+
+class TorchBias(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.empty(WORDS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.bias
+
+
+class TorchAttending(torch.nn.Module):
+    """As in Keras and Flax: the output is the embedding, and a bias in a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.fc = torch.nn.Embedding(WORDS, WIDTH), torch.nn.Linear(WIDTH, WIDTH)
+        self.out = TorchBias()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.fc(self.emb(x))) @ self.emb.weight.T)
+
+
+LONE_BIAS = replace(WITH_BIAS, name="output of a bias alone", nets={**WITH_BIAS.nets, "torch": TorchAttending})
+CASES = (TIED, WITH_BIAS, LONE_BIAS)
