@@ -262,8 +262,9 @@ class Walk:
         """What gives just so many features, and whether nothing else would be believed."""
         if self.tips:
             sums = {self._sum(count) for count in range(2, len(self.tips) + 1)}
-            last = self.nodes[self._place(self.tips[-1].path)].sizes
-            beside = features - last.outputs == last.inputs != last.outputs  # what it takes, and what it makes of it
+            convs = [node.sizes for node in self.nodes if node.sizes.role == "channels"]
+            joined = {sizes.inputs for sizes in convs} - {sizes.outputs for sizes in convs}  # as in a DenseNet
+            beside = features - self.tips[-1].channels in joined
             if features in sums or beside:
                 return "the channels of several layers side by side", True
         if features in self.outs:

@@ -136,6 +136,11 @@ def test_concatenated_and_pooled() -> None:
     assert positive(answers(*densenet(12, 4, 4, 4))) == {}
 
 
+def test_twice_the_channels_are_two_places_and_not_two_layers() -> None:
+    assert answers(conv(3, 7), linear(14, 5)) == {"1": 7}
+    assert answers(conv(3, 32), conv(32, 16), linear(48, 5)) == {"2": 16}
+
+
 def test_concatenated_and_flattened_or_without_an_order_is_asked() -> None:
     last = str(len(GOOGLENET))
     assert answers(*GOOGLENET, linear(1024 * 4, 10))[last] == "?"
