@@ -35,5 +35,22 @@ def test_the_first_layers_are_reused_and_frozen(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_any_file_goes_into_any_net(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "any_file_into_any_net.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    flatten, *lines = done.stdout.splitlines()
+    assert flatten.startswith(
+        "flatten: the 128 inputs of head are 8 flattened channels (as a forward of the net showed)"
+    )
+    assert lines == [
+        "PyTorch, Flax: equal",
+        "Flax, Keras: equal",
+        "Keras, PyTorch: equal",
+        "the first layer that differs: body.2",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
 def test_there_is_a_walk_for_each_framework() -> None:
     assert {path.stem.removeprefix("file_io_") for path in WALKS} == set(FILES)
