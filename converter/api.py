@@ -15,12 +15,13 @@ from converter.checklist import checklist, differences, pairs
 from converter.direction import parse_direction
 from converter.errors import ConversionError, MatchError
 from converter.execute import Pace, compute, execute
-from converter.formats import Format
+from converter.formats import Format, Reader
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
+from converter.joined import WithClone
 from converter.live.run import as_arrays
 from converter.output import choose_format, choose_path, in_shards, own_framework, parse_size, refuse_existing
-from converter.plan import Plan, plan_into, plan_new
+from converter.plan import KEPT, Plan, plan_into, plan_new
 from converter.report import Report
 from converter.rules import Rules
 from converter.schema_net import for_net
@@ -59,6 +60,7 @@ def convert(
     progress: Callable[[int, int], None] | None = None,
     strict: bool = False,
     ignore: Iterable[str] = (),
+    allow_missing: Iterable[str] = (),
     dry_run: bool = False,
     force: bool = False,
     certificate: StrPath | None = None,
@@ -86,6 +88,8 @@ def convert(
     alone. workers: threads. progress: called with the bytes written so far and all. None of them changes the result.
     resume: keep the complete shards when it is stopped, and go on from there when called so again.
     strict: accept only pairings by schema, map or the same name. ignore: patterns of source layers to leave out.
+    allow_missing: patterns of layers of the clone that stay as they are there if the source has nothing for them (of a
+    schema: that the source may lack).
     dry_run: plan and report, but write nothing. force: overwrite an existing output.
     certificate: write down there what was read, done and written (see `converter.check_certificate`).
     Raises ConversionError; then nothing was written.
@@ -96,7 +100,7 @@ def convert(
     way = parse_direction(direction)
     job = _Job(
         way.target,
-        Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore),
+        Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore, allow_missing),
         output,
         like,
         _inputs(example_input),
@@ -114,7 +118,7 @@ def convert(
             source, stack, framework=way.source.name, step=step, key=key, verify=verify, names_from=names_from
         )
         if certificate is not None:
-            refuse_certificate(certificate, force, dry_run)
+            refuse_certificate(certificate, force, dry_run, like)
         report = job.run(side, stack)
         if certificate is not None:
             assert side.weights is not None
@@ -141,6 +145,7 @@ def save(
     max_shard_size: int | str | None = None,
     strict: bool = False,
     ignore: Iterable[str] = (),
+    allow_missing: Iterable[str] = (),
     force: bool = False,
 ) -> Report:
     """Save a live net of any framework in any format: ``save(net, "mlp.msgpack")`` writes a Flax file of a torch net.
@@ -156,7 +161,7 @@ def save(
         side = opened(net, stack, inputs=inputs)
         job = _Job(
             framework_of(to) if to is not None else own_framework(path, format, side.framework),
-            Rules.of(schema, map, (), kind, heads, flatten, unflatten, flatten_fix, ignore),
+            Rules.of(schema, map, (), kind, heads, flatten, unflatten, flatten_fix, ignore, allow_missing),
             path,
             like,
             inputs,
@@ -188,6 +193,7 @@ def load_into(
     verify: bool = True,
     strict: bool = False,
     ignore: Iterable[str] = (),
+    allow_missing: Iterable[str] = (),
 ) -> _Net:
     """Fill a live net from a weight file of any framework or from another live net, and return it.
 
@@ -204,7 +210,7 @@ def load_into(
     defaults of its framework: the epsilon of a BatchNorm, say, which weights do not carry.
     Tensors that are stored as the net wants them are mapped, the others in memory until all are there.
     """
-    rules = Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore)
+    rules = Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore, allow_missing)
     inputs = _inputs(example_input)
     with ExitStack() as stack:
         clone = opened(net, stack, inputs=inputs)
@@ -216,7 +222,7 @@ def load_into(
             given = opened(source, stack, inputs=turned(inputs, clone.framework, given.framework)) if inputs else given
         plan = _planned(given, goal_of(clone, None, rules.schema is not None), rules, strict)
         # all of them before the first is set: a damaged tensor must not leave the net half filled
-        tensors = [(step.target.name, compute(step, given.reader.read)) for step in plan.steps]
+        tensors = [(s.target.name, compute(s, given.reader.read)) for s in plan.steps if s.reason != KEPT]
         paired = pairs(plan.steps, clone.net)
         for found in differences(paired, given.origin, clone.framework.name, given.settings(), clone.settings() or {}):
             warnings.warn(found, stacklevel=2)
@@ -248,12 +254,12 @@ class _Job:
         clone = clone_of(self.like, stack, self.target.name, self.inputs) if self.like is not None else None
         form, path = self._place(side, clone)
         refuse_existing(path, form, side.path, self.force)
-        plan = self._plan(side, clone, form)
+        plan, reader = self._plan(side, clone, form)
         if self.dtype is not None:
             plan = cast(plan, self.dtype)
         overflowed: Mapping[str, int] = {}
         if not self.dry_run:
-            overflowed = execute(plan, side.reader, form, path, self.limit, self.pace, self.resume)
+            overflowed = execute(plan, reader, form, path, self.limit, self.pace, self.resume)
         checks = checklist(plan.steps, side.origin, self.target.name)
         written = not self.dry_run
         return Report(side.title, side.format_title, str(path), form.title, plan, written, checks, overflowed)
@@ -266,14 +272,18 @@ class _Job:
             form, output = in_shards(form, output)
         return form, choose_path(side.path or Path(side.title), output, form)
 
-    def _plan(self, side: Side, clone: Side | None, form: Format) -> Plan:
+    def _plan(self, side: Side, clone: Side | None, form: Format) -> tuple[Plan, Reader]:
+        """The plan, and what reads its sources."""
         if clone is None and side.live is not None and side.framework is self.target:
             clone = side  # as the framework itself would write it
         if clone is not None:
-            return _planned(side, goal_of(clone, form, self.rules.schema is not None), self.rules, self.strict)
+            goal = goal_of(clone, form, self.rules.schema is not None)
+            plan = _planned(side, goal, self.rules, self.strict)
+            keeps = goal.net.read and any(step.reason == KEPT for step in plan.steps)
+            return plan, WithClone(side.reader, goal.net.read) if goal.net.read and keeps else side.reader
         try:
             rules = for_net(self.rules, side.net)
-            return plan_new(rules.applied(side.net), side.contents, self.target, form.name, rules)
+            return plan_new(rules.applied(side.net), side.contents, self.target, form.name, rules), side.reader
         except MatchError as error:
             raise _placed(error, side) from None
 

@@ -27,7 +27,8 @@ from converter.equality import digest
 from converter.errors import ConversionError, FormatError, OutputError
 from converter.execute import compute
 from converter.formats.atomic import discard, disk, partial_path, publish
-from converter.plan import Plan
+from converter.live.user_code import is_name
+from converter.plan import KEPT, Plan
 from converter.report import Report
 from converter.tensors import Array
 from converter.weights import StrPath, Weights, read
@@ -115,8 +116,12 @@ class Check:
 # -- making ---------------------------------------------------------------------------------------------------------
 
 
-def refuse_certificate(path: StrPath, force: bool, dry_run: bool) -> None:
-    """Before anything is written: raises OutputError when the certificate exists, ConversionError for a dry run."""
+def refuse_certificate(path: StrPath, force: bool, dry_run: bool, like: object) -> None:
+    """Before anything is written: raises OutputError when the certificate exists, ConversionError for a dry run, and
+    for a clone that is no file.
+    """
+    if is_name(like) or not isinstance(like, str | os.PathLike | None):
+        raise ConversionError("a certificate is of files, which can be checked again: give a file of the clone")
     if dry_run:
         raise ConversionError("A dry run writes nothing that a certificate could speak of. Leave --certificate out.")
     if os.path.exists(path) and not force:
@@ -225,14 +230,15 @@ def _replayed(plan: Plan, source: Weights, target: Weights) -> tuple[tuple[_Plan
     planned, problems = [], []
     stored = _stored(target, plan)
     for step in plan.steps:
-        wanted = digest(compute(step, source.reader.read))
-        planned.append(_planned(step, wanted))
         try:
             found = digest(stored(step.target.name))
         except KeyError:
             problems.append(f"{target.path}: has no tensor '{step.target.name}'")
-            continue
-        if found != wanted:
+            found = ""
+        # what stays as it is in the clone is known by its hash alone
+        wanted = found if step.reason == KEPT else digest(compute(step, source.reader.read))
+        planned.append(_planned(step, wanted))
+        if found and found != wanted:
             problems.append(
                 f"{target.path}: '{step.target.name}' is not what the plan makes of the source: "
                 f"its xxh3-128 is {found}, not {wanted}"

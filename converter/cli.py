@@ -129,6 +129,12 @@ def program() -> None:
 @click.option(
     "--ignore", metavar="PATTERN", multiple=True, help="Leave out the source layers of this pattern. Repeatable."
 )
+@click.option(
+    "--allow-missing",
+    metavar="PATTERN",
+    multiple=True,
+    help="Layers of the clone that stay as they are there, where the source has nothing for them. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done and why, and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--certificate", metavar="PATH", help="Write down what was read, done and written; `verify` checks it.")
@@ -160,6 +166,7 @@ def convert(
     workers: int | None,
     strict: bool,
     ignore: tuple[str, ...],
+    allow_missing: tuple[str, ...],
     dry_run: bool,
     force: bool,
     certificate: str | None,
@@ -200,6 +207,7 @@ def convert(
             progress=progress,
             strict=strict,
             ignore=ignore,
+            allow_missing=allow_missing,
             dry_run=dry_run,
             force=force,
             certificate=certificate,

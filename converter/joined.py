@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 from converter.formats import Contents, Reader
 from converter.live import LiveNet
@@ -25,6 +26,26 @@ class LiveReader(Reader):
 
     def read(self, name: str) -> Array:
         return self._live.read(name)
+
+
+class WithClone(Reader):
+    """A source, and behind it the clone, whose tensors are called as `converter.plan.kept` says."""
+
+    def __init__(self, source: Reader, clone: Callable[[str], Array]) -> None:
+        super().__init__(source.path)
+        self._source, self._clone = source, clone
+        self._one = Lock()
+        self.parallel = source.parallel
+
+    @cached_property
+    def contents(self) -> Contents:
+        return self._source.contents
+
+    def read(self, name: str) -> Array:
+        if not name.startswith("\0"):
+            return self._source.read(name)
+        with self._one:
+            return self._clone(name[1:])
 
 
 class JoinedReader(Reader):

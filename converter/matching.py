@@ -18,8 +18,8 @@ from converter.fit import agreements, disagreement, noted, shapes
 from converter.formats.base import LeftOut
 from converter.layers import Layer, Net, join_path
 from converter.patterns import Indices, indices_of, letters
-from converter.rules import Rules, narrowed, with_size, without_compiled
-from converter.schema import Schema, SchemaLayer
+from converter.rules import Rules, covers, narrowed, with_size, without_compiled
+from converter.schema import SchemaLayer
 from converter.structure import Naming, in_turn, numbered_alike, same_tails
 from converter.tied import Ties, tied_to, twins
 from converter.tree import Alignment
@@ -38,6 +38,15 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Matched:
+    """The pairs; what is tied to one of them; and the target layers that the source lacks and may lack."""
+
+    pairs: tuple[Pair, ...]
+    ties: Ties
+    kept: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
 class Renaming:
     """A source layer and the path that it gets in a file made without a template."""
 
@@ -48,13 +57,13 @@ class Renaming:
 
 def match(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[Pair, ...]:
     """Pair every layer of the target with one of the source. Raises MatchError with all problems."""
-    return match_tied(source, target, rules, strict)[0]
+    return match_all(source, target, rules, strict).pairs
 
 
-def match_tied(source: Net, target: Net, rules: Rules, strict: bool = False) -> tuple[tuple[Pair, ...], Ties]:
-    """`match`, and what has no pair because it is tied to something that has. Raises MatchError with all problems."""
+def match_all(source: Net, target: Net, rules: Rules, strict: bool = False) -> Matched:
+    """`match`, and what has no pair and needs none. Raises MatchError with all problems."""
     work = _Matching(as_there(source, target), as_there(target, source))
-    work.by_schema(rules.schema)
+    work.by_schema(rules)
     work.by_map(rules)
     work.by_name(lambda path: path, lambda path: path)
     work.by_name(plain_names(source), plain_names(target))
@@ -63,6 +72,7 @@ def match_tied(source: Net, target: Net, rules: Rules, strict: bool = False) -> 
     work.by_elimination()
     work.by_position()
     work.by_elimination(anywhere=True)
+    work.let_go(rules)
     ties = work.tied()
     work.finish()
     if strict:
@@ -75,14 +85,15 @@ def match_tied(source: Net, target: Net, rules: Rules, strict: bool = False) -> 
                 ]
             )
     order = {layer.path: i for i, layer in enumerate(work.target.layers)}
-    return tuple(sorted(work.pairs, key=lambda pair: order[pair.target.path])), ties
+    pairs = sorted(work.pairs, key=lambda pair: order[pair.target.path])
+    return Matched(tuple(pairs), ties, tuple(work.kept))
 
 
 def rename(source: Net, framework_name: str, rules: Rules) -> tuple[Renaming, ...]:
     """The path of every source layer in a new file: by schema, by --map, or as it is. Raises MatchError."""
     renamed: dict[str, Renaming] = {}
     problems: list[str] = []
-    for found in _by_entry(rules.schema, source, problems):
+    for found in _by_entry(rules, source, problems):
         path = found.entry.spelled(framework_name, found.indices)[0]
         renamed[found.layer.path] = Renaming(found.layer, path, SCHEMA)
     problems += unused_rules(source, rules)
@@ -122,10 +133,12 @@ class _Matching:
         self.pairs: list[Pair] = []
         #: path -> the modules around it that belong together, of source and target (see `Alignment`)
         self.places: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
+        #: target layers that nothing in the source is for, and that may stay as they are
+        self.kept: list[Layer] = []
         self.problems: list[str] = []
 
-    def by_schema(self, schema: Schema | None) -> None:
-        for found in _by_entry(schema, self.source, self.problems):
+    def by_schema(self, rules: Rules) -> None:
+        for found in _by_entry(rules, self.source, self.problems):
             theirs = _first(self.target, found.entry.spelled(self.target.framework, found.indices))
             if theirs is not None and theirs.path in self.free_targets:
                 chosen = narrowed(theirs, found.entry.kind)
@@ -205,6 +218,18 @@ class _Matching:
 
     def _in_one_place(self, source: Layer, target: Layer) -> bool:
         return self.places[0].get(source.path) == self.places[1].get(target.path)
+
+    def let_go(self, rules: Rules) -> None:
+        """Take away what the source may lack, and lacks."""
+        self.kept = [layer for path, layer in self.free_targets.items() if rules.may_miss(path)]
+        for layer in self.kept:
+            del self.free_targets[layer.path]
+        known = (*self.target.by_path, *(entry.path for entry in (rules.schema.layers if rules.schema else ())))
+        self.problems += [
+            f"--allow-missing {pattern}: no layer of the clone is called so. It has {listed(self.target.by_path)}."
+            for pattern in rules.allow_missing
+            if not any(covers(pattern, path) for path in known)
+        ]
 
     def tied(self) -> Ties:
         """Take away the layers that are equal to paired ones, bit for bit."""
@@ -286,13 +311,13 @@ class _Found:
     indices: Indices
 
 
-def _by_entry(schema: Schema | None, source: Net, problems: list[str]) -> list[_Found]:
+def _by_entry(rules: Rules, source: Net, problems: list[str]) -> list[_Found]:
     """Every layer of the source that the schema knows, in its order; what speaks against it goes to ``problems``."""
     result: list[_Found] = []
     owner: dict[str, SchemaLayer] = {}
-    for entry in schema.layers if schema else ():
+    for entry in rules.schema.layers if rules.schema else ():
         found = _layers_of(entry, source)
-        if not found and not entry.optional:
+        if not found and not entry.optional and not rules.may_miss(entry.path):
             problems.append(_not_in_source(source, entry))
         for layer, indices in found:
             other = owner.setdefault(layer.path, entry)

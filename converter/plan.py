@@ -15,14 +15,17 @@ from converter.frameworks.attention import with_projections
 from converter.frameworks.base import Framework
 from converter.fused import part_name, part_of, whole
 from converter.layers import KINDS, UNKNOWN, Layer, Net
-from converter.matching import SAME_NAME, Pair, Renaming, match_tied, rename
+from converter.matching import SAME_NAME, Pair, Renaming, match_all, rename
 from converter.ops import Cast
 from converter.pieces import in_pieces, normalisations, wrapped
 from converter.rules import Rules
 from converter.tensors import DType, TensorSpec, is_float
 from converter.tied import aliases, loosened, tied_to
 
-__all__ = ["Plan", "Step", "plan_into", "plan_new", "respelled"]
+#: The reason of a step that hands on what the clone has. What it reads is called as `kept` says.
+KEPT = "as it is in the clone (--allow-missing)"
+
+__all__ = ["KEPT", "Plan", "Step", "plan_into", "plan_new", "respelled"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
     source = _without_idle(source, target.framework)
     (source, repeated), (target, repeating) = loosened(source, target), loosened(target, source)
-    pairs, ties = match_tied(source, target, rules, strict)
+    matched = match_all(source, target, rules, strict)
     same_framework = source.framework == target.framework
-    fixed, pairs, problems = flattened(source, target, [_kept(pair, same_framework) for pair in pairs], rules)
+    fixed, pairs, problems = flattened(
+        source, target, [_in_form(pair, same_framework) for pair in matched.pairs], rules
+    )
     problems += [wrapped(pair.target) for pair in pairs if normalisations(pair.target)]
     settled: list[Settled] = []
     for pair in pairs:
@@ -54,13 +59,21 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
         else:
             settled += _settled(pair, found[0])
     steps = {step.target.name: step for step in _assembled(settled, problems)}
-    for name, twin in {**ties.copies, **repeating}.items():
+    for name, twin in {**matched.ties.copies, **repeating}.items():
         steps[name] = replace(steps[twin], target=replace(steps[twin].target, name=name), reason=tied_to(twin))
+    for layer in matched.kept:
+        for spec in layer.tensors:
+            steps[spec.name] = Step(layer.path, layer.kind, (kept(spec),), (), spec, KEPT)
     ordered = tuple(steps[spec.name] for spec in template.specs if spec.name in steps)
     specs = tuple(step.target for step in ordered)
     again = (LeftOut(name, tied_to(twin)) for name, twin in repeated.items())
-    left_out = (*_left_out(source, ordered), *again, *ties.left_out)
+    left_out = (*_left_out(source, ordered), *again, *matched.ties.left_out)
     return Plan(ordered, replace(template, specs=specs, left_out=()), left_out, fixed)
+
+
+def kept(spec: TensorSpec) -> TensorSpec:
+    """A tensor of the clone as a source; its name is none of a file."""
+    return replace(spec, name=f"\0{spec.name}")
 
 
 def _without_idle(source: Net, framework_name: str) -> Net:
@@ -73,7 +86,7 @@ def _without_idle(source: Net, framework_name: str) -> Net:
     return replace(source, layers=kept, left_out=(*source.left_out, *left_out))
 
 
-def _kept(pair: Pair, same_framework: bool) -> Pair:
+def _in_form(pair: Pair, same_framework: bool) -> Pair:
     """A normalised kernel stays in its pieces where the clone has the same."""
     ours, theirs = normalisations(pair.source), normalisations(pair.target)
     if not ours or ours != theirs or not same_framework:

@@ -67,7 +67,7 @@ def _step_dict(step: Step) -> dict[str, Any]:
     return {
         "layer": step.layer,
         "kind": step.kind,
-        "sources": [shape_dict(spec) for spec in step.sources],
+        "sources": [{**shape_dict(spec), "name": _name(spec)} for spec in step.sources],
         "target": shape_dict(step.target),
         "done": [str(op) for op in step.ops],
         "reason": step.reason,
@@ -75,4 +75,9 @@ def _step_dict(step: Step) -> dict[str, Any]:
 
 
 def _named(spec: TensorSpec) -> str:
-    return f"{spec.name} {spec.shape}"
+    return f"{_name(spec)} {spec.shape}"
+
+
+def _name(spec: TensorSpec) -> str:
+    """What stays as it is in the clone (see `converter.plan.kept`) has a name that is none."""
+    return spec.name.replace("\0", "clone: ")

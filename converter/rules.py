@@ -33,7 +33,7 @@ class Rules:
     kinds, heads, flatten: pattern of paths -> the kind or form of those layers, the number of heads, the channels
     before the flatten (0: there was none; or those of several tensors, see `flatten_parts`); unflatten: those that the
     outputs of a layer become. flatten_fix: whether any is looked for at all.
-    ignore: patterns of source layers to leave out.
+    ignore: patterns of source layers to leave out. allow_missing: patterns of layers that the source may lack.
     """
 
     schema: Schema | None = None
@@ -45,6 +45,7 @@ class Rules:
     flatten_fix: bool = True
     ignore: tuple[str, ...] = ()
     unflatten: Mapping[str, int] = field(default_factory=dict)
+    allow_missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mapping", expanded(self.mapping))
@@ -61,6 +62,7 @@ class Rules:
         unflatten: Mapping[str, int] | None = None,
         flatten_fix: bool = True,
         ignore: Iterable[str] = (),
+        allow_missing: Iterable[str] = (),
     ) -> Rules:
         """From the arguments of `converter.convert`. Raises ConversionError for a schema that is none."""
         return cls(
@@ -73,7 +75,12 @@ class Rules:
             flatten_fix,
             tuple(ignore),
             dict(unflatten or {}),
+            tuple(allow_missing),
         )
+
+    def may_miss(self, path: str) -> bool:
+        """Whether the source may lack the layer that the clone or the schema calls so."""
+        return any(covers(pattern, path) for pattern in self.allow_missing)
 
     def settled(self, clone: Net) -> Net:
         """The clone with all that was said of it. Raises MatchError."""
