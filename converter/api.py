@@ -19,12 +19,14 @@ from converter.formats import Format, Reader
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
 from converter.joined import WithClone
+from converter.layers import Net
 from converter.live.run import as_arrays
 from converter.output import choose_format, choose_path, in_shards, own_framework, parse_size, refuse_existing
 from converter.plan import KEPT, Plan, plan_into, plan_new
 from converter.report import Report
 from converter.rules import Rules
 from converter.schema_net import for_net
+from converter.schema_ties import with_ties
 from converter.sides import Goal, Inputs, Side, clone_of, goal_of, opened, turned
 from converter.tensors import DType
 from converter.weights import StrPath
@@ -283,7 +285,8 @@ class _Job:
             return plan, WithClone(side.reader, goal.net.read) if goal.net.read and keeps else side.reader
         try:
             rules = for_net(self.rules, side.net)
-            return plan_new(rules.applied(side.net), side.contents, self.target, form.name, rules), side.reader
+            source = _source(side, rules, self.target)
+            return plan_new(source, side.contents, self.target, form.name, rules), side.reader
         except MatchError as error:
             raise _placed(error, side) from None
 
@@ -291,10 +294,17 @@ class _Job:
 def _planned(side: Side, goal: Goal, rules: Rules, strict: bool) -> Plan:
     try:
         rules = for_net(rules, side.net)
-        plan = plan_into(rules.applied(side.net), rules.settled(goal.net), goal.contents, rules, strict)
+        source = _source(side, rules, framework_of(goal.net.framework))
+        plan = plan_into(source, rules.settled(goal.net), goal.contents, rules, strict)
     except MatchError as error:
         raise _placed(error, side) from None
     return goal.finished(plan)
+
+
+def _source(side: Side, rules: Rules, target: Framework) -> Net:
+    """The layers of the source with all that was said of them."""
+    net = rules.applied(side.net)
+    return with_ties(net, rules.schema, target.name) if rules.schema and target.name != net.framework else net
 
 
 def _placed(error: MatchError, side: Side) -> MatchError:

@@ -317,7 +317,7 @@ def _by_entry(rules: Rules, source: Net, problems: list[str]) -> list[_Found]:
     owner: dict[str, SchemaLayer] = {}
     for entry in rules.schema.layers if rules.schema else ():
         found = _layers_of(entry, source)
-        if not found and not entry.optional and not rules.may_miss(entry.path):
+        if not found and not (entry.optional or entry.tied or rules.may_miss(entry.path)):
             problems.append(_not_in_source(source, entry))
         for layer, indices in found:
             other = owner.setdefault(layer.path, entry)

@@ -37,6 +37,10 @@ whose channels are flattened instead of their number (see `converter.schema_net`
     - {path: "block{i+1}.conv", kind: conv, names: {torch: ["net.{2*i}"]}}
     - {path: output, kind: linear, names: {torch: ["net.{2*I+1}"]}, flatten: "block{i+1}.conv"}
 
+An output layer that is tied to the embedding, which some frameworks store twice, says so (`converter.schema_ties`):
+
+    - {path: output, kind: linear, tied: embedding, names: {tensorflow: [], flax: []}}
+
 Strict: an unknown key, kind or framework, a name that stands for two layers, and an entry that finds no layer
 (unless it is optional) are errors.
 """
@@ -51,7 +55,7 @@ import yaml
 
 from converter.errors import ConversionError
 from converter.frameworks import framework, named_forms
-from converter.layers import KINDS
+from converter.layers import KINDS, Layer, Net
 from converter.patterns import Indices, check_pattern, counts, fill, indices_of, letters
 from converter.schema_errors import explained
 
@@ -67,6 +71,7 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     those that its outputs become behind it. flattened: path of the entry whose last layer gave those channels, where
     their number is not given.
     optional: whether a net may do without it. multiplier: of a depthwise convolution, the outputs of each channel.
+    tied: path of the entry whose weights it shares (see `converter.schema_ties`).
     """
 
     path: str
@@ -78,10 +83,20 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optional: bool = False
     multiplier: int | None = None
     flattened: str = ""
+    tied: str = ""
 
     def paths(self, framework_name: str) -> tuple[str, ...]:
         """What it may be called there, with indices still open."""
-        return self.names.get(framework_name, (self.path,))
+        return self.names.get(framework_name) or (self.path,)
+
+    def is_stored(self, framework_name: str) -> bool:
+        """Whether files of that framework have it; one that is tied need not be."""
+        return self.names.get(framework_name) != ()
+
+    def found_in(self, net: Net) -> list[tuple[Indices, Layer]]:
+        """The layers of the net that it stands for, with their indices."""
+        named = ((self.indices(net.framework, layer.path), layer) for layer in net.layers)
+        return [(indices, layer) for indices, layer in named if indices is not None]
 
     def spelled(self, framework_name: str, indices: Indices) -> tuple[str, ...]:
         """What the layer with these indices (0 where none is said) may be called there."""
@@ -127,6 +142,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unflatten: int | None = None
     optional: bool = False
     multiplier: int | None = None
+    tied: str = ""
 
 
 class SchemaFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,7 +222,7 @@ def _layer(entry: Entry) -> SchemaLayer:
     channels = entry.flatten if isinstance(entry.flatten, int) else None
     flattened = entry.flatten if isinstance(entry.flatten, str) else ""
     options = (entry.heads, channels, entry.unflatten, entry.optional, entry.multiplier)
-    return SchemaLayer(entry.path, entry.kind, entry.names, *options, flattened)
+    return SchemaLayer(entry.path, entry.kind, entry.names, *options, flattened, entry.tied)
 
 
 def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
@@ -217,7 +233,8 @@ def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
         names[name] = tuple(_joined(a, b) for a in outer for b in layer.paths(name))
     options = (entry.heads or layer.heads, layer.flatten, layer.unflatten, layer.optional or entry.optional)
     flattened = _joined(entry.path, layer.flattened) if layer.flattened else ""
-    return SchemaLayer(_joined(entry.path, layer.path), layer.kind, names, *options, layer.multiplier, flattened)
+    tied = _joined(entry.path, layer.tied) if layer.tied else ""
+    return SchemaLayer(_joined(entry.path, layer.path), layer.kind, names, *options, layer.multiplier, flattened, tied)
 
 
 def _joined(*parts: str) -> str:
@@ -239,6 +256,7 @@ def _check(schema: Schema) -> None:
         _check_names(schema, name)
     _check_counts(schema)
     _check_flattens(schema)
+    _check_ties(schema)
 
 
 def kinds() -> tuple[str, ...]:
@@ -251,7 +269,7 @@ def _check_names(schema: Schema, framework_name: str) -> None:
     seen: dict[str, str] = {}
     for layer in schema.layers:
         paths = layer.paths(framework_name)
-        if not paths:
+        if not layer.is_stored(framework_name) and not layer.tied:
             raise ConversionError(f"layer '{layer.path}' has an empty list of names for {framework_name}")
         for path in (layer.path, *paths):
             check_pattern(path)
@@ -282,6 +300,19 @@ def _check_flattens(schema: Schema) -> None:
                 f"the flatten before '{layer.path}' is to be of '{layer.flattened}', which is no convolution or norm "
                 "that every net of the schema has"
             )
+
+
+def _check_ties(schema: Schema) -> None:
+    entries = {layer.path: layer for layer in schema.layers}
+    for layer in schema.layers:
+        twin = entries.get(layer.tied)
+        if layer.tied and (twin is None or twin.tied or {layer.kind, twin.kind} != {"linear", "embedding"}):
+            raise ConversionError(
+                f"layer '{layer.path}' is to be tied to '{layer.tied}': one has to be a linear layer of the schema, "
+                "the other an embedding"
+            )
+        if twin is not None and layer.tied and letters(twin.path) != letters(layer.path):
+            raise ConversionError(f"'{layer.path}' and '{layer.tied}' are tied, and have other indices")
 
 
 def json_schema() -> dict[str, object]:

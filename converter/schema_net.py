@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from msgspec import structs
 
 from converter.flatten_sizes import sizes_of
-from converter.layers import Layer, Net, natural_key
-from converter.patterns import Indices, counted, fill, letters
+from converter.layers import Net, natural_key
+from converter.patterns import counted, fill, letters
 from converter.rules import Rules, narrowed
 from converter.schema import Schema, SchemaLayer
 
@@ -25,7 +24,7 @@ def _measured(schema: Schema, net: Net) -> Schema:
     A count is one more than the largest index that the net has in any name.
     """
     numbers = {letter: 0 for entry in schema.layers for letter in letters(entry.path)}
-    for indices, _ in (pair for entry in schema.layers for pair in _found(entry, net)):
+    for indices, _ in (pair for entry in schema.layers for pair in entry.found_in(net)):
         for letter, number in indices.items():
             numbers[letter] = max(numbers[letter], number + 1)
     entries = {entry.path: entry for entry in schema.layers}
@@ -37,16 +36,10 @@ def _measured(schema: Schema, net: Net) -> Schema:
     return structs.replace(schema, layers=tuple(layers))
 
 
-def _found(entry: SchemaLayer, net: Net) -> Sequence[tuple[Indices, Layer]]:
-    """The layers that the entry stands for, with their indices."""
-    named = ((entry.indices(net.framework, layer.path), layer) for layer in net.layers)
-    return [(indices, layer) for indices, layer in named if indices is not None]
-
-
 def _channels(entry: SchemaLayer, net: Net) -> int | None:
     """The outputs of the last layer that the entry stands for. None where the net has no such layer."""
     found = {
-        natural_key(fill(entry.path, indices)): narrowed(layer, entry.kind) for indices, layer in _found(entry, net)
+        natural_key(fill(entry.path, indices)): narrowed(layer, entry.kind) for indices, layer in entry.found_in(net)
     }
     last = found[max(found)] if found else None
     return sizes_of(last).outputs if last and last.readings else None
