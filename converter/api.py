@@ -18,15 +18,11 @@ from converter.execute import Pace, compute, execute
 from converter.formats import Format, Reader
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
-from converter.joined import WithClone
 from converter.layers import Net
-from converter.live.run import as_arrays
 from converter.output import choose_format, choose_path, in_shards, own_framework, parse_size, refuse_existing
 from converter.plan import KEPT, Plan, plan_into, plan_new
 from converter.report import Report
 from converter.rules import Rules
-from converter.schema_net import for_net
-from converter.schema_ties import with_ties
 from converter.sides import Goal, Inputs, Side, clone_of, goal_of, opened, turned
 from converter.tensors import DType
 from converter.weights import StrPath
@@ -97,8 +93,6 @@ def convert(
     Raises ConversionError; then nothing was written.
     """
     given = dict(locals())  # all arguments, also those that are added one day: a certificate must not forget any
-    from converter.certificate import certify, refuse_certificate
-
     way = parse_direction(direction)
     job = _Job(
         way.target,
@@ -119,12 +113,14 @@ def convert(
         side = opened(
             source, stack, framework=way.source.name, step=step, key=key, verify=verify, names_from=names_from
         )
-        if certificate is not None:
-            refuse_certificate(certificate, force, dry_run, like)
+        if certificate is None:
+            return job.run(side, stack)
+        from converter.certificate import certify, refuse_certificate
+
+        refuse_certificate(certificate, force, dry_run, like)
         report = job.run(side, stack)
-        if certificate is not None:
-            assert side.weights is not None
-            certify(certificate, report, side.weights, given)
+        assert side.weights is not None
+        certify(certificate, report, side.weights, given)
         return report
 
 
@@ -282,10 +278,13 @@ class _Job:
             goal = goal_of(clone, form, self.rules.schema is not None)
             plan = _planned(side, goal, self.rules, self.strict)
             keeps = goal.net.read and any(step.reason == KEPT for step in plan.steps)
-            return plan, WithClone(side.reader, goal.net.read) if goal.net.read and keeps else side.reader
+            if not keeps or goal.net.read is None:
+                return plan, side.reader
+            from converter.joined import WithClone
+
+            return plan, WithClone(side.reader, goal.net.read)
         try:
-            rules = for_net(self.rules, side.net)
-            source = _source(side, rules, self.target)
+            source, rules = _source(side, self.rules, self.target)
             return plan_new(source, side.contents, self.target, form.name, rules), side.reader
         except MatchError as error:
             raise _placed(error, side) from None
@@ -293,18 +292,24 @@ class _Job:
 
 def _planned(side: Side, goal: Goal, rules: Rules, strict: bool) -> Plan:
     try:
-        rules = for_net(rules, side.net)
-        source = _source(side, rules, framework_of(goal.net.framework))
+        source, rules = _source(side, rules, framework_of(goal.net.framework))
         plan = plan_into(source, rules.settled(goal.net), goal.contents, rules, strict)
     except MatchError as error:
         raise _placed(error, side) from None
     return goal.finished(plan)
 
 
-def _source(side: Side, rules: Rules, target: Framework) -> Net:
-    """The layers of the source with all that was said of them."""
+def _source(side: Side, rules: Rules, target: Framework) -> tuple[Net, Rules]:
+    """The layers of the source with all that was said of them, and the rules as they are for this net."""
+    if rules.schema is None:
+        return rules.applied(side.net), rules
+    from converter.schema_net import for_net
+    from converter.schema_ties import with_ties
+
+    rules = for_net(rules, side.net)
     net = rules.applied(side.net)
-    return with_ties(net, rules.schema, target.name) if rules.schema and target.name != net.framework else net
+    assert rules.schema is not None
+    return with_ties(net, rules.schema, target.name) if target.name != net.framework else net, rules
 
 
 def _placed(error: MatchError, side: Side) -> MatchError:
@@ -313,7 +318,11 @@ def _placed(error: MatchError, side: Side) -> MatchError:
 
 
 def _inputs(example: Any) -> Inputs:
-    return as_arrays(example) if example is not None else ()
+    if example is None:
+        return ()
+    from converter.live.run import as_arrays
+
+    return as_arrays(example)
 
 
 def _size(given: int | str | None) -> int | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from converter.cli_values import channels, mapping, numbers
+from converter.cli_values import as_text, channels, mapping, numbers
 from converter.reuse_command import reuse
 from converter.schema_commands import schema as schema_group
 from converter.verify_command import verify
@@ -178,7 +177,6 @@ def convert(
     from converter.live.user_code import example_inputs
     from converter.progress import shown
 
-    gc.disable()  # the process ends soon, and the collector would walk 100,000 tensors again and again
     with shown(not as_json) as progress:
         report = api.convert(
             direction,
@@ -212,7 +210,7 @@ def convert(
             force=force,
             certificate=certificate,
         )
-    click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
+    click.echo(as_text(report, as_json))
 
 
 @program.command()
@@ -239,7 +237,7 @@ def inspect(
 
     with weights.read(file, framework=source_framework, step=step, key=key, verify=not no_verify) as opened:
         found = inspection.inspect(opened, stats)
-        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else str(found))
+        click.echo(as_text(found, as_json))
 
 
 program.add_command(reuse)
@@ -282,6 +280,7 @@ _UNQUOTED = (
 
 def main(args: list[str] | None = None) -> Any:
     """Run the program; errors are printed as sentences, never as tracebacks."""
+    gc.disable()  # the process ends soon, and the collector would walk 100,000 tensors again and again
     from converter.errors import ConversionError
 
     try:

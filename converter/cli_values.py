@@ -1,6 +1,8 @@
-"""Values of options that are pairs: ``LAYER=SOMETHING``."""
+"""What the commands share: values of options that are pairs (``LAYER=SOMETHING``), and how a result is printed."""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import click
 
@@ -33,3 +35,18 @@ def channels(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     except ConversionError as error:
         raise click.BadParameter(str(error)) from None
     return pairs
+
+
+class Result(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def as_text(result: Result, as_json: bool) -> str:
+    """For people, or as JSON for programs."""
+    return json_text(result.to_dict()) if as_json else str(result)
+
+
+def json_text(document: Any) -> str:
+    import json
+
+    return json.dumps(document, indent=2, ensure_ascii=False)

@@ -15,9 +15,9 @@ from dataclasses import replace
 
 from converter.axes import groups
 from converter.errors import ConversionError
-from converter.flatten_guess import INPUTS, OUTPUTS, Flattened, guesses
 from converter.flatten_parts import Parts, Turn
 from converter.flatten_sizes import sizes_of
+from converter.flattened import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
 from converter.layers import Layer, Net, Stored
 from converter.matching import Pair
@@ -54,7 +54,7 @@ def flattened(
     said, parts, problems = _said(chain, rules)
     seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in said}
     said |= seen
-    found, doubts = guesses(chain, said, basis)
+    found, doubts = guessed(chain, said, basis)
     found = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in found]
     found = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in found]
     if rules.flatten_fix:
@@ -67,6 +67,17 @@ def flattened(
             by_path.setdefault(item.path, []).append(item)
     fixed = (_fixed(pair, by_path.get(pair.source.path, ()), ours) for pair in pairs)
     return tuple(dict.fromkeys(found)), tuple(fixed), problems
+
+
+def guessed(
+    chain: Sequence[Layer], said: Mapping[tuple[str, str], int], basis: str
+) -> tuple[list[Flattened], list[Flattened]]:
+    """As `converter.flatten_guess.guesses`; nothing for a net without channels."""
+    if not any(sizes_of(layer).role == "channels" for layer in chain) and not any(said.values()):
+        return [], []
+    from converter.flatten_guess import guesses  # only some nets need it
+
+    return guesses(chain, said, basis)
 
 
 def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[Layer], str]:

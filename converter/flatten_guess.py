@@ -13,10 +13,9 @@ from dataclasses import replace
 
 from converter.flatten_sizes import Sizes, sizes_of
 from converter.flatten_unordered import Unordered
-from converter.flatten_walk import IMAGE, INPUTS, OUTPUTS, Flattened, Node, Walk
+from converter.flatten_walk import IMAGE, Node, Walk
+from converter.flattened import Flattened
 from converter.layers import Layer
-
-__all__ = ["INPUTS", "OUTPUTS", "Flattened", "guesses"]
 
 
 def guesses(
@@ -27,8 +26,6 @@ def guesses(
     basis: what the order of the chain rests on; "" when it is not that in which the net was built.
     """
     nodes = _with_groups([Node(layer.path, sizes_of(layer)) for layer in chain])
-    if not any(node.sizes.role == "channels" for node in nodes) and not any(said.values()):
-        return [], []
     walk = Walk(nodes, said, basis) if basis and not _turned_round(nodes) else Unordered(nodes, said, basis)
     walk.run()
     return [item for item in walk.found if not item.problem], [item for item in walk.found if item.problem]

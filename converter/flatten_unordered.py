@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from converter.flatten_walk import GIVEN, IMAGE, INPUTS, OUTPUTS, Node, Tip, Walk, either, open_sizes
+from converter.flatten_walk import GIVEN, IMAGE, Node, Tip, Walk, either, open_sizes
+from converter.flattened import INPUTS, OUTPUTS
 
 
 class Unordered(Walk):

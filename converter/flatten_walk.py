@@ -6,42 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from converter.flatten_parts import Parts, written
 from converter.flatten_sizes import Sizes
+from converter.flattened import INPUTS, OUTPUTS, Flattened
 
-INPUTS, OUTPUTS = "inputs", "outputs"
 GIVEN = "as said"
 #: Images have no more channels than these, and enter the net from outside.
 IMAGE = 4
-
-
-@dataclass(frozen=True)
-class Flattened:
-    """What was decided for the ``features`` of one side of a layer: they are so many flattened channels (0: they
-    stay in their order), and why. ``problem``: why it cannot be decided. ``parts``: where they are several tensors side
-    by side, what each of them is.
-    """
-
-    path: str
-    side: str
-    features: int
-    channels: int
-    reason: str
-    problem: str = ""
-    parts: Parts = ()
-
-    def __str__(self) -> str:
-        if self.parts:
-            return (
-                f"flatten: the {self.features} {self.side} of {self.path} are {written(self.parts)}, tensors side by "
-                f"side ({self.reason}); each takes the order of the other framework"
-            )
-        if self.channels:
-            return (
-                f"flatten: the {self.features} {self.side} of {self.path} are {self.channels} flattened channels "
-                f"({self.reason}); they take the order of the other framework"
-            )
-        return f"flatten: the {self.features} {self.side} of {self.path} keep their order ({self.reason})"
 
 
 @dataclass(frozen=True)

@@ -324,7 +324,7 @@ class Net:
 
     ordered: whether the order of ``layers`` is that in which the net was built. Files that sort their
         names (Flax trees, TensorFlow checkpoints) have lost it.
-    read: gives a tensor by its name, where there are data behind the net.
+    read: gives a tensor by its name, where there are data behind the net; peek: the same for a look at a few numbers.
     observed: what a forward showed of a live net.
     """
 
@@ -334,6 +334,7 @@ class Net:
     container: Container = "dict"
     left_out: tuple[LeftOut, ...] = ()
     read: Callable[[str], Array] | None = field(default=None, repr=False, compare=False)
+    peek: Callable[[str], Array] | None = field(default=None, repr=False, compare=False)
     observed: Observed | None = field(default=None, repr=False, compare=False)
     by_path: Mapping[str, Layer] = field(init=False, repr=False, compare=False)
 

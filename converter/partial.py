@@ -12,7 +12,7 @@ from typing import Any
 from converter.checklist import checklist, differences
 from converter.errors import ConversionError
 from converter.execute import compute, execute
-from converter.flatten_guess import Flattened
+from converter.flattened import Flattened
 from converter.formats import Contents, Format, Reader
 from converter.frameworks import framework
 from converter.joined import JoinedReader

@@ -169,7 +169,7 @@ def _without_repeats(steps: tuple[Step, ...], source: Net) -> tuple[tuple[Step, 
     if source.read is None:
         return steps, {}
     single = {step.sources[0].name: step.sources[0] for step in steps if len(step.sources) == 1}
-    twins = aliases(tuple(single.values()), source.read)
+    twins = aliases(tuple(single.values()), source.read, source.peek or source.read)
     links: dict[str, str] = {}
     written: dict[object, str] = {}
     for step in steps:

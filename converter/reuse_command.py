@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from converter.cli_values import mapping, numbers
+from converter.cli_values import as_text, mapping, numbers
 
 EXAMPLES = """\b
 converter reuse old.params --into new.msgpack --first 2 -o merged.msgpack
@@ -93,4 +91,4 @@ def reuse(
         flatten=flatten,
         flatten_fix=not no_flatten_fix,
     )
-    click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else str(report))
+    click.echo(as_text(report, as_json))

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from converter.errors import MatchError
-from converter.flatten_guess import INPUTS, Flattened, guesses
+from converter.flatten import Flattened, guessed
 from converter.flatten_sizes import sizes_of
+from converter.flattened import INPUTS
 from converter.formats import Contents, Format
 from converter.frameworks import Framework, framework
 from converter.joined import of
@@ -143,7 +144,7 @@ def _flattens(old: Net, new: Net, takings: Iterable[Taking], rules: Rules) -> tu
     turned = framework(old.framework).channels_last != framework(new.framework).channels_last and rules.flatten_fix
     takes = {one.source.path: one for one in takings}
     given = {(path, INPUTS): said for path in old.by_path if isinstance(said := rules.flatten_of(path), int)}
-    found, doubts = guesses(old.layers, given, "the layers in the order of the old net" if old.ordered else "")
+    found, doubts = guessed(old.layers, given, "the layers in the order of the old net" if old.ordered else "")
     problems = [
         f"{item.problem} Say --flatten {item.path}=CHANNELS (0 for none), or --no-flatten-fix."
         for item in doubts

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from converter.checklist import Check
-from converter.flatten_guess import Flattened
+from converter.flattened import Flattened
 from converter.formats import LeftOut
 from converter.layers import Net
 from converter.plan import Step

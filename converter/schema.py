@@ -51,13 +51,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import yaml
 
 from converter.errors import ConversionError
 from converter.frameworks import framework, named_forms
 from converter.layers import KINDS, Layer, Net
 from converter.patterns import Indices, check_pattern, counts, fill, indices_of, letters
-from converter.schema_errors import explained
 
 Names = dict[str, tuple[str, ...]]
 #: Kinds whose outputs may be flattened.
@@ -189,6 +187,10 @@ def load_schema(name: str) -> Schema:
 
 def parse_schema(text: str) -> Schema:
     """A schema from its text. Raises ConversionError with the line where there is one."""
+    import yaml  # here, because most conversions need no schema
+
+    from converter.schema_errors import explained
+
     try:
         written = msgspec.convert(yaml.safe_load(text), SchemaFile)
     except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from converter.cli_values import channels, mapping, numbers
+from converter.cli_values import channels, json_text, mapping, numbers
 
 
 @click.group()
@@ -25,7 +24,7 @@ def list_schemas(as_json: bool) -> None:
     found = [load_schema(name) for name in shipped()]
     if as_json:
         rows = [{"name": row.name, "description": row.description, "entries": len(row.layers)} for row in found]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        click.echo(json_text(rows))
     else:
         click.echo("\n".join(table([["name", "what it is"], *([row.name, row.description] for row in found)])))
 

@@ -12,7 +12,7 @@ import yaml
 from converter.errors import ConversionError
 from converter.fit import agreements
 from converter.flatten import Flattened, flattened
-from converter.flatten_guess import INPUTS
+from converter.flattened import INPUTS
 from converter.layers import UNKNOWN
 from converter.live.run import as_arrays
 from converter.matching import Pair, match

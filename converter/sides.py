@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from converter.errors import ConversionError
 from converter.formats import Contents, Format, Reader, by_name
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
-from converter.joined import LiveReader
 from converter.layers import Net
-from converter.live import LiveNet, open_net
 from converter.plan import Plan, respelled
 from converter.tensors import Array
 from converter.weights import StrPath, Weights, read
+
+if TYPE_CHECKING:
+    from converter.live import LiveNet
 
 #: What the report says of a live net instead of a format.
 LIVE = "live net"
@@ -74,6 +75,9 @@ def opened(
             weights.origin,
             weights=weights,
         )
+    from converter.joined import LiveReader  # a conversion of files needs no live nets
+    from converter.live import open_net
+
     live = open_net(net)
     if framework is not None and live.framework_name != framework:
         raise ConversionError(f"a {type(net).__name__} is a net of {live.framework.title}, not of {framework}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from converter.cli_values import channels, mapping, numbers
+from converter.cli_values import channels, json_text, mapping, numbers
 
 
 @click.command()
@@ -90,7 +88,7 @@ def verify(
             ignore=ignore,
         )
         text, found, holds = str(compared), compared.to_dict(), compared.same
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else text)
+    click.echo(json_text(found) if as_json else text)
     ctx.exit(0 if holds else 1)
 
 

@@ -59,7 +59,7 @@ class Weights(Mapping[str, Array]):
     def net(self) -> Net:
         """The neutral layers, and what of the file belongs to none. Raises FormatError."""
         try:
-            return replace(self._framework.net(self.contents), read=self.reader.read)
+            return replace(self._framework.net(self.contents), read=self.reader.read, peek=self.reader.peek)
         except ConversionError as error:
             raise FormatError(self.path, str(error)) from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ def partial_path(final: Path) -> Path:
         raise OutputError(f"{final}: the folder '{folder}' does not exist. Create it, or choose another -o.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{final}: the folder '{folder}' cannot be written to. Choose another -o.")
-    return folder / f".{final.name}.{secrets.token_hex(4)}.partial"
+    return folder / f".{final.name}.{os.urandom(4).hex()}.partial"
 
 
 @contextmanager
@@ -88,7 +87,7 @@ def _aside(moves: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     *parts, (partial, final) = moves
     if not any(part.exists() for _, part in parts) and not (partial.is_dir() and final.is_dir()):
         return []
-    token = secrets.token_hex(4)
+    token = os.urandom(4).hex()
     finals = [final for _, final in reversed(moves) if final.exists()]
     return [(final, final.with_name(f".{final.name}.{token}.former")) for final in finals]
 

@@ -10,7 +10,7 @@ name: hex digest of its bytes}, which any other reader passes over.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,21 @@ class FileReader(Reader):
         return Contents(tuple(entry.spec for entry in self._entries.values()), metadata=self._metadata)
 
     def read(self, name: str) -> Array:
+        return self._read(name, self._digests)
+
+    def peek(self, name: str) -> Array:
+        return self._read(name, None)
+
+    def _read(self, name: str, digests: Mapping[str, str] | None) -> Array:
         entry = self._entries[name]
         size = entry.end - entry.start
         what = f"'{name}'"
-        if self._digests is None and entry.code not in PACKED:
+        if digests is None and entry.code not in PACKED:
             return self._source.array(self._data + entry.start, entry.spec.shape, entry.spec.dtype, what)
         raw = self._source.array(self._data + entry.start, (size,), DTYPES["uint8"], what)
-        if self._digests is not None and (found := _digest(raw.data)) != self._digests[name]:
+        if digests is not None and (found := _digest(raw.data)) != digests[name]:
             raise FormatError(
-                self.path, f"the data of {what} was changed: its xxh3-128 is {found}, not {self._digests[name]}"
+                self.path, f"the data of {what} was changed: its xxh3-128 is {found}, not {digests[name]}"
             )
         if entry.code in PACKED:
             raw = unpack(raw, PACKED[entry.code])

@@ -68,6 +68,9 @@ class FileReader(Reader):
     def read(self, name: str) -> Array:
         return self._shard(self._weight_map[name]).read(name)
 
+    def peek(self, name: str) -> Array:
+        return self._shard(self._weight_map[name]).peek(name)
+
     def close(self) -> None:
         for reader in self._shards.values():
             reader.close()

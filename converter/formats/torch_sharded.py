@@ -81,6 +81,9 @@ class FileReader(Reader):
     def read(self, name: str) -> Array:
         return self._shard(self.weight_map[name]).read(name)
 
+    def peek(self, name: str) -> Array:
+        return self._shard(self.weight_map[name]).peek(name)
+
     def close(self) -> None:
         for reader in self._open.values():
             reader.close()

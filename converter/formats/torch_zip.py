@@ -8,6 +8,7 @@ from converter.formats.torch_reader import TorchReader
 from converter.formats.torch_tensors import TorchFile
 from converter.formats.torch_zip_writer import TorchZipWriter
 from converter.formats.zip_members import ZipMembers
+from converter.tensors import Array
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
@@ -33,3 +34,8 @@ class FileReader(TorchReader):
 
     def open(self) -> TorchFile:
         return ZipMembers.opened(self.path, self.options.verify, TorchArchive)
+
+    def peek(self, name: str) -> Array:
+        assert isinstance(self.file, TorchArchive)
+        with self.file.zip.unverified():
+            return self.read(name)

@@ -12,6 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -119,6 +120,15 @@ class ZipMembers:
         data = uint8_part(self.file, self.path, self.begin + member.offset + begin, length)
         self.verify_member(name, data)
         return data
+
+    @contextmanager
+    def unverified(self) -> Iterator[None]:
+        """Within, no CRC is compared. Not for several threads."""
+        verify, self.verify = self.verify, False
+        try:
+            yield
+        finally:
+            self.verify = verify
 
     def verify_member(self, name: str, part: Array | None = None) -> None:
         """Check the CRC of a stored member, once. part: what of it is mapped already."""
