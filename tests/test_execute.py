@@ -280,7 +280,12 @@ def test_ctrl_c_leaves_nothing_behind(source: Path, tmp_path: Path, output: str)
     framework = "flax" if output in ("x.msgpack", "x.orbax") else "tf"
     command = [sys.executable, "-c", textwrap.dedent(SLOW), f"torch->{framework}", str(source)]
     child = subprocess.Popen(
-        [*command, "-o", str(tmp_path / output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "-o", str(tmp_path / output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that starts the tests in the background has Ctrl+C ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while not any(tmp_path.iterdir()):
