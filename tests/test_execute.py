@@ -263,8 +263,9 @@ def test_peak_memory_of_a_source_that_has_to_be_copied(tmp_path: Path) -> None:
 
 #: The command line, where reading takes long enough to be interrupted.
 SLOW = """
-    import sys, time
+    import signal, sys, time
     from converter import cli, execute
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     transformed = execute._transformed
     def slowly(*args):
         time.sleep(0.1)
@@ -284,8 +285,6 @@ def test_ctrl_c_leaves_nothing_behind(source: Path, tmp_path: Path, output: str)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a shell that starts the tests in the background has Ctrl+C ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while not any(tmp_path.iterdir()):

@@ -75,7 +75,7 @@ def _seed(path: Path, row: Format) -> Seed:
     name = str(path.relative_to(SAMPLES))
     if path.is_dir():
         return Seed(name, "", _contents(path))
-    if "sharded" in row.name:
+    if "sharded" in row.name or "distributed" in row.name:
         files = [file for file in path.parent.iterdir() if file.is_file() and ".expected." not in file.name]
     elif row.name == "tf-checkpoint":
         files = [file for file in path.parent.glob(path.name + "*") if ".expected." not in file.name]

@@ -18,13 +18,16 @@ from tests.fuzz.planted import BUGS, hangs
 from tests.fuzz.seeds import EVERY_ROW, seeds_of
 
 TRIES = 100
+#: Where small files are nearly all header, few inputs of a hundred are still read.
+MOSTLY_HEADER = {"torch-distributed-safetensors": 400}
 
 
 @pytest.mark.parametrize("row", EVERY_ROW)
 def test_damage_ends_in_data_or_an_error(row: str) -> None:
-    outcome = fuzz(row, tries=TRIES)
+    tries = MOSTLY_HEADER.get(row, TRIES)
+    outcome = fuzz(row, tries)
     assert not outcome.failure, outcome.failure
-    assert outcome.tried == outcome.data + outcome.errors == TRIES
+    assert outcome.tried == outcome.data + outcome.errors == tries
     assert outcome.data and len(outcome.refusals) > 2, "the damage is too heavy or too light to tell anything"
 
 
