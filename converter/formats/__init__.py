@@ -134,13 +134,19 @@ def detect(path: Path) -> Format:
         for row in FORMATS:
             if row.load().detect(probe):
                 return row
+        raise FormatError(path, _otherwise(probe))
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
-    if not path.exists():
-        raise FormatError(path, f"no such file or folder{_former(path)}")
+
+
+def _otherwise(probe: Probe) -> str:
+    if not probe.path.exists():
+        return f"no such file or folder{_former(probe.path)}"
     if probe.is_file and not probe.head:
-        raise FormatError(path, "the file is empty")
-    raise FormatError(path, "not a weight file of any known format, or its first bytes are damaged")
+        return "the file is empty"
+    from converter.formats.unknown import described
+
+    return described(probe)
 
 
 def _former(path: Path) -> str:

@@ -1,0 +1,105 @@
+"""What a file or folder of no known format is instead, and what to do about it.
+
+Asked only when no row of the table reads it, so it may look at more than detection does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from converter.formats.base import Probe
+
+__all__ = ["described"]
+
+#: First bytes -> what begins so, and the next step.
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "packed with gzip; unpack it first"),
+    (b"BZh", "packed with bzip2; unpack it first"),
+    (b"\xfd7zXZ\x00", "packed with xz; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "packed with Zstandard; unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    (b"Rar!\x1a\x07", "a RAR archive; unpack it first"),
+    (b"GGUF", "a GGUF file of llama.cpp, which is not read; take the checkpoint that it was made from"),
+    (b"%PDF", "a PDF document, not weights"),
+    (b"\x89PNG", "a picture, not weights"),
+)
+#: Of nets whose graph and weights are one file; none of them starts with bytes of its own.
+_OTHER_NETS = {
+    ".onnx": "ONNX",
+    ".tflite": "TensorFlow Lite",
+    ".pb": "a frozen graph of TensorFlow",
+    ".caffemodel": "Caffe",
+    ".mlmodel": "Core ML",
+}
+_POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)")
+_HTML = re.compile(rb"\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
+_SHOWN = 5
+
+
+def described(probe: Probe) -> str:
+    """The reason of a FormatError. Raises OSError."""
+    if probe.is_dir:
+        return _folder(probe)
+    damaged = "not a weight file of any known format, or it is damaged or cut off"
+    return _file(probe) or _archive(probe) or _text(probe.head) or damaged
+
+
+def _folder(probe: Probe) -> str:
+    if not probe.entries:
+        return "the folder is empty"
+    weights = sorted(name for name in probe.entries if _is_weights(probe.path / name))
+    if weights:
+        return f"a folder, not a checkpoint; name what is to be read in it: {_few(weights)}"
+    return f"a folder, not a checkpoint, and nothing in it is a weight file: {_few(sorted(probe.entries))}"
+
+
+def _is_weights(path: Path) -> bool:
+    from converter.formats import FORMATS  # which asks this module
+
+    probe = Probe(path)
+    return any(row.load().detect(probe) for row in FORMATS)
+
+
+def _file(probe: Probe) -> str:
+    head, suffix = probe.head, probe.path.suffix
+    pointer = _POINTER.match(head)
+    if pointer:
+        return f"a pointer of Git LFS to {int(pointer[1]):,} bytes, not the weights; fetch them with 'git lfs pull'"
+    if _HTML.match(head):
+        return (
+            "a web page, not weights; the download went wrong (does the address need a login, or '/raw/', '/resolve/'?)"
+        )
+    for magic, what in _MAGIC:
+        if head.startswith(magic):
+            return what
+    return f"a net of another kind ({_OTHER_NETS[suffix]}), which is not read" if suffix in _OTHER_NETS else ""
+
+
+def _archive(probe: Probe) -> str:
+    if probe.entries:
+        return (
+            f"a zip archive of no known format; are the weights in it? Unpack it first: {_few(sorted(probe.entries))}"
+        )
+    if probe.head.startswith(b"PK\x03\x04"):
+        return "a zip archive that is cut off or damaged"
+    return "a tar archive; unpack it first" if probe.head[257:262] == b"ustar" else ""
+
+
+def _text(head: bytes) -> str:
+    if b"\0" in head:
+        return ""
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # else a letter that the end of the head cuts
+            return ""
+    kind = "JSON" if head.lstrip()[:1] in (b"{", b"[") else "text"
+    return f"not a weight file of any known format: it is {kind}"
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more
