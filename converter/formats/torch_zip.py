@@ -18,8 +18,8 @@ _FIRST_NAMES = (b"/data.pkl", b"/constants.pkl", b"/code/__torch__", b"/.format_
 
 
 def detect(probe: Probe) -> bool:
-    """A zip with a member ``FOLDER/data.pkl``; for a cut one, such a name at its start."""
-    if not probe.head.startswith(b"PK\x03\x04"):
+    """A zip with a member ``FOLDER/data.pkl``; for a cut one, such a name at its start. No part of a `torch_dcp`."""
+    if not probe.head.startswith(b"PK\x03\x04") or probe.path.suffix == ".distcp":
         return False
     if probe.entries:
         return any(name.endswith("/data.pkl") and name.count("/") == 1 for name in probe.entries)

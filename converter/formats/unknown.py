@@ -36,6 +36,8 @@ _OTHER_NETS = {
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)")
 _HTML = re.compile(rb"\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
 _SHOWN = 5
+#: How far below the folder of a checkpoint its files lie.
+_DEEPEST = 3
 
 
 def described(probe: Probe) -> str:
@@ -43,27 +45,34 @@ def described(probe: Probe) -> str:
     if probe.is_dir:
         return _folder(probe)
     damaged = "not a weight file of any known format, or it is damaged or cut off"
-    return _file(probe) or _archive(probe) or _text(probe.head) or damaged
+    return (
+        _first_bytes(probe.head)
+        or _part(probe.path)
+        or _other_net(probe.path.suffix)
+        or _archive(probe)
+        or _text(probe.head)
+        or damaged
+    )
 
 
 def _folder(probe: Probe) -> str:
     if not probe.entries:
         return "the folder is empty"
-    weights = sorted(name for name in probe.entries if _is_weights(probe.path / name))
+    weights = sorted(name for name in probe.entries if _title(probe.path / name))
     if weights:
         return f"a folder, not a checkpoint; name what is to be read in it: {_few(weights)}"
     return f"a folder, not a checkpoint, and nothing in it is a weight file: {_few(sorted(probe.entries))}"
 
 
-def _is_weights(path: Path) -> bool:
+def _title(path: Path) -> str:
+    """What format reads it; "" for none."""
     from converter.formats import FORMATS  # which asks this module
 
     probe = Probe(path)
-    return any(row.load().detect(probe) for row in FORMATS)
+    return next((row.title for row in FORMATS if row.load().detect(probe)), "")
 
 
-def _file(probe: Probe) -> str:
-    head, suffix = probe.head, probe.path.suffix
+def _first_bytes(head: bytes) -> str:
     pointer = _POINTER.match(head)
     if pointer:
         return f"a pointer of Git LFS to {int(pointer[1]):,} bytes, not the weights; fetch them with 'git lfs pull'"
@@ -71,9 +80,18 @@ def _file(probe: Probe) -> str:
         return (
             "a web page, not weights; the download went wrong (does the address need a login, or '/raw/', '/resolve/'?)"
         )
-    for magic, what in _MAGIC:
-        if head.startswith(magic):
-            return what
+    return next((what for magic, what in _MAGIC if head.startswith(magic)), "")
+
+
+def _part(path: Path) -> str:
+    for folder in list(path.parents)[:_DEEPEST]:
+        title = _title(folder)
+        if title:
+            return f"a part of the {title} '{folder}'; give the folder"
+    return ""
+
+
+def _other_net(suffix: str) -> str:
     return f"a net of another kind ({_OTHER_NETS[suffix]}), which is not read" if suffix in _OTHER_NETS else ""
 
 

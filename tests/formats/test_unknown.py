@@ -17,6 +17,7 @@ import pytest
 from converter import FormatError, read
 from converter.formats import FORMATS, detect
 
+SAMPLES = Path(__file__).parents[1] / "samples"
 MLP = Path(__file__).parents[2] / "examples" / "mlp-mxnet.params"
 
 
@@ -94,3 +95,18 @@ def test_an_ending_that_lies_does_not_matter(tmp_path: Path) -> None:
         path = tmp_path / f"mlp{ending}"
         path.write_bytes(MLP.read_bytes())
         assert detect(path).name == "mxnet", path
+
+
+PARTS = {
+    "tensorflow/1.15.0/sm_v1/saved_model.pb": "a part of the TensorFlow SavedModel '.*sm_v1'; give the folder",
+    "jax/orbax-0.12.8/devices-ocdbt/_METADATA": "a part of the Orbax checkpoint '.*devices-ocdbt'; give the folder",
+    "jax/orbax-0.12.8/devices-ocdbt/ocdbt.process_0/manifest.ocdbt": "a part of the Orbax checkpoint '.*devices-ocdbt'",
+    "jax/orbax-0.12.8/processes-zarr2/params.w/.zarray": "a part of the Orbax checkpoint '.*processes-zarr2'",
+    "torch/two_ranks/__0_0.distcp": "a part of the PyTorch distributed checkpoint '.*two_ranks'; give the folder",
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_checkpoint_names_the_whole(name: str) -> None:
+    with pytest.raises(FormatError, match=PARTS[name]):
+        read(SAMPLES / name)
