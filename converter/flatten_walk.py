@@ -285,6 +285,9 @@ class Walk:
             if not self._is_taken(features):
                 self._ask(node, OUTPUTS, f"the {features} outputs of '{node.path}' may become {channels} channels.")
             return
+        if self._was_taken(place, features):  # by what stands before; then a net of another input may begin here
+            self._ask(node, OUTPUTS, f"the {features} outputs of '{node.path}' may become {channels} channels.")
+            return
         self._decide(node, OUTPUTS, channels, f"those that the next convolution takes; it rests on {self.basis}")
         self.stream = channels
 
@@ -295,6 +298,11 @@ class Walk:
             for n in self.nodes
             if n.sizes.role in ("features", "recurrent", "channels")
         )
+
+    def _was_taken(self, place: int, features: int) -> bool:
+        """Whether a layer before took so many features as they are, not as flattened channels."""
+        before = [n for n in self.nodes[:place] if n.sizes.role in ("features", "recurrent")]
+        return any(n.sizes.inputs == features and not self._answer(n, INPUTS) for n in before)
 
     def _explained(self, channels: int) -> bool:
         """Whether convolutions before give these channels and nothing has been made of them yet."""

@@ -272,6 +272,29 @@ def test_channels_that_go_on_are_asked() -> None:
     assert answers(conv(3, 6), linear(96, 10), conv(3, 6), conv(6, 5), linear(45, 2)) == {"1": 6, "4": 5}
 
 
+def test_two_nets_one_after_the_other_are_asked() -> None:
+    """A text encoder before one of sound: what the second takes is no reshaped output of the first."""
+    text = (linear(16, 16), linear(16, 24), linear(24, 16))
+    assert answers(*text, conv(8, 16), conv(16, 16), linear(16, 5)) == {"2 out": "?"}
+
+
+def test_names_in_alphabetical_order_are_no_order_of_definition() -> None:
+    """A decoder's attention stands before the encoder's convolutions in a file of safetensors, and is not turned."""
+    net = nn.ModuleDict(
+        {
+            "encoder": nn.ModuleDict({"conv1": conv(8, 16), "conv2": conv(16, 16), "fc": linear(16, 16)}),
+            "decoder": nn.ModuleDict({"fc": linear(16, 24), "out": linear(24, 16)}),
+        }
+    )
+    specs = [TensorSpec(name, tuple(value.shape), DTYPES["float32"]) for name, value in net.state_dict().items()]
+    written, by_name = (
+        framework("torch").net(Contents(tuple(order))) for order in (specs, sorted(specs, key=lambda spec: spec.name))
+    )
+    assert written.ordered and not by_name.ordered
+    chain = [narrowed(layer, "conv" if "conv" in layer.path else "linear") for layer in by_name.layers]
+    assert guesses(chain, {}, "") == ([], [])
+
+
 def test_no_convolution_no_flatten() -> None:
     assert answers(linear(64, 32), nn.BatchNorm1d(32), linear(32, 64)) == {}
 

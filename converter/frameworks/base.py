@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import ClassVar
 
 from converter.axes import Sizes, groups, ndim_of, solve, wild_axes
@@ -18,7 +19,7 @@ from converter.formats.base import Contents, LeftOut
 from converter.frameworks.dense import AXES
 from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, natural_key
 from converter.ops import Op
-from converter.tensors import TensorSpec
+from converter.tensors import DType, TensorSpec
 
 #: Axes whose size goes with a layer from form to form; the shapes of another form would not tell it.
 _TOLD = frozenset({"heads", "multiplier"}) | AXES
@@ -37,6 +38,24 @@ class Part:
     layer_class: str = ""
     sources: tuple[TensorSpec, ...] = ()
     fold: Op | None = None
+
+
+def _is_alphabetical(specs: Sequence[TensorSpec]) -> bool:
+    """Whether the names of each dtype stand as a program sorts them, other than by counting up.
+
+    Of a layer that was defined, the weight stands before the bias.
+    """
+    by_dtype: dict[DType, list[str]] = {}
+    for spec in specs:
+        by_dtype.setdefault(spec.dtype, []).append(spec.name)
+    neighbours = [pair for names in by_dtype.values() for pair in pairwise(names)]
+    return all(a < b for a, b in neighbours) and not all(_counts_up(a, b) for a, b in neighbours)
+
+
+def _counts_up(name: str, following: str) -> bool:
+    """Whether the first part in which two names differ is a number in both."""
+    differing = ((a, b) for a, b in zip(re.split("[./]", name), re.split("[./]", following), strict=False) if a != b)
+    return all(part.isdigit() for part in next(differing, ()))
 
 
 class Framework(ABC):
@@ -135,8 +154,8 @@ class Framework(ABC):
         return ""
 
     def is_ordered(self, contents: Contents) -> bool:
-        """Whether the file keeps the order in which the net was built."""
-        return True
+        """Whether the file keeps the order in which the net was built; safetensors' own writers sort the names."""
+        return contents.container != "dict" or not _is_alphabetical(contents.specs)
 
     def net(self, contents: Contents) -> Net:
         """The neutral layers of a file of this framework."""
