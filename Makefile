@@ -1,8 +1,9 @@
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
+HF := .venv-hugging-face
 
-.PHONY: demo test lint bench weightbridge docs fuzz parity schemas fixtures clean
+.PHONY: demo test lint bench weightbridge huggingface docs fuzz parity schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -48,6 +49,15 @@ weightbridge: $(TEST)/ready
 	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt weightbridge==0.0.4
 	$(TEST)/bin/python -m benchmarks.weightbridge
 
+# Models that Hugging Face has in three frameworks, beside its own converters; writes docs/hugging_face.md.
+huggingface: $(HF)/ready $(DEMO)/ready
+	$(HF)/bin/python -m benchmarks.hugging_face $(DEMO)/bin/convert
+
+$(HF)/ready: benchmarks/hugging_face.txt
+	$(PYTHON) -m venv $(HF)
+	$(HF)/bin/pip install --quiet --requirement benchmarks/hugging_face.txt
+	@touch $@
+
 $(DEMO)/ready: setup.cfg
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install --quiet .
@@ -61,4 +71,4 @@ $(TEST)/ready: setup.cfg tests/constraints.txt tests/frameworks.txt
 	@touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) build dist *.egg-info
+	rm -rf $(DEMO) $(TEST) $(HF) build dist *.egg-info

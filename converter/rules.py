@@ -14,6 +14,7 @@ from converter.fit import shapes
 from converter.flatten_parts import Parts, parsed
 from converter.formats.base import LeftOut
 from converter.frameworks import FRAMEWORKS, named_forms
+from converter.frameworks.dense import CONV1D
 from converter.fused import apart, expanded
 from converter.layers import Layer, Net, join_path, split_path
 from converter.schema import Schema, load_schema
@@ -92,7 +93,8 @@ class Rules:
     def _with_kinds(self, net: Net) -> Net:
         """The net with kinds and heads as the user says. Raises MatchError for a kind that a layer cannot be.
 
-        A pattern with a wildcard is for those that can be of that kind: ``*=conv`` settles a whole net.
+        A pattern with a wildcard is for those that can be of that kind: ``*=conv`` settles a whole net. One that gives
+        a form (``*=linear_in_out``) tells it of the layers of that kind, and leaves open which layers these are.
         """
         if not self.kinds and not self.heads:
             return net
@@ -100,8 +102,8 @@ class Rules:
         for layer in net.layers:
             kind = _of(self.kinds, layer.path)
             chosen = narrowed(layer, kind) if kind is not None else layer
-            if not chosen.readings and self.kinds.get(layer.path) is None:
-                chosen = layer
+            if kind is not None and self.kinds.get(layer.path) is None:
+                chosen = _where_possible(layer, chosen, kind)
             heads = _of(self.heads, layer.path)
             if not chosen.readings:
                 kinds = ", ".join(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))
@@ -173,16 +175,25 @@ class Rules:
 def narrowed(layer: Layer, kind: str) -> Layer:
     """The layer with only the readings of that kind or form (none, when it cannot be one); a kind is its usual form.
 
-    A form that this framework stores like the usual one (the projections of an attention) is noted on it.
+    A form that this framework stores like the usual one (the projections of an attention) is noted on it. Either name
+    of GPT-2's Conv1D is that of the other framework, too: the same layer of both nets runs the other way.
     """
     possible = (*layer.readings, *layer.unlikely)
-    exact = tuple(reading for reading in possible if reading.called == kind)
+    called = CONV1D if kind in CONV1D else {kind}
+    exact = tuple(reading for reading in possible if reading.called in called)
     alike = next(
         (found for side in (layer.readings, layer.unlikely) if (found := tuple(r for r in side if r.kind == kind))), ()
     )
     of = _form_kinds().get(kind)
     formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == of and not reading.form)
     return replace(layer, readings=exact or alike or formed)
+
+
+def _where_possible(layer: Layer, chosen: Layer, kind: str) -> Layer:
+    """What a pattern for many layers leaves of one of them; ``chosen`` is what it could be of that kind or form."""
+    of = _form_kinds().get(kind)
+    others = tuple(reading for reading in layer.readings if of is not None and reading.kind != of)
+    return replace(chosen, readings=(*chosen.readings, *others)) if chosen.readings else layer
 
 
 @lru_cache

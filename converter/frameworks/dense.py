@@ -11,6 +11,7 @@ from converter.layers import Form, Layer, form
 #: The Conv1D of the GPT-2 code: its matrix runs the other way than that of all other linear layers (in PyTorch as in
 #: Flax, which is why the two names are not one).
 IN_OUT, OUT_IN = "linear_in_out", "linear_out_in"
+CONV1D = frozenset({IN_OUT, OUT_IN})
 #: How many axes in, how many out; of one and two, which are those of an attention, each framework has forms of its own.
 _COUNTS = tuple(pair for pair in product((1, 2, 3), repeat=2) if sum(pair) > 3)
 
