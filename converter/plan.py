@@ -146,7 +146,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     settled: list[Settled] = []
     for pair in fixed_pairs:
         found = agreements(pair.source, pair.target, same_names)
-        if len({_moves(pair, agreement) for agreement in found}) > 1:
+        if len(found) > 1 and len({_moves(pair, agreement) for agreement in found}) > 1:
             problems.append(_undecided(pair.source))
         elif found:
             settled += _settled(pair, found[0])
