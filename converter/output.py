@@ -12,6 +12,9 @@ from converter.errors import ConversionError, OutputError
 from converter.formats import FORMATS, Format, by_name
 from converter.frameworks import Framework, framework
 
+#: Endings that people give to files of every framework (the book saves all its nets as ``mlp.params``).
+ANYTHING = (".params", ".bin", ".ckpt")
+
 
 def choose_format(
     target: Framework,
@@ -28,6 +31,8 @@ def choose_format(
         return _named(name, usable, target)
     if output is not None and (found := _by_ending(os.fspath(output), usable)):
         return found
+    if output is not None:
+        _refuse_ending(os.fspath(output), target, usable)
     if template is not None and template in usable:
         return template
     return by_name(target.data_format if is_data else target.default_format)
@@ -101,6 +106,18 @@ def _by_ending(output: str, usable: list[Format]) -> Format | None:
     """The row with the longest ending that the output has (``.legacy.pt`` before ``.pt``)."""
     endings = [(len(ending), row) for row in usable for ending in row.extensions if output.endswith(ending)]
     return max(endings, key=lambda item: item[0])[1] if endings else None
+
+
+def _refuse_ending(output: str, target: Framework, usable: list[Format]) -> None:
+    """Raises ConversionError for an ending that would mislead whoever opens the file next."""
+    row = _by_ending(output, [row for row in FORMATS if row.extensions])
+    if row is None or output.endswith(ANYTHING) or row.name in {form.shards for form in usable}:
+        return
+    endings = ", ".join(row.extensions[0] for row in sorted(usable, key=lambda row: not row.frameworks))
+    raise ConversionError(
+        f"{output}: so end files of the format '{row.name}', which is none of {target.title}. "
+        f"Its files end with {endings}; with --format they may have any name."
+    )
 
 
 def _named(name: str, usable: list[Format], target: Framework) -> Format:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.formats import Contents, by_name, open_writer
+from converter.formats import Contents, by_name, detect, open_writer
 from converter.tensors import TensorSpec
 from tests.command import ok, refused, run
 
@@ -58,6 +58,23 @@ def test_the_first_command_of_the_readme(mlp: Path, capsys: pytest.CaptureFixtur
     assert "hidden.weight (256, 20)" in lines[3] and "params/hidden/kernel (20, 256)" in lines[3]
     assert "transposed, renamed" in lines[3] and lines[3].endswith("same name")
     assert lines[-1] == f"4 tensors written to {mlp.parent / 'mlp.msgpack'} (Flax msgpack)"
+
+
+@pytest.mark.parametrize("name", ["mlp.h5", "mlp.pt", "mlp.keras"])
+def test_an_ending_of_another_framework_is_refused(mlp: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    output = mlp.parent / "other" / name
+    output.parent.mkdir()
+    assert f"{name}: so end files of the format" in refused(capsys, "torch->flax", mlp, "-o", output)
+    ok(capsys, "torch->flax", mlp, "-o", output, "--format", "flax-msgpack")
+    assert detect(output).name == "flax-msgpack"
+
+
+def test_the_ending_of_the_book_fits_every_framework(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = mlp.parent / "other" / "mlp.params"
+    output.parent.mkdir()
+    for name, form in {"flax": "flax-msgpack", "tensorflow": "keras-h5", "mxnet": "mxnet"}.items():
+        ok(capsys, f"torch->{name}", mlp, "-o", output, "--force")
+        assert detect(output).name == form
 
 
 def test_json_says_the_same_to_programs(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
