@@ -40,24 +40,26 @@ PAIRS = list(permutations(FILES, 2))
 PACKAGES = ("transformers", "torch", "tensorflow-cpu", "jax", "flax")
 RIGHT, REFUSED, WRONG, NONE = "right", "refused", "wrong", ""
 #: Keys that the library itself leaves out of every conversion.
-COUNTERS = ("num_batches_tracked", "flatten")
+COUNTERS = ("num_batches_tracked", "flatten", "dropout")
 #: Of an output, against its largest number.
 TOLERANCE = 1e-5
 HEAD = """# Beside the converters of Hugging Face
 
 Written by `make huggingface` ({versions}).
 
-These models exist in PyTorch, TensorFlow and Flax, with converters of the library's own. A small PyTorch model with
-random weights is the source; the library makes the other two forms of it. From the file of each form this program
-fills the file of each other form (`convert 'torch->flax' FILE --like FILE`), the library loads it, and the output is
-compared with that of the form which its own converter made. *Right* is an equal output (relative error {tolerance:g})
-with no key missing, *refused* an error, *wrong* the rest; nothing stands where the library has no such form, or cannot
-run it. Options are those that the errors ask for.
+These models exist in PyTorch and in TensorFlow, Flax or both, with converters of the library's own. A small PyTorch
+model with random weights is the source; the library makes the other two forms of it. From the file of each form this
+program fills the file of each other form (`convert 'torch->flax' FILE --like FILE`), the library loads it, and the
+output is compared with that of the form which its own converter made. *Right* is an equal output (relative error
+{tolerance:g}) with no key missing, *refused* an error, *wrong* the rest; nothing stands where the library has no such
+form, or cannot run it. Options are those that the errors ask for.
 
 """
 TAIL = """
-What is refused: an output layer, or a second bias, that one form stores and the other ties to another tensor. Weights
-do not tell of it; a schema with `tied` does.
+What is refused: an output layer, or a second bias, that one form stores and the other ties to another tensor or lacks
+(ALBERT, XGLM, MPNet, RemBERT, XLM, CTRL); layers of the library's own that are of no known kind, whose layout a file
+does not tell (ConvNeXt V2, MobileBERT, ConvBERT); parameters with a dot in their name (DeBERTa). The error names the
+layer.
 """
 
 

@@ -260,7 +260,10 @@ class _Matching:
                     f"Settle it with {lines}."
                 )
             else:
-                self.problems.append(f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}")
+                self.problems.append(
+                    f"nothing in the source fits '{target.path}' of the clone: {shapes(target)} "
+                    "(--map gives it one, --allow-missing leaves it as it is)"
+                )
         if not self.same_framework:
             self.problems += [
                 f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}"
@@ -269,7 +272,8 @@ class _Matching:
             ]
         if not self.free_targets:
             self.problems += [
-                f"'{path}' ({shapes(layer)}) has no counterpart in the clone{noted(layer)}"
+                f"'{path}' ({shapes(layer)}) has no counterpart in the clone "
+                f"(--map gives it one, --ignore leaves it out){noted(layer)}"
                 for path, layer in self.free_sources.items()
             ]
         if self.problems:
