@@ -42,6 +42,7 @@ fixtures: $(TEST)/ready
 
 # All figures of docs/benchmarks.md, in about half an hour; less with BENCH="--size 200MB --rounds 1".
 bench: $(TEST)/ready
+	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt weightbridge==0.0.4
 	$(TEST)/bin/python -m benchmarks.large $(BENCH)
 
 # The nearest existing tool on the same nets, in about five minutes; writes docs/weightbridge.md.

@@ -16,13 +16,17 @@ from pathlib import Path
 import click
 
 from benchmarks import page, small
-from benchmarks.measure import Runs, in_turn, ours, remove, run, script, size_of
+from benchmarks.measure import Runs, in_turn, inspect, ours, remove, run, script, size_of
+from converter.formats import detect
 from converter.output import parse_size
 
 
 @dataclass(frozen=True)
 class Work:
-    """A row: what is converted, how the script by hand is called, and the targets of time and of memory."""
+    """A row: what is converted, how the script by hand is called, and the targets of time.
+
+    once: it takes minutes, so one round must do.
+    """
 
     title: str
     direction: str
@@ -31,18 +35,40 @@ class Work:
     by_hand: str
     most_times_cp: float | None = None
     least_times_faster: float | None = None
+    once: bool = False
 
 
 WORKS = (
     Work("torch → MXNet", "torch->mxnet", "m.pt", "o.params", "torch_to_mxnet", 1.3),
     Work("torch → neutral", "torch->neutral", "m.pt", "o.safetensors", "torch_to_neutral", 1.3),
     Work("torch → Flax msgpack", "torch->flax", "m.pt", "o.msgpack", "torch_to_flax", 2.0, 8),
+    Work(
+        "torch → Flax msgpack, beside weightbridge",
+        "torch->flax",
+        "m.pt",
+        "o.msgpack",
+        "weightbridge_to_flax",
+        once=True,
+    ),
     Work("torch → Keras .weights.h5", "torch->keras", "m.pt", "o.weights.h5", "torch_to_keras", 2.0, 8),
     Work("Flax msgpack → torch", "flax->torch", "m.msgpack", "o.pt", "flax_to_torch", 2.0, 8),
     Work("torch → TensorFlow checkpoint", "torch->tf", "m.pt", "o.ckpt", "torch_to_tf", None, 4),
     Work("torch → Orbax", "torch->flax", "m.pt", "o.orbax", "torch_to_orbax", None, 4),
     Work("Orbax → torch", "flax->torch", "m.orbax", "o.pt", "orbax_to_torch", None, 4),
 )
+#: What is listed by its headers: the output of each of these directions.
+LISTED = {
+    "o.pt": "torch->torch",
+    "o.legacy.pt": "torch->torch",
+    "o.params": "torch->mxnet",
+    "o.safetensors": "torch->neutral",
+    "o.npz": "torch->flax",
+    "o.msgpack": "torch->flax",
+    "o.orbax": "torch->flax",
+    "o.weights.h5": "torch->keras",
+    "o.h5": "torch->keras",
+    "o.ckpt": "torch->tf",
+}
 #: Sources that are not PyTorch's are made by the real framework, from the one that is.
 MADE = {"m.msgpack": "torch_to_flax", "m.orbax": "torch_to_orbax"}
 MANY = (1_000, 10_000, 100_000)
@@ -58,11 +84,25 @@ def compare(work: Work, folder: Path, rounds: int) -> dict[str, Runs]:
         "ours": (ours(work.direction, source, output), output),
         "by hand": (script(work.by_hand, source, output), output),
     }
+    if work.once:
+        return in_turn(commands, 1)
     for name in ("ours", "by hand"):  # Orbax compresses what it writes, a little where the numbers are random
         run(commands[name][0])
         assert 0.85 < size_of(output) / size_of(source) < 1.18, f"{work.title}: {name} wrote another amount of data"
         remove(output)
     return in_turn(commands, rounds)
+
+
+def listing(folder: Path, rounds: int) -> dict[str, Runs]:
+    """Title of the format -> ``converter inspect`` of the whole file."""
+    found = {}
+    for name, direction in LISTED.items():
+        output = folder / name
+        run(ours(direction, folder / "m.pt", output))
+        title = detect(output).title
+        found[title] = in_turn({"ours": (inspect(output), None)}, rounds)["ours"]
+        remove(output)
+    return found
 
 
 def growth(sizes: list[int], folder: Path, rounds: int) -> dict[int, dict[str, Runs]]:
@@ -108,6 +148,7 @@ def main(size: str, rounds: int, sizes: str, folder: str, works: str) -> None:
                 table.append((work, compare(work, place, rounds)))
                 click.echo(page.row(*table[-1]))
         source_size = size_of(place / "m.pt")
+        listed = listing(place, rounds)
         remove(place / "m.pt")
         for name in MADE:
             remove(place / name)
@@ -115,7 +156,7 @@ def main(size: str, rounds: int, sizes: str, folder: str, works: str) -> None:
         counts = many(place, rounds)
     finally:
         shutil.rmtree(place)
-    page.write(table, curve, counts, small.measure(max(rounds, 3)), source_size, rounds, " ".join(sys.argv[1:]))
+    page.write(table, listed, curve, counts, small.measure(max(rounds, 3)), source_size, rounds, " ".join(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -106,6 +106,11 @@ def ours(direction: str, source: Path, output: Path, *options: str) -> list[str]
     return [CONVERT, direction, str(source), "-o", str(output), "--force", "--json", *options]
 
 
+def inspect(path: Path) -> list[str]:
+    """The command of this program that lists a file."""
+    return [sys.executable, "-m", "converter", "inspect", str(path), "--json"]
+
+
 def size_of(path: Path) -> int:
     """Bytes of a file, a folder, or a checkpoint prefix."""
     files: Iterable[Path] = [path] if path.is_file() else [*path.rglob("*"), *path.parent.glob(path.name + ".*")]

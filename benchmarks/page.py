@@ -39,6 +39,7 @@ def row(work: Work, runs: Mapping[str, Runs]) -> str:
 
 def write(
     table: Sequence[tuple[Work, Mapping[str, Runs]]],
+    listed: Mapping[str, Runs],
     curve: Mapping[int, Mapping[str, Runs]],
     counts: Mapping[int, Runs],
     small: Mapping[str, list[float]],
@@ -67,6 +68,12 @@ def write(
         "| " + " | ".join(COLUMNS) + " |",
         "|---" * len(COLUMNS) + "|",
         *(row(work, runs) for work, runs in table),
+        "",
+        "## The same data listed: converter inspect",
+        "",
+        "| format | s (min to max) | peak MB |",
+        "|---|---|---|",
+        *(f"| {title} | {runs.seconds:.2f} ({runs.spread}) | {_megabytes(runs)} |" for title, runs in listed.items()),
         "",
         "## Growth: torch → Flax, every matrix transposed",
         "",
