@@ -112,8 +112,8 @@ def whole(layers: Sequence[Layer]) -> list[Layer]:
     for layer in layers:
         name = part_name(layer.path)
         path = name.whole if name else layer.path
-        readings = tuple(map(_unparted, layer.readings)) if name else layer.readings
-        found.setdefault(path, replace(layer, path=path, readings=readings))
+        if path not in found:
+            found[path] = replace(layer, path=path, readings=tuple(map(_unparted, layer.readings))) if name else layer
     return list(found.values())
 
 

@@ -196,11 +196,12 @@ def _lay_out(
 ) -> tuple[list[Pair], list[str]]:
     """The layers of the new file, each paired with its source; and what cannot be laid out."""
     problems = []
-    moved = with_projections([replace(renaming.source, path=renaming.path) for renaming in renamings])
+    moved = with_projections([_at(renaming.source, renaming.path) for renaming in renamings])
     placed = framework.placed(whole(moved), dialect)
     pairs = []
     for renaming, layer in zip(renamings, moved, strict=True):
-        source = replace(renaming.source, readings=layer.readings)
+        same = layer.readings is renaming.source.readings
+        source = renaming.source if same else replace(renaming.source, readings=layer.readings)
         if source.kind == UNKNOWN and not same_names:
             problems.append(unknown_kind(source))
             continue
@@ -225,6 +226,10 @@ def _lay_out(
         else:
             pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason))
     return pairs, problems
+
+
+def _at(layer: Layer, path: str) -> Layer:
+    return layer if layer.path == path else replace(layer, path=path)
 
 
 def _settled(pair: Pair, agreement: Agreement) -> list[Settled]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 from converter.formats.base import Probe
@@ -35,8 +36,13 @@ _OTHER_NETS = {
 }
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)")
 _HTML = re.compile(rb"\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
-_SHOWN = 5
-#: How far below the folder of a checkpoint its files lie.
+_SHOWN, _LOOKED_AT = 5, 100
+#: A file that only the folder of such a checkpoint has, and how far below it the others lie.
+_MARKERS = {
+    ".metadata": "PyTorch distributed checkpoint",
+    "saved_model.pb": "TensorFlow SavedModel",
+    "_METADATA": "Orbax checkpoint",
+}
 _DEEPEST = 3
 
 
@@ -58,18 +64,17 @@ def described(probe: Probe) -> str:
 def _folder(probe: Probe) -> str:
     if not probe.entries:
         return "the folder is empty"
-    weights = sorted(name for name in probe.entries if _title(probe.path / name))
+    weights = [name for name in sorted(probe.entries)[:_LOOKED_AT] if _is_weights(probe.path / name)]
     if weights:
         return f"a folder, not a checkpoint; name what is to be read in it: {_few(weights)}"
     return f"a folder, not a checkpoint, and nothing in it is a weight file: {_few(sorted(probe.entries))}"
 
 
-def _title(path: Path) -> str:
-    """What format reads it; "" for none."""
+def _is_weights(path: Path) -> bool:
     from converter.formats import FORMATS  # which asks this module
 
     probe = Probe(path)
-    return next((row.title for row in FORMATS if row.load().detect(probe)), "")
+    return any(row.load().detect(probe) for row in FORMATS)
 
 
 def _first_bytes(head: bytes) -> str:
@@ -84,10 +89,9 @@ def _first_bytes(head: bytes) -> str:
 
 
 def _part(path: Path) -> str:
-    for folder in list(path.parents)[:_DEEPEST]:
-        title = _title(folder)
-        if title:
-            return f"a part of the {title} '{folder}'; give the folder"
+    for folder, marker in product(list(path.parents)[:_DEEPEST], _MARKERS):
+        if (folder / marker).is_file():
+            return f"a part of the {_MARKERS[marker]} '{folder}'; give the folder"
     return ""
 
 

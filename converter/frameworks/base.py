@@ -277,7 +277,10 @@ _WILD = re.compile(r"[+*](?!\w)")
 
 def classed(parts: Iterable[Part], contents: Contents) -> list[Part]:
     """The parts with the classes that are known of their layers from elsewhere than the names."""
-    return [replace(part, layer_class=contents.classes.get(part.spec.name, part.layer_class)) for part in parts]
+    return [
+        replace(part, layer_class=contents.classes[part.spec.name]) if part.spec.name in contents.classes else part
+        for part in parts
+    ]
 
 
 def parameter(path: str, spec: TensorSpec, sources: tuple[TensorSpec, ...] = ()) -> Layer:

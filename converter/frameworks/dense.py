@@ -37,11 +37,13 @@ def without_conv1d(layers: Sequence[Layer], name: str) -> tuple[Layer, ...]:
     """A matrix is a Conv1D only where the shapes of another layer of the net prove that there are any, or on demand."""
     if any([reading.form for reading in layer.readings] == [name] for layer in layers):
         return tuple(layers)
-    return tuple(
-        replace(
-            layer,
-            readings=tuple(reading for reading in layer.readings if reading.form != name),
-            unlikely=(*layer.unlikely, *(reading for reading in layer.readings if reading.form == name)),
-        )
-        for layer in layers
-    )
+    return tuple(_unlikely(layer, name) for layer in layers)
+
+
+def _unlikely(layer: Layer, name: str) -> Layer:
+    """The layer that is of this form only on demand."""
+    of_form = tuple(reading for reading in layer.readings if reading.form == name)
+    if not of_form:
+        return layer
+    others = tuple(reading for reading in layer.readings if reading.form != name)
+    return replace(layer, readings=others, unlikely=(*layer.unlikely, *of_form))

@@ -96,7 +96,7 @@ class Torch(Framework):
 
     def split(self, contents: Contents) -> Iterable[Part]:
         parts = [
-            replace(part, sources=item.sources, fold=item.fold)
+            replace(part, sources=item.sources, fold=item.fold) if item.fold else part
             for item in folded(contents.specs)
             for part in _parts(item.spec, contents)
         ]

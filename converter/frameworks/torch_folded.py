@@ -68,6 +68,8 @@ def _fold(specs: Sequence[TensorSpec]) -> tuple[Op, TensorSpec]:
 
 def oriented(layer: Layer) -> Layer:
     """The spectral norm of a transposed convolution is taken along its second axis, also of one with equal axes."""
+    if not any(reading.kind == "conv_transpose" for reading in layer.readings):
+        return layer
     return replace(layer, readings=tuple(map(_oriented, layer.readings)))
 
 
