@@ -175,12 +175,12 @@ class Rules:
 def narrowed(layer: Layer, kind: str) -> Layer:
     """The layer with only the readings of that kind or form (none, when it cannot be one); a kind is its usual form.
 
-    A form that this framework stores like the usual one (the projections of an attention) is noted on it. Either name
-    of GPT-2's Conv1D is that of the other framework, too: the same layer of both nets runs the other way.
+    A form that this framework stores like the usual one (the projections of an attention) is noted on it. Where both
+    nets prove to have GPT-2's Conv1D, either name of it is that of the other framework, too.
     """
     possible = (*layer.readings, *layer.unlikely)
-    called = CONV1D if kind in CONV1D else {kind}
-    exact = tuple(reading for reading in possible if reading.called in called)
+    exact = tuple(reading for reading in possible if reading.called == kind)
+    exact = exact or tuple(reading for reading in layer.readings if {kind, reading.called} == CONV1D)
     alike = next(
         (found for side in (layer.readings, layer.unlikely) if (found := tuple(r for r in side if r.kind == kind))), ()
     )
