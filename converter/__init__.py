@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from converter.api import convert, load_into, save
+    from converter.building import build, scaffold
     from converter.certificate import check_certificate
     from converter.equality import compare
     from converter.errors import (
@@ -30,6 +31,7 @@ __all__ = [
     "OutputError",
     "UnsafeFileError",
     "Weights",
+    "build",
     "check_certificate",
     "compare",
     "convert",
@@ -38,11 +40,13 @@ __all__ = [
     "read",
     "reuse",
     "save",
+    "scaffold",
     "verify",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "build": "building",
     "check_certificate": "certificate",
     "compare": "equality",
     "convert": "api",
@@ -51,6 +55,7 @@ _HOMES = {
     "read": "weights",
     "reuse": "partial",
     "save": "api",
+    "scaffold": "building",
     "verify": "proof",
     "Weights": "weights",
 }

@@ -6,9 +6,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converter.casting import cast, parse_dtype
 from converter.checklist import checklist, differences, pairs
@@ -16,16 +16,23 @@ from converter.direction import parse_direction
 from converter.errors import ConversionError, MatchError
 from converter.execute import Pace, compute, execute
 from converter.formats import Format, Reader
+from converter.formats.base import LeftOut
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
+from converter.frameworks.neutral import architecture_in
 from converter.layers import Net
+from converter.matching import rename
 from converter.output import choose_format, choose_path, in_shards, own_framework, parse_size, refuse_existing
 from converter.plan import KEPT, Plan, plan_into, plan_new
 from converter.report import Report
 from converter.rules import Rules
+from converter.schema import Schema
 from converter.sides import Goal, Inputs, Side, clone_of, goal_of, opened, turned
 from converter.tensors import DType
 from converter.weights import StrPath
+
+if TYPE_CHECKING:
+    from converter.architectures.document import Architecture
 
 _Net = TypeVar("_Net")
 
@@ -141,6 +148,7 @@ def save(
     flatten_fix: bool = True,
     dtype: str | None = None,
     max_shard_size: int | str | None = None,
+    architecture: Architecture | None = None,
     strict: bool = False,
     ignore: Iterable[str] = (),
     allow_missing: Iterable[str] = (),
@@ -151,8 +159,10 @@ def save(
     net: as in `load_into`. path: its ending chooses the format, and with it the framework, unless ``to`` names one:
     the net's own where it uses that format, neutral for ``.safetensors``.
     In a format of its own framework the file is the one that the framework itself would write. example_input: an array
-    that the net takes, or a tuple of them: it shows in which order the layers are called and what is flattened. The
-    rest as in `convert`. Raises ConversionError; then nothing was written.
+    that the net takes, or a tuple of them: it shows in which order the layers are called and what is flattened.
+    architecture: what the net computes, as `converter.architecture` reads it from a net, for a neutral file; then
+    `converter.build` makes of the file alone a net in any framework. The rest as in `convert`. Raises ConversionError;
+    then nothing was written.
     """
     inputs = _inputs(example_input)
     with ExitStack() as stack:
@@ -168,6 +178,7 @@ def save(
             _size(max_shard_size),
             strict=strict,
             force=force,
+            architecture=architecture,
         )
         return job.run(side, stack)
 
@@ -178,7 +189,7 @@ def load_into(
     *,
     example_input: Any = None,
     framework: str | None = None,
-    schema: str | None = None,
+    schema: str | Schema | None = None,
     map: Mapping[str, str] | None = None,
     strip: Iterable[str] = (),
     kind: Mapping[str, str] | None = None,
@@ -245,6 +256,7 @@ class _Job:
     strict: bool = False
     dry_run: bool = False
     force: bool = False
+    architecture: Architecture | None = None
 
     def run(self, side: Side, stack: ExitStack) -> Report:
         if self.resume and self.limit is None:
@@ -272,6 +284,8 @@ class _Job:
 
     def _plan(self, side: Side, clone: Side | None, form: Format) -> tuple[Plan, Reader]:
         """The plan, and what reads its sources."""
+        if self.architecture is not None and (self.target.name != "neutral" or clone is not None):
+            raise ConversionError("An architecture is stored in a neutral file alone: say to='neutral', and no like.")
         if clone is None and side.live is not None and side.framework is self.target:
             clone = side  # as the framework itself would write it
         if clone is not None:
@@ -284,22 +298,53 @@ class _Job:
 
             return plan, WithClone(side.reader, goal.net.read)
         try:
-            source, rules = _source(side, self.rules, self.target)
-            return plan_new(source, side.contents, self.target, form.name, rules), side.reader
+            given, lost = self._with_names(side)
+            source, rules = applied(side, given, self.target)
+            plan = plan_new(source, side.contents, self.target, form.name, rules)
+            plan = replace(plan, left_out=(*plan.left_out, *lost))
+            return self._described(plan, source, side, rules), side.reader
         except MatchError as error:
             raise _placed(error, side) from None
+
+    def _with_names(self, side: Side) -> tuple[Rules, tuple[LeftOut, ...]]:
+        """An architecture tells, as a schema does, what each framework calls the layers, and what is flattened.
+
+        One in a file that cannot be read is left out, with the reason: the weights are converted without it.
+        """
+        given = self.architecture or architecture_in(side.contents)
+        if self.rules.schema is not None or given is None or (self.target.name == side.framework.name == "neutral"):
+            return self.rules, ()
+        from converter.architectures.attached import names_in
+
+        try:
+            return replace(self.rules, schema=names_in(given)), ()
+        except ConversionError as error:
+            if self.architecture is not None:
+                raise
+            return self.rules, (LeftOut("the architecture", str(error)),)
+
+    def _described(self, plan: Plan, source: Net, side: Side, rules: Rules) -> Plan:
+        """A neutral file holds the architecture, if one is known."""
+        given = self.architecture or architecture_in(side.contents)
+        of_schema = rules.schema is not None and rules.schema.architecture is not None
+        if self.target.name != "neutral" or (given is None and not of_schema):
+            return plan
+        from converter.architectures.attached import described
+
+        paths = {renaming.source.path: renaming.path for renaming in rename(source, self.target.name, rules)}
+        return described(plan, paths, given, rules.schema)
 
 
 def _planned(side: Side, goal: Goal, rules: Rules, strict: bool) -> Plan:
     try:
-        source, rules = _source(side, rules, framework_of(goal.net.framework))
+        source, rules = applied(side, rules, framework_of(goal.net.framework))
         plan = plan_into(source, rules.settled(goal.net), goal.contents, rules, strict)
     except MatchError as error:
         raise _placed(error, side) from None
     return goal.finished(plan)
 
 
-def _source(side: Side, rules: Rules, target: Framework) -> tuple[Net, Rules]:
+def applied(side: Side, rules: Rules, target: Framework) -> tuple[Net, Rules]:
     """The layers of the source with all that was said of them, and the rules as they are for this net."""
     if rules.schema is None:
         return rules.applied(side.net), rules

@@ -11,6 +11,7 @@ import click
 
 from converter.cli_values import as_text, channels, mapping, numbers
 from converter.reuse_command import reuse
+from converter.scaffold_command import scaffold
 from converter.schema_commands import schema as schema_group
 from converter.verify_command import verify
 
@@ -47,6 +48,7 @@ def program() -> None:
     converter inspect FILE
     converter verify SOURCE TARGET
     converter reuse OLD --into NEW --first N
+    converter scaffold FILE_OR_SCHEMA --to NAME
 
     FROM and TO are torch, tensorflow (tf, keras), flax (jax), mxnet (gluon) or neutral. `convert` and `converter`
     are the same program; see `convert convert --help` for its options.
@@ -241,6 +243,7 @@ def inspect(
 
 
 program.add_command(reuse)
+program.add_command(scaffold)
 program.add_command(schema_group)
 program.add_command(verify)
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from converter.errors import ConversionError
+from converter.frameworks.neutral import architecture_in
 from converter.layers import Net
 from converter.tables import shape_dict, table
 from converter.tensors import Array, TensorSpec
@@ -50,6 +52,7 @@ class Inspection:
             "container": contents.container,
             "tensors": tensors,
             "total": {"tensors": len(tensors), "bytes": self._bytes(), "elements": self._elements()},
+            "architecture": None if self._architecture is None else msgspec.json.decode(self._architecture),
             "left_out": [{"name": item.name, "reason": item.reason} for item in self._net.left_out],
         }
 
@@ -65,8 +68,14 @@ class Inspection:
             rows.append(row + self._row(spec))
         lines += [*table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self._net.left_out]
+        if self._architecture is not None:
+            lines.append("what the net computes is in it, too: see converter scaffold")
         lines.append(f"{len(contents.specs)} tensors, {self._elements():,} numbers, {self._bytes():,} bytes")
         return "\n".join(lines)
+
+    @property
+    def _architecture(self) -> bytes | None:
+        return architecture_in(self.weights.contents)
 
     def _row(self, spec: TensorSpec) -> list[str]:
         if self.statistics is None:

@@ -54,7 +54,7 @@ class Rules:
     @classmethod
     def of(
         cls,
-        schema: str | None = None,
+        schema: str | Schema | None = None,
         map: Mapping[str, str] | None = None,
         strip: Iterable[str] = (),
         kind: Mapping[str, str] | None = None,
@@ -67,7 +67,7 @@ class Rules:
     ) -> Rules:
         """From the arguments of `converter.convert`. Raises ConversionError for a schema that is none."""
         return cls(
-            load_schema(schema) if schema else None,
+            load_schema(schema) if isinstance(schema, str) else schema,
             dict(map or {}),
             frozenset(strip),
             dict(kind or {}),

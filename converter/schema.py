@@ -41,6 +41,12 @@ An output layer that is tied to the embedding, which some frameworks store twice
 
     - {path: output, kind: linear, tied: embedding, names: {tensorflow: [], flax: []}}
 
+What its nets compute may be said, too (see `converter.architectures.document`):
+
+    architecture:
+      input: [20]
+      steps: [{kind: linear, path: hidden}, relu, {kind: linear, path: output}]
+
 Strict: an unknown key, kind or framework, a name that stands for two layers, and an entry that finds no layer
 (unless it is optional) are errors.
 """
@@ -49,6 +55,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -109,11 +116,15 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A schema with its blocks put in their places."""
+    """A schema with its blocks put in their places.
+
+    architecture: what its nets compute, if it says so: a `converter.architectures.document.Family`.
+    """
 
     name: str
     layers: tuple[SchemaLayer, ...]
     description: str = ""
+    architecture: Any = None
 
     def entry(self, framework_name: str, path: str) -> SchemaLayer | None:
         """The entry of a layer that is called so there."""
@@ -150,6 +161,7 @@ class SchemaFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: tuple[Entry, ...]
     description: str = ""
     blocks: dict[str, tuple[Entry, ...]] = {}
+    architecture: dict[str, Any] | None = None
 
 
 def schema_folder() -> Path:
@@ -197,7 +209,16 @@ def parse_schema(text: str) -> Schema:
         raise ConversionError(f"not a schema: {explained(error, text, (SchemaFile, Entry))}") from None
     schema = Schema(written.name, tuple(_expanded(written.layers, written.blocks, ())), written.description)
     _check(schema)
-    return schema
+    return schema if written.architecture is None else _with_architecture(schema, written.architecture, text)
+
+
+def _with_architecture(schema: Schema, written: Mapping[str, Any], text: str) -> Schema:
+    """The vocabulary of architectures is imported for schemas that use it."""
+    from converter.architectures.family import family_of
+
+    forms = named_forms()
+    rows = {layer.path: (forms.get(layer.kind, layer.kind), layer.optional) for layer in schema.layers}
+    return msgspec.structs.replace(schema, architecture=family_of(written, rows, text))
 
 
 def _expanded(
@@ -319,7 +340,10 @@ def _check_ties(schema: Schema) -> None:
 
 def json_schema() -> dict[str, object]:
     """What editors check a schema file against (https://json-schema.org)."""
-    found = msgspec.json.schema(SchemaFile)
-    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    found["$defs"]["Entry"]["properties"]["kind"]["enum"] = ["", *kinds()]
-    return found
+    from converter.architectures.document import Family
+
+    (whole, family), found = msgspec.json.schema_components((SchemaFile, Family), ref_template="#/$defs/{name}")
+    found["SchemaFile"]["properties"]["architecture"] = {"anyOf": [family, {"type": "null"}], "default": None}
+    found["Entry"]["properties"]["kind"]["enum"] = ["", *kinds()]
+    whole |= {"$defs": found, "$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return dict(msgspec.json.decode(msgspec.json.encode(whole)))  # defaults as lists

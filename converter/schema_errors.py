@@ -19,6 +19,11 @@ def explained(error: Exception, text: str, structs: tuple[type[msgspec.Struct], 
         keys = [field for struct in structs for field in struct.__struct_fields__]
         near = difflib.get_close_matches(unknown[1], keys, 1)
         message += f". Did you mean `{near[0]}`?" if near else ""
+    value = re.search(r"Invalid value '([^']*)'", message)
+    if value and place and place[1].endswith(".kind"):
+        kinds = [str(struct.__struct_config__.tag) for struct in structs if struct.__struct_config__.tag]
+        near = difflib.get_close_matches(value[1], kinds, 1)
+        message += f". Did you mean '{near[0]}'?" if near else f". There are {', '.join(kinds)}."
     if isinstance(error, msgspec.ValidationError):
         line = _line(text, re.findall(r"\w+", place[1]) if place else [], unknown[1] if unknown else None)
         return f"line {line}: {message}" if line else message

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from msgspec import structs
 
 from converter.flatten_sizes import sizes_of
-from converter.layers import Net, natural_key
+from converter.layers import Layer, Net, natural_key
 from converter.patterns import counted, fill, letters
 from converter.rules import Rules, narrowed
 from converter.schema import Schema, SchemaLayer
@@ -16,6 +17,18 @@ from converter.schema import Schema, SchemaLayer
 def for_net(rules: Rules, source: Net) -> Rules:
     """The rules, with the schema as it is for this source."""
     return replace(rules, schema=_measured(rules.schema, rules.stripped(source))) if rules.schema else rules
+
+
+def spelled(schema: Schema, paths: Collection[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Neutral path -> framework -> what it calls the layer, where that is another name; of a net with these layers."""
+    measured = _measured(schema, Net("neutral", tuple(Layer(path, ()) for path in paths)))
+    names: dict[str, dict[str, tuple[str, ...]]] = {}
+    for path in paths:
+        entry = measured.entry("neutral", path)
+        indices = entry.indices("neutral", path) if entry is not None else None
+        if entry is not None and indices is not None:
+            names[path] = {name: entry.spelled(name, indices) for name in sorted(entry.names)}
+    return {path: found for path, found in names.items() if found}
 
 
 def _measured(schema: Schema, net: Net) -> Schema:

@@ -38,6 +38,7 @@ def test_importing_the_package_imports_no_framework() -> None:
             r"converter\.(?!frameworks|layers|axes|ops|errors|tensors|formats\.base|formats import Format\b)",
         ),
         ("live", r"converter\.(?!live|frameworks|errors|tensors|formats)"),
+        ("architectures", r"converter\.(cli|api|building|execute|formats import FORMATS)\b"),
         (".", r"converter\.cli (?!import main)"),
     ],
 )

@@ -32,7 +32,8 @@ class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 class _Document(msgspec.Struct, frozen=True):
     """All that the metadata says. ``framework`` is where the weights came from; `ordered` as in `Net`.
 
-    aliases: further name of a tied tensor -> the one under which the file holds it.
+    aliases: further name of a tied tensor -> the one under which the file holds it. architecture: what the net
+    computes, as `converter.architectures.document` has it; whatever it says, the weights can be read.
     """
 
     version: Literal[1]
@@ -41,6 +42,7 @@ class _Document(msgspec.Struct, frozen=True):
     container: Container
     layers: tuple[_Entry, ...]
     aliases: dict[str, str] = {}
+    architecture: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def _form(kind: str) -> Form:
@@ -148,6 +150,21 @@ def is_neutral(contents: Contents) -> bool:
 def origin(contents: Contents) -> str:
     """The framework that the weights of a neutral file came from."""
     return _document(contents).framework
+
+
+def architecture_in(contents: Contents) -> bytes | None:
+    """The architecture that a neutral file holds, as JSON; None where there is none."""
+    if not is_neutral(contents):
+        return None
+    found = _document(contents).architecture
+    return None if isinstance(found, msgspec.UnsetType) else bytes(found)
+
+
+def with_architecture(contents: Contents, architecture: bytes | None) -> Contents:
+    """What a neutral file is to hold, with this architecture; None: without one."""
+    raw = msgspec.UNSET if architecture is None else msgspec.Raw(architecture)
+    document = msgspec.structs.replace(_document(contents), architecture=raw)
+    return replace(contents, metadata={**contents.metadata, KEY: msgspec.json.encode(document).decode()})
 
 
 def _document(contents: Contents) -> _Document:

@@ -1,0 +1,273 @@
+"""From the architecture of all nets of a schema to that of one: indices are counted, conditions decided."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Struct, ValidationError, convert, structs
+
+from converter.architectures.document import Family, layer_paths, of_name, rows_of, walk
+from converter.architectures.vocabulary import (
+    VOCABULARY,
+    AnyStep,
+    Attention,
+    Concat,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    Residual,
+    RmsNorm,
+    Sequential,
+    Steps,
+    WithWeights,
+    kind_of,
+)
+from converter.errors import ConversionError
+from converter.patterns import Indices, check_pattern, fill, indices_of, letters
+from converter.schema_errors import explained
+
+#: Options that the weights of a net tell.
+TOLD = ("num", "out", "kernel", "groups")
+
+
+def of_weights(steps: Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[AnyStep, ...]:
+    """The steps of a net with layers of these neutral paths.
+
+    may_miss: whether a net may do without the layer of this path. Raises ConversionError where steps and layers differ.
+    """
+    found = tuple(_Weighed(frozenset(paths), may_miss).row(steps, "", {}))
+    surplus = sorted(set(paths) - _paths_once(found))
+    if surplus:
+        raise ConversionError(f"no step of the architecture uses the layer '{surplus[0]}'")
+    return found
+
+
+def of_defaults(steps: Steps, sizes: Mapping[str, int]) -> tuple[AnyStep, ...]:
+    """The steps of a net without weights, with the sizes that the steps themselves have.
+
+    sizes: path of a layer -> its outputs, where they are to be others. Raises ConversionError for an unknown path.
+    """
+    told = {path for step, over in placed(steps) for path in _told_paths(step, over)}
+    found = tuple(_Told(frozenset(told), sizes).row(steps, "", {}))
+    below = next((path for path, size in sizes.items() if size < 1), None)
+    if below is not None:
+        raise ConversionError(f"sizes: '{below}' cannot have {sizes[below]} outputs")
+    unknown = sorted(sizes.keys() - _paths_once(found))
+    if unknown:
+        raise ConversionError(f"sizes: the architecture has no layer '{unknown[0]}'")
+    return found
+
+
+def _paths_once(steps: Iterable[AnyStep]) -> set[str]:
+    """The layers that the steps use. Raises ConversionError for one that is used twice."""
+    paths = [path for step in walk(steps) for path in layer_paths(step)]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise ConversionError(f"architecture: the layer '{twice}' is there twice")
+    return set(paths)
+
+
+def located(
+    steps: Steps, prefix: str = "", over: tuple[str, ...] = ()
+) -> Iterator[tuple[AnyStep, str, tuple[str, ...]]]:
+    """Each step, what stands before its path, and the indices for which it is repeated."""
+    for each in steps:
+        step = of_name(each)
+        yield step, prefix, over
+        inner = joined(prefix, step.path) if isinstance(step, Sequential) else prefix
+        repeated = (*over, *step.each) if isinstance(step, Sequential) else over
+        for row in rows_of(step):
+            yield from located(row, inner, repeated)
+
+
+def placed(steps: Steps, prefix: str = "") -> Iterator[tuple[WithWeights, tuple[str, ...]]]:
+    """Each layer with its whole path, in which indices are open, and the indices for which it is repeated."""
+    for step, before, over in located(steps, prefix):
+        if isinstance(step, WithWeights):
+            yield structs.replace(step, path=joined(before, step.path)), over
+
+
+class _Key(Struct, frozen=True):
+    """Where it stands in a schema file."""
+
+    architecture: Family
+
+
+def family_of(written: Mapping[str, Any], layers: Mapping[str, tuple[str, bool]], text: str) -> Family:
+    """The architecture of a schema file. layers: as in `check_family`. Raises ConversionError with the line."""
+    try:
+        family = convert({"architecture": written}, _Key).architecture
+    except (ValidationError, RecursionError) as error:
+        raise ConversionError(f"not a schema: {explained(error, text, (Family, *VOCABULARY))}") from None
+    try:
+        check_family(family, layers)
+    except ConversionError as error:
+        raise ConversionError(_with_line(str(error), text)) from None
+    return family
+
+
+def _with_line(message: str, text: str) -> str:
+    """With the line on which the first word that the message quotes stands in the architecture."""
+    before, key, written = text.partition("architecture:")
+    quoted = re.search("'([^']+)'", message)
+    found = re.search(rf"(?<![\w.]){re.escape(quoted[1])}(?![\w.])", written) if quoted else None
+    return f"line {(before + key + written[: found.start()]).count(chr(10)) + 1}: {message}" if found else message
+
+
+def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None:
+    """Raises ConversionError where the steps do not fit the layers of the schema.
+
+    layers: path -> the kind, and whether a net may do without it.
+    """
+    used: dict[str, list[tuple[str, str]]] = {}
+    for step, over in placed(family.steps):
+        condition = (step.only_if, step.unless)
+        for path in layer_paths(step):
+            problem = f"architecture: the {kind_of(step)} '{path}'"
+            if path not in layers:
+                raise ConversionError(f"{problem} is no layer of the schema. There are {', '.join(layers)}.")
+            if layers[path][0] != layer_kind(step):
+                raise ConversionError(f"{problem} is {layers[path][0]} in the schema")
+            if letters(path) - {*over}:
+                raise ConversionError(f"{problem} has an index that no sequential around it counts (`each`)")
+            others = used.setdefault(path, [])
+            if others and (not any(condition) or condition[::-1] not in others):
+                raise ConversionError(f"{problem} is there twice; one `if` and one `unless` a layer may be")
+            others.append(condition)
+    for any_step, before, _ in located(family.steps):
+        for path in filter(None, (any_step.only_if, any_step.unless)):
+            if joined(before, path) not in layers:
+                raise ConversionError(f"architecture: '{joined(before, path)}' is no layer of the schema")
+    unused = [path for path in layers if path not in used]
+    if unused:
+        raise ConversionError(f"architecture: no step uses the layer '{unused[0]}'")
+
+
+def layer_kind(step: WithWeights) -> str:
+    """The kind of its layers in `converter.layers`."""
+    if isinstance(step, LayerNorm | GroupNorm | InstanceNorm | RmsNorm):
+        return "norm"
+    return "linear" if isinstance(step, Attention) else kind_of(step)
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """What both ways have in common. paths: the layers of which it is known that they are there."""
+
+    paths: frozenset[str]
+
+    def row(self, steps: Iterable[str | AnyStep], prefix: str, bound: Indices) -> Iterator[AnyStep]:
+        for each in steps:
+            step = of_name(each)
+            if step.only_if and joined(prefix, filled(step.only_if, bound)) not in self.paths:
+                continue
+            if step.unless and joined(prefix, filled(step.unless, bound)) in self.paths:
+                continue
+            yield from self.step(structs.replace(step, only_if="", unless=""), prefix, bound)
+
+    def step(self, step: AnyStep, prefix: str, bound: Indices) -> Iterator[AnyStep]:
+        if isinstance(step, Sequential):
+            for indices in self._indices(step, prefix, bound):
+                yield from self.row(step.steps, joined(prefix, filled(step.path, indices)), indices)
+        elif isinstance(step, Residual):
+            body, shortcut = (tuple(self.row(row, prefix, bound)) for row in rows_of(step))
+            yield Residual(body=body, shortcut=shortcut)
+        elif isinstance(step, Concat):
+            yield Concat(branches=tuple(tuple(self.row(row, prefix, bound)) for row in rows_of(step)))
+        elif isinstance(step, WithWeights):
+            yield from self.layer(structs.replace(step, path=joined(prefix, filled(step.path, bound))), bound)
+        else:
+            yield step
+
+    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+        raise NotImplementedError
+
+    def _indices(self, step: Sequential, prefix: str, bound: Indices) -> Iterator[Indices]:
+        """The indices of each repetition."""
+        if not step.each:
+            yield bound
+            return
+        if step.each in bound:
+            raise ConversionError(f"the index {step.each} counts two sequentials, one inside of the other")
+        patterns = [path for inner, _ in placed(step.steps, joined(prefix, step.path)) for path in layer_paths(inner)]
+        numbers = set()
+        for pattern in patterns:
+            for path in self.paths:
+                found = indices_of(pattern, path) or {}
+                if step.each in found and all(bound.get(key, number) == number for key, number in found.items()):
+                    numbers.add(found[step.each])
+        yield from ({**bound, step.each: number} for number in sorted(numbers))
+
+
+@dataclass(frozen=True)
+class _Weighed(_Expansion):
+    may_miss: Callable[[str], bool]
+
+    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+        missing = [path for path in layer_paths(step) if path not in self.paths]
+        if not missing:
+            said = isinstance(getattr(step, "groups", None), int)  # of this very layer: no list of defaults
+            yield structs.replace(step, **{name: None for name in told_of(step) if name != "groups" or not said})
+        elif len(missing) < len(layer_paths(step)) or not self.may_miss(missing[0]):
+            raise ConversionError(f"the architecture has a {kind_of(step)} '{missing[0]}' that has no weights")
+
+
+@dataclass(frozen=True)
+class _Told(_Expansion):
+    sizes: Mapping[str, int]
+
+    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+        lists = [name for name in told_of(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
+        values = {name: _value(getattr(step, name), bound) for name in lists}
+        if lists and not any(values.values()):
+            return  # there is none with these indices
+        if step.path in self.sizes:
+            values["out"] = self.sizes[step.path]
+        yield structs.replace(step, **values)
+
+
+def told_of(step: WithWeights) -> list[str]:
+    """Which of its options weights tell; the groups of a norm are no size of its tensors."""
+    return [name for name in TOLD if name in step.__struct_fields__ and not isinstance(step, GroupNorm)]
+
+
+def _value(told: Any, bound: Indices) -> int | None:
+    """A size of the repetition with these indices; None where there is none."""
+    for number in bound.values():
+        if isinstance(told, tuple):
+            told = told[number] if number < len(told) else None
+    return told if isinstance(told, int) else None
+
+
+def _told_paths(step: WithWeights, over: tuple[str, ...]) -> Iterator[str]:
+    """The layers that the sizes of a step speak of: that of one that is not repeated, and those in a list."""
+    out = getattr(step, "out", None)
+    for indices in _told_indices(out, over) if over else [{}]:
+        yield from (filled(path, indices) for path in layer_paths(step))
+
+
+def _told_indices(told: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
+    if not isinstance(told, tuple):
+        if told is not None and not over:
+            yield {}
+        return
+    for number, inner in enumerate(told if over else ()):
+        yield from ({over[0]: number, **rest} for rest in _told_indices(inner, over[1:]))
+
+
+def filled(pattern: str, bound: Indices) -> str:
+    """With numbers for the indices. Raises ConversionError for an index that nothing counts."""
+    check_pattern(pattern)
+    unbound = letters(pattern) - bound.keys()
+    if unbound:
+        raise ConversionError(
+            f"'{pattern}' has the index {sorted(unbound)[0]}, and no sequential around it says `each`"
+        )
+    return fill(pattern, bound)
+
+
+def joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))

@@ -1,0 +1,126 @@
+"""The architecture of one net: from that of its schema and the layers that it has, or from what a file says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import structs
+
+from converter.architectures.document import Architecture, Input, check_names, layer_paths, walk
+from converter.architectures.family import layer_kind, of_defaults, of_weights
+from converter.architectures.resolving import resolved
+from converter.architectures.torch import axes
+from converter.architectures.units import UNKNOWN, Shapes, Unit, Units, units_in
+from converter.architectures.vocabulary import (
+    AnyStep,
+    Attention,
+    Concat,
+    Conv,
+    Linear,
+    Residual,
+    WithWeights,
+)
+from converter.errors import ConversionError
+from converter.schema import Schema, SchemaLayer
+from converter.schema_net import spelled
+
+
+def of_schema(
+    schema: Schema, shapes: Shapes | None, input: Input = (), sizes: Mapping[str, int] | None = None
+) -> tuple[Architecture, Units]:
+    """A net of a schema: with layers of these shapes, or without weights, with the sizes that the schema has.
+
+    input: what it takes, where that is not what the schema says. sizes: other outputs for some layers, without weights.
+    Raises ConversionError.
+    """
+    check_described(schema)
+    family = schema.architecture
+    if shapes is None:
+        steps = of_defaults(family.steps, sizes or {})
+        paths: Collection[str] = [path for step in _layers(steps) for path in layer_paths(step)]
+    else:
+        optional = {entry.path for entry in schema.layers if entry.optional}
+        steps = of_weights(family.steps, shapes, lambda path: _entry(schema, path) in optional)
+        paths = shapes
+    found = Architecture(steps, family.input, schema.name, spelled(schema, paths))
+    return known(found, shapes, input)
+
+
+def check_described(schema: Schema) -> None:
+    """Raises ConversionError for a schema without an architecture."""
+    if schema.architecture is None:
+        raise ConversionError(
+            f"schema '{schema.name}' has no architecture: it says what the layers are called, and no more"
+        )
+
+
+def known(
+    architecture: Architecture, shapes: Shapes | None, input: Input = (), sizes: Mapping[str, int] | None = None
+) -> tuple[Architecture, Units]:
+    """With all sizes. shapes: of the weights, which overrule those that the steps say; the rest as in `of_schema`."""
+    check_names(architecture)
+    steps: Sequence[AnyStep] = tuple(
+        of_weights(architecture.steps, shapes, lambda path: False)
+        if shapes is not None
+        else of_defaults(architecture.steps, sizes or {})
+    )
+    units = resolved(steps, input or architecture.input, shapes, asked=bool(input))
+    by_path = {unit.path: unit for unit in units_in(units.row) if unit.path}
+    said = tuple(_with_sizes(step, by_path) for step in steps)
+    return structs.replace(architecture, steps=said, input=units.input), units
+
+
+def schema_of(architecture: Architecture, units: Units) -> Schema:
+    """The schema of this one net: nothing about it is left to be found out."""
+    layers = []
+    for unit in units_in(units.row):
+        for path in layer_paths(unit.step):
+            heads = unit.step.heads if isinstance(unit.step, Attention) else None
+            names = architecture.names.get(path, {})
+            layers.append(SchemaLayer(path, layer_kind(unit.step), names, heads, _flattened(unit), unflatten=0))
+    return Schema(architecture.name, tuple(layers))
+
+
+def _flattened(unit: Unit) -> int:
+    """Other layers than linear ones are refused behind a flatten (see `units`)."""
+    if not isinstance(unit.step, Linear):
+        return 0
+    flattened = (unit.given.flattened if unit.given is not None else None) or 0
+    if flattened == UNKNOWN:
+        raise ConversionError(
+            f"'{unit.path}' stands behind a flatten of an input whose channels are not known. Say the input, such as "
+            "input=(1, 28, 28) or --input 1,28,28."
+        )
+    return flattened
+
+
+def _with_sizes(step: AnyStep, units: Mapping[str, Unit]) -> Any:
+    if isinstance(step, Residual):
+        body, shortcut = (tuple(_with_sizes(inner, units) for inner in row) for row in (step.body, step.shortcut))  # type: ignore[arg-type]
+        return Residual(body=body, shortcut=shortcut)
+    if isinstance(step, Concat):
+        return Concat(branches=tuple(tuple(_with_sizes(inner, units) for inner in row) for row in step.branches))  # type: ignore[arg-type]
+    if not isinstance(step, WithWeights):
+        return step
+    unit = units[step.path]
+    sizes: dict[str, Any] = {
+        "out": unit.outputs,
+        "num": unit.rows,
+        "kernel": axes(unit.kernel),
+        "bias": "bias" in unit.roles,
+        "scale": "scale" in unit.roles,
+        "offset": "offset" in unit.roles,
+    }
+    if isinstance(step, Conv):
+        sizes["groups"] = unit.groups
+    return structs.replace(step, **{name: size for name, size in sizes.items() if name in step.__struct_fields__})
+
+
+def _layers(steps: Iterable[AnyStep]) -> list[WithWeights]:
+    return [step for step in walk(steps) if isinstance(step, WithWeights)]
+
+
+def _entry(schema: Schema, path: str) -> str:
+    entry = schema.entry("neutral", path)
+    return entry.path if entry is not None else ""
