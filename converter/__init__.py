@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from converter.api import convert, load_into, save
-    from converter.building import build, scaffold
+    from converter.building import architecture, build, scaffold
     from converter.certificate import check_certificate
     from converter.equality import compare
     from converter.errors import (
@@ -31,6 +31,7 @@ __all__ = [
     "OutputError",
     "UnsafeFileError",
     "Weights",
+    "architecture",
     "build",
     "check_certificate",
     "compare",
@@ -46,6 +47,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "architecture": "building",
     "build": "building",
     "check_certificate": "certificate",
     "compare": "equality",

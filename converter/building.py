@@ -24,6 +24,7 @@ from converter.errors import CloneWarning, ConversionError
 from converter.execute import compute
 from converter.frameworks import framework as framework_of
 from converter.frameworks.neutral import architecture_in
+from converter.live.run import as_arrays
 from converter.plan import plan_new
 from converter.rules import Rules
 from converter.schema import Schema, load_schema
@@ -79,6 +80,29 @@ def scaffold(
     with ExitStack() as stack:
         plan = _described(architecture, weights, tuple(input), sizes or {}, weights_from, stack)
         return source_of(plan.architecture, plan.units, target.name)
+
+
+def architecture(net: object, *, example_input: Any = None) -> Architecture:
+    """What a live net computes, in the closed vocabulary: data that `build`, `scaffold` and `converter.save` take.
+
+    net: one of PyTorch that `torch.fx` can trace, of Keras 3, a gluon block that takes symbols (hybrid blocks do), or
+    of Flax linen the pair (module, variables). example_input: an array that it takes; what waits for a shape, or
+    depends on the size of the input, needs it, and so does every net of Flax. Printed, an architecture is in the
+    notation of schema files. Raises ConversionError that names what is outside of the vocabulary.
+    """
+    from converter.architectures.capture import capture
+
+    if isinstance(net, str | os.PathLike):
+        raise ConversionError(f"{net}: an architecture is read from a live net, and this is a file")
+    inputs = as_arrays(example_input) if example_input is not None else []
+    if len(inputs) > 1:
+        raise ConversionError(f"a net of {len(inputs)} inputs is no architecture of the vocabulary, where each has one")
+    with ExitStack() as stack:
+        side = opened(net, stack, inputs=inputs)
+        assert side.live is not None
+        input = inputs[0].shape[1:] if inputs else ()
+        shapes = lambda kinds: _shapes(side, Rules(schema=kinds, flatten_fix=False))  # noqa: E731
+        return capture(side.live, side.net, shapes, tuple(input))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def test_importing_the_package_imports_no_framework() -> None:
         ),
         ("live", r"converter\.(?!live|frameworks|errors|tensors|formats)"),
         ("architectures", r"converter\.(cli|api|building|execute|formats import FORMATS)\b"),
+        ("architectures/capture", r"converter\.(cli|api|building|execute|plan|sides)\b"),
         (".", r"converter\.cli (?!import main)"),
     ],
 )

@@ -52,6 +52,11 @@ class Adapter(FlaxNet):
         with linen.intercept_methods(intercept):
             yield
 
+    @property
+    def module_and_variables(self) -> tuple[Any, Any]:
+        """None for what there is not."""
+        return self._module, self._variables
+
     def modules(self) -> Iterable[tuple[str, Any]]:
         """Those that were seen; none before `make_concrete`."""
         return self._inside.items()

@@ -1,0 +1,142 @@
+"""The functions of torch, and the methods of its tensors, that are steps of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from converter.architectures import vocabulary as v
+from converter.architectures.capture.graph import Claim
+from converter.architectures.capture.refused import RefusedError, sizes
+
+#: The steps, and what else must be so of the first of them.
+Does: TypeAlias = "tuple[list[Any], Claim | None]"
+
+
+def called(target: Any) -> str:
+    """The name of a function or method."""
+    return target if isinstance(target, str) else str(getattr(target, "__name__", target))
+
+
+def arguments_of(node: Any) -> dict[str, Any]:
+    """Those behind the tensor, by the names that functions of torch give them."""
+    names = _ORDER.get(called(node.target), ())
+    rest = list(node.args[1:])
+    if len(rest) > len(names):
+        rest = [tuple(rest)]  # x.view(n, -1), x.mean(2, 3)
+    return {**dict(zip(names, rest, strict=False)), **{key: of for key, of in node.kwargs.items() if key not in _IDLE}}
+
+
+_IDLE = frozenset({"inplace", "training"})
+_POOL = ("kernel_size", "stride", "padding")
+_ORDER: Mapping[str, Sequence[str]] = {
+    "flatten": ("start_dim", "end_dim"),
+    "view": ("shape",),
+    "reshape": ("shape",),
+    "mean": ("dim", "keepdim"),
+    "dropout": ("p",),
+    "leaky_relu": ("negative_slope",),
+    "elu": ("alpha",),
+    "softmax": ("dim",),
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), (*_POOL, "dilation", "ceil_mode")),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), (*_POOL, "ceil_mode", "count_include_pad")),
+    **dict.fromkeys((f"adaptive_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)), ("output_size",)),
+}
+
+
+def _plain(make: Callable[[], v.Step]) -> Callable[[Mapping[str, Any]], Does]:
+    def step(given: Mapping[str, Any]) -> Does:
+        _allow(given, ())
+        return [make()], None
+
+    return step
+
+
+def _allow(given: Mapping[str, Any], names: Sequence[str], **usual: Any) -> None:
+    for name, value in given.items():
+        if name not in names and (name not in usual or usual[name] != value):
+            raise RefusedError(f"which has {name}={value}")
+
+
+def _flattened(given: Mapping[str, Any]) -> Does:
+    _allow(given, (), start_dim=1, end_dim=-1)
+    if given.get("start_dim", 0) != 1:
+        raise RefusedError("which flattens the batch, too")
+    return [v.Flatten()], None
+
+
+def _viewed(given: Mapping[str, Any]) -> Does:
+    """``x.view(len, -1)`` and, of the features that there are, ``x.view(-1, 400)``."""
+    shape = given["shape"]
+    if not isinstance(shape, tuple | list) or len(shape) != 2 or -1 not in shape:
+        raise RefusedError(f"which makes another shape of it: {shape}")
+    return [v.Flatten()], Claim(features=shape[1]) if shape[1] != -1 else None
+
+
+def _mean(given: Mapping[str, Any]) -> Does:
+    _allow(given, ("dim", "keepdim"))
+    dims = given.get("dim")
+    if dims is None:
+        raise RefusedError("which is over all axes, the batch too")
+    claim = Claim(axes=(dims,) if isinstance(dims, int) else tuple(dims))
+    return [v.GlobalAveragePool(), *([] if given.get("keepdim") else [v.Flatten()])], claim
+
+
+def _pooled(given: Mapping[str, Any], **usual: Any) -> dict[str, Any]:
+    _allow(given, (*_POOL, "count_include_pad"), ceil_mode=False, dilation=1, return_indices=False, **usual)
+    size = given["kernel_size"]
+    stride = given.get("stride")
+    return {"size": sizes(size), "stride": sizes(stride or size), "padding": sizes(given.get("padding", 0))}
+
+
+def _averaged(given: Mapping[str, Any]) -> Does:
+    counts = given.get("count_include_pad", True)
+    return [v.AveragePool(**_pooled(given, divisor_override=None), count_padding=counts)], None
+
+
+def _adaptive(make: Callable[[], v.Step]) -> Callable[[Mapping[str, Any]], Does]:
+    def step(given: Mapping[str, Any]) -> Does:
+        _allow(given, ("output_size",), return_indices=False)
+        if sizes(given["output_size"]) != 1:
+            raise RefusedError(f"which has output_size={given['output_size']}")
+        return [make()], None
+
+    return step
+
+
+def _gelu_of(given: Mapping[str, Any]) -> Does:
+    _allow(given, ("approximate",))
+    return [v.Gelu(approximate=given.get("approximate", "none") == "tanh")], None
+
+
+def _softmax_of(given: Mapping[str, Any]) -> Does:
+    _allow(given, ("dim",), _stacklevel=3, dtype=None)
+    return [v.Softmax()], Claim(axes=(given.get("dim", 1),))
+
+
+def _dropped(given: Mapping[str, Any]) -> Does:
+    _allow(given, ("p",))
+    return [v.Dropout(rate=given.get("p", 0.5))], None
+
+
+#: Function of torch, or method of a tensor -> the steps that it is.
+FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Does]] = {
+    **dict.fromkeys(("relu", "relu_"), _plain(v.Relu)),
+    **dict.fromkeys(("sigmoid", "sigmoid_"), _plain(v.Sigmoid)),
+    **dict.fromkeys(("tanh", "tanh_"), _plain(v.Tanh)),
+    "silu": _plain(v.Silu),
+    "softplus": _plain(v.Softplus),
+    "gelu": _gelu_of,
+    "leaky_relu": lambda given: ([v.LeakyRelu(slope=given.get("negative_slope", 0.01))], None),
+    "elu": lambda given: ([v.Elu(alpha=given.get("alpha", 1.0))], None),
+    "softmax": _softmax_of,
+    "flatten": _flattened,
+    "view": _viewed,
+    "reshape": _viewed,
+    "mean": _mean,
+    "dropout": _dropped,
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), lambda given: ([v.MaxPool(**_pooled(given))], None)),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _averaged),
+    **dict.fromkeys([f"adaptive_avg_pool{n}d" for n in (1, 2, 3)], _adaptive(v.GlobalAveragePool)),
+    **dict.fromkeys([f"adaptive_max_pool{n}d" for n in (1, 2, 3)], _adaptive(v.GlobalMaxPool)),
+}
