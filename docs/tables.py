@@ -1,4 +1,5 @@
-"""Write what the code knows: the tables of the README, and the JSON Schema of schema files (`python docs/tables.py`).
+"""Write what the code knows: tables of the README and the docs, and the JSON Schema of schema files
+(`python docs/tables.py`).
 
 Tests see that both are current.
 """
@@ -9,12 +10,21 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
+
+from converter.architectures.dialect import Dialect
+from converter.architectures.flax import Flax
+from converter.architectures.gluon import Gluon
+from converter.architectures.keras import Keras
+from converter.architectures.torch import Torch
+from converter.architectures.units import Shape, Unit
+from converter.architectures.vocabulary import CONTAINERS, VOCABULARY, Conv, ConvTranspose, Prelu, Step, kind_of
 from converter.formats import FORMATS
 from converter.frameworks import FRAMEWORKS
 from converter.layers import KINDS, Leaf
 from converter.schema import json_schema, schema_folder
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 
 
 def formats() -> str:
@@ -48,15 +58,51 @@ def _leaves(leaves: tuple[Leaf, ...]) -> str:
     return ", ".join(shown) if len(shown) < 6 else f"{shown[0]} … {shown[-1]}, {len(shown)} in all"
 
 
-TABLES = {"formats": formats}
+_SHAPE = Shape((4, 8, 8), True)
+#: Options that a step must have, for an example of it.
+_NEEDED = {"groups": 2, "heads": 2, "rate": 0.5, "size": 2, "padding": ((1, 1), (1, 1))}
 
 
-def current(text: str) -> str:
-    """The text with every generated table made anew between its markers."""
-    for name, make in TABLES.items():
+def vocabulary() -> str:
+    """Steps of an architecture x frameworks: the options, and what the code of a clone calls."""
+    dialects = [Torch(), Keras(), Flax(), Gluon()]
+    titles = " | ".join(dialect.title for dialect in dialects)
+    rows = [f"| step | what it does | options | {titles} |", "|---" * (3 + len(dialects)) + "|"]
+    for step in VOCABULARY:
+        fields = [field for field in msgspec.structs.fields(step) if field.name not in ("only_if", "unless")]
+        options = ", ".join(f"`{field.encode_name}`{_default(field.default)}" for field in fields)
+        cells = ["" if step in CONTAINERS else f"`{_called(dialect, step)}`" for dialect in dialects]
+        does = " ".join((step.__doc__ or "").split())
+        rows.append(f"| `{kind_of(step)}` | {does} | {options} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _default(value: object) -> str:
+    if value is msgspec.NODEFAULT or value is None or value == "":
+        return ""
+    return f" = {json.dumps(value)}"
+
+
+def _called(dialect: Dialect, kind: type[Step]) -> str:
+    """What the code calls for such a step, with the options that it must have."""
+    fields = [field.name for field in msgspec.structs.fields(kind) if field.default is msgspec.NODEFAULT]
+    step, roles = kind(**{name: _NEEDED[name] for name in fields}), frozenset({"bias", "scale", "offset"})
+    kernel = (3, 3) if isinstance(step, Conv | ConvTranspose) else ()
+    unit = Unit(step, _SHAPE, _SHAPE, 4, 1 if isinstance(step, Prelu) else 4, kernel, rows=5, roles=roles)
+    return dialect.leaf(unit).function
+
+
+#: Page -> the tables in it.
+TABLES = {ROOT / "README.md": {"formats": formats}, ROOT / "docs" / "architecture.md": {"vocabulary": vocabulary}}
+
+
+def current(page: Path) -> str:
+    """The page with every generated table made anew between its markers."""
+    text = page.read_text()
+    for name, make in TABLES[page].items():
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(\n<!-- end -->)"
         text, count = re.subn(pattern, lambda found, make=make: found[1] + make() + found[2], text, flags=re.DOTALL)
-        assert count == 1, f"the README has {count} tables '{name}'"
+        assert count == 1, f"{page.name} has {count} tables '{name}'"
     return text
 
 
@@ -76,6 +122,7 @@ def layers() -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(current(README.read_text()))
-    (README.parent / "docs" / "layers.md").write_text(layers())
+    for page in TABLES:
+        page.write_text(current(page))
+    (ROOT / "docs" / "layers.md").write_text(layers())
     (schema_folder() / "schema.json").write_text(json.dumps(json_schema(), indent=2) + "\n")

@@ -52,5 +52,31 @@ def test_any_file_goes_into_any_net(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_architecture_is_saved_and_is_a_net_again(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "save_architecture.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "steps:",
+        "- {kind: linear, path: hidden, out: 256}",
+        "- relu",
+        "- {kind: linear, path: output, out: 10}",
+        "input: [20]",
+        "name: mlp",
+        "names:",
+        "  hidden:",
+        "    tensorflow: [net.hidden]",
+        "  output:",
+        "    tensorflow: [net.output_layer]",
+        "",
+        "PyTorch: Y_clone == Y",
+        "Keras: Y_clone == Y",
+        "Flax: Y_clone == Y",
+        "MXNet: Y_clone == Y",
+        "the code for Flax: Y_clone == Y",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
 def test_there_is_a_walk_for_each_framework() -> None:
     assert {path.stem.removeprefix("file_io_") for path in WALKS} == set(FILES)

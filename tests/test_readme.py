@@ -20,7 +20,8 @@ def test_the_generated_tables_are_current() -> None:
     assert spec and spec.loader
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    assert tables.current(README) == README, "run: python docs/tables.py"
+    for page in tables.TABLES:
+        assert tables.current(page) == page.read_text(), "run: python docs/tables.py"
     assert tables.layers() == (ROOT / "docs" / "layers.md").read_text(), "run: python docs/tables.py"
 
 
@@ -31,6 +32,16 @@ def test_the_first_output_shown_is_what_the_command_prints(
     monkeypatch.chdir(tmp_path)
     shown = re.search(r"```\n(mlp\.params .*?)```", README, re.DOTALL)
     assert shown and ok(capsys, "torch->flax", "mlp.params") == shown[1]
+
+
+def test_the_code_shown_is_what_the_commands_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "examples" / "mlp.params", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shown = re.search(r'```python\n("""mlp in Flax.*?)```', README, re.DOTALL)
+    ok(capsys, "torch->neutral", "mlp.params", "--schema", "mlp")
+    assert shown and ok(capsys, "scaffold", "mlp.safetensors", "--to", "flax") == shown[1]
 
 
 def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
