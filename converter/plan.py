@@ -137,7 +137,8 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     source = _without_idle(source, framework.name)
     renamings = rename(source, framework.name, rules)
     same_names = source.framework == framework.name and framework.dialect_of(contents) == dialect
-    if same_names and all(item.path == item.source.path for item in renamings) and not rules.strip:
+    as_it_is = not rules.strip and not (rules.ignore and framework.name == "neutral")  # which lists its layers
+    if same_names and as_it_is and all(item.path == item.source.path for item in renamings):
         return _copy(source, contents)
     pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)
     new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own

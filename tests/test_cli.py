@@ -77,6 +77,14 @@ def test_the_ending_of_the_book_fits_every_framework(mlp: Path, capsys: pytest.C
         assert detect(output).name == form
 
 
+def test_a_neutral_file_without_a_layer_is_one_again(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, part = mlp.with_name("whole.safetensors"), mlp.with_name("part.safetensors")
+    ok(capsys, "torch->neutral", mlp, "-o", whole)
+    ok(capsys, "neutral->neutral", whole, "--ignore", "output", "-o", part)
+    assert "output" not in ok(capsys, "inspect", part)
+    ok(capsys, "neutral->torch", part, "-o", mlp.with_name("part.pt"))
+
+
 def test_json_says_the_same_to_programs(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(ok(capsys, "torch->flax", mlp, "--json"))
     assert report["output"]["path"] == str(mlp.parent / "mlp.msgpack")
