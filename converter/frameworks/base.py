@@ -194,8 +194,9 @@ class Framework(ABC):
             likely = tuple(r for r in readings if r.form.partition("_without_")[0] not in self.on_demand) or readings
             unlikely = tuple(reading for reading in readings if reading not in likely)
             yield Layer(path, likely or (_unknown(known),), unlikely)
+        leaves = {part.leaf for part in known}  # each once in a group, which may be a whole file of another framework
         for part in parts:
-            if part not in known:
+            if part.leaf not in leaves:
                 yield parameter(".".join(filter(None, (path, part.leaf))), part.spec)
 
     @lru_cache  # noqa: B019 (the few frameworks live as long as the program)
