@@ -32,6 +32,8 @@ from converter.tensors import DType
 from converter.weights import StrPath
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from converter.architectures.document import Architecture
 
 _Net = TypeVar("_Net")
@@ -62,6 +64,7 @@ def convert(
     memory: int | str | None = None,
     workers: int | None = None,
     resume: bool = False,
+    executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
     strict: bool = False,
     ignore: Iterable[str] = (),
@@ -92,6 +95,7 @@ def convert(
     memory: bytes, or ``"2GB"``: of all tensors on their way at a time (see `execute.Pace`); a larger one goes
     alone. workers: threads. progress: called with the bytes written so far and all. None of them changes the result.
     resume: keep the complete shards when it is stopped, and go on from there when called so again.
+    executor: has the shards written as tasks, on many machines for one: ``dask_client.get_executor(pure=False)``.
     strict: accept only pairings by schema, map or the same name. ignore: patterns of source layers to leave out.
     allow_missing: patterns of layers of the clone that stay as they are there if the source has nothing for them (of a
     schema: that the source may lack).
@@ -115,6 +119,7 @@ def convert(
         strict,
         dry_run,
         force,
+        executor,
     )
     with ExitStack() as stack:
         side = opened(
@@ -124,7 +129,7 @@ def convert(
             return job.run(side, stack)
         from converter.certificate import certify, refuse_certificate
 
-        refuse_certificate(certificate, force, dry_run, like)
+        refuse_certificate(certificate, force, dry_run, like, source, output)
         report = job.run(side, stack)
         assert side.weights is not None
         certify(certificate, report, side.weights, given)
@@ -256,6 +261,7 @@ class _Job:
     strict: bool = False
     dry_run: bool = False
     force: bool = False
+    executor: Executor | None = None
     architecture: Architecture | None = None
 
     def run(self, side: Side, stack: ExitStack) -> Report:
@@ -269,7 +275,7 @@ class _Job:
             plan = cast(plan, self.dtype)
         overflowed: Mapping[str, int] = {}
         if not self.dry_run:
-            overflowed = execute(plan, reader, form, path, self.limit, self.pace, self.resume)
+            overflowed = execute(plan, reader, form, path, self.limit, self.pace, self.resume, self.executor)
         checks = checklist(plan.steps, side.origin, self.target.name)
         written = not self.dry_run
         return Report(side.title, side.format_title, str(path), form.title, plan, written, checks, overflowed)

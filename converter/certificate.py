@@ -27,6 +27,7 @@ from converter.equality import digest
 from converter.errors import ConversionError, FormatError, OutputError
 from converter.execute import compute
 from converter.formats.atomic import discard, disk, partial_path, publish
+from converter.formats.locations import is_url, location
 from converter.live.user_code import is_name
 from converter.plan import KEPT, Plan
 from converter.report import Report
@@ -37,7 +38,9 @@ __all__ = ["Check", "certify", "check_certificate", "refuse_certificate"]
 
 #: Arguments of `converter.convert` that change neither the plan nor a byte of the result.
 _NO_OPTIONS = frozenset(
-    "source output memory workers progress resume dry_run force certificate verify max_shard_size format".split()
+    (
+        "source output memory workers executor progress resume dry_run force certificate verify max_shard_size format"
+    ).split()
 )
 #: Those that name files.
 _FILES = ("like", "schema", "names_from")
@@ -116,12 +119,18 @@ class Check:
 # -- making ---------------------------------------------------------------------------------------------------------
 
 
-def refuse_certificate(path: StrPath, force: bool, dry_run: bool, like: object) -> None:
-    """Before anything is written: raises OutputError when the certificate exists, ConversionError for a dry run, and
-    for a clone that is no file.
+def refuse_certificate(
+    path: StrPath, force: bool, dry_run: bool, like: object, source: StrPath, output: StrPath | None
+) -> None:
+    """Before anything is written: raises OutputError when the certificate exists, ConversionError for a dry run, for
+    a clone that is no file, and where a file is a URL.
     """
     if is_name(like) or not isinstance(like, str | os.PathLike | None):
         raise ConversionError("a certificate is of files, which can be checked again: give a file of the clone")
+    for url in (file for file in (path, source, output) if file is not None and is_url(location(file))):
+        raise ConversionError(
+            f"a certificate is of files on a disk, and {url} is a URL. Leave --certificate out, or copy the file first"
+        )
     if dry_run:
         raise ConversionError("A dry run writes nothing that a certificate could speak of. Leave --certificate out.")
     if os.path.exists(path) and not force:

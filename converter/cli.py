@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,9 @@ from converter.reuse_command import reuse
 from converter.scaffold_command import scaffold
 from converter.schema_commands import schema as schema_group
 from converter.verify_command import verify
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 EXAMPLES = """\b
 convert 'torch->flax' mlp.params             writes mlp.msgpack beside it
@@ -126,6 +130,7 @@ def program() -> None:
 @click.option("--resume", is_flag=True, help="Keep complete shards when stopped, and go on from there the next time.")
 @click.option("--memory", metavar="SIZE", help="Of all tensors on their way at a time.  [default: twice the largest]")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads.  [default: by the processors]")
+@click.option("--dask", metavar="HOST:PORT", help="Have the shards written by the Dask cluster of this scheduler.")
 @click.option("--strict", is_flag=True, help="Pair layers by schema, --map or the same name only.")
 @click.option(
     "--ignore", metavar="PATTERN", multiple=True, help="Leave out the source layers of this pattern. Repeatable."
@@ -165,6 +170,7 @@ def convert(
     resume: bool,
     memory: str | None,
     workers: int | None,
+    dask: str | None,
     strict: bool,
     ignore: tuple[str, ...],
     allow_missing: tuple[str, ...],
@@ -179,7 +185,7 @@ def convert(
     from converter.live.user_code import example_inputs
     from converter.progress import shown
 
-    with shown(not as_json) as progress:
+    with _workers(dask) as executor, shown(not as_json) as progress:
         report = api.convert(
             direction,
             source,
@@ -204,6 +210,7 @@ def convert(
             resume=resume,
             memory=memory,
             workers=workers,
+            executor=executor,
             progress=progress,
             strict=strict,
             ignore=ignore,
@@ -246,6 +253,15 @@ program.add_command(reuse)
 program.add_command(scaffold)
 program.add_command(schema_group)
 program.add_command(verify)
+
+
+def _workers(dask: str | None) -> AbstractContextManager[Executor | None]:
+    """Those of the cluster whose scheduler has this address."""
+    if dask is None:
+        return nullcontext()
+    from converter.dask_cluster import dask_executor
+
+    return dask_executor(dask)
 
 
 def _what(words: tuple[str, ...], source: str | None, target: str | None) -> tuple[str, str]:

@@ -17,7 +17,7 @@ class FormatError(ConversionError):
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        self.path = os.fspath(path)
+        self.path = str(path)
         self.reason = reason
         super().__init__(f"{self.path}: {reason}")
 

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 
 from converter.errors import ConversionError
 from converter.formats import Format, Reader, Writer, open_writer
+from converter.formats.locations import is_url
 from converter.ops import Cast, Flip, Split, Transpose
 from converter.plan import Plan, Step
 from converter.resume import work_id
 from converter.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
 
-__all__ = ["Pace", "compute", "execute"]
+__all__ = ["Pace", "compute", "execute", "fill"]
 
 #: Small tensors are handed to a thread together, up to so many bytes or tensors.
 BATCH_BYTES, BATCH_TENSORS = 4 << 20, 1_000
@@ -70,19 +71,33 @@ def execute(
     max_shard_bytes: int | None = None,
     pace: Pace = Pace(),
     resume: bool = False,
+    executor: Executor | None = None,
 ) -> Mapping[str, int]:
     """Write the planned file; on any error, or when the user interrupts, nothing appears under its name.
 
     The bytes depend on the plan and the source alone, not on the pace. resume: keep complete shards when it is
-    stopped, and go on from there the next time. Returns how many values of which target became infinite, because the
-    dtype that the user asked for does not reach so far. Raises ConversionError.
+    stopped, and go on from there the next time. executor: who writes the shards, each as a task of its own: see
+    `shard_tasks`. Returns how many values of which target became infinite, because the dtype that the user asked for
+    does not reach so far. Raises ConversionError.
     """
-    work = work_id(plan, reader.path, form, max_shard_bytes) if resume else None
-    with open_writer(form, path, plan.contents, max_shard_bytes, work) as writer:
-        steps = [step for step in plan.steps if step.target.name not in writer.done]
-        doing = _Work(reader, writer, steps, pace)
-        _run(list(_jobs(steps)), doing, pace.threads(), pace.budget(steps))
-    return {spec.name: doing.overflowed[spec.name] for spec in plan.contents.specs if doing.overflowed[spec.name]}
+    work = work_id(plan, reader.opening.path, form, max_shard_bytes) if resume else None
+    if executor is not None or (is_url(path) and form.name.endswith("-sharded")):
+        from converter.shard_tasks import execute_tasks
+
+        overflowed = execute_tasks(plan, reader.opening, form, path, max_shard_bytes, pace, work, executor)
+    else:
+        with open_writer(form, path, plan.contents, max_shard_bytes, work) as writer:
+            overflowed = fill(
+                writer, reader, [step for step in plan.steps if step.target.name not in writer.done], pace
+            )
+    return {spec.name: overflowed[spec.name] for spec in plan.contents.specs if overflowed[spec.name]}
+
+
+def fill(writer: Writer, reader: Reader, steps: Sequence[Step], pace: Pace) -> Counter[str]:
+    """Write the target tensors of these steps. Returns how many values of which became infinite."""
+    doing = _Work(reader, writer, steps, pace)
+    _run(list(_jobs(steps)), doing, pace.threads(), pace.budget(steps))
+    return doing.overflowed
 
 
 def compute(step: Step, read: Callable[[str], Array]) -> Array:

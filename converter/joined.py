@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
+from converter.errors import ConversionError
 from converter.formats import Contents, Reader
+from converter.formats.base import Opening
 from converter.live import LiveNet
 from converter.tensors import Array, TensorSpec
 
@@ -26,6 +28,10 @@ class LiveReader(Reader):
 
     def read(self, name: str) -> Array:
         return self._live.read(name)
+
+    @property
+    def opening(self) -> Opening:
+        raise ConversionError(f"'{self.path}' is a net in the memory of this process. Save it to a file first.")
 
 
 class WithClone(Reader):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from converter.errors import ConversionError, OutputError
 from converter.formats import FORMATS, Format, by_name
+from converter.formats.atomic import disk
+from converter.formats.locations import location, with_suffix
 from converter.frameworks import Framework, framework
 
 #: Endings that people give to files of every framework (the book saves all its nets as ``mlp.params``).
@@ -45,11 +47,10 @@ def in_shards(form: Format, output: str | os.PathLike[str] | None) -> tuple[Form
             f"{form.title} cannot be written in shards. Choose safetensors, PyTorch or Orbax, or leave the limit out."
         )
     row = by_name(form.shards) if form.shards else form
-    if form.shards == form.name:  # a folder of files already
-        return form, None if output is None else Path(output)
-    if output is None or os.fspath(output).endswith(row.extensions):
-        return row, None if output is None else Path(output)
-    path = Path(output)
+    path = None if output is None else location(output)
+    is_folder = form.shards == form.name  # of files already
+    if path is None or is_folder or path.name.endswith(row.extensions):
+        return row, path
     return row, path.with_name(_stem(path.name) + row.extensions[0])
 
 
@@ -65,7 +66,7 @@ def parse_size(text: str) -> int:
 def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Format) -> Path:
     """The output as given, or the source's name with the format's ending, beside the source."""
     if output is not None:
-        return Path(output)
+        return location(output)
     path = source.with_name(_stem(source.name) + form.extensions[0])
     return source.with_name(f"{_stem(source.name)}.{form.name}{form.extensions[0]}") if path == source else path
 
@@ -86,8 +87,10 @@ def refuse_existing(path: Path, form: Format, source: Path | None, force: bool) 
     """Raises OutputError when the output exists (unless ``force``) or would replace the source (None: a live net)."""
     source = source.resolve() if source else None
     suffixes = form.load().FileWriter.suffixes
-    of_source = {source, *source.parents, *(Path(f"{source}{suffix}") for suffix in suffixes)} if source else set()
-    for file in _existing(path, form, suffixes):
+    of_source = {source, *source.parents, *(with_suffix(source, suffix) for suffix in suffixes)} if source else set()
+    with disk(path):
+        existing = _existing(path, form, suffixes)
+    for file in existing:
         if file.resolve() in of_source:
             raise OutputError(f"{file}: this is the source itself. Choose another -o.")
         if not force:
@@ -96,7 +99,7 @@ def refuse_existing(path: Path, form: Format, source: Path | None, force: bool) 
 
 def _existing(path: Path, form: Format, suffixes: Sequence[str]) -> list[Path]:
     """The files there that the output would replace, shards of an older output among them."""
-    files = [file for suffix in suffixes if (file := Path(f"{path}{suffix}")).exists()]
+    files = [file for suffix in suffixes if (file := with_suffix(path, suffix)).exists()]
     if form.name.endswith("-sharded") and path.parent.is_dir():
         files += sorted(path.parent.glob(f"{glob.escape(_stem(path.name))}-?????-of-?????.*"))
     return files

@@ -14,6 +14,7 @@ from converter.errors import ConversionError
 from converter.execute import compute, execute
 from converter.flattened import Flattened
 from converter.formats import Contents, Format, Reader
+from converter.formats.locations import location
 from converter.frameworks import framework
 from converter.joined import JoinedReader
 from converter.layers import Net
@@ -114,7 +115,7 @@ class _Reuse:
         """Write the merged file."""
         target = framework(weights.framework)
         form = choose_format(target, output, None, weights.format, weights.net.is_data)
-        path = Path(output) if output is not None else _beside(weights, form)
+        path = location(output) if output is not None else _beside(weights, form)
         files = [side.weights for side in (self.old, self.new) if side.weights]
         for replaced in (True, force):  # neither of the two is replaced, whatever else may be
             for file in files:

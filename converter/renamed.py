@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from converter.errors import FormatError
-from converter.formats import Contents, Reader
+from converter.formats import Contents, Reader, ReadOptions
+from converter.formats.base import Opening
 from converter.tensors import Array
 
 
@@ -17,7 +21,7 @@ class RenamedReader(Reader):
 
     def __init__(self, reader: Reader, names: Contents) -> None:
         super().__init__(reader.path, reader.options)
-        self._reader = reader
+        self._reader, self._names = reader, names
         self.parallel = reader.parallel
         specs, named = reader.contents.specs, names.specs
         if len(specs) != len(named):
@@ -39,5 +43,16 @@ class RenamedReader(Reader):
     def read(self, name: str) -> Array:
         return self._reader.read(self._places[name])
 
+    @property
+    def opening(self) -> Opening:
+        opening = self._reader.opening
+        return replace(opening, reader=partial(_renamed, opening.reader, self._names))
+
     def close(self) -> None:
         self._reader.close()
+
+
+def _renamed(
+    reader: Callable[[Path, ReadOptions], Reader], names: Contents, path: Path, options: ReadOptions
+) -> RenamedReader:
+    return RenamedReader(reader(path, options), names)

@@ -1,4 +1,4 @@
-"""What tells one conversion from another, so that only the same one goes on where it was stopped."""
+"""What tells one conversion from another, so that only the same one goes on where it was stopped or elsewhere."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from converter.formats import Format
+from converter.formats.locations import is_url, place, store
 from converter.plan import Plan
 
-__all__ = ["work_id"]
+__all__ = ["state_of", "work_id"]
 
 
 def work_id(plan: Plan, source: Path, form: Format, max_shard_bytes: int | None) -> str:
-    """A digest of the plan, of the form of the output, and of names, sizes and times of the source's files."""
+    """A digest of the plan, of the form of the output, and of the state of the source."""
     import xxhash
 
     from converter import __version__
@@ -20,7 +21,19 @@ def work_id(plan: Plan, source: Path, form: Format, max_shard_bytes: int | None)
     digest = xxhash.xxh3_128(f"{__version__} {form.name} {max_shard_bytes} {plan.contents}".encode())
     for step in plan.steps:
         digest.update(f"{step.sources} {step.ops} {step.target}".encode())
-    for file in sorted(_files(source)):
+    digest.update(state_of(source).encode())
+    return digest.hexdigest()
+
+
+def state_of(source: Path) -> str:
+    """A digest of names, sizes and times of the source's files."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for file in sorted(_files(source), key=str):
+        if is_url(file):
+            digest.update(f"{file} {store(file).ukey(place(file))}".encode())
+            continue
         about = file.stat()
         digest.update(f"{file} {about.st_size} {about.st_mtime_ns}".encode())
     return digest.hexdigest()

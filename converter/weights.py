@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Format, Reader, ReadOptions, open_reader
+from converter.formats.locations import location
 from converter.frameworks import Framework, framework, recognise, understood
 from converter.frameworks.neutral import origin
 from converter.layers import Layer, Net
@@ -114,7 +115,7 @@ def read(
     names_from: a file whose names, in its order, are given to the tensors of this one, which has none
     (Equinox ``.eqx``, a list). Raises FormatError.
     """
-    form, reader = open_reader(Path(path), ReadOptions(step=step, key=key, verify=verify))
+    form, reader = open_reader(location(path), ReadOptions(step=step, key=key, verify=verify))
     try:
         if names_from is not None:
             with read(names_from) as named:

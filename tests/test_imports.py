@@ -26,7 +26,7 @@ def test_importing_the_package_imports_no_framework() -> None:
     printed = python("import converter, converter.cli, converter.live, converter.api", "-X", "importtime").stderr
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in printed.splitlines()}
     assert {"converter", "numpy"} <= imported
-    assert not imported & {*FRAMEWORKS, "h5py", "tensorstore", "rich"}
+    assert not imported & {*FRAMEWORKS, "h5py", "tensorstore", "rich", "fsspec", "upath", "dask", "distributed"}
 
 
 @pytest.mark.parametrize(

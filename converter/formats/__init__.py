@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from converter.errors import FormatError
 from converter.formats.atomic import disk, former_paths
 from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, Writer
+from converter.formats.locations import is_url, reading
 
 __all__ = [
     "FORMATS",
@@ -141,6 +143,8 @@ def detect(path: Path) -> Format:
 
 def _otherwise(probe: Probe) -> str:
     if not probe.path.exists():
+        if is_url(probe.path):
+            return "nothing is there, or these credentials may not see it"
         return f"no such file or folder{_former(probe.path)}"
     if probe.is_file and not probe.head:
         return "the file is empty"
@@ -160,8 +164,9 @@ def _former(path: Path) -> str:
 
 def open_reader(path: Path, options: ReadOptions = ReadOptions()) -> tuple[Format, Reader]:
     """Open a file by its content. Raises FormatError when it is of no known format, or damaged."""
-    row = detect(path)
-    reader: Reader = row.load().FileReader(path, options)
+    with reading(path):
+        row = detect(path)
+        reader: Reader = row.load().FileReader(path, options)
     return row, reader
 
 
@@ -170,6 +175,12 @@ def open_writer(
 ) -> Writer:
     """Start a file of that format; see `Writer`. The last two are for rows that write shards: see `ShardWriter`."""
     given = {"max_shard_bytes": max_shard_bytes, "resume": resume}
+    options = {name: value for name, value in given.items() if value is not None}
+    make = partial(row.load().FileWriter, **options)
     with disk(path):
-        writer: Writer = row.load().FileWriter(path, contents, **{k: v for k, v in given.items() if v is not None})
-    return writer
+        if is_url(path):
+            from converter.formats.upload import Upload
+
+            return Upload(make, path, contents)
+        writer: Writer = make(path, contents)
+        return writer

@@ -1,4 +1,7 @@
-"""Files and folders that appear under their final name only when they are whole."""
+"""Files and folders that appear under their final name only when they are whole.
+
+Behind a URL a rename is what its file system does to move a file: where that is a copy (in object stores), a copy.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,27 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
-from converter.errors import OutputError
+from converter.errors import ConversionError, OutputError
+from converter.formats.locations import exists, is_url, place, store
+
+#: Behind a URL.
+MOVES_AT_ONCE = 32
 
 
 def partial_path(final: Path) -> Path:
     """A hidden sibling of ``final`` that nobody else uses, for what is being written.
 
-    Raises OutputError when the folder does not exist or cannot be written to.
+    Raises OutputError when the folder does not exist or cannot be written to; behind a URL, writing tells.
     """
     folder = final.parent
+    name = f".{final.name}.{os.urandom(4).hex()}.partial"
+    if is_url(final):
+        return folder / name
     if not folder.is_dir():
         raise OutputError(f"{final}: the folder '{folder}' does not exist. Create it, or choose another -o.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{final}: the folder '{folder}' cannot be written to. Choose another -o.")
-    return folder / f".{final.name}.{os.urandom(4).hex()}.partial"
+    return folder / name
 
 
 @contextmanager
@@ -34,6 +44,10 @@ def disk(path: Path) -> Iterator[None]:
         # not error.strerror: that of HDF5 is a paragraph
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OutputError(f"{path}: cannot be written: {reason}") from error
+    except Exception as error:
+        if not is_url(path) or isinstance(error, ConversionError):
+            raise
+        raise OutputError(f"{path}: cannot be written: {str(error) or type(error).__name__}") from error
 
 
 def publish(moves: Sequence[tuple[Path, Path]]) -> None:
@@ -51,9 +65,8 @@ def publish(moves: Sequence[tuple[Path, Path]]) -> None:
     aside = _aside(moves)
     try:
         for final, former in aside:
-            os.rename(final, former)
-        for partial, final in moves:
-            os.replace(partial, final)
+            _rename(final, former, metadata_last=False)
+        _replace_all(moves)
     except BaseException:
         if moves[-1][0].exists():
             _undo(moves, aside)
@@ -62,7 +75,7 @@ def publish(moves: Sequence[tuple[Path, Path]]) -> None:
         if not moves[-1][0].exists():
             for _, former in aside:
                 discard(former)
-    for folder in {final.parent for _, final in moves}:
+    for folder in {final.parent for _, final in moves if not is_url(final)}:
         _sync_file(folder)
 
 
@@ -73,7 +86,10 @@ def former_paths(final: Path) -> list[Path]:
 
 def discard(partial: Path) -> None:
     """Remove a partial file or folder, if it is there."""
-    if partial.is_dir() and not partial.is_symlink():
+    if is_url(partial):
+        if exists(partial):
+            store(partial).rm(place(partial), recursive=True)
+    elif partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial, ignore_errors=True)
     else:
         partial.unlink(missing_ok=True)
@@ -85,23 +101,58 @@ def _aside(moves: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     All have one token, so that they are found together.
     """
     *parts, (partial, final) = moves
-    if not any(part.exists() for _, part in parts) and not (partial.is_dir() and final.is_dir()):
+    if not is_url(final) and not any(part.exists() for _, part in parts) and not (partial.is_dir() and final.is_dir()):
         return []
     token = os.urandom(4).hex()
-    finals = [final for _, final in reversed(moves) if final.exists()]
+    finals = [final for _, final in reversed(moves) if exists(final)]
     return [(final, final.with_name(f".{final.name}.{token}.former")) for final in finals]
 
 
 def _undo(moves: Sequence[tuple[Path, Path]], aside: Sequence[tuple[Path, Path]]) -> None:
+    waiting = dict(aside)
     for partial, final in moves:
-        if not partial.exists():
+        # behind a URL a move may have stopped when both were there; what did not step aside yet is the former one
+        stopped = is_url(final) and (final not in waiting or exists(waiting[final]))
+        if stopped or not partial.exists():
             discard(final)
     for final, former in reversed(aside):
-        if former.exists():
-            os.replace(former, final)
+        if exists(former):
+            _rename(former, final)
+
+
+def _replace_all(moves: Sequence[tuple[Path, Path]]) -> None:
+    """The last one after all others."""
+    *parts, last = moves
+    if is_url(last[1]) and len(parts) > 1:
+        from concurrent.futures import ThreadPoolExecutor  # not needed for files of this machine
+
+        with ThreadPoolExecutor(MOVES_AT_ONCE) as pool:
+            list(pool.map(lambda move: _rename(*move), parts))
+    else:
+        for partial, final in parts:
+            _rename(partial, final)
+    _rename(*last)
+
+
+def _rename(former: Path, final: Path, metadata_last: bool = True) -> None:
+    """metadata_last: in which order the files of a folder move, where they do so one by one."""
+    if not is_url(final):
+        os.replace(former, final)
+    elif former.is_dir():
+        files = sorted(former.rglob("*"), key=lambda file: (file.name.startswith("_") == metadata_last, str(file)))
+        for file in files:
+            if file.is_file():
+                target = final / file.relative_to(former)
+                store(final).makedirs(place(target.parent), exist_ok=True)
+                store(final).mv(place(file), place(target))
+        discard(former)
+    else:
+        store(final).mv(place(former), place(final))
 
 
 def _sync(path: Path) -> None:
+    if is_url(path):
+        return
     if not path.is_dir():
         _sync_file(path)
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from converter.errors import FormatError
 from converter.formats.atomic import disk
+from converter.formats.locations import open_binary
 from converter.tensors import DTYPES, Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -106,8 +107,24 @@ class Reader(ABC):
         """
 
     def peek(self, name: str) -> Array:
-        """The tensor for who looks at a few of its numbers: no checksum is compared for it, where that takes time."""
+        """The tensor for who looks at its ends: no checksum is compared for it, where that takes time.
+
+        It may be flat, and lack what lies between the ends, where that would have to be fetched.
+        """
         return self.read(name)
+
+    def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
+        """The specs of these tensors, without those that are not there; then several threads may `read` them.
+
+        Reads no more headers than that needs: what is in many files opens only those of these tensors.
+        """
+        specs = self.contents.by_name
+        return {name: specs[name] for name in names if name in specs}
+
+    @property
+    def opening(self) -> Opening:
+        """How to open the same file anew, also when a newer checkpoint has come into its folder."""
+        return Opening(type(self), self.path.absolute(), self.options)
 
     def close(self) -> None:  # noqa: B027 - a format that holds nothing open has nothing to do
         """Release the file."""
@@ -119,6 +136,18 @@ class Reader(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Calling it opens the file with that reader; it can be pickled, so another process can do so."""
+
+    reader: Callable[[Path, ReadOptions], Reader]
+    path: Path
+    options: ReadOptions
+
+    def __call__(self) -> Reader:
+        return self.reader(self.path, self.options)
 
 
 class Writer(ABC):
@@ -209,7 +238,7 @@ class Probe:
         """The first 4096 bytes of a file; empty for a folder or a prefix."""
         if not self.is_file:
             return b""
-        with self.path.open("rb") as file:
+        with open_binary(self.path) as file:
             return file.read(self.HEAD)
 
     @cached_property
@@ -217,7 +246,7 @@ class Probe:
         """The last 64 bytes of a file; empty for a folder or a prefix."""
         if not self.is_file:
             return b""
-        with self.path.open("rb") as file:
+        with open_binary(self.path) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - 64))
             return file.read()
@@ -232,7 +261,7 @@ class Probe:
             return frozenset(entry.name for entry in self.path.iterdir())
         if self.head.startswith(b"PK\x03\x04"):
             try:
-                with zipfile.ZipFile(self.path) as archive:
+                with open_binary(self.path) as file, zipfile.ZipFile(file) as archive:
                     is_whole = min((info.header_offset for info in archive.infolist()), default=0) == 0
                     return frozenset(archive.namelist()) if is_whole else frozenset()
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError):

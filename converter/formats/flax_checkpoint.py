@@ -13,7 +13,7 @@ from pathlib import Path
 
 from converter.errors import FormatError
 from converter.formats import flax_msgpack, orbax
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
 from converter.tensors import Array
 
 __all__ = ["FileReader", "detect"]
@@ -72,6 +72,10 @@ class FileReader(Reader):
 
     def read(self, name: str) -> Array:
         return self._inner.read(name)
+
+    @property
+    def opening(self) -> Opening:
+        return self._inner.opening
 
     def close(self) -> None:
         self._inner.close()

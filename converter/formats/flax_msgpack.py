@@ -24,7 +24,7 @@ from converter.formats.flax_msgpack_writer import ARRAY, CHUNKED, FileWriter
 from converter.formats.jax_tree import choose
 from converter.formats.msgpack_walk import Cursor, Kind, Leaf, Walk
 from converter.formats.nested import SLASH
-from converter.formats.source import FileSource, Source, check_shape, frozen
+from converter.formats.source import Source, check_shape, frozen, open_source
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 __all__ = ["FileReader", "FileWriter", "Stored", "detect", "read_stored", "say", "stored_arrays"]
@@ -56,7 +56,7 @@ def detect(probe: Probe) -> bool:
     if not probe.head or probe.head[0] not in _STARTS:
         return False
     try:
-        source = FileSource(probe.path)
+        source = open_source(probe.path)
     except FormatError:
         return False
     try:
@@ -76,7 +76,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._source = FileSource(path)
+        self._source = open_source(path)
         try:
             self._tensors, self._contents = _contents(self._source, options.key)
         except BaseException:
@@ -154,7 +154,7 @@ def say(source: Source, leaf: Leaf) -> str:
     return sayings.get(leaf.kind, f"the Python number {leaf.value}")
 
 
-def _contents(source: FileSource, key: str | None) -> tuple[Mapping[str, Stored], Contents]:
+def _contents(source: Source, key: str | None) -> tuple[Mapping[str, Stored], Contents]:
     container, arrays, others, marked = _walked(source)
     chosen = choose(source.path, arrays, key)
     kept = chosen.kept

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from converter.formats.base import LeftOut, Probe, Reader, ReadOptions
 from converter.formats.expansion import most_unpacked
 from converter.formats.h5_rehearsal import rehearse
 from converter.formats.h5_text import Pread, read_texts
+from converter.formats.locations import is_url
 from converter.formats.natural import natural_key
 from converter.formats.regular_file import open_regular, regular_size
+from converter.formats.source import SourceFile, open_source
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -103,6 +105,8 @@ class H5File:
         self.path = path
         self._size = regular_size(path) if size is None else size
         self._h5py = import_h5py(path)
+        if source is None and is_url(path):
+            source = cast(BinaryIO, SourceFile(open_source(path)))
         self._source = source if source is not None else open_regular(path)[0]
         try:
             rehearse(path, self._source)

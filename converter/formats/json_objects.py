@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from converter.errors import FormatError
-from converter.formats.regular_file import open_regular
-from converter.formats.torch_files import pread
+from converter.formats.source import open_source
 
 __all__ = ["MAX_JSON", "parse_json", "read_json"]
 
@@ -18,11 +18,10 @@ MAX_JSON = 100_000_000
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a whole file holds. Raises FormatError."""
-    file, size = open_regular(path)
-    with file:
-        if size > MAX_JSON:
-            raise FormatError(path, f"{size} bytes of JSON; at most {MAX_JSON} are allowed")
-        return parse_json(path, pread(file, path, 0, size), "it")
+    with closing(open_source(path)) as source:
+        if source.size > MAX_JSON:
+            raise FormatError(path, f"{source.size} bytes of JSON; at most {MAX_JSON} are allowed")
+        return parse_json(path, source.take(0, source.size, "it"), "it")
 
 
 def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:

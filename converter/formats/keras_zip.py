@@ -6,8 +6,6 @@ on; the config gives the names of layers and is never run. Source: keras/src/sav
 
 from __future__ import annotations
 
-import io
-import os
 import tempfile
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +19,7 @@ from converter.formats.json_objects import MAX_JSON, parse_json
 from converter.formats.keras_config import gru_classes, layer_names
 from converter.formats.keras_h5 import VARS, keras_contents
 from converter.formats.keras_zip_writer import CONFIG, METADATA, WEIGHTS, FileWriter
-from converter.formats.regular_file import open_regular
+from converter.formats.source import SourceFile, read_whole
 from converter.formats.zip_members import Member, ZipMembers
 from converter.tensors import Array
 
@@ -99,11 +97,7 @@ class _Folder:
         return H5File(self._path / WEIGHTS)
 
     def read(self, name: str) -> bytes:
-        file, size = open_regular(self._path / name)
-        with file:
-            if size > MAX_JSON:
-                raise FormatError(self._path / name, f"{size} bytes of JSON")
-            return file.read(size)
+        return read_whole(self._path / name, MAX_JSON)
 
     def verify(self) -> None:
         """HDF5 has no checksum of its own."""
@@ -121,8 +115,9 @@ class _Zip:
 
     def weights(self) -> H5File:
         member = self._member(WEIGHTS)
-        stored: Any = _Window(self._zip.file.fileno(), member.offset, member.size)
-        return H5File(self._zip.path, stored if member.stored else self._unpacked(), member.size)
+        zipped = self._zip.source
+        file: Any = SourceFile(zipped, member.offset, member.size) if member.stored else self._unpacked()
+        return H5File(self._zip.path, file, member.size)
 
     def read(self, name: str) -> bytes:
         if self._member(name).size > MAX_JSON:
@@ -144,37 +139,3 @@ class _Zip:
             file.write(piece)
         file.seek(0)
         return file
-
-
-class _Window(io.RawIOBase):
-    """A part of an open file, as a file."""
-
-    def __init__(self, descriptor: int, start: int, size: int) -> None:
-        self._descriptor = descriptor
-        self._start = start
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """All of the buffer, as far as the window goes."""
-        view = memoryview(buffer).cast("B")
-        view = view[: max(0, self._size - self._position)]
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._descriptor, [view[done:]], self._start + self._position)
-            if not count:
-                break
-            done += count
-            self._position += count
-        return done

@@ -23,7 +23,7 @@ from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, 
 from converter.formats.in_place import InPlaceWriter
 from converter.formats.mxnet_record import V2, V3, Record
 from converter.formats.mxnet_symbol import operators, symbol_beside
-from converter.formats.source import FileSource
+from converter.formats.source import Source, open_source
 from converter.tensors import Array, TensorSpec
 
 MAGIC = 0x112
@@ -47,7 +47,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._source = FileSource(path)
+        self._source = open_source(path)
         try:
             self._records, self._container = _read_records(self._source)
         except BaseException:
@@ -120,7 +120,7 @@ def _u64(*values: int) -> bytes:
     return b"".join(value.to_bytes(8, "little") for value in values)
 
 
-def _read_records(source: FileSource) -> tuple[dict[str, Record], Container]:
+def _read_records(source: Source) -> tuple[dict[str, Record], Container]:
     def number(offset: int, what: str) -> int:
         return int.from_bytes(source.take(offset, 8, what), "little")
 

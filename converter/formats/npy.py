@@ -19,7 +19,7 @@ from converter.formats.in_place import InPlaceWriter
 from converter.formats.npy_header import Header
 from converter.formats.npy_pickle import pickle_pieces
 from converter.formats.pickled_arrays import PickledArrays, read_pickle
-from converter.formats.source import FileSource, let_go, mapped_apart
+from converter.formats.source import Source, let_go, mapped_apart, open_source
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 
@@ -37,7 +37,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._source = FileSource(path)
+        self._source = open_source(path)
         try:
             self._first = _header_at(self._source, 0)
             self._plain = {} if self._first.is_pickle else dict(_plain_arrays(self._source, self._first))
@@ -73,13 +73,13 @@ class FileReader(Reader):
         return read_pickle(self._pickle.data, self.path, lambda: let_go(self._pickle))
 
 
-def _header_at(source: FileSource, offset: int) -> Header:
+def _header_at(source: Source, offset: int) -> Header:
     what = "the array" if offset == 0 else f"the array at byte {offset}"
     head = source.take(offset, min(npy_header.HEAD, source.size - offset), what)
     return npy_header.parse(source.path, head, what)
 
 
-def _plain_arrays(source: FileSource, header: Header) -> Iterator[tuple[str, tuple[int, Header]]]:
+def _plain_arrays(source: Source, header: Header) -> Iterator[tuple[str, tuple[int, Header]]]:
     """Name -> where the array's header starts, and the header; for each array of the file."""
     offset = 0
     for index in count():

@@ -15,7 +15,7 @@ from converter.errors import FormatError
 from converter.formats.base import Container, LeftOut
 from converter.formats.flax_msgpack import read_stored, say, stored_arrays
 from converter.formats.json_objects import read_json
-from converter.formats.source import FileSource
+from converter.formats.source import open_source
 from converter.formats.zarr_arrays import Store, ZarrArray
 from converter.tensors import Array, TensorSpec
 
@@ -116,7 +116,7 @@ def _reading(store: Store, array: ZarrArray) -> Callable[[], Array]:
 
 def _aggregate_tree(folder: Path) -> Tree:
     """Arrays stand in the file itself or are stored beside it, under the name of their placeholder."""
-    source = FileSource(folder / AGGREGATE)
+    source = open_source(folder / AGGREGATE)
     try:
         container, arrays, others = stored_arrays(source)
         places: list[tuple[str, str]] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.pickled_arrays import read_pickle
-from converter.formats.source import FileSource, let_go, mapped_apart
+from converter.formats.source import let_go, mapped_apart, open_source
 from converter.tensors import DTYPES, Array
 
 #: How pickles of protocols 0 and 1 start: a dict, a list, a tuple or a global.
@@ -43,7 +43,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._source = FileSource(path)
+        self._source = open_source(path)
         try:
             self._whole = self._source.array(0, (self._source.size,), DTYPES["uint8"], "the pickle")
             self._found = read_pickle(self._whole.data, path, lambda: let_go(self._whole))

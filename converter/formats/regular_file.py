@@ -8,10 +8,14 @@ from io import FileIO
 from pathlib import Path
 
 from converter.errors import FormatError
+from converter.formats.locations import is_url, place, reading, store
 
 
 def regular_size(path: Path) -> int:
     """The size of a regular file. Raises FormatError when there is none (or it is a pipe or a device)."""
+    if is_url(path):
+        with reading(path):
+            return int(store(path).size(place(path)))
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:

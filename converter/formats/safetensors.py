@@ -32,7 +32,7 @@ from converter.formats.safetensors_header import (
     entry_bytes,
     read_header,
 )
-from converter.formats.source import FileSource, frozen
+from converter.formats.source import frozen, open_source
 from converter.tensors import DTYPES, Array, TensorSpec
 from converter.tiles import contiguous
 
@@ -50,7 +50,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._source = FileSource(path)
+        self._source = open_source(path)
         try:
             self._data, self._metadata, self._entries = read_header(self._source)
             self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.verify)
@@ -66,7 +66,10 @@ class FileReader(Reader):
         return self._read(name, self._digests)
 
     def peek(self, name: str) -> Array:
-        return self._read(name, None)
+        entry = self._entries[name]
+        if entry.code in PACKED:
+            return self._read(name, None)
+        return self._source.ends(self._data + entry.start, entry.spec.size, entry.spec.dtype, f"'{name}'")
 
     def _read(self, name: str, digests: Mapping[str, str] | None) -> Array:
         entry = self._entries[name]

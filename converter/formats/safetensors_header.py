@@ -11,7 +11,7 @@ from pathlib import Path
 
 from converter.errors import FormatError
 from converter.formats.json_objects import MAX_JSON, parse_json
-from converter.formats.source import FileSource, check_shape
+from converter.formats.source import Source, check_shape
 from converter.tensors import DTYPES, TensorSpec
 
 MAX_HEADER = MAX_JSON
@@ -65,7 +65,7 @@ def entry_bytes(code: str, spec: TensorSpec) -> int:
     return spec.size * bits // 8
 
 
-def read_header(source: FileSource) -> tuple[int, dict[str, str], dict[str, Entry]]:
+def read_header(source: Source) -> tuple[int, dict[str, str], dict[str, Entry]]:
     """Where the data starts, the free metadata, and the entries: in the header's order if the file is
     ours, else in the order of the data (a header written from a hash map has no order)."""
     path = source.path

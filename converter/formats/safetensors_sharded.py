@@ -6,8 +6,10 @@ file name}}``. A file that the index names must stand beside it; see `shards.sha
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 from converter.errors import FormatError
 from converter.formats import safetensors
@@ -49,6 +51,7 @@ class FileReader(Reader):
                 raise FormatError(path, f"has no '{USUAL}'")
             self._index = path / name
         self._shards: dict[str, safetensors.FileReader] = {}
+        self._opening = Lock()
         self._weight_map = _weight_map(self._index)
 
     @cached_property
@@ -71,6 +74,9 @@ class FileReader(Reader):
     def peek(self, name: str) -> Array:
         return self._shard(self._weight_map[name]).peek(name)
 
+    def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
+        return {name: self._spec(name, self._weight_map[name]) for name in names if name in self._weight_map}
+
     def close(self) -> None:
         for reader in self._shards.values():
             reader.close()
@@ -82,10 +88,11 @@ class FileReader(Reader):
         return spec
 
     def _shard(self, name: str) -> safetensors.FileReader:
-        if name not in self._shards:
-            path = shard_path(self._index, self._index.parent, name)
-            self._shards[name] = safetensors.FileReader(path, self.options)
-        return self._shards[name]
+        with self._opening:
+            if name not in self._shards:
+                path = shard_path(self._index, self._index.parent, name)
+                self._shards[name] = safetensors.FileReader(path, self.options)
+            return self._shards[name]
 
 
 class FileWriter(ShardWriter):

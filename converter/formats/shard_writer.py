@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
@@ -12,11 +13,20 @@ from converter.errors import OutputError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Contents, Writer
 from converter.formats.in_place import InPlaceWriter
+from converter.formats.staging import Staging
 from converter.tensors import Array, TensorSpec
 
-__all__ = ["ShardWriter"]
+__all__ = ["Shard", "ShardWriter", "index_of"]
 
 MAX_SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of the files: its name, and what it holds."""
+
+    name: str
+    contents: Contents
 
 
 class ShardWriter(Writer):
@@ -25,11 +35,8 @@ class ShardWriter(Writer):
     A subclass says how the name of the index ends (`ending`), that of a shard (`suffix`), and what writes one.
     Over former shards of the same names there is an instant without an index, never a mixture: see `atomic.publish`.
     max_shard_bytes: data that goes into one shard; a larger tensor has one for itself.
-    resume: what tells this work from any other. Then complete shards wait in the hidden folder
-    ``.INDEX.resume`` for the rest, also after an error or a kill, and are not written again by a writer that
-    is given the same text.
-    The index is that of ``huggingface_hub/serialization``: ``{"metadata": {"total_size": bytes}, "weight_map":
-    {tensor: file name}}``.
+    resume: what tells this work from any other. Then complete shards wait for the rest, also after an error or a
+    kill, and are not written again by a writer that is given the same text: see `Staging`.
     """
 
     ending: ClassVar[str]
@@ -40,32 +47,41 @@ class ShardWriter(Writer):
         self, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES, resume: str | None = None
     ) -> None:
         super().__init__(path, contents)
-        if not path.name.endswith(self.ending):
-            raise OutputError(f"{path}: the name of the index of shards must end in '{self.ending}'")
-        groups = _groups(contents.specs, max_shard_bytes)
-        stem = path.name.removesuffix(self.ending)
-        self._weight_map: dict[str, str] = {}
+        self._shards = self.shards(path, contents, max_shard_bytes)
+        self._shard_of = {spec.name: shard.name for shard in self._shards for spec in shard.contents.specs}
         self._writers: dict[str, InPlaceWriter] = {}
         self._counting, self._left = Lock(), dict[str, int]()
         self._partial: Path | None = None
-        self._kept = None if resume is None else _Kept(path, resume)
+        self._kept = None if resume is None else Staging(path, resume)
         folder = path.parent if self._kept is None else self._kept.folder
         try:
-            for number, group in enumerate(groups, 1):
-                name = f"{stem}-{number:05}-of-{len(groups):05}{self.suffix}"
-                part = Contents(tuple(group), metadata=contents.metadata)
-                self._weight_map |= {spec.name: name for spec in group}
-                if self._kept is not None and self._kept.has(name):
-                    self.done |= {spec.name for spec in group}
+            for shard in self._shards:
+                if self._kept is not None and self._kept.has(shard.name):
+                    self.done |= {spec.name for spec in shard.contents.specs}
                 else:
-                    self._writers[name] = self.shard_writer(folder / name, part)
-                    self._left[name] = len(group)
+                    self._writers[shard.name] = self.shard_writer(folder / shard.name, shard.contents)
+                    self._left[shard.name] = len(shard.contents.specs)
         except BaseException:
             self.abort()
             raise
 
+    @classmethod
+    def shards(cls, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES) -> tuple[Shard, ...]:
+        """The files beside that index. Raises OutputError for a name that no index has."""
+        if not path.name.endswith(cls.ending):
+            raise OutputError(f"{path}: the name of the index of shards must end in '{cls.ending}'")
+        groups = _groups(contents.specs, max_shard_bytes)
+        stem = path.name.removesuffix(cls.ending)
+        return tuple(
+            Shard(
+                f"{stem}-{number:05}-of-{len(groups):05}{cls.suffix}",
+                Contents(tuple(group), metadata=contents.metadata),
+            )
+            for number, group in enumerate(groups, 1)
+        )
+
     def write(self, name: str, array: Array) -> None:
-        shard = self._weight_map[name]
+        shard = self._shard_of[name]
         self._writers[shard].write(name, array)
         if self._kept is not None:
             with self._counting:
@@ -75,18 +91,13 @@ class ShardWriter(Writer):
                 self._writers[shard].commit()
 
     def commit(self) -> None:
-        if self._kept is None:
-            moves = [writer.closed() for writer in self._writers.values()]
-        else:
-            shards = dict.fromkeys(self._weight_map.values())
-            moves = [(self._kept.folder / shard, self.path.parent / shard) for shard in shards]
-        total = sum(spec.nbytes for spec in self.contents.specs)
-        index = {"metadata": {"total_size": total}, "weight_map": self._weight_map}
-        self._partial = partial_path(self.path)
-        self._partial.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        publish([*moves, (self._partial, self.path)])
         if self._kept is not None:
-            discard(self._kept.folder)
+            self._kept.publish([shard.name for shard in self._shards], index_of(self._shards))
+            return
+        moves = [writer.closed() for writer in self._writers.values()]
+        self._partial = partial_path(self.path)
+        self._partial.write_text(index_of(self._shards), encoding="utf-8")
+        publish([*moves, (self._partial, self.path)])
 
     def abort(self) -> None:
         for writer in self._writers.values():
@@ -97,28 +108,13 @@ class ShardWriter(Writer):
             self._kept.leave()
 
 
-class _Kept:
-    """The folder of complete shards of an earlier attempt at the same work; empty for any other work."""
-
-    def __init__(self, path: Path, work: str) -> None:
-        self.folder = path.with_name(f".{path.name}.resume")
-        self._work = self.folder / "work"
-        if not self._work.is_file() or self._work.read_text(encoding="utf-8") != work:
-            partial_path(path)  # raises for a folder that is not there
-            discard(self.folder)
-            self.folder.mkdir()
-            self._work.write_text(work, encoding="utf-8")
-        for unfinished in self.folder.glob(".*.partial"):  # of a killed process
-            discard(unfinished)
-
-    def has(self, shard: str) -> bool:
-        """Whether it is there: it got its name when it was whole and on the disk."""
-        return (self.folder / shard).is_file()
-
-    def leave(self) -> None:
-        """Keep what is worth it."""
-        if list(self.folder.glob("*")) == [self._work]:
-            discard(self.folder)
+def index_of(shards: Sequence[Shard]) -> str:
+    """The text of the index, as that of ``huggingface_hub/serialization``: ``{"metadata": {"total_size": bytes},
+    "weight_map": {tensor: file name}}``."""
+    total = sum(spec.nbytes for shard in shards for spec in shard.contents.specs)
+    weight_map = {spec.name: shard.name for shard in shards for spec in shard.contents.specs}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return json.dumps(index, indent=2, ensure_ascii=False) + "\n"
 
 
 def _groups(specs: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from converter.errors import FormatError, UnsafeFileError
+from converter.formats.locations import is_url
 
 __all__ = ["shard_path"]
 
@@ -18,6 +19,10 @@ def shard_path(index: Path, folder: Path, name: str) -> Path:
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not beside it")
     path = folder / name
+    if is_url(path):  # where there are no links
+        if not path.is_file():
+            raise FormatError(index, f"it names the file '{name[:80]}', which is missing")
+        return path
     try:
         target = path.resolve(strict=True)
         home = folder.resolve()

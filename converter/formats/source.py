@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from converter.errors import FormatError
+from converter.formats.locations import is_url
+from converter.formats.regular_file import open_regular
 from converter.tensors import Array, DType
 
 #: NumPy before 2.0 has no more axes than this, and no framework uses more.
 MAX_AXES = 32
 #: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
 MAP_FROM = 1 << 20
+#: So many elements at each end tell most tensors apart.
+ENDS = 64
 
 
 class Source(ABC):
@@ -35,6 +41,13 @@ class Source(ABC):
     def _array(self, offset: int, count: int, dtype: DType) -> Array:
         """A flat read-only array over a range that is known to lie inside."""
         return np.frombuffer(self._bytes(offset, count * dtype.itemsize), dtype, count)  # aligned: new memory
+
+    def into(self, offset: int, memory: memoryview) -> None:
+        """Fill the memory with the bytes of a range that is known to lie inside."""
+        memory[:] = self._bytes(offset, len(memory))
+
+    def expect(self, offsets: Iterable[int]) -> None:  # noqa: B027  # what is on a disk need not be fetched ahead
+        """Tell where small pieces will be taken next: over a network, all are fetched at once."""
 
     def check(self, offset: int, length: int, what: str) -> None:
         """Raise FormatError unless the range lies inside."""
@@ -56,6 +69,10 @@ class Source(ABC):
             return frozen(np.empty(dims, dtype))
         return frozen(self._array(offset, count, dtype).reshape(dims))
 
+    def ends(self, offset: int, count: int, dtype: DType, what: str) -> Array:
+        """The elements stored there; where they have to be fetched, no more than the first and the last `ENDS`."""
+        return self.array(offset, (count,), dtype, what)
+
     def close(self) -> None:  # noqa: B027  # bytes in memory have nothing to release
         """Release the file; arrays that were handed out stay valid."""
 
@@ -64,20 +81,17 @@ class FileSource(Source):
     """A regular file on the disk."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            if not path.is_file():
-                raise FormatError(path, "is not a file")
-            self._file = path.open("rb", buffering=0)
-        except (OSError, ValueError) as error:
-            raise FormatError(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-        super().__init__(path, os.fstat(self._file.fileno()).st_size)
+        self._file, size = open_regular(path)
+        super().__init__(path, size)
 
     def _bytes(self, offset: int, length: int) -> bytes:
         with self._disk():
             data = os.pread(self._file.fileno(), length, offset)
-        if len(data) != length:
-            raise FormatError(self.path, f"became shorter while it was read: no byte at {offset + len(data)}")
-        return data
+        if len(data) == length:
+            return data
+        whole = bytearray(length)  # one call reads at most 2 GiB
+        self.into(offset, memoryview(whole))
+        return bytes(whole)
 
     def _array(self, offset: int, count: int, dtype: DType) -> Array:
         length = count * dtype.itemsize
@@ -93,14 +107,16 @@ class FileSource(Source):
     def _copied(self, offset: int, count: int, dtype: DType) -> Array:
         """Read into new memory: where elements lie across the bounds of words, NumPy is slow or refuses."""
         memory = mmap.mmap(-1, count * dtype.itemsize)  # unlike that of malloc, it is given back at once
-        rest = memoryview(memory)
-        while rest:  # one call reads at most 2 GiB
+        self.into(offset, memoryview(memory))
+        return np.frombuffer(memory, dtype)
+
+    def into(self, offset: int, memory: memoryview) -> None:
+        while memory:  # one call reads at most 2 GiB
             with self._disk():
-                got = os.preadv(self._file.fileno(), [rest], offset)
+                got = os.preadv(self._file.fileno(), [memory], offset)
             if not got:
                 raise FormatError(self.path, f"became shorter while it was read: no byte at {offset}")
-            rest, offset = rest[got:], offset + got
-        return np.frombuffer(memory, dtype)
+            memory, offset = memory[got:], offset + got
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -113,13 +129,63 @@ class FileSource(Source):
         self._file.close()
 
 
+def open_source(path: Path) -> Source:
+    """A file on the disk, mapped where that helps, or one behind a URL, of which ranges are fetched."""
+    if is_url(path):
+        from converter.formats.remote_source import RemoteSource
+
+        return RemoteSource(path)
+    return FileSource(path)
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """All of a small file. Raises FormatError when it is larger than ``limit`` bytes."""
+    with closing(open_source(path)) as source:
+        if source.size > limit:
+            raise FormatError(path, f"it has {source.size} bytes, more than such a file can have")
+        return source.take(0, source.size, "it")
+
+
+class SourceFile(io.RawIOBase):
+    """A source, or a part of it, as a file for libraries that read files. Closing it leaves the source open."""
+
+    def __init__(self, source: Source, start: int = 0, size: int | None = None) -> None:
+        self._source = source
+        self._start = start
+        self._size = source.size - start if size is None else size
+        self._position = 0
+        source.check(start, self._size, "a part of the file")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """All of the buffer, as far as the file goes."""
+        memory = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
+        self._source.into(self._start + self._position, memory)
+        self._position += len(memory)
+        return len(memory)
+
+
 def mapped_apart(source: Source, start: int, whole: Array, array: Array) -> Array:
     """The same array, aligned, in a mapping of its own: its pages leave memory with it, not with ``whole``.
 
     whole: bytes of the source from ``start`` on, of which ``array`` may be a view; a copy is returned as it is.
     """
     inside = array.ctypes.data - whole.ctypes.data
-    if array.nbytes >= MAP_FROM and 0 <= inside <= whole.nbytes - array.nbytes:
+    is_part = isinstance(source, FileSource) and 0 <= inside <= whole.nbytes - array.nbytes
+    if is_part and array.nbytes >= MAP_FROM:
         return source.array(start + inside, array.shape, array.dtype, "an array in the pickle")
     return array if array.flags.aligned else frozen(array.copy())
 

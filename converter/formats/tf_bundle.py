@@ -19,7 +19,7 @@ from converter.errors import FormatError
 from converter.formats.crc32c import masked_crc32c
 from converter.formats.protowire import Message, WireError, read_varint
 from converter.formats.regular_file import regular_size
-from converter.formats.source import FileSource
+from converter.formats.source import Source, open_source
 from converter.formats.tf_table import Table
 from converter.formats.tf_types import (
     DTYPE_OF_CODE,
@@ -74,7 +74,7 @@ class Bundle:
         self.prefix = prefix
         self.index = prefix.with_name(prefix.name + ".index")
         self._verify = verify
-        self._sources: dict[int, FileSource] = {}
+        self._sources: dict[int, Source] = {}
         table = Table(self.index, verify)
         try:
             raw = dict(table.entries())
@@ -190,7 +190,7 @@ class Bundle:
         if piece.size == 0:
             return np.empty(0, np.uint8)
         if piece.shard not in self._sources:
-            self._sources[piece.shard] = FileSource(self.shard_path(piece.shard))
+            self._sources[piece.shard] = open_source(self.shard_path(piece.shard))
         return self._sources[piece.shard].array(piece.offset, (piece.size,), np.dtype(np.uint8), f"'{name}'")
 
     def _numbers(self, piece: Piece, dtype: DType, shape: Sequence[int], name: str) -> Array:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
 from converter.formats.natural import natural_key
 from converter.formats.protowire import WireError
 from converter.formats.tf_bundle import Bundle
@@ -59,6 +59,10 @@ class FileReader(Reader):
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         self._bundle = Bundle(find_prefix(path, options.step), options.verify)
+
+    @property
+    def opening(self) -> Opening:
+        return Opening(FileReader, self._bundle.prefix.absolute(), self.options)
 
     def close(self) -> None:
         self._bundle.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
 from converter.formats.natural import natural_key
 from converter.formats.protowire import Message, WireError
 from converter.formats.tf_left_out import reason
@@ -102,6 +102,7 @@ class FileReader(Reader):
         try:
             files = _files(path, options.step)
             self._refuse_missing(files)
+            self._first = files[0]
             for file in files:
                 self._tables.append(Table(file, options.verify))
                 self._list(self._tables[-1])
@@ -109,6 +110,10 @@ class FileReader(Reader):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def opening(self) -> Opening:
+        return Opening(FileReader, self._first.absolute(), self.options)
 
     def close(self) -> None:
         for table in self._tables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from converter.errors import FormatError
 from converter.formats import tf_checkpoint
 from converter.formats.base import Contents, Probe, ReadOptions
 from converter.formats.protowire import Message, WireError
+from converter.formats.source import open_source
 
 _GRAPH = "saved_model.pb"
 _VARIABLES = "variables"
@@ -42,10 +44,11 @@ class FileReader(tf_checkpoint.FileReader):
 def _writer(path: Path) -> str:
     """SavedModel.meta_graphs = 2 {meta_info_def = 1 {tensorflow_version = 5}}; "" when it does not say."""
     try:
-        data = np.memmap(path, np.uint8, "r").data
+        with closing(open_source(path)) as source:
+            data = source.array(0, (source.size,), np.dtype(np.uint8), "the graph").data
         for graph in Message(data).messages(2):
             if version := Message(graph.data(1)).text(5):
                 return f"tensorflow {version}"
-    except (OSError, ValueError, WireError):
+    except (FormatError, ValueError, WireError):
         pass
     return ""

@@ -7,7 +7,6 @@ blocks. Source: tensorflow/core/lib/io/{table,format,block}.cc and leveldb doc/t
 
 from __future__ import annotations
 
-import os
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from converter.errors import FormatError
 from converter.formats import snappy
 from converter.formats.crc32c import masked_crc32c
 from converter.formats.protowire import WireError, read_varint, varint
-from converter.formats.regular_file import open_regular
+from converter.formats.source import open_source
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48
@@ -42,7 +41,8 @@ class Table:
     def __init__(self, path: Path, verify: bool = True) -> None:
         self.path = path
         self.verify = verify
-        self._file, self.size = open_regular(path)
+        self._source = open_source(path)
+        self.size = self._source.size
         try:
             self._blocks = self._read_index()
         except BaseException:
@@ -50,7 +50,7 @@ class Table:
             raise
 
     def close(self) -> None:
-        self._file.close()
+        self._source.close()
 
     def entries(self) -> Iterator[tuple[bytes, memoryview]]:
         """(key, value) in the order of the keys, which no table holds twice."""
@@ -81,7 +81,7 @@ class Table:
 
     def _read_index(self) -> list[tuple[bytes, int, int]]:
         """(a key not before any of the block, offset, size) of every data block."""
-        footer = self._pread(max(0, self.size - FOOTER), FOOTER)
+        footer = self._source.take(max(0, self.size - FOOTER), min(FOOTER, self.size), "the footer")
         if not is_table(footer):
             raise FormatError(self.path, "not a checkpoint table, or its end is missing (no magic number at the end)")
         try:
@@ -104,23 +104,11 @@ class Table:
         size, position = read_varint(data, position)
         return (offset, size), position
 
-    def _pread(self, offset: int, size: int) -> bytes:
-        chunks = []
-        while size > 0:
-            chunk = os.pread(self._file.fileno(), min(size, 1 << 30), offset)
-            if not chunk:
-                break
-            chunks.append(chunk)
-            offset, size = offset + len(chunk), size - len(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
     def _block(self, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
         place = f"the block at offset {offset}"
         if offset + size + _TRAILER > self.size:
             raise FormatError(self.path, f"{place} claims {size} bytes, over the end of the file ({self.size} bytes)")
-        raw = self._pread(offset, size + _TRAILER)
-        if len(raw) != size + _TRAILER:
-            raise FormatError(self.path, f"{place} ends early")
+        raw = self._source.take(offset, size + _TRAILER, place)
         (stored,) = struct.unpack_from("<I", raw, size + 1)
         if self.verify and masked_crc32c(raw[: size + 1]) != stored:
             raise FormatError(self.path, f"{place} is damaged: wrong checksum")

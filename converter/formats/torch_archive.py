@@ -7,13 +7,14 @@ aligned), ``byteorder`` and ``version``. Upstream: ``torch/serialization.py`` (_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import MappingProxyType
 
 from converter.errors import FormatError
 from converter.formats.pickles import Opaque, PickleError, inert_class, load
 from converter.formats.torch_rebuild import TENSOR_GLOBALS
-from converter.formats.torch_tensors import Storage, TorchFile, storage_of
+from converter.formats.torch_tensors import Storage, StridedTensor, TorchFile, storage_of
 from converter.formats.zip_members import ZipMembers
 from converter.tensors import Array
 
@@ -50,6 +51,15 @@ class TorchArchive(TorchFile):
 
     def raw(self, key: str, begin: int, length: int) -> Array:
         return self.zip.array(self._member(key), begin, length)
+
+    def ends(self, tensor: StridedTensor, what: str) -> Array | None:
+        """See `Source.ends`; None of a tensor that does not lie in the file as it is, one element after the other."""
+        member = self.zip.member(self._member(tensor.storage.key))
+        as_it_is = not (self.big_endian or tensor.problem or tensor.conjugated or tensor.negated)
+        if not as_it_is or not member.stored or not tensor.is_contiguous:
+            return None
+        start = self.zip.begin + member.offset + tensor.storage.begin + tensor.offset * tensor.dtype.itemsize
+        return self.zip.source.ends(start, math.prod(tensor.shape), tensor.dtype, what)
 
     def close(self) -> None:
         self.zip.close()

@@ -17,9 +17,9 @@ from converter.errors import FormatError
 from converter.formats.base import Probe
 from converter.formats.pickles import Global, Opaque, PickleError, inert_class, load
 from converter.formats.shards import shard_path
+from converter.formats.source import read_whole
 from converter.formats.tiling import Slice, check_tiling
 from converter.formats.torch_archive import TorchArchive
-from converter.formats.torch_files import read_regular
 from converter.formats.torch_reader import TorchReader
 from converter.formats.torch_rebuild import TENSOR_GLOBALS
 from converter.formats.torch_tensors import (
@@ -114,7 +114,7 @@ class DistributedCheckpoint(TorchFile):
     def load(self) -> object:
         if not self.path.is_file():
             raise FormatError(self.folder, f"the file '{_METADATA}' of this distributed checkpoint is missing")
-        data = read_regular(self.path, MAX_METADATA)
+        data = read_whole(self.path, MAX_METADATA)
         metadata, _ = load(data, self.path, TENSOR_GLOBALS, None, inert_class)
         if not isinstance(metadata, Opaque) or not metadata.name.endswith(" Metadata"):
             raise FormatError(self.path, "it does not hold the metadata of a distributed checkpoint")

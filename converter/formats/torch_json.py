@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converter.errors import FormatError
 from converter.formats.json_objects import MAX_JSON, parse_json
-from converter.formats.torch_files import read_regular
+from converter.formats.source import read_whole
 from converter.formats.torch_tensors import MAX_AXES
 from converter.tensors import DType
 
@@ -29,7 +29,7 @@ class Document:
     @classmethod
     def read(cls, path: Path, place: str) -> Document:
         """A whole file."""
-        return cls.parse(read_regular(path, MAX_JSON), path, place)
+        return cls.parse(read_whole(path, MAX_JSON), path, place)
 
     def get(self, key: str) -> Document:
         return Document(self.mapping().get(key), self.path, f"{self.place}, '{key}'")

@@ -13,13 +13,12 @@ from pathlib import Path
 from converter.errors import FormatError
 from converter.formats.base import Probe
 from converter.formats.pickles import PickleError, inert_class, load
-from converter.formats.regular_file import open_regular
-from converter.formats.torch_files import uint8_part
+from converter.formats.source import open_source
 from converter.formats.torch_legacy_writer import TorchLegacyWriter
 from converter.formats.torch_reader import TorchReader
 from converter.formats.torch_rebuild import TENSOR_GLOBALS
 from converter.formats.torch_tensors import Storage, TorchFile, storage_of
-from converter.tensors import Array
+from converter.tensors import DTYPES, Array
 
 __all__ = ["FileReader", "FileWriter", "LegacyStream", "detect"]
 
@@ -138,8 +137,8 @@ class _LegacyFile(LegacyStream):
     """On disk: the pickles are read through one map of the file, each tensor through its own."""
 
     def __init__(self, path: Path) -> None:
-        self._file, size = open_regular(path)
-        super().__init__(uint8_part(self._file, path, 0, size), path)
+        self._source = open_source(path)
+        super().__init__(self._source.array(0, (self._source.size,), DTYPES["uint8"], "the file"), path)
         if _is_tar(self.data[:512].tobytes()):
             self.close()
             raise FormatError(
@@ -149,10 +148,10 @@ class _LegacyFile(LegacyStream):
             )
 
     def part(self, start: int, length: int) -> Array:
-        return uint8_part(self._file, self.path, start, length)
+        return self._source.array(start, (length,), DTYPES["uint8"], "a storage")
 
     def close(self) -> None:
-        self._file.close()
+        self._source.close()
 
 
 class FileReader(TorchReader):

@@ -5,9 +5,10 @@ Upstream: ``transformers/modeling_utils.py`` (save_pretrained) and ``huggingface
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 from converter.errors import FormatError
 from converter.formats import torch_legacy, torch_zip
@@ -16,7 +17,7 @@ from converter.formats.shard_writer import ShardWriter
 from converter.formats.shards import shard_path
 from converter.formats.torch_json import Document
 from converter.formats.torch_zip_writer import TorchZipWriter
-from converter.tensors import Array
+from converter.tensors import Array, TensorSpec
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
@@ -55,6 +56,7 @@ class FileReader(Reader):
             index = found
         self.index = index
         self._open: dict[str, Reader] = {}
+        self._opening = Lock()
 
     @cached_property
     def weight_map(self) -> Mapping[str, str]:
@@ -64,12 +66,7 @@ class FileReader(Reader):
 
     @cached_property
     def contents(self) -> Contents:
-        specs = []
-        for name, shard in self.weight_map.items():
-            spec = self._shard(shard).contents.by_name.get(name)
-            if spec is None:
-                raise FormatError(self.index, f"it says that '{name}' is in '{shard}', but it is not")
-            specs.append(spec)
+        specs = [self._spec(name) for name in self.weight_map]
         surplus = [
             LeftOut(spec.name, f"in '{shard}', but not in the index")
             for shard, reader in self._open.items()
@@ -84,19 +81,33 @@ class FileReader(Reader):
     def peek(self, name: str) -> Array:
         return self._shard(self.weight_map[name]).peek(name)
 
+    def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
+        return {name: self._spec(name) for name in names if name in self.weight_map}
+
     def close(self) -> None:
         for reader in self._open.values():
             reader.close()
 
+    def _spec(self, name: str) -> TensorSpec:
+        shard = self.weight_map[name]
+        spec = self._shard(shard).contents.by_name.get(name)
+        if spec is None:
+            raise FormatError(self.index, f"it says that '{name}' is in '{shard}', but it is not")
+        return spec
+
     def _shard(self, name: str) -> Reader:
-        if name not in self._open:
-            path = shard_path(self.index, self.index.parent, name)
-            probe = Probe(path)
-            module = next((module for module in (torch_zip, torch_legacy) if module.detect(probe)), None)
-            if module is None:
-                raise FormatError(path, "not a PyTorch file, as its index says")
-            self._open[name] = module.FileReader(path, ReadOptions(verify=self.options.verify))
-        return self._open[name]
+        with self._opening:
+            if name not in self._open:
+                self._open[name] = self._opened(shard_path(self.index, self.index.parent, name))
+            return self._open[name]
+
+    def _opened(self, path: Path) -> Reader:
+        probe = Probe(path)
+        module = next((module for module in (torch_zip, torch_legacy) if module.detect(probe)), None)
+        if module is None:
+            raise FormatError(path, "not a PyTorch file, as its index says")
+        opened: Reader = module.FileReader(path, ReadOptions(verify=self.options.verify))
+        return opened
 
 
 class FileWriter(ShardWriter):

@@ -184,6 +184,12 @@ class StridedTensor(Leaf):
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements follow each other in the storage, in C order."""
+        steps = (math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return all(size <= 1 or have == step for size, have, step in zip(self.shape, self.stride, steps, strict=True))
+
     def check(self, file: TorchFile) -> None:
         self.check_shape()
         available = file.size(self.storage.key) - self.storage.begin

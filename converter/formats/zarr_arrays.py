@@ -22,8 +22,8 @@ import numpy as np
 
 from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
 from converter.formats.json_objects import MAX_JSON, parse_json
-from converter.formats.source import FileSource, check_shape, frozen
-from converter.formats.torch_files import read_regular
+from converter.formats.locations import is_url
+from converter.formats.source import check_shape, frozen, open_source, read_whole
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 __all__ = ["Store", "ZarrArray", "grid"]
@@ -35,6 +35,8 @@ EXPAND = 5_000
 #: Chunks that are missing (all of them the fill value) may be so many; a stored one takes 16 bytes at least.
 FREE_CHUNKS = 1_000
 MIN_CHUNK = 16
+#: Of what is compressed or in OCDBT.
+_COPY_IT = "tensorstore reads this checkpoint, and needs it on a disk. Copy the folder to one first"
 _V2_NUMBER = re.compile(r"[<>|=][biufc]\d{1,2}")
 
 
@@ -84,6 +86,8 @@ class Store:
         self.driver = "zarr3" if zarr3 else "zarr"
         self.metadata = "zarr.json" if zarr3 else ".zarray"
         self.is_ocdbt = (root / "manifest.ocdbt").exists()
+        if self.is_ocdbt and is_url(root):
+            raise FormatError(root, _COPY_IT)
 
     def arrays(self, storages: Sequence[tuple[str, str]]) -> list[ZarrArray]:
         """The arrays of these (name, place in the store). Raises FormatError."""
@@ -102,6 +106,8 @@ class Store:
         count = self._justify(array)
         if array.is_raw and self.whole and not self.is_ocdbt:
             return self._read_raw_chunks(array)
+        if is_url(self.root):
+            raise FormatError(self.root, _COPY_IT)
         ts = _tensorstore(self.root)
         spec: dict[str, Any] = {"driver": self.driver, "kvstore": self._kvstore(array.storage + "/")}
         try:
@@ -142,7 +148,7 @@ class Store:
                         self.root, "its processes' OCDBT databases were never merged: the save was cut off"
                     )
                 raise FormatError(self.root, f"'{name}' is announced, but there is no '{storage}/{self.metadata}'")
-            yield read_regular(file, MAX_JSON)
+            yield read_whole(file, MAX_JSON)
 
     def _ocdbt_texts(self, storages: Sequence[tuple[str, str]]) -> Iterator[bytes]:
         ts = _tensorstore(self.root)
@@ -200,7 +206,7 @@ class Store:
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             raise FormatError(folder, f"the data of '{spec.name}' is missing: there is no '{chunk.name}'")
-        source = FileSource(file)
+        source = open_source(file)
         try:
             nbytes = math.prod(array.chunks) * spec.dtype.itemsize
             if source.size != nbytes:
@@ -247,6 +253,8 @@ def _check_storage(root: Path, storage: str) -> None:
 
 def _check_link(root: Path, place: str) -> None:
     """Refuse a place below the root that a link takes out of it. Where there is no link, nothing is resolved."""
+    if is_url(root):  # where there are no links
+        return
     file = str(root)
     for part in place.split("/"):
         file = f"{file}/{part}"
@@ -258,6 +266,8 @@ def _file_sizes(root: Path, place: str = "") -> int:
     """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or what is no file."""
     if place:
         _check_link(root, place)
+    if is_url(root):
+        return sum(file.stat().st_size for file in (root / place).rglob("*") if file.is_file())
     total = 0
     for folder, folders, names in os.walk(root / place):
         for name in (*folders, *names):

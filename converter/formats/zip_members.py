@@ -16,17 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.checksums import Crc32, crc32
 from converter.formats.expansion import most_unpacked
-from converter.formats.regular_file import open_regular
-from converter.formats.source import frozen
-from converter.formats.torch_files import pread, uint8_part
-from converter.tensors import Array
+from converter.formats.source import SourceFile, frozen, open_source
+from converter.tensors import DTYPES, Array
 
 __all__ = ["Member", "ZipMembers"]
 
@@ -64,17 +62,19 @@ class ZipMembers:
         self._verified: set[str] = set()
         self._last_unpacked: tuple[str, Array] | None = None  # many tensors may be parts of one packed member
         self._lock = Lock()
-        self.file, whole = open_regular(path)
+        self.source = open_source(path)
         try:
-            self._size = whole - begin if size is None else min(size, whole - begin)
-            with zipfile.ZipFile(io.BufferedReader(_Window(self))) as archive:
+            rest = max(0, self.source.size - begin)
+            self._size = rest if size is None else min(size, rest)
+            file = SourceFile(self.source, min(begin, self.source.size), self._size)
+            with zipfile.ZipFile(io.BufferedReader(file)) as archive:
                 entries, directory = archive.infolist(), archive.start_dir
             self.members = self._places(entries, directory)
         except _READ_ERRORS as error:
-            self.file.close()
+            self.source.close()
             raise FormatError(path, f"not a whole zip archive: {error}") from None
         except BaseException:
-            self.file.close()
+            self.source.close()
             raise
 
     @classmethod
@@ -88,7 +88,7 @@ class ZipMembers:
             raise
 
     def close(self) -> None:
-        self.file.close()
+        self.source.close()
 
     def __contains__(self, name: str) -> bool:
         return name in self.members
@@ -117,7 +117,7 @@ class ZipMembers:
             )
         if not member.stored:
             return self._unpacked(member, most_unpacked(member.packed, self._size))[begin : begin + length]
-        data = uint8_part(self.file, self.path, self.begin + member.offset + begin, length)
+        data = self.source.array(self.begin + member.offset + begin, (length,), DTYPES["uint8"], f"'{name}'")
         self.verify_member(name, data)
         return data
 
@@ -205,11 +205,12 @@ class ZipMembers:
             raise FormatError(
                 self.path, f"the archive ends at byte {self._size}; {length} bytes are wanted from byte {offset} on"
             )
-        return pread(self.file, self.path, self.begin + offset, length)
+        return self.source.take(self.begin + offset, length, "the archive")
 
     def _places(self, entries: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
         members: dict[str, Member] = {}
         used: list[tuple[int, int, str]] = []
+        self.source.expect(self.begin + entry.header_offset for entry in entries)
         for entry in entries:
             member = self._place(entry)
             if member.name in members:
@@ -244,30 +245,3 @@ class ZipMembers:
             raise FormatError(self.path, f"the member '{name}' is stored, but has two sizes")
         offset = entry.header_offset + _LOCAL.size + header[9] + header[10]
         return Member(name, offset, entry.compress_size, entry.file_size, stored, entry.CRC)
-
-
-class _Window(io.RawIOBase):
-    """The archive as a file of its own, for ``zipfile``."""
-
-    def __init__(self, members: ZipMembers) -> None:
-        self._members = members
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = max(0, offset + (0, self._position, self._members._size)[whence])
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        length = max(0, min(len(buffer), self._members._size - self._position))
-        buffer[:length] = self._members._pread(self._position, length)
-        self._position += length
-        return length

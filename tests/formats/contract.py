@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+import fsspec
 import numpy as np
 import pytest
 
 from converter.errors import ConversionError, FormatError
-from converter.formats import Contents, by_name, open_reader, open_writer
+from converter.formats import Contents, Reader, by_name, open_reader, open_writer
+from converter.formats.locations import location
 from converter.tensors import DTYPES, TensorSpec
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -39,6 +42,10 @@ def same_bits(a: Array, b: Array) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
+def arrays_of(reader: Reader) -> dict[str, Array]:
+    return {spec.name: reader.read(spec.name) for spec in reader.contents.specs}
+
+
 def specs_of(tensors: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name, a.shape, a.dtype) for name, a in tensors.items())
 
@@ -59,6 +66,31 @@ class ReadContract:
         with reader:
             assert row.name == self.format
             return {spec.name: np.array(reader.read(spec.name)) for spec in reader.contents.specs}
+
+    def test_another_process_can_open_the_same(self, tmp_path: Path) -> None:
+        path, _ = self.make(tmp_path)
+        with open_reader(path)[1] as reader:
+            specs, arrays = dict(reader.contents.by_name), arrays_of(reader)
+            opening = pickle.loads(pickle.dumps(reader.opening))
+        with opening() as again:
+            assert again.prepare([*specs, "no such tensor"]) == specs
+            assert all(same_bits(again.read(name), array) for name, array in arrays.items())
+
+    def test_the_same_is_read_behind_a_url(self, tmp_path: Path) -> None:
+        path, _ = self.make(tmp_path)
+        with open_reader(path)[1] as reader:
+            arrays = arrays_of(reader)
+        store = fsspec.filesystem("memory")
+        store.put(f"{tmp_path}/", f"/{tmp_path.name}/", recursive=True)
+        try:
+            row, reader = open_reader(location(f"memory://{tmp_path.name}/{path.relative_to(tmp_path)}"))
+            with reader:
+                found = arrays_of(reader)
+        finally:
+            store.rm(f"/{tmp_path.name}", recursive=True)
+        assert row.name == self.format and list(found) == list(arrays)
+        assert all(same_bits(found[name], array) for name, array in arrays.items())
+        assert not any(array.flags.writeable for array in found.values())
 
     def files(self, folder: Path) -> list[Path]:
         return sorted(file for file in folder.rglob("*") if file.is_file())
