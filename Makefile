@@ -3,7 +3,7 @@ DEMO := .venv-demo
 TEST := .venv-test
 HF := .venv-hugging-face
 
-.PHONY: demo test lint bench weightbridge huggingface docs fuzz parity schemas fixtures clean
+.PHONY: demo test lint bench machines weightbridge huggingface docs fuzz parity schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -44,6 +44,10 @@ fixtures: $(TEST)/ready
 bench: $(TEST)/ready
 	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt weightbridge==0.0.4
 	$(TEST)/bin/python -m benchmarks.large $(BENCH)
+
+# Shards on a Dask cluster of this machine, in about five minutes; the figures of docs/machines.md.
+machines: $(TEST)/ready
+	$(TEST)/bin/python -m benchmarks.machines $(MACHINES)
 
 # The nearest existing tool on the same nets, in about five minutes; writes docs/weightbridge.md.
 weightbridge: $(TEST)/ready
