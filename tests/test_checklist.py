@@ -33,7 +33,7 @@ def saved(folder: Path, *layers: tuple[str, torch.nn.Module]) -> Path:
 
 
 def properties(direction: str, path: Path, **options: Any) -> list[str]:
-    report = converter.convert(direction, path, path.with_name("made.npz"), force=True, **options)
+    report = converter.convert(direction, path, path.with_name("made.safetensors"), force=True, **options)
     return [check.property for check in report.checks]
 
 
