@@ -65,9 +65,9 @@ class Dialect(ABC):
 
     # -- writing
 
-    @abstractmethod
     def net_text(self, net: Expression, units: Units) -> str:
         """The function that makes the net."""
+        return f"def make_net():\n    return {self.writing().text(net, 4, 7)}"
 
     def writing(self, parameter: str = "{}", training: str = "train") -> Writing:
         return Writing(self.row, parameter.format, training)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from converter.architectures.arguments import axes, bias, outputs
 from converter.architectures.code import Call, Expression, Items, Option, Training, Value, call, plain, says_training
 from converter.architectures.dialect import Dialect
 from converter.architectures.program import Class, Needed
-from converter.architectures.torch import axes, bias
 from converter.architectures.units import Unit, Units, per_axis
 from converter.architectures.vocabulary import (
     Attention,
@@ -47,11 +47,6 @@ from converter.architectures.vocabulary import (
 )
 
 
-def _outputs(unit: Unit) -> tuple[str, Value]:
-    assert unit.outputs is not None
-    return "outputs", unit.outputs
-
-
 def _padding(padding: int | tuple[int, ...]) -> Value:
     """As much on both sides: a number for all axes, or a pair for each."""
     one = axes(padding)
@@ -62,7 +57,7 @@ def _conv(unit: Unit) -> Call:
     step: Conv = unit.step
     return call(
         "nn.Conv",
-        _outputs(unit),
+        outputs(unit),
         ("kernel", unit.kernel),
         strides=Option(axes(step.stride), 1),
         padding=_padding(step.padding),
@@ -82,7 +77,7 @@ def _conv_transpose(unit: Unit) -> Call:
     strides = per_axis(step.stride, unit.kernel)
     return call(
         "nn.ConvTranspose",
-        _outputs(unit),
+        outputs(unit),
         ("kernel", unit.kernel),
         strides=Option(strides, (1,) * len(strides)),
         padding=sides,
@@ -135,7 +130,7 @@ def _recurrent(cell: str) -> Callable[[Unit], Call]:
         relu: dict[str, Value] = {}
         if isinstance(unit.step, Rnn) and unit.step.activation == "relu":
             relu = {"activation_fn": plain("nn.relu")}
-        return call("nn.RNN", ("cell", call(f"nn.{cell}", _outputs(unit), **relu)))
+        return call("nn.RNN", ("cell", call(f"nn.{cell}", outputs(unit), **relu)))
 
     return make
 
@@ -145,8 +140,8 @@ def _attention(unit: Unit) -> Call:
 
 
 _MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
-    Linear: lambda unit: call("nn.Dense", _outputs(unit), use_bias=bias(unit)),
-    Embedding: lambda unit: call("nn.Embed", ("rows", unit.rows or 0), _outputs(unit)),
+    Linear: lambda unit: call("nn.Dense", outputs(unit), use_bias=bias(unit)),
+    Embedding: lambda unit: call("nn.Embed", ("rows", unit.rows or 0), outputs(unit)),
     Conv: _conv,
     ConvTranspose: _conv_transpose,
     BatchNorm: _batch_norm,
@@ -254,7 +249,7 @@ y = make_net().apply(variables, x)"""
 
     def net_text(self, net: Expression, units: Units) -> str:
         if not says_training(net):
-            return f"def make_net():\n    return {self.writing().text(net, 4, 7)}"
+            return super().net_text(net, units)
         return f"def make_net(train=False):\n    return {self.writing().text(net, 4, 7)}"
 
 

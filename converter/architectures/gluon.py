@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from converter.architectures.code import Call, Expression, Option, Value, call
+from converter.architectures.arguments import activation, axes, bias, channel_axis, outputs, window
+from converter.architectures.code import Call, Option, Value, call
 from converter.architectures.dialect import Dialect
 from converter.architectures.program import Class
-from converter.architectures.torch import axes, bias
-from converter.architectures.units import Unit, Units
+from converter.architectures.units import Unit
 from converter.architectures.vocabulary import (
     Attention,
     AveragePool,
@@ -46,32 +46,23 @@ from converter.architectures.vocabulary import (
 )
 
 
-def _outputs(unit: Unit) -> tuple[str, Value]:
-    assert unit.outputs is not None
-    return "outputs", unit.outputs
-
-
-def _activation(unit: Unit) -> dict[str, Option]:
-    return {"activation": Option(unit.activation, "")}
-
-
 def _linear(unit: Unit) -> Call:
     """Behind time it must not flatten."""
     flat = unit.given is None or len(unit.given.dims) == 1
-    return call("nn.Dense", _outputs(unit), **_activation(unit), flatten=Option(flat, True), use_bias=bias(unit))
+    return call("nn.Dense", outputs(unit), **activation(unit), flatten=Option(flat, True), use_bias=bias(unit))
 
 
 def _conv(unit: Unit) -> Call:
     step: Conv = unit.step
     return call(
         f"nn.Conv{unit.space}D",
-        _outputs(unit),
+        outputs(unit),
         ("kernel", axes(unit.kernel)),
         strides=Option(axes(step.stride), 1),
         padding=Option(axes(step.padding), 0),
         dilation=Option(axes(step.dilation), 1),
         groups=Option(unit.groups, 1),
-        **_activation(unit),
+        **activation(unit),
         use_bias=bias(unit),
     )
 
@@ -80,12 +71,12 @@ def _conv_transpose(unit: Unit) -> Call:
     step: ConvTranspose = unit.step
     return call(
         f"nn.Conv{unit.space}DTranspose",
-        _outputs(unit),
+        outputs(unit),
         ("kernel", axes(unit.kernel)),
         strides=Option(axes(step.stride), 1),
         padding=Option(axes(step.padding), 0),
         output_padding=Option(axes(step.output_padding), 0),
-        **_activation(unit),
+        **activation(unit),
         use_bias=bias(unit),
     )
 
@@ -98,10 +89,8 @@ def _batch_norm(unit: Unit) -> Call:
 def _pool(name: str) -> Callable[[Unit], Call]:
     def make(unit: Unit) -> Call:
         step: MaxPool | AveragePool = unit.step
-        stride = step.size if step.stride is None else step.stride
         counts = {"count_include_pad": step.count_padding} if isinstance(step, AveragePool) and step.padding else {}
-        sizes = ("size", axes(step.size)), ("stride", axes(stride))
-        return call(f"nn.{name}Pool{unit.space}D", *sizes, padding=Option(axes(step.padding), 0), **counts)
+        return call(f"nn.{name}Pool{unit.space}D", *window(step), padding=Option(axes(step.padding), 0), **counts)
 
     return make
 
@@ -110,13 +99,13 @@ def _recurrent(name: str) -> Callable[[Unit], Call]:
     def make(unit: Unit) -> Call:
         options: dict[str, Value] = {"activation": unit.step.activation} if isinstance(unit.step, Rnn) else {}
         assert unit.inputs is not None
-        return call(f"rnn.{name}", _outputs(unit), layout="NTC", input_size=unit.inputs, **options)
+        return call(f"rnn.{name}", outputs(unit), layout="NTC", input_size=unit.inputs, **options)
 
     return make
 
 
 def _attention(unit: Unit) -> Call:
-    return call("Attention", _outputs(unit), ("heads", unit.step.heads), use_bias=bias(unit))
+    return call("Attention", outputs(unit), ("heads", unit.step.heads), use_bias=bias(unit))
 
 
 def _zero_pad(unit: Unit) -> Call:
@@ -130,19 +119,19 @@ def _word(name: str) -> Callable[[Unit], Call]:
 
 
 def _softmax(unit: Unit) -> Call:
-    return call("Softmax", ("axis", 1 if unit.given is None or unit.given.space is not False else -1))
+    return call("Softmax", ("axis", channel_axis(unit)))
 
 
 _MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
     Linear: _linear,
-    Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), _outputs(unit)),
+    Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), outputs(unit)),
     Conv: _conv,
     ConvTranspose: _conv_transpose,
     BatchNorm: _batch_norm,
     LayerNorm: lambda unit: call("nn.LayerNorm", epsilon=unit.step.epsilon),
-    GroupNorm: lambda unit: call("GroupNorm", _outputs(unit), ("groups", unit.step.groups), epsilon=unit.step.epsilon),
+    GroupNorm: lambda unit: call("GroupNorm", outputs(unit), ("groups", unit.step.groups), epsilon=unit.step.epsilon),
     InstanceNorm: lambda unit: call("nn.InstanceNorm", epsilon=unit.step.epsilon, scale=True),
-    RmsNorm: lambda unit: call("RMSNorm", _outputs(unit), epsilon=unit.step.epsilon),
+    RmsNorm: lambda unit: call("RMSNorm", outputs(unit), epsilon=unit.step.epsilon),
     Prelu: lambda unit: call("nn.PReLU", in_channels=Option(unit.outputs or 1, 1)),
     Rnn: _recurrent("RNN"),
     Lstm: _recurrent("LSTM"),
@@ -308,6 +297,3 @@ net.load_parameters("{name}.params")"""
 
     def getting(self, name: str) -> str:
         return f'self._children["{name}"]'
-
-    def net_text(self, net: Expression, units: Units) -> str:
-        return f"def make_net():\n    return {self.writing().text(net, 4, 7)}"

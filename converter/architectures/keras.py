@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from msgspec import structs
 
-from converter.architectures.code import Call, Expression, Option, Value, call
+from converter.architectures.arguments import activation, axes, bias, outputs, window
+from converter.architectures.code import Call, Expression, Option, call
 from converter.architectures.dialect import Dialect
-from converter.architectures.torch import axes, bias
 from converter.architectures.units import Shape, Unit, Units, per_axis
 from converter.architectures.vocabulary import (
     Attention,
@@ -66,30 +66,21 @@ class Crop:
     cropping: tuple[tuple[int, int], ...]
 
 
-def _outputs(unit: Unit) -> tuple[str, Value]:
-    assert unit.outputs is not None
-    return "outputs", unit.outputs
-
-
-def _activation(unit: Unit) -> dict[str, Value | Option]:
-    return {"activation": Option(unit.activation, "")}
-
-
 def _linear(unit: Unit) -> Call:
-    return call("layers.Dense", _outputs(unit), **_activation(unit), use_bias=bias(unit))
+    return call("layers.Dense", outputs(unit), **activation(unit), use_bias=bias(unit))
 
 
 def _conv(unit: Unit) -> Call:
     step: Conv = unit.step
     return call(
         f"layers.Conv{unit.space}D",
-        _outputs(unit),
+        outputs(unit),
         ("kernel", axes(unit.kernel)),
         strides=Option(axes(step.stride), 1),
         padding=Option("same" if axes(step.padding) != 0 else "valid", "valid"),
         dilation_rate=Option(axes(step.dilation), 1),
         groups=Option(unit.groups, 1),
-        **_activation(unit),
+        **activation(unit),
         use_bias=bias(unit),
     )
 
@@ -97,10 +88,10 @@ def _conv(unit: Unit) -> Call:
 def _conv_transpose(unit: Unit) -> Call:
     return call(
         f"layers.Conv{unit.space}DTranspose",
-        _outputs(unit),
+        outputs(unit),
         ("kernel", axes(unit.kernel)),
         strides=Option(axes(unit.step.stride), 1),
-        **_activation(unit),
+        **activation(unit),
         use_bias=bias(unit),
     )
 
@@ -129,11 +120,8 @@ def _prelu(unit: Unit) -> Call:
 def _pool(name: str) -> Callable[[Unit], Call]:
     def make(unit: Unit) -> Call:
         step: MaxPool | AveragePool = unit.step
-        stride = step.size if step.stride is None else step.stride
         same = Option("same" if axes(step.padding) != 0 else "valid", "valid")
-        return call(
-            f"layers.{name}Pooling{unit.space}D", ("size", axes(step.size)), ("stride", axes(stride)), padding=same
-        )
+        return call(f"layers.{name}Pooling{unit.space}D", *window(step), padding=same)
 
     return make
 
@@ -141,7 +129,7 @@ def _pool(name: str) -> Callable[[Unit], Call]:
 def _recurrent(name: str) -> Callable[[Unit], Call]:
     def make(unit: Unit) -> Call:
         options = {"activation": Option(unit.step.activation, "tanh")} if isinstance(unit.step, Rnn) else {}
-        return call(f"layers.{name}", _outputs(unit), return_sequences=True, **options)
+        return call(f"layers.{name}", outputs(unit), return_sequences=True, **options)
 
     return make
 
@@ -185,7 +173,7 @@ def _gelu(unit: Unit) -> Call:
 
 _MODULES: Mapping[type, Callable[[Unit], Call]] = {
     Linear: _linear,
-    Embedding: lambda unit: call("layers.Embedding", ("rows", unit.rows or 0), _outputs(unit)),
+    Embedding: lambda unit: call("layers.Embedding", ("rows", unit.rows or 0), outputs(unit)),
     Conv: _conv,
     ConvTranspose: _conv_transpose,
     BatchNorm: _batch_norm,

@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec import structs
 
+from converter.architectures.arguments import axes
 from converter.architectures.document import Architecture, Input, check_names, layer_paths, walk
 from converter.architectures.family import layer_kind, of_defaults, of_weights
 from converter.architectures.resolving import resolved
-from converter.architectures.torch import axes
 from converter.architectures.units import UNKNOWN, Shapes, Unit, Units, units_in
 from converter.architectures.vocabulary import (
     AnyStep,

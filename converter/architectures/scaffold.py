@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from converter.architectures.arguments import axes
 from converter.architectures.classes import program
 from converter.architectures.dialect import Dialect
 from converter.architectures.document import Architecture, check_names, layer_paths
@@ -12,7 +13,7 @@ from converter.architectures.flax import Flax
 from converter.architectures.gluon import Gluon
 from converter.architectures.keras import Keras, is_same
 from converter.architectures.modules import modules
-from converter.architectures.torch import Torch, axes
+from converter.architectures.torch import Torch
 from converter.architectures.units import Fork, Row, Unit, Units, units_in
 from converter.architectures.vocabulary import Attention, Conv
 

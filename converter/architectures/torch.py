@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from converter.architectures.code import Call, Expression, Option, Value, call
+from converter.architectures.arguments import axes, bias, channel_axis, outputs, window
+from converter.architectures.code import Call, Option, Value, call
 from converter.architectures.dialect import Dialect
-from converter.architectures.units import Unit, Units
+from converter.architectures.units import Unit
 from converter.architectures.vocabulary import (
     Attention,
     AveragePool,
@@ -45,23 +46,13 @@ from converter.architectures.vocabulary import (
 )
 
 
-def axes(value: int | tuple[int, ...]) -> int | tuple[int, ...]:
-    """One number where all axes have the same."""
-    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
-
-
-def bias(unit: Unit) -> Option:
-    return Option("bias" in unit.roles, True)
-
-
 def _width(unit: Unit) -> tuple[str, Value]:
-    assert unit.outputs is not None
-    return "channels", unit.outputs
+    return outputs(unit, "channels")
 
 
 def _in_out(unit: Unit) -> tuple[tuple[str, Value], ...]:
-    assert unit.inputs is not None and unit.outputs is not None
-    return ("inputs", unit.inputs), ("outputs", unit.outputs)
+    assert unit.inputs is not None
+    return ("inputs", unit.inputs), outputs(unit)
 
 
 def _linear(unit: Unit) -> Call:
@@ -69,8 +60,8 @@ def _linear(unit: Unit) -> Call:
 
 
 def _embedding(unit: Unit) -> Call:
-    assert unit.rows is not None and unit.outputs is not None
-    return call("nn.Embedding", ("rows", unit.rows), ("outputs", unit.outputs))
+    assert unit.rows is not None
+    return call("nn.Embedding", ("rows", unit.rows), outputs(unit))
 
 
 def _conv(unit: Unit) -> Call:
@@ -114,11 +105,9 @@ def _instance_norm(unit: Unit) -> Call:
 def _pool(name: str) -> Callable[[Unit], Call]:
     def make(unit: Unit) -> Call:
         step: MaxPool | AveragePool = unit.step
-        stride = step.size if step.stride is None else step.stride
         counts = isinstance(step, AveragePool) and axes(step.padding) != 0  # where zeros can count
         options = {"count_include_pad": step.count_padding} if counts else {}  # type: ignore[union-attr]
-        sizes = ("size", axes(step.size)), ("stride", axes(stride))
-        return call(f"nn.{name}Pool{unit.space}d", *sizes, padding=Option(axes(step.padding), 0), **options)
+        return call(f"nn.{name}Pool{unit.space}d", *window(step), padding=Option(axes(step.padding), 0), **options)
 
     return make
 
@@ -144,7 +133,7 @@ def _attention(unit: Unit) -> Call:
 
 
 def _softmax(unit: Unit) -> Call:
-    return call("nn.Softmax", dim=1 if unit.given is None or unit.given.space is not False else -1)
+    return call("nn.Softmax", dim=channel_axis(unit))
 
 
 _MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
@@ -228,6 +217,3 @@ net.eval()"""
 
     def getting(self, name: str) -> str:
         return f'self.get_submodule("{name}")'
-
-    def net_text(self, net: Expression, units: Units) -> str:
-        return f"def make_net():\n    return {self.writing().text(net, 4, 7)}"
