@@ -133,12 +133,17 @@ def detect(path: Path) -> Format:
     """Which format the file, folder or checkpoint prefix has, by its content. Raises FormatError."""
     probe = Probe(path)
     try:
-        for row in FORMATS:
-            if row.load().detect(probe):
-                return row
-        raise FormatError(path, _otherwise(probe))
+        row = recognised(probe)
+        if row is None:
+            raise FormatError(path, _otherwise(probe))
+        return row
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+
+
+def recognised(probe: Probe) -> Format | None:
+    """The first row that takes it for its own; None where none does. Raises OSError."""
+    return next((row for row in FORMATS if row.load().detect(probe)), None)
 
 
 def _otherwise(probe: Probe) -> str:

@@ -64,17 +64,12 @@ def described(probe: Probe) -> str:
 def _folder(probe: Probe) -> str:
     if not probe.entries:
         return "the folder is empty"
-    weights = [name for name in sorted(probe.entries)[:_LOOKED_AT] if _is_weights(probe.path / name)]
+    from converter.formats import recognised  # which asks this module
+
+    weights = [name for name in sorted(probe.entries)[:_LOOKED_AT] if recognised(Probe(probe.path / name))]
     if weights:
         return f"a folder, not a checkpoint; name what is to be read in it: {_few(weights)}"
     return f"a folder, not a checkpoint, and nothing in it is a weight file: {_few(sorted(probe.entries))}"
-
-
-def _is_weights(path: Path) -> bool:
-    from converter.formats import FORMATS  # which asks this module
-
-    probe = Probe(path)
-    return any(row.load().detect(probe) for row in FORMATS)
 
 
 def _first_bytes(head: bytes) -> str:
