@@ -281,15 +281,14 @@ class Walk:
         channels = self._next_channels(place)
         if not 1 < channels < features or features % channels or self._explained(channels):
             return
-        if channels <= IMAGE:  # rather those of an image that comes from outside
-            if not self._is_taken(features):
-                self._ask(node, OUTPUTS, f"the {features} outputs of '{node.path}' may become {channels} channels.")
-            return
-        if self._was_taken(place, features):  # by what stands before; then a net of another input may begin here
+        of_image = channels <= IMAGE  # which rather comes from outside
+        # where a layer before takes what this one gives, a net of another input may begin here
+        doubtful = not self._is_taken(features) if of_image else self._was_taken(place, features)
+        if doubtful:
             self._ask(node, OUTPUTS, f"the {features} outputs of '{node.path}' may become {channels} channels.")
-            return
-        self._decide(node, OUTPUTS, channels, f"those that the next convolution takes; it rests on {self.basis}")
-        self.stream = channels
+        elif not of_image:
+            self._decide(node, OUTPUTS, channels, f"those that the next convolution takes; it rests on {self.basis}")
+            self.stream = channels
 
     def _is_taken(self, features: int) -> bool:
         """Whether some layer takes so many features as they are, or they may be added to as many channels."""

@@ -16,6 +16,7 @@ from converter.frameworks import Framework, framework
 
 #: Endings that people give to files of every framework (the book saves all its nets as ``mlp.params``).
 ANYTHING = (".params", ".bin", ".ckpt")
+WRITABLE = [row for row in FORMATS if row.extensions]
 
 
 def choose_format(
@@ -26,14 +27,14 @@ def choose_format(
     is_data: bool,
 ) -> Format:
     """By name, else by the ending of the output, else that of the template, else the framework's usual one."""
-    usable = [row for row in FORMATS if row.extensions and (not row.frameworks or target.name in row.frameworks)]
+    usable = [row for row in WRITABLE if not row.frameworks or target.name in row.frameworks]
     if target.name == "neutral":
         usable = [row for row in usable if row.name == target.default_format]
     if name is not None:
         return _named(name, usable, target)
-    if output is not None and (found := _by_ending(os.fspath(output), usable)):
-        return found
     if output is not None:
+        if found := _by_ending(os.fspath(output), usable):
+            return found
         _refuse_ending(os.fspath(output), target, usable)
     if template is not None and template in usable:
         return template
@@ -73,9 +74,8 @@ def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Forma
 
 def own_framework(path: str | os.PathLike[str], format_name: str | None, own: Framework) -> Framework:
     """Whose file a net of the framework ``own`` becomes, as the format or the ending says: its own, where it can."""
-    writable = [row for row in FORMATS if row.extensions]
-    named = next((row for row in writable if row.name == format_name), None)
-    form = named or _by_ending(os.fspath(path), writable)
+    named = next((row for row in WRITABLE if row.name == format_name), None)
+    form = named or _by_ending(os.fspath(path), WRITABLE)
     if form is None or own.name in form.frameworks:
         return own
     if form.frameworks:
@@ -113,7 +113,7 @@ def _by_ending(output: str, usable: list[Format]) -> Format | None:
 
 def _refuse_ending(output: str, target: Framework, usable: list[Format]) -> None:
     """Raises ConversionError for an ending that would mislead whoever opens the file next."""
-    row = _by_ending(output, [row for row in FORMATS if row.extensions])
+    row = _by_ending(output, WRITABLE)
     if row is None or output.endswith(ANYTHING) or row.name in {form.shards for form in usable}:
         return
     endings = ", ".join(row.extensions[0] for row in sorted(usable, key=lambda row: not row.frameworks))
