@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from converter.layers import Net
 from converter.matching import rename
 from converter.output import choose_format, choose_path, in_shards, own_framework, parse_size, refuse_existing
 from converter.plan import KEPT, Plan, plan_into, plan_new
+from converter.records import replace
 from converter.report import Report
 from converter.rules import Rules
 from converter.schema import Schema

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from converter.errors import ConversionError
 from converter.fit import Move, Supply
@@ -12,8 +13,7 @@ from converter.ops import Cast, Fill, Full, Op, Reorder, Require, Split, Stack, 
 from converter.tensors import TensorSpec
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One target tensor: ``ops`` turn ``sources`` into it. ``layer`` is the source path."""
 
     layer: str
@@ -30,8 +30,7 @@ class Step:
         return ", ".join([*dict.fromkeys(map(str, self.ops)), *renamed]) or "moved"
 
 
-@dataclass(frozen=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """A move with the layer and the reason that the report names."""
 
     layer: str

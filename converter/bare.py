@@ -7,10 +7,10 @@ has a bare tensor of that name it is one here, too.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from converter.frameworks.base import parameter
 from converter.layers import Layer, Net
+from converter.records import replace
 
 
 def as_there(net: Net, other: Net) -> Net:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from converter.errors import ConversionError
 from converter.ops import Cast
 from converter.plan import Plan, Step
+from converter.records import replace
 from converter.tensors import DTYPES, DType, is_float
 
 #: What `--dtype` understands.

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import msgspec
+
 from converter.assemble import Step
 from converter.errors import CloneWarning
 from converter.frameworks import framework
@@ -89,8 +91,7 @@ def pairs(steps: Iterable[Step], clone: Net) -> list[tuple[str, str]]:
     return list(dict.fromkeys((step.layer, owners[step.target.name]) for step in steps if step.target.name in owners))
 
 
-@dataclass(frozen=True)
-class _Layer:
+class _Layer(msgspec.Struct, frozen=True, gc=False):
     path: str
     kind: str
     roles: int

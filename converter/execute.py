@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from converter.errors import ConversionError
 from converter.formats import Format, Reader, Writer, open_writer
 from converter.formats.locations import is_url
@@ -26,6 +28,8 @@ __all__ = ["Pace", "compute", "execute", "fill"]
 
 #: Small tensors are handed to a thread together, up to so many bytes or tensors.
 BATCH_BYTES, BATCH_TENSORS = 4 << 20, 1_000
+#: Tensors of fewer bytes keep the interpreter busy rather than memory, and that runs one thread at a time.
+SMALL_BYTES = 64 << 10
 #: What the default budget has beside the tensors: the blocks in which strided views are written.
 SPARE_BYTES = 40 << 20
 #: Operations that move no data.
@@ -120,12 +124,15 @@ def _transformed(step: Step, sources: Mapping[str, Array], overflowed: Counter[s
 # -- jobs -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True, gc=False):
     """Steps that one thread does, one after the other. cost: bytes that they may hold in memory at a time."""
 
     steps: tuple[Step, ...]
     cost: int
+
+    @property
+    def is_small(self) -> bool:
+        return self.cost < SMALL_BYTES * len(self.steps)
 
 
 def _jobs(steps: Iterable[Step]) -> Iterator[_Job]:
@@ -214,8 +221,11 @@ class _Work:
 
 
 def _run(jobs: Sequence[_Job], work: _Work, threads: int, budget: int) -> None:
-    """Do the jobs in order, so many at a time as there are threads and as the budget has room for."""
-    if threads == 1 or len(jobs) < 2:
+    """Do the jobs in order, so many at a time as there are threads and as the budget has room for.
+
+    Threads would only wait for each other with small tensors: those are done here.
+    """
+    if threads == 1 or len(jobs) < 2 or all(job.is_small for job in jobs):
         for job in jobs:
             work(job)
         return
@@ -231,6 +241,9 @@ def _run(jobs: Sequence[_Job], work: _Work, threads: int, budget: int) -> None:
     with ThreadPoolExecutor(threads, thread_name_prefix="convert") as pool:
         try:
             for job in jobs:
+                if job.is_small:
+                    work(job)
+                    continue
                 while running and (len(running) == threads or sum(running.values()) + job.cost > budget):
                     finish_some()
                 running[pool.submit(work, job)] = job.cost

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
+
+import msgspec
 
 from converter.axes import REPEATED, Sizes, groups, solve
 from converter.layers import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Layer, Leaf, Reading, Stored
+from converter.records import replace
 
 Role = frozenset[str]
 
 
-@dataclass(frozen=True)
-class Supply:
+class Supply(msgspec.Struct, frozen=True, gc=False):
     """One role of a source tensor: its place among those stacked there."""
 
     stored: Stored
     place: int
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(msgspec.Struct, frozen=True, gc=False):
     """One role of a target tensor, its place there, and what it is made of.
 
     supplies: added up when there are several; none when ``fill`` stands there.
@@ -36,16 +36,14 @@ class Move:
     checked: tuple[tuple[Supply, int], ...] = ()
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(msgspec.Struct, frozen=True, gc=False):
     """The kind that two layers have in common, and the moves that make the target's tensors."""
 
     kind: str
     moves: tuple[Move, ...]
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(msgspec.Struct, frozen=True, gc=False):
     """For each role of the target what supplies it; and the roles that one side alone has."""
 
     supplies: Mapping[Role, tuple[Supply, ...]]

@@ -11,7 +11,6 @@ refused, and whatever was decided is reported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from converter.axes import groups
 from converter.errors import ConversionError
@@ -21,6 +20,7 @@ from converter.flattened import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
 from converter.layers import Layer, Net, Stored
 from converter.matching import Pair
+from converter.records import replace
 from converter.rules import Rules
 
 __all__ = ["Flattened", "flattened"]

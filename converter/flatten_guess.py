@@ -9,13 +9,13 @@ something else uses, the exact one is taken, and the other is mentioned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from converter.flatten_sizes import Sizes, sizes_of
 from converter.flatten_unordered import Unordered
 from converter.flatten_walk import IMAGE, Node, Walk
 from converter.flattened import Flattened
 from converter.layers import Layer
+from converter.records import replace
 
 
 def guesses(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from converter.errors import ConversionError, MatchError
 from converter.layers import Layer, Net, Reading, Stored
 from converter.patterns import indices_of
+from converter.records import replace
 
 _PART = re.compile(r"(?P<whole>.+)\[(?P<place>\d+)/(?P<count>\d+)\]")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -12,6 +11,7 @@ from converter.errors import ConversionError
 from converter.formats import Contents, Reader
 from converter.formats.base import Opening
 from converter.live import LiveNet
+from converter.records import replace
 from converter.tensors import Array, TensorSpec
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+
+import msgspec
 
 from converter.axes import Axes, Sizes, rearrangement
 from converter.formats.base import Container, LeftOut
 from converter.ops import Op
+from converter.records import replace
 from converter.tensors import Array, TensorSpec
 
 
@@ -145,8 +148,7 @@ AXIS_WORDS: Mapping[str, str] = MappingProxyType(
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(msgspec.Struct, frozen=True, gc=False):
     """How a framework stores one tensor of a layer.
 
     name: its last name there. also: other names that it may have, never written.
@@ -171,8 +173,7 @@ def leaf(kind: str, name: str, roles: str, axes: Axes, neutral: Axes = "", also:
     return Leaf(name, stacked, axes, order, tuple(also.split()))
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(msgspec.Struct, frozen=True, gc=False):
     """One of the ways in which a framework stores a layer kind. The first of a kind is the usual one, named ""."""
 
     kind: str
@@ -201,8 +202,7 @@ def lacking(form: str) -> frozenset[str]:
     return frozenset(roles.split("_and_")) - {""}
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A tensor of a layer as a framework stores it.
 
     sizes: of the axes that its shape does not tell (the heads of a fused matrix).
@@ -241,8 +241,7 @@ class Stored:
         return specs[0].shape[1:] if self.parts else specs[0].shape
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, dict=True):
     """What a group of tensors is if it is a layer of this kind, stored in this form."""
 
     kind: str
@@ -270,8 +269,7 @@ class Reading:
         return tuple(sorted({pair for stored in self.stored for pair in stored.sizes}))
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True, gc=False):
     """A layer of a file or a net.
 
     path: the names of the modules around it, joined with "." (a "." inside a name is written "\\.").

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from converter.bare import as_there
 from converter.errors import MatchError
 from converter.fit import agreements, disagreement, noted, shapes
@@ -30,8 +32,7 @@ STRUCTURE, SAME_TAIL, POSITION = "same place in the tree", "same end of the name
 CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True, gc=False):
     source: Layer
     target: Layer
     reason: str
@@ -46,8 +47,7 @@ class Matched:
     kept: tuple[Layer, ...]
 
 
-@dataclass(frozen=True)
-class Renaming:
+class Renaming(msgspec.Struct, frozen=True, gc=False):
     """A source layer and the path that it gets in a file made without a template."""
 
     source: Layer

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from converter.errors import ConversionError
+from converter.records import replace
 from converter.tensors import Array, DType, TensorSpec, nearest
 
 _Item = TypeVar("_Item", Array, TensorSpec)

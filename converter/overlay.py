@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from converter.errors import ConversionError
 from converter.ops import Op
+from converter.records import replace
 from converter.tensors import Array, TensorSpec
 
 

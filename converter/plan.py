@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from converter.assemble import Settled, Step, assemble
+from converter.assemble import Step, assemble
 from converter.effect import effect
 from converter.errors import ConversionError, MatchError
 from converter.fit import Agreement, agreements, lookalikes, noted, unknown_kind, unplaced
@@ -18,7 +18,9 @@ from converter.layers import KINDS, UNKNOWN, Layer, Net
 from converter.matching import SAME_NAME, Pair, Renaming, match_all, rename
 from converter.ops import Cast
 from converter.pieces import in_pieces, normalisations, wrapped
+from converter.records import replace
 from converter.rules import Rules
+from converter.settling import Settling, settled
 from converter.tensors import DType, TensorSpec, is_float
 from converter.tied import aliases, loosened, tied_to
 
@@ -51,14 +53,16 @@ def plan_into(source: Net, target: Net, template: Contents, rules: Rules, strict
         source, target, [_in_form(pair, same_framework) for pair in matched.pairs], rules
     )
     problems += [wrapped(pair.target) for pair in pairs if normalisations(pair.target)]
-    settled: list[Settled] = []
+    settling = Settling()
     for pair in pairs:
+        if settling.repeats(pair):
+            continue
         found = agreements(pair.source, pair.target, same_framework)
         if len({_moves(pair, agreement) for agreement in found}) > 1 or lookalikes(pair.source, pair.target):
             problems.append(_undecided(_in_doubt(pair, found)))
         else:
-            settled += _settled(pair, found[0])
-    steps = {step.target.name: step for step in _assembled(settled, problems)}
+            settling.add(pair, found[0])
+    steps = {step.target.name: step for step in _assembled(settling, problems)}
     for name, twin in {**matched.ties.copies, **repeating}.items():
         steps[name] = replace(steps[twin], target=replace(steps[twin].target, name=name), reason=tied_to(twin))
     for layer in matched.kept:
@@ -144,16 +148,18 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own
     fixed, fixed_pairs, trouble = flattened(source, new, pairs, rules)
     problems += trouble
-    settled: list[Settled] = []
+    settling = Settling()
     for pair in fixed_pairs:
+        if settling.repeats(pair):
+            continue
         found = agreements(pair.source, pair.target, same_names)
         if len(found) > 1 and len({_moves(pair, agreement) for agreement in found}) > 1:
             problems.append(_undecided(pair.source))
         elif found:
-            settled += _settled(pair, found[0])
+            settling.add(pair, found[0])
         else:
             problems.append(_no_shape(pair.source) + unplaced(pair.source, pair.target))
-    steps = _assembled(settled, problems)
+    steps = _assembled(settling, problems)
     kept, links = _without_repeats(steps, source) if framework.keeps_aliases else (steps, {})
     specs = tuple(step.target for step in kept)
     origin = replace(source, ordered=source.ordered or rules.schema is not None)
@@ -233,17 +239,13 @@ def _at(layer: Layer, path: str) -> Layer:
     return layer if layer.path == path else replace(layer, path=path)
 
 
-def _settled(pair: Pair, agreement: Agreement) -> list[Settled]:
-    return [Settled(pair.source.path, agreement.kind, pair.reason, move) for move in agreement.moves]
-
-
 def _moves(pair: Pair, agreement: Agreement) -> object:
     """What the agreement does, however it says it and whatever kind it was derived from.
 
     Alone, a stacked tensor has holes.
     """
     try:
-        steps = assemble(_settled(pair, agreement))
+        steps = assemble(settled(pair, agreement))
     except ConversionError:
         return agreement.moves
     return tuple((step.sources, _effect(step), step.target) for step in steps)
@@ -253,11 +255,11 @@ def _effect(step: Step) -> object:
     return effect(step.ops, step.sources[0].shape) if len(step.sources) == 1 else step.ops
 
 
-def _assembled(settled: Iterable[Settled], problems: list[str]) -> tuple[Step, ...]:
+def _assembled(settling: Settling, problems: list[str]) -> tuple[Step, ...]:
     """The steps. Raises MatchError with the problems so far and those met here."""
     steps: tuple[Step, ...] = ()
     try:
-        steps = assemble(settled)
+        steps = settling.steps()
     except ConversionError as error:
         problems.append(str(error))
     problems += [problem for step in steps for problem in _lossy(step)]

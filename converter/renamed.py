@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from converter.errors import FormatError
 from converter.formats import Contents, Reader, ReadOptions
 from converter.formats.base import Opening
+from converter.records import replace
 from converter.tensors import Array
 
 

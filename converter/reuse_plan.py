@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from converter.errors import MatchError
 from converter.flatten import Flattened, guessed
@@ -17,6 +17,7 @@ from converter.matching import SAME_NAME
 from converter.ops import Op
 from converter.overlay import Overlay
 from converter.plan import Plan, Step, plan_into, respelled
+from converter.records import replace
 from converter.rules import Rules
 from converter.selection import SLICED, Selection, Taking
 from converter.tensors import TensorSpec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from converter.checklist import Check
@@ -11,6 +11,7 @@ from converter.flattened import Flattened
 from converter.formats import LeftOut
 from converter.layers import Net
 from converter.plan import Step
+from converter.records import replace
 from converter.reuse_plan import OLD, Reused
 from converter.selection import SLICED, Skipped
 from converter.tables import shape_dict, table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TypeVar
@@ -17,6 +17,7 @@ from converter.frameworks import FRAMEWORKS, named_forms
 from converter.frameworks.dense import CONV1D
 from converter.fused import apart, expanded
 from converter.layers import Layer, Net, join_path, split_path
+from converter.records import replace
 from converter.schema import Schema, load_schema
 
 #: The wrapper of torch.compile.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from converter.axes import groups
 from converter.errors import MatchError
@@ -26,6 +26,7 @@ from converter.matching import (
     unused_rules,
 )
 from converter.overlay import Inflate
+from converter.records import replace
 from converter.rules import Rules, covers
 from converter.structure import Naming, numbered_alike, true_order
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +17,7 @@ from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
 from converter.layers import Net
 from converter.plan import Plan, respelled
+from converter.records import replace
 from converter.tensors import Array
 from converter.weights import StrPath, Weights, read
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from converter.formats.base import LeftOut
 from converter.frameworks.base import parameter
 from converter.layers import Layer, Net
+from converter.records import replace
 from converter.tensors import Array, TensorSpec
 
 Read = Callable[[str], Array]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from converter.formats.locations import location
 from converter.frameworks import Framework, framework, recognise, understood
 from converter.frameworks.neutral import origin
 from converter.layers import Layer, Net
+from converter.records import replace
 from converter.renamed import RenamedReader
 from converter.tensors import Array
 

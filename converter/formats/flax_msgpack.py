@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,6 +25,7 @@ from converter.formats.jax_tree import choose
 from converter.formats.msgpack_walk import Cursor, Kind, Leaf, Walk
 from converter.formats.nested import SLASH
 from converter.formats.source import Source, check_shape, frozen, open_source
+from converter.records import replace
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 __all__ = ["FileReader", "FileWriter", "Stored", "detect", "read_stored", "say", "stored_arrays"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError
@@ -25,8 +25,7 @@ MAX_NAME_CHARACTERS = 256 << 20
 Child: TypeAlias = tuple[str, str, object]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A leaf and where it stands. `parts` are the keys, each behind its separator."""
 
     parts: tuple[str, ...]

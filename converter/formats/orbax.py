@@ -7,7 +7,6 @@ optimizer's item is left out. Writing needs no library: see `orbax_writer`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from converter.errors import FormatError
@@ -15,6 +14,7 @@ from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, 
 from converter.formats.jax_tree import choose
 from converter.formats.orbax_tree import METADATA, Held, Tree, is_tree, read_tree
 from converter.formats.orbax_writer import FileWriter
+from converter.records import replace
 from converter.tensors import Array
 
 __all__ = ["FileReader", "FileWriter", "detect", "items_of"]

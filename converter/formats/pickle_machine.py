@@ -33,6 +33,8 @@ MEMORY_FACTOR = 8
 #: Keys whose hash an attacker can choose (tuples of numbers) make a dict slow: no more than these in a pickle.
 MAX_ODD_KEYS = 4096
 MAX_TEXT_NUMBER = 1000  # digits of a number written as text
+#: What an entry of the memo and a MARK count for, in bytes of memory.
+MEMO_COST, MARK_COST = 100, 64
 _STOP = ord(".")
 
 
@@ -62,10 +64,11 @@ class Machine:
         self.left = max(MEMORY_FLOOR, MEMORY_FACTOR * len(data))
         self.odd_keys = 0
 
-    def run(self, opcodes: Mapping[int, Callable[[Machine], object]]) -> object:
-        """The object. opcodes: what each does, all but STOP."""
+    def run(self, opcodes: Mapping[int, Callable[[Machine], object]], common: Callable[[Machine], object]) -> object:
+        """The object. opcodes: what each does, all but STOP. common: does the next ones if it can, only faster."""
         data, size = self.data, len(self.data)
         while self.position < size:
+            common(self)
             self.start = self.position
             code = data[self.position]
             self.position += 1
@@ -93,7 +96,7 @@ class Machine:
         return self.stack[-1]
 
     def mark(self) -> None:
-        self.charge(64)
+        self.charge(MARK_COST)
         self.marked.append(self.stack)
         self.stack = []
 
@@ -155,7 +158,7 @@ class Machine:
     # -- memo, containers, globals, calls ---------------------------------------------------------------------
 
     def put(self, index: int) -> None:
-        self.charge(100)
+        self.charge(MEMO_COST)
         self.memo[index] = self.top()
 
     def get(self, index: int) -> None:

@@ -12,7 +12,7 @@ What the values are: None, bool, int, float, str, bytes (a read-only `memoryview
 is copied), list, tuple, dict, set, frozenset; whatever the functions of `known` return; `Global` for a global that
 is only mentioned; `Opaque` for an instance of an unknown class, when `unknown` allows those.
 
-The machine is in `pickle_machine`, its opcodes in `pickle_opcodes`.
+The machine is in `pickle_machine`, its opcodes in `pickle_opcodes`, the common ones also in `pickle_common`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from converter.errors import FormatError, UnsafeFileError
+from converter.formats.pickle_common import run_common
 from converter.formats.pickle_machine import Machine
 from converter.formats.pickle_opcodes import OPCODES
 from converter.formats.pickle_values import Global, Opaque, PickleError, Shell, UnsafePickleError, has_simple_hash
@@ -50,7 +51,7 @@ def load(
     """
     machine = Machine(memoryview(data).cast("B"), known, persistent, unknown, passed)
     try:
-        return machine.run(OPCODES), machine.position
+        return machine.run(OPCODES, run_common), machine.position
     except UnsafePickleError as error:
         raise UnsafeFileError(path, f"the pickle in it {error}. Nothing of it was run") from None
     except PickleError as error:

@@ -6,8 +6,9 @@ Format: the README of huggingface/safetensors and ``Metadata::validate`` in its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from converter.errors import FormatError
 from converter.formats.json_objects import MAX_JSON, parse_json
@@ -47,8 +48,7 @@ NAMES = {name: code for code, name in CODES.items()}
 PACKED: Mapping[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """Where one tensor lies, from the start of the data."""
 
     spec: TensorSpec

@@ -13,11 +13,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError, UnsafeFileError
@@ -39,8 +39,7 @@ _BLOCK = 1 << 20
 _READ_ERRORS = (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, OverflowError, struct.error)
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(msgspec.Struct, frozen=True, gc=False):
     """offset: of the data in the file; packed: bytes there; size: bytes when unpacked; crc: 0 where not recorded."""
 
     name: str

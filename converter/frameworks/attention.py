@@ -7,9 +7,9 @@ heads apart in the shapes (Keras, Flax) has to know their number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from converter.layers import Layer
+from converter.records import replace
 
 #: The projections of an attention, in the order in which PyTorch stacks them.
 ATTENTION = ("query", "key", "value", "output")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar
+
+import msgspec
 
 from converter.axes import Sizes, groups, ndim_of, solve, wild_axes
 from converter.errors import ConversionError
@@ -19,14 +20,14 @@ from converter.formats.base import Contents, LeftOut
 from converter.frameworks.dense import AXES
 from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, natural_key
 from converter.ops import Op
+from converter.records import replace
 from converter.tensors import DType, TensorSpec
 
 #: Axes whose size goes with a layer from form to form; the shapes of another form would not tell it.
 _TOLD = frozenset({"heads", "multiplier"}) | AXES
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, gc=False):
     """A tensor's name taken apart: the layer's path, the leaf, and the layer's class where the file tells it.
 
     fold, sources: as in `Stored`, for a tensor that the file holds in pieces.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 
 from converter.layers import Form, Layer, form
+from converter.records import replace
 
 #: The Conv1D of the GPT-2 code: its matrix runs the other way than that of all other linear layers (in PyTorch as in
 #: Flax, which is why the two names are not one).

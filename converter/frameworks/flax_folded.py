@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from converter.frameworks.base import Part
 from converter.layers import join_path, split_path
 from converter.ops import FoldWeightNorm
+from converter.records import replace
 
 #: What Flax adds to the sum of squares before its root, unless it is told otherwise.
 EPSILON = 1e-12

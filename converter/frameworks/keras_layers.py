@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from converter.frameworks.attention import ATTENTION, attentions, shares_heads
 from converter.frameworks.base import Part
@@ -13,6 +12,7 @@ from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbere
 from converter.frameworks.dense import MANY_AXES
 from converter.frameworks.keras_groups import nested_group
 from converter.layers import Layer, join_path, natural_key, split_path
+from converter.records import replace
 
 _RECURRENT = {"rnn": "simple_rnn", "lstm": "lstm", "gru": "gru", "gru_reset_before": "gru"}
 _CLASSES = {

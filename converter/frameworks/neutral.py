@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -12,6 +11,7 @@ from converter.errors import ConversionError
 from converter.formats.base import Container, Contents
 from converter.frameworks.base import Framework, Part, parameter
 from converter.layers import KINDS, Form, Layer, Leaf, Net, Reading, form, stacked
+from converter.records import replace
 
 #: Key of the safetensors metadata that holds the JSON document.
 KEY = "converter"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
 
@@ -29,6 +28,7 @@ from converter.frameworks.keras_layers import (
     with_separable,
 )
 from converter.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked
+from converter.records import replace
 from converter.tensors import TensorSpec
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"

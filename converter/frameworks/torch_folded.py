@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from converter.layers import Layer, Reading, Stored
 from converter.ops import FoldSpectralNorm, FoldWeightNorm, Op
+from converter.records import replace
 from converter.tensors import TensorSpec
 
 _OLD_WEIGHT_NORM = ("{0}_g", "{0}_v")
@@ -22,8 +24,7 @@ _PIECES = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Folded:
+class Folded(msgspec.Struct, frozen=True, gc=False):
     """A tensor of the net; ``fold`` makes it of ``sources`` where the file does not hold it itself."""
 
     spec: TensorSpec

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from converter.formats import Format
@@ -14,6 +14,7 @@ from converter.formats.base import Contents
 from converter.frameworks import Framework, framework
 from converter.frameworks.defaults import Value
 from converter.live.run import Record, module_of, upwards
+from converter.records import replace
 from converter.tensors import Array
 
 #: Class of layers -> property of `converter.frameworks.defaults` -> its value there (None: it does not count).

@@ -14,7 +14,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +27,7 @@ from converter.formats.keras_config import snake_case
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named
 from converter.live.run import BeforeActivation, Record, attributes, inference_options, recorded, running
+from converter.records import replace
 from converter.tensors import DTYPES, Array, TensorSpec
 
 
