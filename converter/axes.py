@@ -44,11 +44,13 @@ def groups(axes: Axes, ndim: int) -> tuple[Group, ...] | None:
     return tuple(found)
 
 
+@lru_cache(maxsize=4096)
 def wild_axes(axes: Axes, ndim: int) -> int:
     """How many axes the wildcard of this order stands for in an array of ``ndim`` axes."""
     return ndim - sum(token not in _WILD for token in re.findall(r"\(.*?\)|\S+", axes))
 
 
+@lru_cache(maxsize=4096)
 def ndim_of(axes: Axes, wild: int) -> int:
     """The number of axes of an array of this order, when its wildcard stands for ``wild`` of them."""
     tokens = re.findall(r"\(.*?\)|\S+", axes)

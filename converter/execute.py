@@ -110,7 +110,7 @@ def compute(step: Step, read: Callable[[str], Array]) -> Array:
 
 
 def _transformed(step: Step, sources: Mapping[str, Array], overflowed: Counter[str]) -> Array:
-    arrays = tuple(sources[spec.name] for spec in step.sources)
+    arrays = tuple([sources[spec.name] for spec in step.sources])
     try:
         for op in step.ops:
             given, arrays = arrays if isinstance(op, Cast) and op.to_inf else (), op.apply(arrays)
@@ -171,6 +171,8 @@ def _groups(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
 
 def _cost(steps: Sequence[Step]) -> int:
     """All different sources, and the largest target with as much again for what the operations need."""
+    if len(steps) == 1 and not steps[0].ops:
+        return sum([spec.nbytes for spec in steps[0].sources])
     sources: dict[str, TensorSpec] = {spec.name: spec for step in steps for spec in step.sources}
     results = max(0 if _is_view(step) else 2 * step.target.nbytes for step in steps)
     return sum(spec.nbytes for spec in sources.values()) + results
@@ -197,7 +199,7 @@ class _Work:
         self._done, self._total = 0, sum(step.target.nbytes for step in steps)
 
     def __call__(self, job: _Job) -> None:
-        uses = Counter(spec.name for step in job.steps for spec in step.sources)
+        last = {spec.name: step for step in job.steps for spec in step.sources}
         held: dict[str, Array] = {}
         for step in job.steps:
             if self.stopped.is_set():
@@ -208,8 +210,7 @@ class _Work:
                         held[spec.name] = self._reader.read(spec.name)
             self._writer.write(step.target.name, _transformed(step, held, self.overflowed))
             for spec in step.sources:
-                uses[spec.name] -= 1
-                if not uses[spec.name]:
+                if last[spec.name] is step:
                     held.pop(spec.name, None)
             self._count(step.target.nbytes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 
 import msgspec
@@ -257,7 +257,7 @@ class Reading(msgspec.Struct, frozen=True, dict=True):
     def roles(self) -> Mapping[frozenset[str], tuple[Stored, int]]:
         """Where each role is: the tensor, and its place among those stacked there. The key of a sum has them all."""
         return {
-            frozenset(role.split("+")): (stored, place)
+            words_of(role): (stored, place)
             for stored in self.stored
             for place, role in enumerate(stored.leaf.roles)
             if role
@@ -267,6 +267,17 @@ class Reading(msgspec.Struct, frozen=True, dict=True):
     def sizes(self) -> Sizes:
         """The named axes whose sizes no shape would tell, had the tensors another form."""
         return tuple(sorted({pair for stored in self.stored for pair in stored.sizes}))
+
+
+@cache
+def words_of(role: str) -> frozenset[str]:
+    """The roles that are added up in one of a `Leaf`."""
+    return frozenset(role.split("+"))
+
+
+@cache
+def words_in(roles: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(word for role in roles for word in words_of(role))
 
 
 class Layer(msgspec.Struct, frozen=True, gc=False):
@@ -286,6 +297,8 @@ class Layer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def kind(self) -> str:
+        if len(self.readings) == 1:
+            return self.readings[0].kind
         return " or ".join(dict.fromkeys(reading.kind for reading in self.readings))
 
     @property

@@ -47,6 +47,9 @@ def blocks(array: Array) -> Iterator[Array]:
     """
     if array.flags.c_contiguous:
         flat = array.reshape(-1).view(np.uint8)
+        if flat.size <= BLOCK_BYTES:
+            yield _frozen(flat)
+            return
         for start in range(0, flat.size, BLOCK_BYTES):
             yield _frozen(flat[start : start + BLOCK_BYTES])
         return

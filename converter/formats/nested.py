@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -92,11 +92,13 @@ def flatten(
         seen.add(id(item))
 
 
-def left_out(entries: Iterable[Entry], kept: Iterable[Entry], reason: Callable[[object], str]) -> tuple[LeftOut, ...]:
+def left_out(entries: Sequence[Entry], kept: Sequence[Entry], reason: Callable[[object], str]) -> tuple[LeftOut, ...]:
     """One line for each thing that holds nothing of what is kept, at the highest level where that is so.
 
     reason: why a single leaf is left out; a whole container is said to hold no tensors.
     """
+    if len(kept) == len(entries):
+        return ()
     filled = {entry.parts[:depth] for entry in kept for depth in range(len(entry.parts) + 1)}
     lines: dict[str, str] = {}
     for entry in entries:

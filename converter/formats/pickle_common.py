@@ -7,6 +7,7 @@ A state_dict takes 31 opcodes for each tensor. They take a quarter of the time h
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 
 from converter.formats.pickle_machine import MARK_COST, MEMO_COST, Machine
 from converter.formats.pickle_values import Shell
@@ -100,4 +101,8 @@ def run_common(machine: Machine) -> None:  # noqa: PLR0912, PLR0915  # a call fo
     machine.stack, machine.position, machine.left = stack, position, left
 
 
-_CALLS = {_REDUCE: Machine.reduce, _BINPERSID: lambda machine: machine.resolve(machine.stack.pop())}
+def _resolve(machine: Machine) -> None:
+    machine.resolve(machine.stack.pop())
+
+
+_CALLS: Mapping[int, Callable[[Machine], None]] = {_REDUCE: Machine.reduce, _BINPERSID: _resolve}

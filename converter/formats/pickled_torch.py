@@ -6,7 +6,6 @@ Upstream: ``torch/storage.py`` (TypedStorage.__reduce__, _load_from_bytes).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,7 @@ from converter.formats.torch_tensors import Storage, StridedTensor
 __all__ = ["torch_globals"]
 
 
-@dataclass(frozen=True, eq=False)
-class _HeldStorage(Storage):
+class _HeldStorage(Storage, frozen=True, eq=False):
     """A storage together with the file that it stands in."""
 
     file: LegacyStream | None = None

@@ -9,12 +9,12 @@ name: hex digest of its bytes}, which any other reader passes over.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError, OutputError
@@ -22,10 +22,10 @@ from converter.formats.base import Contents, Probe, Reader, ReadOptions
 from converter.formats.in_place import InPlaceWriter
 from converter.formats.packed_bits import pack, unpack
 from converter.formats.safetensors_header import (
+    CODE_OF,
     CODES,
     HASHES,
     MAX_HEADER,
-    NAMES,
     PACKED,
     Entry,
     digests_of,
@@ -119,12 +119,12 @@ class FileWriter(InPlaceWriter):
         self.put(0, self._header())
 
     def _header(self) -> bytes:
-        metadata = {**self.contents.metadata, HASHES: json.dumps(self._digests, separators=(",", ":"))}
+        metadata = {**self.contents.metadata, HASHES: msgspec.json.encode(self._digests).decode()}
         header: dict[str, Any] = {"__metadata__": metadata}
         for name, entry in self._entries.items():
             offsets = [entry.start, entry.end]
             header[name] = {"dtype": entry.code, "shape": list(entry.spec.shape), "data_offsets": offsets}
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text = msgspec.json.encode(header)
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 
@@ -133,7 +133,7 @@ def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Entry]:
     """The entries in the order of the specs, their data by falling element size."""
     entries, start = {}, 0
     for spec in sorted(specs, key=lambda spec: -spec.dtype.itemsize):
-        code = NAMES.get(spec.dtype.name)
+        code = CODE_OF.get(spec.dtype)
         if code is None or spec.name == "__metadata__":
             found = f"is {spec.dtype}, which safetensors cannot hold" if code is None else "is a reserved name"
             raise OutputError(f"{path}: '{spec.name}' {found}. Cast or rename it, or choose another format.")

@@ -13,7 +13,7 @@ import msgspec
 from converter.errors import FormatError
 from converter.formats.json_objects import MAX_JSON, parse_json
 from converter.formats.source import Source, check_shape
-from converter.tensors import DTYPES, TensorSpec
+from converter.tensors import DTYPES, DType, TensorSpec
 
 MAX_HEADER = MAX_JSON
 HASHES = "xxh3_128"
@@ -43,7 +43,7 @@ CODES: Mapping[str, str] = {
     "F6_E3M2": "float6_e3m2fn",
     "F4": "float4_e2m1fn",
 }
-NAMES = {name: code for code, name in CODES.items()}
+CODE_OF: Mapping[DType, str] = {DTYPES[name]: code for code, name in CODES.items() if name in DTYPES}
 #: Code -> bits an element, where those are fewer than the byte that it takes in memory; see `packed_bits`.
 PACKED: Mapping[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 

@@ -7,8 +7,8 @@ import math
 import mmap
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from converter.tensors import Array, DType
 
 #: NumPy before 2.0 has no more axes than this, and no framework uses more.
 MAX_AXES = 32
+MAX_BYTES = 1 << 63
 #: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
 MAP_FROM = 1 << 20
 #: So many elements at each end tell most tensors apart.
@@ -65,9 +66,8 @@ class Source(ABC):
         dims = check_shape(self.path, shape, dtype, what)
         count = math.prod(dims)
         self.check(offset, count * dtype.itemsize, what)
-        if not count:
-            return frozen(np.empty(dims, dtype))
-        return frozen(self._array(offset, count, dtype).reshape(dims))
+        array = self._array(offset, count, dtype) if count else np.empty(dims, dtype)
+        return frozen(array if array.shape == dims else array.reshape(dims))
 
     def ends(self, offset: int, count: int, dtype: DType, what: str) -> Array:
         """The elements stored there; where they have to be fetched, no more than the first and the last `ENDS`."""
@@ -85,8 +85,10 @@ class FileSource(Source):
         super().__init__(path, size)
 
     def _bytes(self, offset: int, length: int) -> bytes:
-        with self._disk():
+        try:
             data = os.pread(self._file.fileno(), length, offset)
+        except OSError as error:
+            raise self._refused(error) from error
         if len(data) == length:
             return data
         whole = bytearray(length)  # one call reads at most 2 GiB
@@ -100,8 +102,10 @@ class FileSource(Source):
         if offset % dtype.alignment:
             return self._copied(offset, count, dtype)
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        with self._disk():
+        try:
             mapped = mmap.mmap(self._file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise self._refused(error) from error
         return np.frombuffer(mapped, dtype, count, offset - start)
 
     def _copied(self, offset: int, count: int, dtype: DType) -> Array:
@@ -112,18 +116,16 @@ class FileSource(Source):
 
     def into(self, offset: int, memory: memoryview) -> None:
         while memory:  # one call reads at most 2 GiB
-            with self._disk():
+            try:
                 got = os.preadv(self._file.fileno(), [memory], offset)
+            except OSError as error:
+                raise self._refused(error) from error
             if not got:
                 raise FormatError(self.path, f"became shorter while it was read: no byte at {offset}")
             memory, offset = memory[got:], offset + got
 
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise FormatError(self.path, f"cannot be read: {error.strerror or error}") from error
+    def _refused(self, error: OSError) -> FormatError:
+        return FormatError(self.path, f"cannot be read: {error.strerror or error}")
 
     def close(self) -> None:
         self._file.close()
@@ -227,8 +229,11 @@ def check_shape(path: Path, shape: Sequence[int], dtype: DType, what: str) -> tu
     dims = tuple(shape)
     if len(dims) > MAX_AXES:
         raise FormatError(path, f"{what} claims {len(dims)} axes; at most {MAX_AXES} are possible")
-    if any(dim < 0 for dim in dims) or math.prod(dim or 1 for dim in dims) * dtype.itemsize >= 1 << 63:
-        raise FormatError(path, f"{what} claims the impossible shape {dims}")
+    size = dtype.itemsize
+    for dim in dims:
+        size *= dim or 1
+        if dim < 0 or size >= MAX_BYTES:
+            raise FormatError(path, f"{what} claims the impossible shape {dims}")
     return dims
 
 

@@ -15,7 +15,7 @@ from converter.errors import FormatError
 from converter.formats.pickles import Opaque, PickleError, inert_class, load
 from converter.formats.torch_rebuild import TENSOR_GLOBALS
 from converter.formats.torch_tensors import Storage, StridedTensor, TorchFile, storage_of
-from converter.formats.zip_members import ZipMembers
+from converter.formats.zip_members import Member, ZipMembers
 from converter.tensors import Array
 
 __all__ = ["TorchArchive"]
@@ -40,6 +40,12 @@ class TorchArchive(TorchFile):
             raise FormatError(self.path, f"the archive has {len(pickles)} members 'data.pkl' in a folder, not one")
         self.folder = pickles[0].removesuffix("data.pkl")
         self.big_endian = self._is_big_endian()
+        self._storages = {
+            name.removeprefix(place): member
+            for place in (self.folder + place for place in reversed(_STORAGE_PLACES))
+            for name, member in members.members.items()
+            if name.startswith(place)
+        }
 
     def load(self) -> object:
         data = self.zip.read(self.folder + "data.pkl")
@@ -47,14 +53,14 @@ class TorchArchive(TorchFile):
         return value
 
     def size(self, key: str) -> int:
-        return self.zip.member(self._member(key)).size
+        return self._member(key).size
 
     def raw(self, key: str, begin: int, length: int) -> Array:
-        return self.zip.array(self._member(key), begin, length)
+        return self.zip.part(self._member(key), begin, length)
 
     def ends(self, tensor: StridedTensor, what: str) -> Array | None:
         """See `Source.ends`; None of a tensor that does not lie in the file as it is, one element after the other."""
-        member = self.zip.member(self._member(tensor.storage.key))
+        member = self._member(tensor.storage.key)
         as_it_is = not (self.big_endian or tensor.problem or tensor.conjugated or tensor.negated)
         if not as_it_is or not member.stored or not tensor.is_contiguous:
             return None
@@ -64,11 +70,8 @@ class TorchArchive(TorchFile):
     def close(self) -> None:
         self.zip.close()
 
-    def _member(self, key: str) -> str:
-        for place in _STORAGE_PLACES:
-            if self.folder + place + key in self.zip:
-                return self.folder + place + key
-        return f"{self.folder}{_STORAGE_PLACES[0]}{key}"
+    def _member(self, key: str) -> Member:
+        return self._storages.get(key) or self.zip.member(f"{self.folder}{_STORAGE_PLACES[0]}{key}")
 
     def _is_big_endian(self) -> bool:
         if self.folder + "byteorder" not in self.zip:

@@ -63,15 +63,10 @@ class _Chunk:
         return self.place.lengths
 
 
-@dataclass(frozen=True, eq=False)
-class _ChunkedTensor(Leaf):
-    kind: DType
+class _ChunkedTensor(Leaf, frozen=True, eq=False):
+    dtype: DType
     shape: tuple[int, ...]
     chunks: tuple[_Chunk, ...]
-
-    @property
-    def dtype(self) -> DType:
-        return self.kind
 
     @property
     def storages(self) -> tuple[Storage, ...]:

@@ -70,10 +70,9 @@ class Weights:
     def read(self, name: str, path: Path, file: TorchFile) -> Array:
         leaf = self.tensors[name]
         try:
-            array = leaf if isinstance(leaf, np.ndarray) else leaf.read(file)
+            array = leaf.view() if isinstance(leaf, np.ndarray) else leaf.read(file)
         except PickleError as error:
             raise FormatError(path, f"the tensor '{name}': {error}") from None
-        array = array.view()
         array.flags.writeable = False
         return array
 

@@ -7,13 +7,13 @@ float32 without rounding; with most scales it is not, and then nothing is comput
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from converter.formats.pickles import Global, PickleError
 from converter.formats.torch_tensors import Leaf, Storage, StridedTensor, TorchFile, check_growth
+from converter.records import replace
 from converter.tensors import DTYPES, Array, DType
 
 __all__ = ["QuantizedTensor", "quantized"]
@@ -24,8 +24,7 @@ Values: TypeAlias = "StridedTensor | float | tuple[float, ...]"
 _MOST_STEPS = 1 << 29
 
 
-@dataclass(frozen=True, eq=False)
-class QuantizedTensor(Leaf):
+class QuantizedTensor(Leaf, frozen=True, eq=False):
     """scales, zero_points: one for the tensor, or one for each index of ``axis``."""
 
     steps: StridedTensor
@@ -34,7 +33,7 @@ class QuantizedTensor(Leaf):
     axis: int | None
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def shape(self) -> tuple[int, ...]:
         return self.steps.shape
 
     @property

@@ -6,7 +6,6 @@ Upstream: ``torch/_utils.py`` (_rebuild_tensor_v2 and its kin), ``torch/_tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from converter.formats.pickled_numpy import NUMPY_GLOBALS
@@ -22,6 +21,7 @@ from converter.formats.torch_tensors import (
     StridedTensor,
     sizes_of,
 )
+from converter.records import replace
 from converter.tensors import DTYPES, DType
 
 __all__ = ["TENSOR_GLOBALS"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +16,7 @@ __all__ = ["SparseTensor"]
 _COMPRESSED = ("sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 
 
-@dataclass(frozen=True, eq=False)
-class SparseTensor(Leaf):
+class SparseTensor(Leaf, frozen=True, eq=False):
     """Indices and values; read as the dense tensor that they stand for, where no value is computed."""
 
     layout: str

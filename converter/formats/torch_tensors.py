@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 
 from converter.formats.pickles import Global, PickleError
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 MAX_AXES = 32
+MAX_SIZE = 2**62
 #: An expanded or sparse tensor may take more bytes than the file holds of it: this many times more, or this many.
 EXPAND_FACTOR = 16
 EXPAND_FLOOR = 64 << 20
@@ -106,37 +108,41 @@ class Aside:
     reason: str
 
 
-class Leaf(ABC):
-    """A tensor as a file describes it."""
-
-    shape: tuple[int, ...]
+class Leaf(msgspec.Struct, frozen=True, eq=False):
+    """A tensor as a file describes it. A subclass has all of this."""
 
     @property
-    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    @property
     def dtype(self) -> DType:
         """Of its elements."""
+        raise NotImplementedError
 
     @property
-    @abstractmethod
     def storages(self) -> tuple[Storage, ...]:
         """What holds its data."""
+        raise NotImplementedError
 
-    @abstractmethod
     def check(self, file: TorchFile) -> None:
         """Raise PickleError or FormatError unless all of its data lie inside of the file."""
+        raise NotImplementedError
 
-    @abstractmethod
     def read(self, file: TorchFile) -> Array:
         """The values, in C order. Raises PickleError or FormatError."""
+        raise NotImplementedError
 
     def check_shape(self) -> None:
         """Raise PickleError for a shape that no array can have, not even an empty one."""
-        if math.prod(side or 1 for side in self.shape) * self.dtype.itemsize >= 1 << 62:
-            raise PickleError(f"a tensor of shape {self.shape}")
+        size = self.dtype.itemsize
+        for side in self.shape:
+            size *= side or 1
+            if size >= MAX_SIZE:
+                raise PickleError(f"a tensor of shape {self.shape}")
 
 
-@dataclass(frozen=True, eq=False)
-class Storage:
+class Storage(msgspec.Struct, frozen=True, eq=False):
     """The memory behind tensors. `begin`: the byte in the file's storage ``key`` where this one starts."""
 
     key: str
@@ -149,25 +155,20 @@ class Storage:
         return self.count * self.dtype.itemsize
 
 
-@dataclass(frozen=True, eq=False)
-class StridedTensor(Leaf):
-    """Elements of a storage: `offset` and `stride` count elements, of the dtype `kind`.
+class StridedTensor(Leaf, frozen=True, eq=False):
+    """Elements of a storage: `offset` and `stride` count elements.
 
     problem: why it cannot be read as plain numbers, although its storage is known; its elements may be packed there.
     """
 
     storage: Storage
-    kind: DType
+    dtype: DType
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     conjugated: bool = False
     negated: bool = False
     problem: str = ""
-
-    @property
-    def dtype(self) -> DType:
-        return self.kind
 
     @property
     def storages(self) -> tuple[Storage, ...]:
@@ -178,7 +179,10 @@ class StridedTensor(Leaf):
         """Elements from `offset` to the last one that is used."""
         if 0 in self.shape:
             return 0
-        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        last = 0
+        for size, step in zip(self.shape, self.stride, strict=True):
+            last += (size - 1) * step
+        return 1 + last
 
     @property
     def nbytes(self) -> int:
@@ -187,8 +191,12 @@ class StridedTensor(Leaf):
     @property
     def is_contiguous(self) -> bool:
         """Whether its elements follow each other in the storage, in C order."""
-        steps = (math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
-        return all(size <= 1 or have == step for size, have, step in zip(self.shape, self.stride, steps, strict=True))
+        expected = 1
+        for size, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size > 1 and step != expected:
+                return False
+            expected *= size
+        return True
 
     def check(self, file: TorchFile) -> None:
         self.check_shape()
@@ -206,7 +214,10 @@ class StridedTensor(Leaf):
             return np.empty(self.shape, self.dtype)
         begin = self.storage.begin + self.offset * self.dtype.itemsize
         raw = file.raw(self.storage.key, begin, self.extent * self.dtype.itemsize)
-        array = strided_array(raw, self.dtype, self.shape, self.stride, file.big_endian)
+        if self.is_contiguous and not file.big_endian:
+            array = raw.view(self.dtype).reshape(self.shape)
+        else:
+            array = strided_array(raw, self.dtype, self.shape, self.stride, file.big_endian)
         if self.conjugated:
             array = np.conj(array)
         return np.negative(array) if self.negated else array
@@ -237,8 +248,9 @@ def sizes_of(values: object) -> tuple[int, ...]:
     """A shape, strides or offsets, if they are such. Raises PickleError."""
     if not isinstance(values, (tuple, list)) or len(values) > MAX_AXES:
         raise PickleError("a tensor with an unfit shape")
-    if not all(isinstance(value, int) and 0 <= value < 2**62 for value in values):
-        raise PickleError("a tensor with a negative or absurd size or stride")
+    for value in values:
+        if not isinstance(value, int) or not 0 <= value < MAX_SIZE:
+            raise PickleError("a tensor with a negative or absurd size or stride")
     return tuple(values)
 
 

@@ -36,6 +36,7 @@ _ENCRYPTED = 0x1
 MAX_RATIO = 200
 FREE_SIZE = 16 << 20
 _BLOCK = 1 << 20
+_BYTE = DTYPES["uint8"]
 _READ_ERRORS = (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, OverflowError, struct.error)
 
 
@@ -109,15 +110,18 @@ class ZipMembers:
 
     def array(self, name: str, begin: int, length: int) -> Array:
         """A part of the member as bytes; mapped, not copied, when it is stored and large. Verifies the member's CRC."""
-        member = self.member(name)
+        return self.part(self.member(name), begin, length)
+
+    def part(self, member: Member, begin: int, length: int) -> Array:
+        """`array`, of a member that was looked up already."""
         if begin < 0 or length < 0 or begin + length > member.size:
             raise FormatError(
-                self.path, f"'{name}' has {member.size} bytes; {length} are wanted from its byte {begin} on"
+                self.path, f"'{member.name}' has {member.size} bytes; {length} are wanted from its byte {begin} on"
             )
         if not member.stored:
             return self._unpacked(member, most_unpacked(member.packed, self._size))[begin : begin + length]
-        data = self.source.array(self.begin + member.offset + begin, (length,), DTYPES["uint8"], f"'{name}'")
-        self.verify_member(name, data)
+        data = self.source.array(self.begin + member.offset + begin, (length,), _BYTE, f"'{member.name}'")
+        self._verify(member, data)
         return data
 
     @contextmanager
@@ -129,9 +133,12 @@ class ZipMembers:
         finally:
             self.verify = verify
 
-    def verify_member(self, name: str, part: Array | None = None) -> None:
-        """Check the CRC of a stored member, once. part: what of it is mapped already."""
-        member = self.member(name)
+    def verify_member(self, name: str) -> None:
+        """Check the CRC of a stored member, once."""
+        self._verify(self.member(name), None)
+
+    def _verify(self, member: Member, part: Array | None) -> None:
+        """part: what of the member is in memory already, or mapped."""
         if not self.verify or not member.crc or member.name in self._verified:
             return
         crc = Crc32()
@@ -233,11 +240,12 @@ class ZipMembers:
             raise FormatError(self.path, f"the member '{name}' is encrypted or packed in an unusual way")
         if entry.header_offset < 0:
             raise FormatError(self.path, f"the member '{name}' starts before the file")
-        header = _LOCAL.unpack(self._pread(entry.header_offset, _LOCAL.size))
-        if header[0] != b"PK\x03\x04" or header[9] > 4096:
+        expected = name.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
+        raw = self._pread(entry.header_offset, _LOCAL.size + len(expected))
+        header = _LOCAL.unpack_from(raw)
+        if header[0] != b"PK\x03\x04":
             raise FormatError(self.path, f"no member starts at byte {entry.header_offset}, where '{name}' should")
-        own_name = self._pread(entry.header_offset + _LOCAL.size, header[9])
-        if own_name != name.encode("utf-8" if entry.flag_bits & 0x800 else "cp437"):
+        if header[9] != len(expected) or raw[_LOCAL.size :] != expected:
             raise FormatError(self.path, f"the member '{name}' has another name in its own header")
         stored = entry.compress_type == zipfile.ZIP_STORED
         if stored and entry.compress_size != entry.file_size:

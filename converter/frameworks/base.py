@@ -18,7 +18,7 @@ from converter.axes import Sizes, groups, ndim_of, solve, wild_axes
 from converter.errors import ConversionError
 from converter.formats.base import Contents, LeftOut
 from converter.frameworks.dense import AXES
-from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, natural_key
+from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, natural_key, words_in
 from converter.ops import Op
 from converter.records import replace
 from converter.tensors import DType, TensorSpec
@@ -125,8 +125,12 @@ class Framework(ABC):
 
     def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
         """The form that a layer of a new file takes: the source's own where there is one, else the usual."""
-        forms = [form for form in self.forms_of(dialect) if form.kind == reading.kind]
-        return next((form for form in forms if form.name == reading.form), forms[0])
+        return self._form(reading.kind, reading.form, dialect)
+
+    @lru_cache  # noqa: B019
+    def _form(self, kind: str, name: str, dialect: str) -> Form:
+        forms = [form for form in self.forms_of(dialect) if form.kind == kind]
+        return next((form for form in forms if form.name == name), forms[0])
 
     def kept(self, form: Form, reading: Reading) -> Iterable[Leaf]:
         """The leaves of the form that a layer with the roles of this reading has."""
@@ -137,7 +141,7 @@ class Framework(ABC):
             words |= absent.keys() - KINDS[reading.kind].unused
         if reading.kind not in self.complete:
             words -= lacking(reading.form)
-        return [leaf for leaf in form.leaves if any(words & set(role.split("+")) for role in leaf.roles)]
+        return [leaf for leaf in form.leaves if words & words_in(leaf.roles)]
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
         """Add what a new file of this framework holds beside the tensors (labels, links, metadata).
@@ -270,11 +274,12 @@ def fitting(form: Form, signature: Sequence[tuple[str, tuple[int, ...]]]) -> tup
 
 def _wild(reading: Reading) -> int:
     """How many axes the wildcard of the layer's tensors stands for (the spatial ones of a kernel)."""
-    wild = [wild_axes(item.leaf.axes, len(item.spec.shape)) for item in reading.stored if _WILD.search(item.leaf.axes)]
+    wild = [
+        wild_axes(item.leaf.axes, len(item.spec.shape))
+        for item in reading.stored
+        if "+" in item.leaf.axes or "*" in item.leaf.axes
+    ]
     return max(wild, default=0)
-
-
-_WILD = re.compile(r"[+*](?!\w)")
 
 
 def classed(parts: Iterable[Part], contents: Contents) -> list[Part]:
