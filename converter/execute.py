@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -191,10 +190,9 @@ class _Work:
     def __init__(self, reader: Reader, writer: Writer, steps: Sequence[Step], pace: Pace) -> None:
         self.stopped = Event()
         self.overflowed: Counter[str] = Counter()
-        self._reader = reader
+        self._read = reader.read if reader.parallel else _one_at_a_time(reader.read)
         self._writer = writer
         self._progress = pace.progress
-        self._reading = nullcontext() if reader.parallel else Lock()
         self._counting = Lock()
         self._done, self._total = 0, sum(step.target.nbytes for step in steps)
 
@@ -206,19 +204,25 @@ class _Work:
                 return
             for spec in step.sources:
                 if spec.name not in held:
-                    with self._reading:
-                        held[spec.name] = self._reader.read(spec.name)
+                    held[spec.name] = self._read(spec.name)
             self._writer.write(step.target.name, _transformed(step, held, self.overflowed))
             for spec in step.sources:
                 if last[spec.name] is step:
                     held.pop(spec.name, None)
-            self._count(step.target.nbytes)
+            if self._progress is not None:
+                with self._counting:
+                    self._done += step.target.nbytes
+                    self._progress(self._done, self._total)
 
-    def _count(self, size: int) -> None:
-        if self._progress is not None:
-            with self._counting:
-                self._done += size
-                self._progress(self._done, self._total)
+
+def _one_at_a_time(read: Callable[[str], Array]) -> Callable[[str], Array]:
+    turn = Lock()
+
+    def reading(name: str) -> Array:
+        with turn:
+            return read(name)
+
+    return reading
 
 
 def _run(jobs: Sequence[_Job], work: _Work, threads: int, budget: int) -> None:

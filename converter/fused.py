@@ -38,7 +38,7 @@ class PartName:
 
 
 def part_name(path: str) -> PartName | None:
-    found = _PART.fullmatch(path)
+    found = _PART.fullmatch(path) if path.endswith("]") else None
     return PartName(found["whole"], int(found["place"]), int(found["count"])) if found else None
 
 

@@ -6,7 +6,7 @@ This is the hub: a framework is described once against this table, never against
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import MappingProxyType
@@ -264,9 +264,19 @@ class Reading(msgspec.Struct, frozen=True, dict=True):
         }
 
     @property
+    def nameless(self) -> Hashable:
+        """What it is but for the names of its tensors. Of folded ones with all names, for such are seldom alike."""
+        stored = [
+            (item, "folded") if item.sources else (item.leaf, item.spec.shape, item.spec.dtype, item.sizes)
+            for item in self.stored
+        ]
+        return self.kind, self.form, tuple(stored)
+
+    @property
     def sizes(self) -> Sizes:
         """The named axes whose sizes no shape would tell, had the tensors another form."""
-        return tuple(sorted({pair for stored in self.stored for pair in stored.sizes}))
+        found = {pair for stored in self.stored for pair in stored.sizes}
+        return tuple(sorted(found)) if found else ()
 
 
 @cache
@@ -335,7 +345,7 @@ class Net:
 
     ordered: whether the order of ``layers`` is that in which the net was built. Files that sort their
         names (Flax trees, TensorFlow checkpoints) have lost it.
-    read: gives a tensor by its name, where there are data behind the net; peek: the same for a look at a few numbers.
+    read: gives a tensor by its name, where there are data behind the net; peek, digest: as those of a `Reader`.
     observed: what a forward showed of a live net.
     """
 
@@ -346,6 +356,7 @@ class Net:
     left_out: tuple[LeftOut, ...] = ()
     read: Callable[[str], Array] | None = field(default=None, repr=False, compare=False)
     peek: Callable[[str], Array] | None = field(default=None, repr=False, compare=False)
+    digest: Callable[[str], Hashable] | None = field(default=None, repr=False, compare=False)
     observed: Observed | None = field(default=None, repr=False, compare=False)
     by_path: Mapping[str, Layer] = field(init=False, repr=False, compare=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from converter.assemble import Step, assemble
@@ -12,9 +12,9 @@ from converter.fit import Agreement, agreements, lookalikes, noted, unknown_kind
 from converter.flatten import Flattened, flattened
 from converter.formats.base import Contents, LeftOut
 from converter.frameworks.attention import with_projections
-from converter.frameworks.base import Framework
+from converter.frameworks.base import MARK, Framework
 from converter.fused import part_name, part_of, whole
-from converter.layers import KINDS, UNKNOWN, Layer, Net
+from converter.layers import KINDS, UNKNOWN, Layer, Net, Reading
 from converter.matching import SAME_NAME, Pair, Renaming, match_all, rename
 from converter.ops import Cast
 from converter.pieces import in_pieces, normalisations, wrapped
@@ -176,7 +176,7 @@ def _without_repeats(steps: tuple[Step, ...], source: Net) -> tuple[tuple[Step, 
     if source.read is None:
         return steps, {}
     single = {step.sources[0].name: step.sources[0] for step in steps if len(step.sources) == 1}
-    twins = aliases(tuple(single.values()), source.read, source.peek or source.read)
+    twins = aliases(tuple(single.values()), source)
     links: dict[str, str] = {}
     written: dict[object, str] = {}
     for step in steps:
@@ -203,6 +203,7 @@ def _lay_out(
 ) -> tuple[list[Pair], list[str]]:
     """The layers of the new file, each paired with its source; and what cannot be laid out."""
     problems = []
+    layouts: dict[Hashable, Reading] = {}
     moved = with_projections([_at(renaming.source, renaming.path) for renaming in renamings])
     placed = framework.placed(whole(moved), dialect)
     pairs = []
@@ -221,14 +222,15 @@ def _lay_out(
             continue
         part = part_name(renaming.path)
         place = placed[part.whole if part else renaming.path]
-        readings = [
-            framework.store(reading, place, dialect, is_data)
-            for reading in source.readings
-            if framework.holds(reading.kind)
-        ]
+        readings = []
+        for reading in source.readings:
+            if framework.holds(reading.kind):
+                key = reading.nameless, place.partition(MARK)[2]
+                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, place, dialect))
+                readings.append(framework.spelled(layout, place, dialect, is_data))
         if part:
             readings = [found for reading in readings if (found := part_of(reading, part))]
-        if len({reading.stored for reading in readings}) > 1:
+        if len(readings) > 1 and len({reading.stored for reading in readings}) > 1:
             problems.append(_undecided(source))
         else:
             pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason))

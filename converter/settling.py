@@ -5,14 +5,14 @@ A checkpoint has thousands of layers, and few that differ.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 
 from converter.assemble import Settled, Step, assemble
 from converter.errors import ConversionError
 from converter.fit import Agreement
-from converter.layers import Layer, Reading
+from converter.layers import Reading
 from converter.matching import Pair
 from converter.ops import Op, Require
 from converter.tensors import TensorSpec
@@ -115,16 +115,6 @@ def _specs(reading: Reading) -> list[TensorSpec]:
 
 
 def _nameless(pair: Pair) -> Hashable:
-    return _shape(pair.source), _shape(pair.target)
-
-
-def _shape(layer: Layer) -> Hashable:
-    """What a layer is but for its names; of a folded tensor with all names, for such are seldom alike."""
-    return tuple([(reading.kind, reading.form, tuple(_shapes(reading))) for reading in layer.readings])
-
-
-def _shapes(reading: Reading) -> Iterable[Hashable]:
-    return [
-        (item, "folded") if item.sources else (item.leaf, item.spec.shape, item.spec.dtype, item.sizes)
-        for item in reading.stored
-    ]
+    return tuple([reading.nameless for layer in (pair.source, pair.target) for reading in layer.readings]), len(
+        pair.source.readings
+    )

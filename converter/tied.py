@@ -7,8 +7,7 @@ number throughout prove nothing: every fresh net has many that are equal.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -109,28 +108,40 @@ def _bits(array: Array) -> Bits:
     return np.ascontiguousarray(array).reshape(-1).view(f"u{width}" if width in (1, 2, 4, 8) else f"V{width}")
 
 
-def aliases(specs: Sequence[TensorSpec], read: Read, peek: Read) -> Mapping[str, str]:
-    """Each tensor that repeats one before it -> that one. Reads only what begins and ends as others of its shape."""
+def aliases(specs: Sequence[TensorSpec], net: Net) -> Mapping[str, str]:
+    """Each tensor that repeats one before it -> that one. Reads no more than those that look like others."""
     from xxhash import xxh3_128_digest
 
+    if net.read is None:
+        return {}
     first: dict[object, str] = {}
     found: dict[str, str] = {}
-    for alike in _sampled_alike(specs, peek):
+    for alike in _alike(specs, net.peek or net.read, net.digest or (lambda name: None)):
         for spec in alike:
-            bits = _bits(read(spec.name))
+            bits = _bits(net.read(spec.name))
             if _tells(bits):
                 twin = first.setdefault((spec.shape, spec.dtype, xxh3_128_digest(bits.data)), spec.name)
                 found |= {spec.name: twin} if twin != spec.name else {}
     return found
 
 
-def _sampled_alike(specs: Sequence[TensorSpec], peek: Read) -> Iterator[list[TensorSpec]]:
-    """Tensors of one shape whose first and last elements are equal; several in each list."""
-    shapes = Counter((spec.shape, spec.dtype) for spec in specs)
-    groups: dict[object, list[TensorSpec]] = {}
+def _alike(specs: Sequence[TensorSpec], peek: Read, digest: Callable[[str], Hashable]) -> Iterator[list[TensorSpec]]:
+    """Tensors of one shape, several in each list, that have the same checksum in the file, or the same ends."""
+    shapes: dict[object, list[TensorSpec]] = {}
     for spec in specs:
-        if shapes[spec.shape, spec.dtype] > 1:
-            flat = peek(spec.name).reshape(-1)
-            sample = flat[:_SAMPLE].tobytes(), flat[-_SAMPLE:].tobytes()
-            groups.setdefault((spec.shape, spec.dtype, sample), []).append(spec)
-    yield from (group for group in groups.values() if len(group) > 1)
+        shapes.setdefault((spec.shape, spec.dtype), []).append(spec)
+    for same_shape in shapes.values():
+        if len(same_shape) == 1:
+            continue
+        marks = [digest(spec.name) for spec in same_shape]
+        if None in marks:  # then all are compared in the same way
+            marks = [_ends(peek(spec.name)) for spec in same_shape]
+        groups: dict[Hashable, list[TensorSpec]] = {}
+        for spec, mark in zip(same_shape, marks, strict=True):
+            groups.setdefault(mark, []).append(spec)
+        yield from (group for group in groups.values() if len(group) > 1)
+
+
+def _ends(array: Array) -> Hashable:
+    flat = array.reshape(-1)
+    return flat[:_SAMPLE].tobytes(), flat[-_SAMPLE:].tobytes()

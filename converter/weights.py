@@ -60,7 +60,8 @@ class Weights(Mapping[str, Array]):
     def net(self) -> Net:
         """The neutral layers, and what of the file belongs to none. Raises FormatError."""
         try:
-            return replace(self._framework.net(self.contents), read=self.reader.read, peek=self.reader.peek)
+            net = self._framework.net(self.contents)
+            return replace(net, read=self.reader.read, peek=self.reader.peek, digest=self.reader.digest)
         except ConversionError as error:
             raise FormatError(self.path, str(error)) from None
 

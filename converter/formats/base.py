@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +112,10 @@ class Reader(ABC):
         It may be flat, and lack what lies between the ends, where that would have to be fetched.
         """
         return self.read(name)
+
+    def digest(self, name: str) -> Hashable:
+        """The checksum of the tensor that the file holds: the same for equal ones of one shape and dtype; else None."""
+        return None
 
     def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
         """The specs of these tensors, without those that are not there; then several threads may `read` them.
@@ -250,6 +254,16 @@ class Probe:
             size = file.seek(0, 2)
             file.seek(max(0, size - 64))
             return file.read()
+
+    @property
+    def first_member(self) -> str:
+        """The name of the first member of a zip, all that one shows that was cut off; else "".
+
+        It is read from where the member stands, so that a directory of thousands need not be parsed for it.
+        """
+        if not self.head.startswith(b"PK\x03\x04"):
+            return ""
+        return self.head[30 : 30 + int.from_bytes(self.head[26:28], "little")].decode("latin-1")
 
     @cached_property
     def entries(self) -> frozenset[str]:

@@ -32,11 +32,8 @@ SPARSE_PARTS: Mapping[str, tuple[str, ...]] = {"csr": ("indptr", "indices"), "ro
 
 
 def detect(probe: Probe) -> bool:
-    head = probe.head
-    if not head.startswith(b"PK\x03\x04"):
-        return False
-    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # all that a truncated archive can show
-    return first.endswith(SUFFIX.encode()) or any(name.endswith(SUFFIX) for name in probe.entries)
+    is_zip = probe.first_member != ""
+    return is_zip and (probe.first_member.endswith(SUFFIX) or any(name.endswith(SUFFIX) for name in probe.entries))
 
 
 @dataclass(frozen=True)

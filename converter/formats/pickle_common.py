@@ -15,7 +15,7 @@ from converter.formats.pickle_values import Shell
 __all__ = ["run_common"]
 
 _BINGET, _BININT, _BININT1, _BININT2, _BINPERSID, _BINPUT, _BINUNICODE, _EMPTY_TUPLE, _LONG_BINPUT = b"hJKMQqX)r"
-_MARK, _NEWFALSE, _REDUCE, _TUPLE, _TUPLE1, _TUPLE2, _TUPLE3 = b"(\x89Rt\x85\x86\x87"
+_MARK, _NEWFALSE, _REDUCE, _TUPLE, _TUPLE1, _TUPLE2 = b"(\x89Rt\x85\x86"
 #: The bytes of the longest of these opcodes with its number.
 _LONGEST = 5
 _UNSET = object()
@@ -72,11 +72,16 @@ def run_common(machine: Machine) -> None:  # noqa: PLR0912, PLR0915  # a call fo
             _CALLS[code](machine)
             left = machine.left
             position += 1
-        elif _TUPLE1 <= code <= _TUPLE3:
-            count = code - _TUPLE1 + 1
-            if len(stack) < count:
+        elif code == _TUPLE1:
+            if not stack:
                 break
-            stack[-count:] = [tuple(stack[-count:])]
+            stack[-1] = (stack[-1],)
+            position += 1
+        elif code == _TUPLE2:
+            if len(stack) < 2:
+                break
+            second = stack.pop()
+            stack[-1] = (stack[-1], second)
             position += 1
         elif code == _NEWFALSE:
             stack.append(False)

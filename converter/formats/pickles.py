@@ -121,6 +121,8 @@ HARMLESS = frozenset(
 
 
 def _pairs(items: object = ()) -> dict[object, object]:
+    if not items:
+        return {}
     found = list(items.items()) if isinstance(items, dict) else list(items)  # type: ignore[call-overload]
     if not all(has_simple_hash(key) for key, _ in found):
         raise PickleError("an unusual key of a dict")

@@ -9,7 +9,7 @@ name: hex digest of its bytes}, which any other reader passes over.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,9 @@ class FileReader(Reader):
             return self._read(name, None)
         return self._source.ends(self._data + entry.start, entry.spec.size, entry.spec.dtype, f"'{name}'")
 
+    def digest(self, name: str) -> Hashable:
+        return self._digests and self._digests[name]
+
     def _read(self, name: str, digests: Mapping[str, str] | None) -> Array:
         entry = self._entries[name]
         size = entry.end - entry.start
@@ -100,16 +103,17 @@ class FileWriter(InPlaceWriter):
     """
 
     def __init__(self, path: Path, contents: Contents) -> None:
+        from xxhash import xxh3_128
+
+        self._hash = xxh3_128
         self._entries = _lay_out(path, contents.specs)
         super().__init__(path, contents)
         self._digests = {spec.name: "0" * 32 for spec in contents.specs}
         self._data = len(self._header())
 
     def write(self, name: str, array: Array) -> None:
-        import xxhash
-
         self.checked(name, array)
-        entry, digest = self._entries[name], xxhash.xxh3_128()
+        entry, digest = self._entries[name], self._hash()
         if entry.code in PACKED:
             array = pack(contiguous(array).reshape(-1).view(np.uint8), PACKED[entry.code])
         self.fill(self._data + entry.start, array, digest)

@@ -6,7 +6,7 @@ file name}}``. A file that the index names must stand beside it; see `shards.sha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -73,6 +73,9 @@ class FileReader(Reader):
 
     def peek(self, name: str) -> Array:
         return self._shard(self._weight_map[name]).peek(name)
+
+    def digest(self, name: str) -> Hashable:
+        return self._shard(self._weight_map[name]).digest(name)
 
     def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
         return {name: self._spec(name, self._weight_map[name]) for name in names if name in self._weight_map}

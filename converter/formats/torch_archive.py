@@ -58,14 +58,24 @@ class TorchArchive(TorchFile):
     def raw(self, key: str, begin: int, length: int) -> Array:
         return self.zip.part(self._member(key), begin, length)
 
+    def crc(self, tensor: StridedTensor) -> int | None:
+        """That of a tensor which is the whole of a storage, as it lies in the file; None of others."""
+        member = self._member(tensor.storage.key)
+        is_whole = tensor.nbytes == member.size and not (tensor.offset or tensor.storage.begin)
+        return member.crc or None if is_whole and self._is_plain(tensor, member) else None
+
     def ends(self, tensor: StridedTensor, what: str) -> Array | None:
         """See `Source.ends`; None of a tensor that does not lie in the file as it is, one element after the other."""
         member = self._member(tensor.storage.key)
-        as_it_is = not (self.big_endian or tensor.problem or tensor.conjugated or tensor.negated)
-        if not as_it_is or not member.stored or not tensor.is_contiguous:
+        if not self._is_plain(tensor, member):
             return None
         start = self.zip.begin + member.offset + tensor.storage.begin + tensor.offset * tensor.dtype.itemsize
         return self.zip.source.ends(start, math.prod(tensor.shape), tensor.dtype, what)
+
+    def _is_plain(self, tensor: StridedTensor, member: Member) -> bool:
+        """Whether the elements lie in the file as they are, one after the other."""
+        is_other = self.big_endian or tensor.problem or tensor.conjugated or tensor.negated
+        return not is_other and member.stored and tensor.is_contiguous
 
     def close(self) -> None:
         self.zip.close()

@@ -5,7 +5,7 @@ Upstream: ``transformers/modeling_utils.py`` (save_pretrained) and ``huggingface
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -80,6 +80,9 @@ class FileReader(Reader):
 
     def peek(self, name: str) -> Array:
         return self._shard(self.weight_map[name]).peek(name)
+
+    def digest(self, name: str) -> Hashable:
+        return self._shard(self.weight_map[name]).digest(name)
 
     def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
         return {name: self._spec(name) for name in names if name in self.weight_map}

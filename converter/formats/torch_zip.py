@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from converter.formats.base import Probe
 from converter.formats.torch_archive import TorchArchive
 from converter.formats.torch_reader import TorchReader
@@ -19,11 +21,17 @@ _FIRST_NAMES = (b"/data.pkl", b"/constants.pkl", b"/code/__torch__", b"/.format_
 
 def detect(probe: Probe) -> bool:
     """A zip with a member ``FOLDER/data.pkl``; for a cut one, such a name at its start. No part of a `torch_dcp`."""
-    if not probe.head.startswith(b"PK\x03\x04") or probe.path.suffix == ".distcp":
+    if not probe.first_member or probe.path.suffix == ".distcp":
         return False
+    if _is_pickle(probe.first_member):
+        return True
     if probe.entries:
-        return any(name.endswith("/data.pkl") and name.count("/") == 1 for name in probe.entries)
+        return any(map(_is_pickle, probe.entries))
     return any(name in probe.head for name in _FIRST_NAMES)
+
+
+def _is_pickle(name: str) -> bool:
+    return name.endswith("/data.pkl") and name.count("/") == 1
 
 
 class FileReader(TorchReader):
@@ -42,3 +50,8 @@ class FileReader(TorchReader):
             return found
         with self.file.zip.unverified():
             return self.read(name)
+
+    def digest(self, name: str) -> Hashable:
+        assert isinstance(self.file, TorchArchive)
+        leaf = self.weights.tensors[name]
+        return self.file.crc(leaf) if isinstance(leaf, StridedTensor) else None

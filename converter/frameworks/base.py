@@ -23,6 +23,8 @@ from converter.ops import Op
 from converter.records import replace
 from converter.tensors import DType, TensorSpec
 
+#: Between a prefix of names and what `Framework.placed` says beside it of the layer there; no name contains it.
+MARK = "\0"
 #: Axes whose size goes with a layer from form to form; the shapes of another form would not tell it.
 _TOLD = frozenset({"heads", "multiplier"}) | AXES
 
@@ -98,6 +100,7 @@ class Framework(ABC):
         """The forms with the leaf names of that dialect."""
         return self.forms
 
+    @lru_cache  # noqa: B019 (the few frameworks live as long as the program)
     def holds(self, kind: str) -> bool:
         """Whether the framework can express layers of this kind (unknown ones are copied as they are)."""
         return kind == UNKNOWN or any(form.kind == kind for form in self.forms)
@@ -106,8 +109,11 @@ class Framework(ABC):
         """Path of each layer of a new file -> what `spell` puts before the names of its tensors."""
         return {layer.path: layer.path for layer in layers}
 
-    def store(self, reading: Reading, prefix: str, dialect: str, is_data: bool) -> Reading:
-        """The layer as the framework would store it in a new file; its sizes are still open (-1)."""
+    def layout(self, reading: Reading, prefix: str, dialect: str) -> Reading:
+        """The layer as the framework would store it in a new file: each tensor named by its leaf, sizes open (-1).
+
+        It depends on the `nameless` of the reading, and of the prefix on what `placed` put behind `MARK`.
+        """
         if reading.kind == UNKNOWN:
             leaves = [item.leaf for item in reading.stored]
         else:
@@ -118,10 +124,21 @@ class Framework(ABC):
         stored = []
         for leaf in leaves:
             role = next(role for role in leaf.roles if role).partition("+")[0]
-            name = self.spell(prefix, leaf.name, dialect, is_data)
-            spec = TensorSpec(name, (-1,) * ndim_of(leaf.axes, wild), dtypes.get(role, dtype))
+            spec = TensorSpec(leaf.name, (-1,) * ndim_of(leaf.axes, wild), dtypes.get(role, dtype))
             stored.append(Stored(spec, leaf, reading.sizes))
         return Reading(reading.kind, tuple(stored), reading.form)
+
+    def spelled(self, layout: Reading, prefix: str, dialect: str, is_data: bool) -> Reading:
+        """A `layout` with the names of the layer that is at this prefix."""
+        stored = [
+            Stored(
+                TensorSpec(self.spell(prefix, item.leaf.name, dialect, is_data), item.spec.shape, item.spec.dtype),
+                item.leaf,
+                item.sizes,
+            )
+            for item in layout.stored
+        ]
+        return Reading(layout.kind, tuple(stored), layout.form)
 
     def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
         """The form that a layer of a new file takes: the source's own where there is one, else the usual."""
@@ -204,7 +221,7 @@ class Framework(ABC):
             if part.leaf not in leaves:
                 yield parameter(".".join(filter(None, (path, part.leaf))), part.spec)
 
-    @lru_cache  # noqa: B019 (the few frameworks live as long as the program)
+    @lru_cache  # noqa: B019
     def _words(self, dialect: str, also: bool = False) -> frozenset[str]:
         """Every leaf name that some layer of this framework uses; ``also``: those that it never writes itself."""
         leaves = [leaf for form in self.forms_of(dialect) for leaf in form.leaves]

@@ -82,11 +82,12 @@ class Neutral(Framework):
     def kept(self, form: Form, reading: Reading) -> Iterable[Leaf]:
         """Two biases as two, and one that is the sum of both as one."""
         leaves = list(super().kept(form, reading))
+        if not any("recurrent_bias" in word for role in reading.roles for word in role):
+            return leaves
         single = {word for role in reading.roles if len(role) == 1 for word in role}
         separate = any(word in single for leaf in leaves if leaf.name == "recurrent_bias" for word in leaf.roles)
         other = ("bias",) if separate else ("input_bias", "recurrent_bias")
-        summed = any("recurrent_bias" in word for role in reading.roles for word in role)
-        return [leaf for leaf in leaves if leaf.name not in other] if summed else leaves
+        return [leaf for leaf in leaves if leaf.name not in other]
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
         entries = tuple(_entry(layer) for layer in layers)

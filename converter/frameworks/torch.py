@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
-from converter.frameworks.base import Framework, Part, classed
+from converter.frameworks.base import MARK, Framework, Part, classed
 from converter.frameworks.cells import is_bare
 from converter.frameworks.dense import IN_OUT, without_conv1d
 from converter.frameworks.torch_folded import folded, oriented
@@ -121,11 +121,11 @@ class Torch(Framework):
             inside = [layer for layer in layers if layer.path.startswith(f"{path}." if path else "")]
             tensors = _own_attention(names) if len(inside) == len(names) else ""
             for name, layer in names.items() if tensors else ():
-                found[layer.path] = f"{path}{_WITHIN}{tensors}{_WITHIN}{name}"
+                found[layer.path] = f"{path}{MARK}{tensors}{MARK}{name}"
         return found
 
     def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
-        _, *marks = prefix.split(_WITHIN)
+        _, *marks = prefix.split(MARK)
         if marks:
             tensors, name = marks
             return (*_ATTENTIONS[tensors], _OUT_PROJECTION)[ATTENTION.index(name)]
@@ -138,7 +138,7 @@ class Torch(Framework):
         return [leaf for leaf in leaves if not lost & set(leaf.roles)] if lost == {"scale", "offset"} else leaves
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
-        path, *marks = prefix.split(_WITHIN)
+        path, *marks = prefix.split(MARK)
         if marks:
             prefix = path
             leaf = re.sub(r"^(in_proj_(?:weight|bias))\.\d$", r"\1", leaf)
@@ -149,8 +149,6 @@ class Torch(Framework):
         return _join(prefix, leaf)
 
 
-#: Between an attention and the projection that is part of one of its tensors; no name contains it.
-_WITHIN = "\0"
 _ATTENTIONS = {"fused": _IN_PROJECTIONS, "apart": _IN_PROJECTIONS_APART}
 _CELL_LEAVES = frozenset({"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"})
 
