@@ -6,9 +6,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.casting import cast, parse_dtype
 from converter.checklist import checklist, differences, pairs
@@ -24,7 +26,6 @@ from converter.layers import Net
 from converter.matching import rename
 from converter.output import choose_format, choose_path, in_shards, own_framework, parse_size, refuse_existing
 from converter.plan import KEPT, Plan, plan_into, plan_new
-from converter.records import replace
 from converter.report import Report
 from converter.rules import Rules
 from converter.schema import Schema
@@ -245,8 +246,7 @@ def load_into(
     return filled
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True):
     """What to write of an opened source, and how (see `convert`)."""
 
     target: Framework
@@ -257,7 +257,7 @@ class _Job:
     format: str | None = None
     dtype: DType | None = None
     limit: int | None = None
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace = msgspec.field(default_factory=Pace)
     resume: bool = False
     strict: bool = False
     dry_run: bool = False

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
+from msgspec.structs import replace
+
 from converter.frameworks.base import parameter
 from converter.layers import Layer, Net
-from converter.records import replace
 
 
 def as_there(net: Net, other: Net) -> Net:

@@ -8,10 +8,10 @@ import types
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from converter.api import applied, load_into
@@ -105,8 +105,7 @@ def architecture(net: object, *, example_input: Any = None) -> Architecture:
         return capture(side.live, side.net, shapes, tuple(input))
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(msgspec.Struct, frozen=True):
     """An architecture with all sizes, and what the weights come from. rules: how these are called."""
 
     architecture: Architecture

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from converter.errors import ConversionError
 from converter.ops import Cast
 from converter.plan import Plan, Step
-from converter.records import replace
 from converter.tensors import DTYPES, DType, is_float
 
 #: What `--dtype` understands.

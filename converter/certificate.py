@@ -13,12 +13,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import asdict
 
 from converter.assemble import Step
 from converter.certified_files import HashedFile, files_of, hashed, relative
@@ -84,8 +84,7 @@ class _Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seal: str = ""
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """What checking a certificate found. problems: what is not as it says. notes: what differs and does no harm."""
 
     certificate: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import msgspec
@@ -21,8 +20,7 @@ Settings = Mapping[str, Mapping[str, Value]]
 _ROWS = MappingProxyType({row.property: row for row in DEFAULTS})
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """A property whose defaults differ. source, target: what they are there. remedy: what to do in the clone.
 
     layers: the layers of the source that it concerns.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from converter.errors import ConversionError
 from converter.frameworks import Framework, framework
 
 
-@dataclass(frozen=True)
-class Direction:
+class Direction(msgspec.Struct, frozen=True):
     source: Framework
     target: Framework
 

@@ -6,10 +6,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec.structs import asdict
 
 from converter.errors import MatchError
 from converter.fit import Agreement, Move, Supply, agreements
@@ -32,8 +33,7 @@ __all__ = ["Comparison", "TensorComparison", "compare", "digest", "errors"]
 _CHUNK_BYTES = 16 << 20
 
 
-@dataclass(frozen=True)
-class TensorComparison:
+class TensorComparison(msgspec.Struct, frozen=True):
     """One role of a layer in the two files.
 
     layer: its path in the source. role: such as ``weight``, or ``input_bias_i + recurrent_bias_i`` where a file has
@@ -56,8 +56,7 @@ class TensorComparison:
         return self.hashes[0] == self.hashes[1]
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """Two files, tensor by tensor. left_out: what no tensor of a layer is, as (in the source, in the target)."""
 
     source: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
@@ -37,8 +36,7 @@ _VIEWS = (Transpose, Flip, Split)
 MOST_WORKERS = 4
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """How fast to go, and who wants to know. None of it changes a byte of the result.
 
     memory: bytes of all tensors that are on their way at a time; one that needs more goes alone. By default

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
+from msgspec.structs import replace
 
 from converter.axes import REPEATED, Sizes, groups, solve
 from converter.layers import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Layer, Leaf, Reading, Stored
-from converter.records import replace
 
 Role = frozenset[str]
 

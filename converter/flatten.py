@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from converter.axes import groups
 from converter.errors import ConversionError
 from converter.flatten_parts import Parts, Turn
@@ -20,7 +22,6 @@ from converter.flattened import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
 from converter.layers import Layer, Net, Stored
 from converter.matching import Pair
-from converter.records import replace
 from converter.rules import Rules
 
 __all__ = ["Flattened", "flattened"]

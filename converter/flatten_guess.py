@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from converter.flatten_sizes import Sizes, sizes_of
 from converter.flatten_unordered import Unordered
 from converter.flatten_walk import IMAGE, Node, Walk
 from converter.flattened import Flattened
 from converter.layers import Layer
-from converter.records import replace
 
 
 def guesses(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -41,8 +40,7 @@ def written(parts: Parts) -> str:
     return "+".join(f"{channels}x{places}" if places > 1 else str(channels) for channels, places in parts)
 
 
-@dataclass(frozen=True)
-class Turn(Op):
+class Turn(Op, frozen=True):
     """Along one axis each part, of (outer, inner) sizes, gets its inner one outside: (C, places) -> (places, C)."""
 
     axis: int

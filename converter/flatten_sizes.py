@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from converter.layers import Layer, Reading
 
@@ -11,8 +11,7 @@ _NORMS = frozenset({"batch_norm", "norm"})
 _GATES = {"rnn": "input_h", "lstm": "input_i", "gru": "input_r", "gru_reset_before": "input_r"}
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(msgspec.Struct, frozen=True):
     """What comes into a layer and goes out; 0 where it is not known.
 
     role: channels, features, recurrent, norm or other. transposed: of a transposed convolution.

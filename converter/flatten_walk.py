@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from converter.flatten_sizes import Sizes
 from converter.flattened import INPUTS, OUTPUTS, Flattened
@@ -14,8 +15,7 @@ GIVEN = "as said"
 IMAGE = 4
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     path: str
     sizes: Sizes
 
@@ -34,8 +34,7 @@ def either(sizes: Iterable[int]) -> str:
     return " or ".join(map(str, sorted(sizes)))
 
 
-@dataclass
-class Tip:
+class Tip(msgspec.Struct):
     """A convolution whose outputs no later one has taken yet. features: as many as a layer has made of them."""
 
     path: str
@@ -43,8 +42,7 @@ class Tip:
     features: int | None = None
 
 
-@dataclass
-class Walk:
+class Walk(msgspec.Struct):
     """The layers one after the other, as they were defined.
 
     handed: the size that the layer before gives. stream: channels of the features that a norm handed on in
@@ -55,10 +53,10 @@ class Walk:
     nodes: Sequence[Node]
     said: Mapping[tuple[str, str], int]
     basis: str
-    found: list[Flattened] = field(default_factory=list)
-    tips: list[Tip] = field(default_factory=list)
-    outs: dict[int, str] = field(default_factory=dict)
-    channels: set[int] = field(default_factory=set)
+    found: list[Flattened] = msgspec.field(default_factory=list)
+    tips: list[Tip] = msgspec.field(default_factory=list)
+    outs: dict[int, str] = msgspec.field(default_factory=dict)
+    channels: set[int] = msgspec.field(default_factory=set)
     handed: int = 0
     stream: int = 0
     bundle: int = 0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from converter.flatten_parts import Parts, written
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 
 
-@dataclass(frozen=True)
-class Flattened:
+class Flattened(msgspec.Struct, frozen=True):
     """What was decided for the ``features`` of one side of a layer: they are so many flattened channels (0: they
     stay in their order), and why. ``problem``: why it cannot be decided. ``parts``: where they are several tensors side
     by side, what each of them is.

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.errors import ConversionError, MatchError
 from converter.layers import Layer, Net, Reading, Stored
 from converter.patterns import indices_of
-from converter.records import replace
 
 _PART = re.compile(r"(?P<whole>.+)\[(?P<place>\d+)/(?P<count>\d+)\]")
 
 
-@dataclass(frozen=True)
-class PartName:
+class PartName(msgspec.Struct, frozen=True):
     """``whole[place/count]``. Raises ConversionError unless 0 <= place < count and count > 1."""
 
     whole: str

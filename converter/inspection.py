@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +16,7 @@ from converter.tensors import Array, TensorSpec
 from converter.weights import Weights
 
 
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(msgspec.Struct, frozen=True):
     """Of the finite elements; ``non_finite`` counts the others. None where there is no finite one."""
 
     minimum: float | None
@@ -27,8 +25,7 @@ class Statistics:
     non_finite: int
 
 
-@dataclass(frozen=True)
-class Inspection:
+class Inspection(msgspec.Struct, frozen=True, dict=True):
     """All that the headers of a file say; ``statistics`` only when every tensor was read for them."""
 
     weights: Weights

@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
+from msgspec.structs import replace
+
 from converter.errors import ConversionError
 from converter.formats import Contents, Reader
 from converter.formats.base import Opening
 from converter.live import LiveNet
-from converter.records import replace
 from converter.tensors import Array, TensorSpec
 
 

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import MappingProxyType
 
 import msgspec
+from msgspec.structs import replace
 
 from converter.axes import Axes, Sizes, rearrangement
 from converter.formats.base import Container, LeftOut
 from converter.ops import Op
-from converter.records import replace
 from converter.tensors import Array, TensorSpec
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """A layer kind: its roles with their neutral axes; ``optional`` roles may be absent (no bias).
 
     absent: the number that stands for a role which one side does not store (a scale of 1): it is filled in
@@ -35,11 +33,11 @@ class Kind:
 
     roles: Mapping[str, Axes]
     optional: frozenset[str] = frozenset()
-    absent: Mapping[str, int] = field(default_factory=dict)
-    unused: frozenset[str] = field(default=frozenset(), kw_only=True)
-    whole: bool = field(default=True, kw_only=True)
+    absent: Mapping[str, int] = msgspec.field(default_factory=dict)
     note: str = ""
     alike: str = ""
+    unused: frozenset[str] = frozenset()
+    whole: bool = True
     own: bool = False
     idle: bool = False
 
@@ -316,8 +314,7 @@ class Layer(msgspec.Struct, frozen=True, gc=False):
         return tuple(dict.fromkeys(spec for stored in self.readings[0].stored for spec in stored.specs))
 
 
-@dataclass(frozen=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True):
     """What a forward of a live net showed, by the paths of its layers (only of those that were seen).
 
     calls: the place in the order of calls. inputs: digest of what it took first: of layers that take the same none has
@@ -326,9 +323,9 @@ class Observed:
     """
 
     calls: Mapping[str, int]
-    inputs: Mapping[str, bytes] = field(default_factory=dict)
-    flattened: Mapping[str, int] = field(default_factory=dict)
-    unflattened: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+    flattened: Mapping[str, int] = msgspec.field(default_factory=dict)
+    unflattened: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def compare(self, first: str, second: str) -> int | None:
         """Negative where the layer of the first path is called before the other; None where that is not known."""
@@ -339,8 +336,7 @@ class Observed:
         return self.calls[first] - self.calls[second]
 
 
-@dataclass(frozen=True)
-class Net:
+class Net(msgspec.Struct, frozen=True, dict=True):
     """The layers of a file or a live net, as one framework stores them.
 
     ordered: whether the order of ``layers`` is that in which the net was built. Files that sort their
@@ -354,14 +350,14 @@ class Net:
     ordered: bool = True
     container: Container = "dict"
     left_out: tuple[LeftOut, ...] = ()
-    read: Callable[[str], Array] | None = field(default=None, repr=False, compare=False)
-    peek: Callable[[str], Array] | None = field(default=None, repr=False, compare=False)
-    digest: Callable[[str], Hashable] | None = field(default=None, repr=False, compare=False)
-    observed: Observed | None = field(default=None, repr=False, compare=False)
-    by_path: Mapping[str, Layer] = field(init=False, repr=False, compare=False)
+    read: Callable[[str], Array] | None = None
+    peek: Callable[[str], Array] | None = None
+    digest: Callable[[str], Hashable] | None = None
+    observed: Observed | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "by_path", {layer.path: layer for layer in self.layers})
+    @cached_property
+    def by_path(self) -> Mapping[str, Layer]:
+        return {layer.path: layer for layer in self.layers}
 
     @property
     def is_data(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -38,8 +37,7 @@ class Pair(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-@dataclass(frozen=True)
-class Matched:
+class Matched(msgspec.Struct, frozen=True):
     """The pairs; what is tied to one of them; and the target layers that the source lacks and may lack."""
 
     pairs: tuple[Pair, ...]
@@ -306,8 +304,7 @@ def _once(layers: Mapping[str, Layer], name: Callable[[str], str]) -> dict[str, 
     return {name(path): layer for path, layer in layers.items() if count[name(path)] == 1}
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """A layer of the source that an entry of the schema stands for, as the kind that it says."""
 
     entry: SchemaLayer

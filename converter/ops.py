@@ -6,39 +6,37 @@ a tuple of arrays, because a tensor may be made of several (the gates of an LSTM
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from converter.errors import ConversionError
-from converter.records import replace
 from converter.tensors import Array, DType, TensorSpec, nearest
 
 _Item = TypeVar("_Item", Array, TensorSpec)
 
 
-class Op(ABC):
-    """One operation on a group of tensors. ``infer`` tells shapes and dtypes without any data."""
+class Op(msgspec.Struct, frozen=True):
+    """One operation on a group of tensors. ``infer`` tells shapes and dtypes without any data. A subclass has all."""
 
-    @abstractmethod
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]: ...
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        raise NotImplementedError
 
-    @abstractmethod
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]: ...
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        raise NotImplementedError
 
-    @abstractmethod
-    def inverse(self) -> Op: ...
+    def inverse(self) -> Op:
+        raise NotImplementedError
 
-    @abstractmethod
     def __str__(self) -> str:
         """What was done, as the report says it."""
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Transpose(Op):
+class Transpose(Op, frozen=True):
     """Axis i of the result is axis ``axes[i]`` of the source. A view: no data is moved yet."""
 
     axes: tuple[int, ...]
@@ -56,8 +54,7 @@ class Transpose(Op):
         return "transposed"
 
 
-@dataclass(frozen=True)
-class Reshape(Op):
+class Reshape(Op, frozen=True):
     """The same numbers in the same order under another shape; ``source`` is the shape before."""
 
     shape: tuple[int, ...]
@@ -76,8 +73,7 @@ class Reshape(Op):
         return "reshaped"
 
 
-@dataclass(frozen=True)
-class Flip(Op):
+class Flip(Op, frozen=True):
     """These axes run backwards. A view."""
 
     axes: tuple[int, ...]
@@ -95,8 +91,7 @@ class Flip(Op):
         return "flipped"
 
 
-@dataclass(frozen=True)
-class Repeat(Op):
+class Repeat(Op, frozen=True):
     """Every value stands ``times`` times along a new last axis. A view."""
 
     times: int
@@ -114,8 +109,7 @@ class Repeat(Op):
         return f"each repeated {self.times} times"
 
 
-@dataclass(frozen=True)
-class Once(Op):
+class Once(Op, frozen=True):
     """The first along the last axis, along which all values are equal. Raises ConversionError when they are not."""
 
     times: int
@@ -140,8 +134,7 @@ class Once(Op):
         return f"one of {self.times} equal ones taken"
 
 
-@dataclass(frozen=True)
-class Split(Op):
+class Split(Op, frozen=True):
     """Each array with a count is taken apart along its first axis; one with count 0 stays whole."""
 
     counts: tuple[int, ...]
@@ -165,8 +158,7 @@ class Split(Op):
         return "split"
 
 
-@dataclass(frozen=True)
-class Stack(Op):
+class Stack(Op, frozen=True):
     """Runs of arrays of equal shape become one array with a new first axis; a count of 0 leaves one array whole."""
 
     counts: tuple[int, ...]
@@ -196,8 +188,7 @@ class Stack(Op):
         return "joined"
 
 
-@dataclass(frozen=True)
-class Reorder(Op):
+class Reorder(Op, frozen=True):
     """Array i of the result is array ``order[i]``; arrays not named are left behind (`inverse` needs all)."""
 
     order: tuple[int, ...]
@@ -215,8 +206,7 @@ class Reorder(Op):
         return "reordered" if len(self.order) > 1 else "one part taken"
 
 
-@dataclass(frozen=True)
-class Sum(Op):
+class Sum(Op, frozen=True):
     """Runs of arrays are added up, so many in each run: two biases that the other framework keeps as one.
 
     The sum is exact in function; its `inverse` gives the sum to the first of each run, and zeros to the rest.
@@ -244,8 +234,7 @@ class Sum(Op):
         return "biases added up"
 
 
-@dataclass(frozen=True)
-class Fill(Op):
+class Fill(Op, frozen=True):
     """At these places of the result stand arrays of one number, of the shape and dtype of the first array."""
 
     places: tuple[int, ...]
@@ -270,8 +259,7 @@ class Fill(Op):
         return f"filled with {self.value}"
 
 
-@dataclass(frozen=True)
-class Full(Op):
+class Full(Op, frozen=True):
     """An array of one number, made of nothing: what the source does not store, because it is always that number."""
 
     shape: tuple[int, ...]
@@ -291,8 +279,7 @@ class Full(Op):
         return f"filled with {self.value}"
 
 
-@dataclass(frozen=True)
-class Require(Op):
+class Require(Op, frozen=True):
     """The arrays at these places hold this number throughout, and are left behind. ``why``: what cannot be said."""
 
     places: tuple[int, ...]
@@ -315,8 +302,7 @@ class Require(Op):
         return f"checked that what is left behind is {self.value}"
 
 
-@dataclass(frozen=True)
-class FoldWeightNorm(Op):
+class FoldWeightNorm(Op, frozen=True):
     """Magnitude and direction become the kernel that they stand for: g * v / |v|, the norm over all axes that g
     does not have, with ``epsilon`` in the root (torch.nn.utils.weight_norm; flax.linen.WeightNorm, whose g has the
     last axes). Computed, in float64 where that is wider.
@@ -341,8 +327,7 @@ class FoldWeightNorm(Op):
         return "weight normalisation folded in"
 
 
-@dataclass(frozen=True)
-class FoldSpectralNorm(Op):
+class FoldSpectralNorm(Op, frozen=True):
     """Kernel, left and right vector become the kernel over its spectral norm u W v, as torch computes it when it
     does not train. ``axis`` is that of the outputs (torch.nn.utils.spectral_norm).
     """
@@ -364,8 +349,7 @@ class FoldSpectralNorm(Op):
         return "spectral normalisation folded in"
 
 
-@dataclass(frozen=True)
-class Cast(Op):
+class Cast(Op, frozen=True):
     """To another dtype; nearest value, ties to even. Raises when a value overflows, unless it may go ``to_inf``.
 
     Integers become other integers only where every value stays what it is.

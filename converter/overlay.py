@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from converter.errors import ConversionError
 from converter.ops import Op
-from converter.records import replace
 from converter.tensors import Array, TensorSpec
 
 
-@dataclass(frozen=True)
-class Overlay(Op):
+class Overlay(Op, frozen=True):
     """All arrays but the last become one (``old``), and its values replace those of the last (``new``) as far as
     both reach on every axis, counted from the start; beyond that the last one keeps its own.
 
@@ -49,8 +48,7 @@ def _through(ops: Sequence[Op], arrays: Sequence[Array]) -> tuple[Array, ...]:
     return result
 
 
-@dataclass(frozen=True)
-class Inflate(Op):
+class Inflate(Op, frozen=True):
     """A 2-d kernel becomes a 3-d one: repeated so many times along a new axis, and divided by that number.
 
     On frames that do not change it answers as the 2-d kernel does (I3D; Carreira and Zisserman, 2017). Computed,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from converter.checklist import checklist, differences
 from converter.errors import ConversionError
@@ -91,8 +92,7 @@ def reuse(
         return work.fill(theirs.live)
 
 
-@dataclass(frozen=True)
-class _Reuse:
+class _Reuse(msgspec.Struct, frozen=True):
     old: Side
     new: Side
     wanted: Wanted
@@ -158,8 +158,7 @@ class _Reuse:
         )
 
 
-@dataclass(frozen=True)
-class _Planned:
+class _Planned(msgspec.Struct, frozen=True):
     old: Net
     new: Net
     contents: Contents

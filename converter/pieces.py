@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from converter.layers import UNKNOWN, Layer, Leaf, Reading, Stored
 from converter.ops import FoldSpectralNorm, FoldWeightNorm
-from converter.records import replace
 
 #: What each piece is, whatever its name: the old names and those of the parametrizations go into each other.
 _PIECES: Mapping[type, tuple[str, ...]] = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.assemble import Step, assemble
 from converter.effect import effect
@@ -18,7 +20,6 @@ from converter.layers import KINDS, UNKNOWN, Layer, Net, Reading
 from converter.matching import SAME_NAME, Pair, Renaming, match_all, rename
 from converter.ops import Cast
 from converter.pieces import in_pieces, normalisations, wrapped
-from converter.records import replace
 from converter.rules import Rules
 from converter.settling import Settling, settled
 from converter.tensors import DType, TensorSpec, is_float
@@ -30,8 +31,7 @@ KEPT = "as it is in the clone (--allow-missing)"
 __all__ = ["KEPT", "Plan", "Step", "plan_into", "plan_new", "respelled"]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """All steps in the order of the target file, the file's contents, and what of the source is not used.
 
     flattened: what was decided for layers that may stand behind a flatten, and why.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
+from msgspec.structs import asdict
 
 from converter.checklist import differences
 from converter.equality import errors
@@ -30,8 +31,7 @@ TOLERANCES: Mapping[str, float] = {"float64": 1e-12, "float32": 1e-5, "float16":
 _RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """What an output or a layer gives in the two nets.
 
     a, b: what it is called there. shapes: in either net (the axes of b in its own order).
@@ -47,8 +47,7 @@ class Difference:
     ok: bool
 
 
-@dataclass(frozen=True)
-class Verification:
+class Verification(msgspec.Struct, frozen=True):
     """Two nets that ran on the same input.
 
     frameworks: of a and b. rtol: what ``relative`` may be; None: 1e-5 for float32, see `TOLERANCES`.
@@ -76,7 +75,13 @@ class Verification:
         return next((layer for layer in self.layers if not layer.ok), None)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"ok": self.ok, "first": asdict(self.first) if self.first else None, **asdict(self)}
+        return {
+            "ok": self.ok,
+            "first": asdict(self.first) if self.first else None,
+            **asdict(self),
+            "outputs": [asdict(output) for output in self.outputs],
+            "layers": [asdict(layer) for layer in self.layers],
+        }
 
     def __str__(self) -> str:
         rows = [["", "a", "b", "shape", "max abs", "max rel", ""]]

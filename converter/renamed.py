@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from converter.errors import FormatError
 from converter.formats import Contents, Reader, ReadOptions
 from converter.formats.base import Opening
-from converter.records import replace
 from converter.tensors import Array
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
 
 from converter.checklist import Check
 from converter.plan import Plan, Step
@@ -12,8 +14,7 @@ from converter.tables import shape_dict, table
 from converter.tensors import TensorSpec
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
 
     written: False for a plan that was only made (`--dry-run`). checks: what weights do not carry.
@@ -27,7 +28,7 @@ class Report:
     plan: Plan
     written: bool = True
     checks: tuple[Check, ...] = ()
-    overflowed: Mapping[str, int] = field(default_factory=dict)
+    overflowed: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.errors import MatchError
 from converter.flatten import Flattened, guessed
@@ -17,7 +19,6 @@ from converter.matching import SAME_NAME
 from converter.ops import Op
 from converter.overlay import Overlay
 from converter.plan import Plan, Step, plan_into, respelled
-from converter.records import replace
 from converter.rules import Rules
 from converter.selection import SLICED, Selection, Taking
 from converter.tensors import TensorSpec
@@ -27,8 +28,7 @@ OLD, NEW = "old", "new"
 _STATISTICS = frozenset({"mean", "variance"})
 
 
-@dataclass(frozen=True)
-class Reused:
+class Reused(msgspec.Struct, frozen=True):
     """taking: which layer, and how. steps: how each of its tensors is made, from tensors of OLD and of NEW.
 
     freeze: the tensors that a further training is not to change; none of a layer that was taken in part.

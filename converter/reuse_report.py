@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from converter.checklist import Check
 from converter.flattened import Flattened
 from converter.formats import LeftOut
 from converter.layers import Net
 from converter.plan import Step
-from converter.records import replace
 from converter.reuse_plan import OLD, Reused
 from converter.selection import SLICED, Skipped
 from converter.tables import shape_dict, table

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.errors import MatchError
 from converter.fit import shapes
@@ -17,7 +19,6 @@ from converter.frameworks import FRAMEWORKS, named_forms
 from converter.frameworks.dense import CONV1D
 from converter.fused import apart, expanded
 from converter.layers import Layer, Net, join_path, split_path
-from converter.records import replace
 from converter.schema import Schema, load_schema
 
 #: The wrapper of torch.compile.
@@ -27,8 +28,7 @@ COMPILED = "_orig_mod"
 _Said = TypeVar("_Said")
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """What the user settled: a schema, and source path -> target path (also of everything below it; see `fused`).
 
     strip: modules to leave out of the source's paths where they lead (``module`` of DataParallel).
@@ -39,18 +39,18 @@ class Rules:
     """
 
     schema: Schema | None = None
-    mapping: Mapping[str, str] = field(default_factory=dict)
+    mapping: Mapping[str, str] = msgspec.field(default_factory=dict)
     strip: frozenset[str] = frozenset()
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    heads: Mapping[str, int] = field(default_factory=dict)
-    flatten: Mapping[str, int | Parts] = field(default_factory=dict)
+    kinds: Mapping[str, str] = msgspec.field(default_factory=dict)
+    heads: Mapping[str, int] = msgspec.field(default_factory=dict)
+    flatten: Mapping[str, int | Parts] = msgspec.field(default_factory=dict)
     flatten_fix: bool = True
     ignore: tuple[str, ...] = ()
-    unflatten: Mapping[str, int] = field(default_factory=dict)
+    unflatten: Mapping[str, int] = msgspec.field(default_factory=dict)
     allow_missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mapping", expanded(self.mapping))
+        msgspec.structs.force_setattr(self, "mapping", expanded(self.mapping))
 
     @classmethod
     def of(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from converter.flatten_sizes import sizes_of
 from converter.layers import Layer, Net, natural_key
 from converter.patterns import counted, fill, letters
-from converter.records import replace
 from converter.rules import Rules, narrowed
 from converter.schema import Schema, SchemaLayer
 

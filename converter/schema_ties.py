@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from converter.errors import MatchError
 from converter.formats.base import LeftOut
 from converter.layers import Layer, Net, Reading
 from converter.patterns import fill
-from converter.records import replace
 from converter.rules import narrowed
 from converter.schema import Schema, SchemaLayer
 from converter.tied import tied_to, twins

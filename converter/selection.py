@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.axes import groups
 from converter.errors import MatchError
@@ -26,7 +28,6 @@ from converter.matching import (
     unused_rules,
 )
 from converter.overlay import Inflate
-from converter.records import replace
 from converter.rules import Rules, covers
 from converter.structure import Naming, numbered_alike, true_order
 
@@ -37,8 +38,7 @@ BY_DEFINITION = "their order in the old net, which need not be that in which the
 BY_ALPHABET = "the order of their names, for the old net keeps no other"
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What to take: the first so many layers that hold parameters, or those of the patterns, or those of the map.
 
     skip_mismatch: leave out layers that do not fit. slice: take the part that overlaps. inflate: make 3-d kernels
@@ -53,8 +53,7 @@ class Wanted:
     strict: bool = False
 
 
-@dataclass(frozen=True)
-class Taking:
+class Taking(msgspec.Struct, frozen=True):
     """An old layer that goes into a new one. how: WHOLE, SLICED or INFLATED.
 
     An inflated source holds tensors that are yet to be inflated; a sliced target has open sizes (-1).
@@ -66,8 +65,7 @@ class Taking:
     how: str
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(msgspec.Struct, frozen=True):
     """An old layer that was asked for and does not fit; ``into`` is "" when nothing was found for it."""
 
     layer: str
@@ -75,8 +73,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """order: what "first" means for this net; "" when no number was given."""
 
     order: str

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from converter import __version__
 from converter.errors import ConversionError, FormatError, OutputError
@@ -39,8 +40,7 @@ STOP_WITHIN = 60.0
 SEEN_WITHIN = 60.0
 
 
-@dataclass(frozen=True)
-class ShardTask:
+class ShardTask(msgspec.Struct, frozen=True):
     """One shard: from where, by which steps, into which file.
 
     state: of the source when the plan was made (see `resume.state_of`). form: the row of `FORMATS` that writes the
@@ -64,8 +64,7 @@ class ShardTask:
         return sum(spec.nbytes for spec in self.shard.contents.specs)
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """What came of a task. size: bytes of the file. failure: why there is none, in a sentence.
 
     An error is returned and not raised, for not every exception can be pickled.
@@ -73,7 +72,7 @@ class Done:
 
     host: str
     size: int = 0
-    overflowed: Counter[str] = field(default_factory=Counter)
+    overflowed: Counter[str] = msgspec.field(default_factory=Counter)
     failure: str = ""
 
 

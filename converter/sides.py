@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from converter.errors import ConversionError
 from converter.formats import Contents, Format, Reader, by_name
@@ -17,7 +18,6 @@ from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
 from converter.layers import Net
 from converter.plan import Plan, respelled
-from converter.records import replace
 from converter.tensors import Array
 from converter.weights import StrPath, Weights, read
 
@@ -30,8 +30,7 @@ LIVE = "live net"
 Inputs: TypeAlias = Sequence[Array]
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(msgspec.Struct, frozen=True):
     """A file or a live net, opened. ``origin``: the framework that its weights come from."""
 
     title: str
@@ -105,8 +104,7 @@ def turned(inputs: Inputs, given: Framework, wanted: Framework) -> Inputs:
     return [np.ascontiguousarray(np.moveaxis(x, *ends)) if x.ndim > 3 else x for x in inputs]
 
 
-@dataclass(frozen=True)
-class Goal:
+class Goal(msgspec.Struct, frozen=True):
     """What a conversion fills. contents: its tensors by the names of the net. written: what is written or set of them.
 
     names: a name of the net -> the one in ``written``.

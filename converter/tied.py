@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from converter.formats.base import LeftOut
 from converter.frameworks.base import parameter
 from converter.layers import Layer, Net
-from converter.records import replace
 from converter.tensors import Array, TensorSpec
 
 Read = Callable[[str], Array]
@@ -25,12 +25,11 @@ Bits: TypeAlias = Array
 _SAMPLE = 64
 
 
-@dataclass(frozen=True)
-class Ties:
+class Ties(msgspec.Struct, frozen=True):
     """What a matching found tied: source tensors that are left out, and target tensor -> the one it is equal to."""
 
     left_out: tuple[LeftOut, ...] = ()
-    copies: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def tied_to(name: str) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from converter.layers import Layer, Net, split_path
 from converter.structure import in_turn
@@ -43,13 +44,12 @@ _WORDS: Mapping[str, str] = {
 _FILLERS = frozenset({"proj", "projection", "layer", "w"})
 
 
-@dataclass
-class _Module:
+class _Module(msgspec.Struct):
     """What stands below a path. layer: the tensors that are its own."""
 
     name: str = ""
     layer: Layer | None = None
-    inside: dict[str, _Module] = field(default_factory=dict)
+    inside: dict[str, _Module] = msgspec.field(default_factory=dict)
 
     def children(self) -> list[_Module]:
         """The modules inside, in the order of the net; its own tensors are one without a name."""

@@ -9,13 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
+from msgspec.structs import replace
+
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Format, Reader, ReadOptions, open_reader
 from converter.formats.locations import location
 from converter.frameworks import Framework, framework, recognise, understood
 from converter.frameworks.neutral import origin
 from converter.layers import Layer, Net
-from converter.records import replace
 from converter.renamed import RenamedReader
 from converter.tensors import Array
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+
+import msgspec
 
 from converter.errors import FormatError
 from converter.formats.atomic import disk, former_paths
@@ -27,8 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(msgspec.Struct, frozen=True):
     """One row of the table.
 
     module: the file in this package, with ``detect(Probe) -> bool``, a class ``FileReader`` and, where

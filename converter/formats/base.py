@@ -9,11 +9,12 @@ from __future__ import annotations
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+import msgspec
 
 from converter.errors import FormatError
 from converter.formats.atomic import disk
@@ -27,16 +28,14 @@ if TYPE_CHECKING:
 Container: TypeAlias = Literal["tensor", "list", "dict"]
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(msgspec.Struct, frozen=True):
     """Something the file holds that is not a weight, and why it is not handed on."""
 
     name: str
     reason: str
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(msgspec.Struct, frozen=True, dict=True):
     """All that a file's headers say; given to a `Writer`, all that the file is to say.
 
     specs: the tensors in the order of the file; nested containers are joined with ``/``.
@@ -52,20 +51,19 @@ class Contents:
 
     specs: tuple[TensorSpec, ...]
     container: Container = "dict"
-    labels: Mapping[str, str] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+    links: Mapping[str, str] = msgspec.field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     writer: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    classes: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+    classes: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> Mapping[str, TensorSpec]:
         return {spec.name: spec for spec in self.specs}
 
 
-@dataclass(frozen=True)
-class ReadOptions:
+class ReadOptions(msgspec.Struct, frozen=True):
     """step: which step of a checkpoint directory (None: the newest). verify: check checksums.
 
     key: the place of the weights inside a training checkpoint, keys joined with ``/`` (None: the usual places).
@@ -142,8 +140,7 @@ class Reader(ABC):
         self.close()
 
 
-@dataclass(frozen=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """Calling it opens the file with that reader; it can be pickled, so another process can do so."""
 
     reader: Callable[[Path, ReadOptions], Reader]

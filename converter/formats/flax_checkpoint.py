@@ -7,9 +7,10 @@ as numbers, as flax's ``natural_sort`` does. One of them is read; a user may als
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+
+import msgspec
 
 from converter.errors import FormatError
 from converter.formats import flax_msgpack, orbax
@@ -26,8 +27,7 @@ USUAL_PREFIX = "checkpoint_"
 _MODULES = (orbax, flax_msgpack)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One checkpoint in the folder."""
 
     number: Decimal

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from converter.errors import FormatError
 from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
@@ -25,7 +26,6 @@ from converter.formats.jax_tree import choose
 from converter.formats.msgpack_walk import Cursor, Kind, Leaf, Walk
 from converter.formats.nested import SLASH
 from converter.formats.source import Source, check_shape, frozen, open_source
-from converter.records import replace
 from converter.tensors import DTYPES, Array, DType, TensorSpec
 
 __all__ = ["FileReader", "FileWriter", "Stored", "detect", "read_stored", "say", "stored_arrays"]
@@ -175,8 +175,7 @@ def _is_array(leaf: Leaf) -> bool:
     return leaf.kind == "ext" and leaf.code in (ARRAY, SCALAR)
 
 
-@dataclass(frozen=True)
-class _Packed:
+class _Packed(msgspec.Struct, frozen=True):
     """The header of a packed (shape, dtype name, bytes). dtype: None when the elements are no numbers."""
 
     header: bytes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+import msgspec
 
 from converter.errors import OutputError
 from converter.formats.base import Contents
@@ -23,8 +24,7 @@ _FIXED_EXT = {1 << n: 0xD4 + n for n in range(5)}
 Tree: TypeAlias = "dict[str, Tree] | list[TensorSpec] | TensorSpec"
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where the bytes from `first` to `last` of one array begin in the file."""
 
     first: int

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import msgspec
 import numpy as np
 
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
@@ -75,22 +75,20 @@ def import_h5py(path: Path) -> Any:
     return h5py
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(msgspec.Struct, frozen=True):
     """A dataset of numbers. ``age`` grows with the time of its writing (see `H5File`)."""
 
     spec: TensorSpec
     age: int
 
 
-@dataclass
-class Tree:
+class Tree(msgspec.Struct):
     """What a walk found; paths have no leading slash. ages: group -> the highest address of its objects."""
 
-    datasets: list[Dataset] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
-    links: dict[str, str] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
+    datasets: list[Dataset] = msgspec.field(default_factory=list)
+    groups: list[str] = msgspec.field(default_factory=list)
+    links: dict[str, str] = msgspec.field(default_factory=dict)
+    left_out: list[LeftOut] = msgspec.field(default_factory=list)
 
 
 class H5File:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
+
+import msgspec
 
 from converter.errors import FormatError
 from converter.formats.base import LeftOut
@@ -30,8 +31,7 @@ _PARAMS = re.compile(r"(?P<parent>|.*?/)params/")
 _SECOND = re.compile(r"(?P<parent>|.*/)(?P<name>ema_params|params_ema|ema|target_params)/.*")
 
 
-@dataclass(frozen=True)
-class Chosen(Generic[T]):
+class Chosen(msgspec.Struct, Generic[T], frozen=True):
     """kept: name -> leaf. left_out: the others, one line for each group. is_tensor: the key names one leaf, now "0"."""
 
     kept: Mapping[str, T]

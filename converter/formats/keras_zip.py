@@ -7,10 +7,11 @@ on; the config gives the names of layers and is never run. Source: keras/src/sav
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from msgspec.structs import replace
 
 from converter.errors import FormatError
 from converter.formats.base import Contents, Probe, Reader, ReadOptions

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from converter.errors import FormatError
 from converter.formats.source import MAX_AXES, Source, check_shape
@@ -55,8 +56,7 @@ KINDS: Mapping[int, str] = {ROW_SPARSE: "row_sparse", CSR: "csr"}
 INDEX_ARRAYS: Mapping[int, int] = {DENSE: 0, ROW_SPARSE: 1, CSR: 2}
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """A dense array inside of the record."""
 
     offset: int
@@ -68,8 +68,7 @@ class Part:
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """parts: the data, then the index arrays; none for an array that never got a shape. end: where the
     next record starts."""
 

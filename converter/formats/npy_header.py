@@ -12,9 +12,9 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError
@@ -49,8 +49,7 @@ NOT_NUMBERS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """dtype: with its byte order; ``object`` for a pickle; None when the elements are no numbers, and then
     ``problem`` says what they are. start: where the data begins."""
 

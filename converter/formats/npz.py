@@ -7,11 +7,11 @@ Sparse arrays stand in several members: ``NAME/{data,indices,indptr,shape,format
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError, OutputError
@@ -36,21 +36,18 @@ def detect(probe: Probe) -> bool:
     return is_zip and (probe.first_member.endswith(SUFFIX) or any(name.endswith(SUFFIX) for name in probe.entries))
 
 
-@dataclass(frozen=True)
-class _Dense:
+class _Dense(msgspec.Struct, frozen=True):
     member: str
     header: Header
 
 
-@dataclass(frozen=True)
-class _Sparse:
+class _Sparse(msgspec.Struct, frozen=True):
     kind: str
     parts: tuple[_Dense, ...]
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Inside:
+class _Inside(msgspec.Struct, frozen=True):
     """An array in the pickle of an object array."""
 
     pickle: PickledArrays

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 ALIGNMENT = 64
 NEW_YEAR_1980 = 0x21
@@ -25,8 +26,7 @@ _END = struct.Struct("<4s4H2IH")
 _ALIGN_ID = 0xD935
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """One member. start: of its local header; head: the array's own header; nbytes: of the array's data."""
 
     name: bytes

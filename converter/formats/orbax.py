@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from converter.errors import FormatError
 from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
 from converter.formats.jax_tree import choose
 from converter.formats.orbax_tree import METADATA, Held, Tree, is_tree, read_tree
 from converter.formats.orbax_writer import FileWriter
-from converter.records import replace
 from converter.tensors import Array
 
 __all__ = ["FileReader", "FileWriter", "detect", "items_of"]

@@ -7,9 +7,10 @@ Formats: ``_METADATA`` of orbax/checkpoint/_src/metadata/tree.py; before it (to 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from converter.errors import FormatError
 from converter.formats.base import Container, LeftOut
@@ -28,16 +29,14 @@ MAX_PLACEHOLDER = 4096
 _SEQUENCE = 1
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A tensor and how it is read."""
 
     spec: TensorSpec
     read: Callable[[], Array]
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(msgspec.Struct, frozen=True):
     """leaves: in the order of the file. close: release the files that are open."""
 
     leaves: Mapping[str, Held]

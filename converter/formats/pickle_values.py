@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 
@@ -16,8 +16,7 @@ class UnsafePickleError(PickleError):
     """The pickle asks for something to be called that is not data."""
 
 
-@dataclass(frozen=True, eq=False)
-class Global:
+class Global(msgspec.Struct, frozen=True, eq=False):
     """A class or function that the pickle mentions. `make` is what stands for it here; None: it may not be called."""
 
     name: str

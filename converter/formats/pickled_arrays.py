@@ -12,9 +12,9 @@ What each framework leaves in a pickle, beside NumPy's own (`pickled_numpy`):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError
@@ -33,8 +33,7 @@ TRAINING = frozenset("opt_state optimizer optimizer_state optim rng rng_key".spl
 _NUMBERS = frozenset(DTYPES.values())
 
 
-@dataclass(frozen=True)
-class PickledArrays:
+class PickledArrays(msgspec.Struct, frozen=True):
     """What the pickle holds. The arrays are read-only views of its bytes."""
 
     contents: Contents

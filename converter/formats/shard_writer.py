@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
+
+import msgspec
 
 from converter.errors import OutputError
 from converter.formats.atomic import discard, partial_path, publish
@@ -21,8 +22,7 @@ __all__ = ["Shard", "ShardWriter", "index_of"]
 MAX_SHARD_BYTES = 5_000_000_000
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True):
     """One of the files: its name, and what it holds."""
 
     name: str

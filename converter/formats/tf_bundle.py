@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError
@@ -38,8 +38,7 @@ _BIG_ENDIAN = 1
 _MOST_SHARDS = 100_000
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Where the bytes of a tensor, or of a slice of it, lie. ``crc`` is the masked checksum."""
 
     shard: int
@@ -48,8 +47,7 @@ class Piece:
     crc: int
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One tensor: either one piece, or several slices with a piece each."""
 
     code: int

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
+
+import msgspec
 
 from converter.errors import ConversionError, OutputError
 from converter.formats.atomic import discard, partial_path, publish
@@ -30,8 +31,7 @@ _INDEX, _DATA = ".index", ".data-00000-of-00001"
 _HEADER = put_integer(1, 1) + put_bytes(3, put_integer(1, 1))
 
 
-@dataclass
-class _Slot:
+class _Slot(msgspec.Struct):
     """Where the bytes of one entry go, and what its BundleEntryProto says."""
 
     code: int

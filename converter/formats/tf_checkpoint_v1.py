@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError
@@ -82,12 +82,11 @@ def _shards(folder: Path, name: str) -> list[Path]:
     return sorted(folder / shard for shard, match in found if match[3] == total)
 
 
-@dataclass
-class _Tensor:
+class _Tensor(msgspec.Struct):
     code: int
     shape: tuple[int, ...]
     #: (the slice, its key, the table that holds it)
-    parts: list[tuple[Slice, bytes, Table]] = field(default_factory=list)
+    parts: list[tuple[Slice, bytes, Table]] = msgspec.field(default_factory=list)
 
 
 class FileReader(Reader):

@@ -9,7 +9,8 @@ Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from converter.formats.protowire import Message, WireError, put_all, put_bytes, put_integer, put_text
 
@@ -30,16 +31,15 @@ _STEPS = frozenset({"iter", "iterations", "_iterations"})
 _PATH_EXPANSION = 64
 
 
-@dataclass
-class Node:
+class Node(msgspec.Struct):
     """children: name -> node. keys: checkpoint key -> the variable's name in the program. slots: nodes.
 
     expected: written for a node without values, so that an object which comes later is still matched.
     """
 
-    children: dict[str, int] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
-    slots: list[int] = field(default_factory=list)
+    children: dict[str, int] = msgspec.field(default_factory=dict)
+    keys: dict[str, str] = msgspec.field(default_factory=dict)
+    slots: list[int] = msgspec.field(default_factory=list)
     expected: bool = False
 
 

@@ -6,8 +6,8 @@ Source: tensorflow/core/framework/tensor.proto.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from converter.formats.protowire import Message, WireError
@@ -16,8 +16,7 @@ from converter.tensors import Array, DType
 _CONTENT = 4
 
 
-@dataclass(frozen=True)
-class _Field:
+class _Field(msgspec.Struct, frozen=True):
     """number of the field; stored: the fixed-size type in it, None for varints."""
 
     number: int

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 __all__ = ["Slice", "check_tiling"]
@@ -14,8 +14,7 @@ __all__ = ["Slice", "check_tiling"]
 MAX_CELLS = 1 << 24
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(msgspec.Struct, frozen=True):
     """A part of a tensor: where it starts and how many elements it has, along every axis."""
 
     starts: tuple[int, ...]

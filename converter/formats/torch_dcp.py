@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError
@@ -49,8 +49,7 @@ def detect(probe: Probe) -> bool:
     return probe.path.name == _METADATA and _MODULE.encode() in probe.head
 
 
-@dataclass(frozen=True)
-class _Chunk:
+class _Chunk(msgspec.Struct, frozen=True):
     """A block of a tensor, and the part of a file that holds it."""
 
     place: Slice

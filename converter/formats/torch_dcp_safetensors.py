@@ -9,10 +9,10 @@ other ways of that writer leave (whole tensors and an index) is read by `safeten
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError
@@ -40,8 +40,7 @@ def detect(probe: Probe) -> bool:
     return _FILE.fullmatch(probe.path.name) is not None and safetensors.detect(probe)
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(msgspec.Struct, frozen=True):
     file: str
     place: Slice
 

@@ -7,9 +7,9 @@ with all of these inside.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError
@@ -39,8 +39,7 @@ MAX_TOTAL = 1 << 30
 _NUMBERS = frozenset(DTYPES.values())
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(msgspec.Struct, frozen=True):
     """The tensors of the file by name, and what was found beside them."""
 
     container: Container

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+from msgspec.structs import replace
 
 from converter.formats.pickles import Global, PickleError
 from converter.formats.torch_tensors import Leaf, Storage, StridedTensor, TorchFile, check_growth
-from converter.records import replace
 from converter.tensors import DTYPES, Array, DType
 
 __all__ = ["QuantizedTensor", "quantized"]

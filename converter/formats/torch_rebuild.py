@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from msgspec.structs import replace
+
 from converter.formats.pickled_numpy import NUMPY_GLOBALS
 from converter.formats.pickles import COLLECTION_GLOBALS, Global, Opaque, PickleError
 from converter.formats.torch_quantized import quantized
@@ -21,7 +23,6 @@ from converter.formats.torch_tensors import (
     StridedTensor,
     sizes_of,
 )
-from converter.records import replace
 from converter.tensors import DTYPES, DType
 
 __all__ = ["TENSOR_GLOBALS"]

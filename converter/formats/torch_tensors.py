@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -101,8 +100,7 @@ class TorchFile(ABC):
         """Release the file; arrays that were handed out stay valid."""
 
 
-@dataclass(frozen=True)
-class Aside:
+class Aside(msgspec.Struct, frozen=True):
     """Something that is found where a tensor could be, and why it is not one to hand on."""
 
     reason: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from converter.formats.base import Contents
 from converter.formats.checksums import Crc32, crc32
@@ -32,8 +33,7 @@ _LOCATOR = struct.Struct("<4sIQI")
 _END = struct.Struct("<4s4H2IH")
 
 
-@dataclass(eq=False)
-class _Member:
+class _Member(msgspec.Struct, eq=False):
     """A stored member: its header stands at `start`, its data at `offset`, which is a multiple of 64."""
 
     name: bytes

@@ -13,11 +13,11 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import msgspec
 import numpy as np
 
 from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
@@ -40,8 +40,7 @@ _COPY_IT = "tensorstore reads this checkpoint, and needs it on a disk. Copy the 
 _V2_NUMBER = re.compile(r"[<>|=][biufc]\d{1,2}")
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """index: its number along each axis. region: what of the array is in it; at an edge that is less than its shape."""
 
     index: tuple[int, ...]
@@ -61,8 +60,7 @@ def grid(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[Chunk]:
         yield Chunk(index, tuple(region))
 
 
-@dataclass(frozen=True)
-class ZarrArray:
+class ZarrArray(msgspec.Struct, frozen=True):
     """What the metadata of one array says. chunks: the shape of one chunk (in v3 of one shard). is_raw: whether
     these are uncompressed."""
 

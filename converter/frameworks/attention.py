@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from converter.layers import Layer
-from converter.records import replace
 
 #: The projections of an attention, in the order in which PyTorch stacks them.
 ATTENTION = ("query", "key", "value", "output")

@@ -8,14 +8,14 @@ framework that have it, and the tests look each of them up there, or run the lay
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 Value = float | str | bool
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """How one framework sets a property.
 
     default: what the argument says. where: that argument, in each class and flavour, as ``torch.nn.LayerNorm.eps``;
@@ -55,8 +55,7 @@ class Setting:
         return repr(value)
 
 
-@dataclass(frozen=True)
-class Default:
+class Default(msgspec.Struct, frozen=True):
     """A property, and how each framework sets it; those that have no default for it are left out.
 
     kinds: the layer kinds of `converter.layers.KINDS` that it concerns; none where no weights tell that a net has such

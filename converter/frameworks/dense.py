@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
+from msgspec.structs import replace
+
 from converter.layers import Form, Layer, form
-from converter.records import replace
 
 #: The Conv1D of the GPT-2 code: its matrix runs the other way than that of all other linear layers (in PyTorch as in
 #: Flax, which is why the two names are not one).

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions
 from converter.frameworks.base import Framework, Part, classed
@@ -15,7 +17,6 @@ from converter.frameworks.cells import cell_path, cells_placed
 from converter.frameworks.dense import MANY_AXES, OUT_IN, many_axes, without_conv1d
 from converter.frameworks.flax_folded import folded
 from converter.layers import Layer, Net, form, join_path, split_path, stacked
-from converter.records import replace
 from converter.tensors import TensorSpec
 
 _COLLECTIONS = ("params", "batch_stats")

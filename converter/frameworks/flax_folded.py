@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from converter.frameworks.base import Part
 from converter.layers import join_path, split_path
 from converter.ops import FoldWeightNorm
-from converter.records import replace
 
 #: What Flax adds to the sum of squares before its root, unless it is told otherwise.
 EPSILON = 1e-12

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from converter.errors import ConversionError
 from converter.formats.base import Container, Contents
 from converter.frameworks.base import Framework, Part, parameter
 from converter.layers import KINDS, Form, Layer, Leaf, Net, Reading, form, stacked
-from converter.records import replace
 
 #: Key of the safetensors metadata that holds the JSON document.
 KEY = "converter"

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 
+from msgspec.structs import replace
+
 from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Part, classed, parameter
@@ -28,7 +30,6 @@ from converter.frameworks.keras_layers import (
     with_separable,
 )
 from converter.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked
-from converter.records import replace
 from converter.tensors import TensorSpec
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"

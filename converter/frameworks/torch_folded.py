@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from converter.layers import Layer, Reading, Stored
 from converter.ops import FoldSpectralNorm, FoldWeightNorm, Op
-from converter.records import replace
 from converter.tensors import TensorSpec
 
 _OLD_WEIGHT_NORM = ("{0}_g", "{0}_v")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from converter.errors import ConversionError
 from converter.live.base import LiveNet
@@ -12,8 +13,7 @@ from converter.live.base import LiveNet
 __all__ = ["LiveNet", "open_net"]
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(msgspec.Struct, frozen=True):
     """A class of live nets, by the module and name of a base class of it, and the module of its adapter."""
 
     module: str

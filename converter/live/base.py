@@ -6,15 +6,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.formats import Format
 from converter.formats.base import Contents
 from converter.frameworks import Framework, framework
 from converter.frameworks.defaults import Value
 from converter.live.run import Record, module_of, upwards
-from converter.records import replace
 from converter.tensors import Array
 
 #: Class of layers -> property of `converter.frameworks.defaults` -> its value there (None: it does not count).
@@ -23,8 +24,7 @@ Hyperparameters = Mapping[str, Mapping[str, Callable[[Any], Value | None]]]
 EPSILON = "LayerNorm, GroupNorm, InstanceNorm epsilon"
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(msgspec.Struct, frozen=True):
     """What a file of a live net holds. names: name of each tensor in the file -> its name in the net."""
 
     contents: Contents

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from converter.errors import ConversionError
 from converter.formats import Format, ReadOptions, open_reader
@@ -27,7 +28,6 @@ from converter.formats.keras_config import snake_case
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named
 from converter.live.run import BeforeActivation, Record, attributes, inference_options, recorded, running
-from converter.records import replace
 from converter.tensors import DTYPES, Array, TensorSpec
 
 

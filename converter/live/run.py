@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import numpy as np
 
 from converter.errors import ConversionError
@@ -33,23 +33,21 @@ class Record(Protocol):
     def __call__(self, module: str, given: Any, output: Any) -> None: ...
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One call of a module: the arrays that it took (where they were asked for) and gave."""
 
     given: tuple[Array, ...]
     outputs: tuple[Array, ...]
 
 
-@dataclass
-class Run:
+class Run(msgspec.Struct):
     """What came out: the arrays of the net's output, each with its key or place; and of each watched module.
 
     calls: module -> each of its calls, in the order in which the modules were first done.
     """
 
-    outputs: dict[str, Array] = field(default_factory=dict)
-    calls: dict[str, list[Call]] = field(default_factory=dict)
+    outputs: dict[str, Array] = msgspec.field(default_factory=dict)
+    calls: dict[str, list[Call]] = msgspec.field(default_factory=dict)
 
 
 def run(
