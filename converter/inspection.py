@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import asdict
 
 from converter.errors import ConversionError
 from converter.frameworks.neutral import architecture_in
@@ -39,7 +40,7 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
             entry = {**shape_dict(spec), "bytes": spec.nbytes, "layer": layer_of.get(spec.name, ("", ""))[0]}
             entry["kind"] = layer_of.get(spec.name, ("", ""))[1]
             if self.statistics is not None:
-                entry["statistics"] = vars(self.statistics[spec.name])
+                entry["statistics"] = asdict(self.statistics[spec.name])
             tensors.append(entry)
         return {
             "path": str(self.weights.path),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from msgspec.structs import asdict, replace
 
 from converter.checklist import Check
@@ -19,8 +19,7 @@ from converter.tables import shape_dict, table
 from converter.tensors import TensorSpec
 
 
-@dataclass(frozen=True)
-class ReuseReport:
+class ReuseReport(msgspec.Struct, frozen=True):
     """old, into, output: paths, or the class of a live net; ``output`` is "" when a live net was filled.
 
     order: which layers are "the first"; "" when they were named. reused: the layers that were taken.
@@ -44,8 +43,8 @@ class ReuseReport:
     not_carried: tuple[LeftOut, ...]
     flattened: tuple[Flattened, ...]
     checks: tuple[Check, ...]
-    new: Net = field(repr=False, compare=False)
-    net: Any = field(default=None, repr=False, compare=False)
+    new: Net
+    net: Any = None
 
     @property
     def freeze(self) -> tuple[str, ...]:

@@ -218,8 +218,8 @@ def _of(said: Mapping[str, _Said], path: str) -> _Said | None:
 
 
 def covers(pattern: str, path: str) -> bool:
-    """Whether the pattern stands for the path, or for a module above it."""
-    return fnmatchcase(path, pattern) or path.startswith(f"{pattern}.")
+    """Whether the pattern stands for the path, or for a module above it: ``*.attention`` does for both."""
+    return path.startswith(f"{pattern}.") or fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
 
 
 def _leads(net: Net, name: str) -> bool:

@@ -122,11 +122,10 @@ class _Told(np.ndarray):  # type: ignore[type-arg]
                 self.reader.held -= self.nbytes
 
 
-class Row(Op):
+class Row(Op, frozen=True):
     """One row of a matrix: what splitting a fused tensor comes to."""
 
-    def __init__(self, row: int) -> None:
-        self.row = row
+    row: int
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(spec.name, spec.shape[1:], spec.dtype) for spec in specs)

@@ -12,7 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from msgspec.structs import replace
 
 from converter import dask_cluster, shard_tasks
 from converter.api import convert

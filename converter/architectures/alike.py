@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.architectures.code import Expression, Items
 from converter.architectures.program import Applied, Branch, Called, Joined, Statements
 from converter.architectures.tree import free
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """A block as it stands in the net, all numbers in their places."""
 
     number: int

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from converter.architectures.document import Architecture, decoded, encoded, layer_paths, of_name, rows_of
 from converter.architectures.of_net import known, of_schema, schema_of

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.architectures.alike import Draft, Flags, groups
 from converter.architectures.code import Argument, Call, ClassOf, Expression, Items, Training, says_training
@@ -35,13 +37,12 @@ def program(net: Node, leaves: Leaves, name: str = "Net") -> Program:
     return _Classes(leaves, name).program(net)
 
 
-@dataclass
-class _Classes:
+class _Classes(msgspec.Struct):
     leaves: Leaves
     name: str
-    drafts: list[Draft] = field(default_factory=list)
-    classes: list[Class] = field(default_factory=list)
-    made: dict[int, Call] = field(default_factory=dict)
+    drafts: list[Draft] = msgspec.field(default_factory=list)
+    classes: list[Class] = msgspec.field(default_factory=list)
+    made: dict[int, Call] = msgspec.field(default_factory=dict)
     is_class: bool = False
 
     def program(self, net: Node) -> Program:

@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 #: Characters of a line.
 WIDTH = 100
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(msgspec.Struct, frozen=True):
     """An argument of the class that is being written."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Training:
+class Training(msgspec.Struct, frozen=True):
     """Whether the net trains, where that is an argument; negated: whether it does not."""
 
     negated: bool = True
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(msgspec.Struct, frozen=True):
     """role: what it is, which gives a parameter its name; also the keyword, where it is passed by one.
 
     usual: the default of the framework, which is not written.
@@ -46,16 +45,14 @@ class Argument:
         return self.usual is not None and self.usual == self.value and type(self.usual) is type(self.value)
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """A value for `call`, and the default of the framework."""
 
     value: Value
     usual: Value | None
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What makes a module: ``nn.Linear(20, 256)``; or a function that is a step itself: ``nn.relu``.
 
     use: how the module is called on what passes. plain: whether it is a function, and no module.
@@ -72,16 +69,14 @@ class Call:
         return self.use == "{m}({x})"
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(msgspec.Struct, frozen=True):
     """A Sequential: its modules with their names in it. named: whether the names must be said."""
 
     items: tuple[tuple[str, Expression], ...]
     named: bool = False
 
 
-@dataclass(frozen=True)
-class ClassOf:
+class ClassOf(msgspec.Struct, frozen=True):
     """The class of a block that is not written yet; its number in the order of the net."""
 
     number: int
@@ -105,8 +100,7 @@ def plain(function: str, /, **keywords: Value | Option) -> Call:
     return replace(call(function, **keywords), plain=True)
 
 
-@dataclass(frozen=True)
-class Writing:
+class Writing(msgspec.Struct, frozen=True):
     """How expressions are written.
 
     row: a Sequential of these texts (name, module), the names being said or not. parameter: a parameter by its name.

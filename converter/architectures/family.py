@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from msgspec import Struct, ValidationError, convert, structs
 
 from converter.architectures.document import Family, layer_paths, of_name, rows_of, walk
@@ -153,8 +153,7 @@ def layer_kind(step: WithWeights) -> str:
     return "linear" if isinstance(step, Attention) else kind_of(step)
 
 
-@dataclass(frozen=True)
-class _Expansion:
+class _Expansion(msgspec.Struct, frozen=True):
     """What both ways have in common. paths: the layers of which it is known that they are there."""
 
     paths: frozenset[str]
@@ -202,8 +201,7 @@ class _Expansion:
         yield from ({**bound, step.each: number} for number in sorted(numbers))
 
 
-@dataclass(frozen=True)
-class _Weighed(_Expansion):
+class _Weighed(_Expansion, frozen=True):
     may_miss: Callable[[str], bool]
 
     def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
@@ -215,8 +213,7 @@ class _Weighed(_Expansion):
             raise ConversionError(f"the architecture has a {kind_of(step)} '{missing[0]}' that has no weights")
 
 
-@dataclass(frozen=True)
-class _Told(_Expansion):
+class _Told(_Expansion, frozen=True):
     sizes: Mapping[str, int]
 
     def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:

@@ -7,10 +7,11 @@ number is that where it is so for every size; else zeros are put around by a lay
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import msgspec
 from msgspec import structs
+from msgspec.structs import replace
 
 from converter.architectures.arguments import activation, axes, bias, outputs, window
 from converter.architectures.code import Call, Expression, Option, call
@@ -52,15 +53,13 @@ from converter.architectures.vocabulary import (
 )
 
 
-@dataclass(frozen=True)
-class MaxPad:
+class MaxPad(msgspec.Struct, frozen=True):
     """What no maximum takes, around space."""
 
     padding: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(msgspec.Struct, frozen=True):
     """Take off from space: for each axis how many before and behind."""
 
     cropping: tuple[tuple[int, int], ...]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.architectures.passing import fits, sequence, spatial, windows
 from converter.architectures.units import Shape, Unit, per_axis
@@ -30,8 +32,7 @@ from converter.architectures.vocabulary import (
 from converter.errors import ConversionError
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """What weights, or else the step, tell of the sizes of a layer."""
 
     step: Any

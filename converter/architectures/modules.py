@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.architectures.tree import (
     Block,
@@ -46,16 +48,14 @@ Steps = list["Unit | Fork"]
 _TELLING_NOTHING = frozenset({"sequential", "layer", "layers", "net"})
 
 
-@dataclass
-class Part:
+class Part(msgspec.Struct):
     """Steps with one name in front of theirs; "" for one without weights."""
 
     name: str
     steps: Steps
 
 
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(msgspec.Struct, frozen=True):
     names: Mapping[str, tuple[str, ...]]
     hints: Mapping[str, tuple[str, ...]]
     rules: Rules

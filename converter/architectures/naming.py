@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec import structs
 
 from converter.architectures.document import Architecture, layer_paths
@@ -49,8 +49,7 @@ def named(architecture: Architecture, units: Units, framework_name: str) -> Arch
     return structs.replace(architecture, names={path: names[path] for path in sorted(names)})
 
 
-@dataclass(frozen=True)
-class _Naming:
+class _Naming(msgspec.Struct, frozen=True):
     """names: those that the net itself has; framework_name: whose are looked for."""
 
     names: _Names

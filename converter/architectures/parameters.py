@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.architectures.code import Call, ClassOf, Expression, Items, Parameter, Training, Value
 from converter.architectures.tree import free, is_attribute
@@ -16,13 +18,12 @@ class UnlikeError(Exception):
     """Blocks that cannot be one class."""
 
 
-@dataclass
-class Parameters:
+class Parameters(msgspec.Struct):
     """What differs among blocks. found: module, role, and the value in each block (None where it has no use for it)."""
 
     count: int
     taken: set[str]
-    found: list[tuple[str, str, list[Value | None]]] = field(default_factory=list)
+    found: list[tuple[str, str, list[Value | None]]] = msgspec.field(default_factory=list)
 
     def of(self, module: str, role: str, values: Sequence[Value | None]) -> Expression:
         """An expression for all of these; a parameter where they are of different sorts."""

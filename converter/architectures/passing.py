@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from converter.architectures.units import UNKNOWN, Shape, per_axis
 from converter.architectures.vocabulary import (

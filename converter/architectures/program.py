@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from converter.architectures.code import Call, Expression, Value
 
 
-@dataclass(frozen=True)
-class Called:
+class Called(msgspec.Struct, frozen=True):
     """``x = self.name(x)``, as the module's ``use`` says; "" for the Sequential that the class itself is."""
 
     name: str
     use: str = "{m}({x})"
 
 
-@dataclass(frozen=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """A plain function on what passes."""
 
     call: Call
 
 
-@dataclass(frozen=True)
-class Branch:
+class Branch(msgspec.Struct, frozen=True):
     """flag: the parameter that says whether there are these steps; "" where there always are."""
 
     steps: Statements
     flag: str = ""
 
 
-@dataclass(frozen=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """joined: ``add`` or ``concat`` of what the branches make of the same. last: as of `Fork`."""
 
     joined: str
@@ -43,8 +40,7 @@ class Joined:
 Statements: TypeAlias = "tuple[Called | Applied | Joined, ...]"
 
 
-@dataclass(frozen=True)
-class Attribute:
+class Attribute(msgspec.Struct, frozen=True):
     """A module inside of a class. flag: as of `Branch`."""
 
     name: str
@@ -52,8 +48,7 @@ class Attribute:
     flag: str = ""
 
 
-@dataclass(frozen=True)
-class Needed:
+class Needed(msgspec.Struct, frozen=True):
     """A parameter of a class. sample: one of its values. always: whether it must be given."""
 
     name: str
@@ -61,8 +56,7 @@ class Needed:
     always: bool
 
 
-@dataclass(frozen=True)
-class Class:
+class Class(msgspec.Struct, frozen=True):
     """is_line: whether it is a Sequential; is_net: whether it is the net.
 
     trains: whether it is told that the net trains. called: the name that files need, where another class has it, too.
@@ -79,8 +73,7 @@ class Class:
     called: str = ""
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(msgspec.Struct, frozen=True):
     """The classes, each behind those that it uses, and what makes the net."""
 
     classes: tuple[Class, ...]

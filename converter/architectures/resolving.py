@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from converter.architectures.document import Input, layer_paths
 from converter.architectures.layer_sizes import WITH_WEIGHTS, Told, optional_roles
@@ -37,8 +39,7 @@ def resolved(steps: Sequence[AnyStep], input: Input, shapes: Shapes | None, aske
     raise AssertionError("the last attempt returns or raises")
 
 
-@dataclass(frozen=True)
-class _Walk:
+class _Walk(msgspec.Struct, frozen=True):
     shapes: Shapes | None
 
     def units(self, steps: Sequence[AnyStep], input: Input) -> Units:

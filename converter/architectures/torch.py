@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from converter.architectures.arguments import axes, bias, channel_axis, outputs, window
 from converter.architectures.code import Call, Option, Value, call

@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias
+
+import msgspec
 
 from converter.architectures.code import Call
 from converter.architectures.units import Fork, Unit
 from converter.architectures.vocabulary import snake
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(msgspec.Struct, frozen=True):
     """A single layer or step."""
 
     unit: Unit
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """A Sequential: modules with their names in it. named: whether these are said, and not given by itself."""
 
     items: tuple[tuple[str, Node], ...]
     named: bool = False
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(msgspec.Struct, frozen=True):
     """Call a child; "" for the Sequential that the block itself is."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Do:
+class Do(msgspec.Struct, frozen=True):
     """A step without weights."""
 
     unit: Unit
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(msgspec.Struct, frozen=True):
     """Several bodies that take the same, and how their results are joined (as of `Fork`)."""
 
     joined: str
@@ -53,8 +49,7 @@ class Split:
 Body: TypeAlias = "tuple[Use | Do | Split, ...]"
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A class. hint: what it may be called; counted: what it must be, for a Sequential counts it by its class.
 
     line: where the block is a Sequential that does more with its result.

@@ -6,8 +6,9 @@ What passes is described as in PyTorch, without the batch: channels first in spa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from converter.architectures.document import Input
 from converter.architectures.vocabulary import Concat, Embedding, Flatten, Residual
@@ -19,8 +20,7 @@ UNKNOWN = -1
 Shapes: TypeAlias = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True):
     """What passes between steps. dims: None for a size that is not known.
 
     space: whether the first axis are channels and the others space; else the last are features. None where both can
@@ -41,8 +41,7 @@ class Shape:
         return " x ".join("?" if size is None else str(size) for size in self.dims)
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(msgspec.Struct, frozen=True):
     """A step with its sizes. given, gives: what it takes and makes; None as long as nothing is known of it.
 
     inputs, outputs: channels or features; rows: of an embedding. kernel: of a convolution. roles: of its tensors.
@@ -71,8 +70,7 @@ class Unit:
         return len(self.kernel) or (len(known.dims) - 1 if known is not None and known.space is not False else 0)
 
 
-@dataclass(frozen=True)
-class Fork:
+class Fork(msgspec.Struct, frozen=True):
     """Several rows that take the same. joined: ``add`` or ``concat``."""
 
     step: Residual | Concat
@@ -92,8 +90,7 @@ class Fork:
 Row: TypeAlias = "tuple[Unit | Fork, ...]"
 
 
-@dataclass(frozen=True)
-class Units:
+class Units(msgspec.Struct, frozen=True):
     """The units of a net. input: the sizes that it takes, as far as they are known."""
 
     row: Row

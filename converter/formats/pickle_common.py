@@ -27,10 +27,10 @@ def run_common(machine: Machine) -> None:  # noqa: PLR0912, PLR0915  # a call fo
     data, marked, memo = machine.data, machine.marked, machine.memo
     stack, position, left = machine.stack, machine.position, machine.left
     signed, unsigned, size = _I4, _U4, len(data)
-    while position <= size - _LONGEST and left >= 0:
+    while position <= size - _LONGEST:
         code = data[position]
         if code == _LONG_BINPUT:
-            if not stack:
+            if not stack or left < MEMO_COST:
                 break
             memo[unsigned(data, position + 1)[0]] = stack[-1]
             left -= MEMO_COST
@@ -45,6 +45,8 @@ def run_common(machine: Machine) -> None:  # noqa: PLR0912, PLR0915  # a call fo
             stack.append(value)
             position += 2
         elif code == _MARK:
+            if left < MARK_COST:
+                break
             marked.append(stack)
             stack = []
             left -= MARK_COST
@@ -96,7 +98,7 @@ def run_common(machine: Machine) -> None:  # noqa: PLR0912, PLR0915  # a call fo
             stack.append(signed(data, position + 1)[0])
             position += 5
         elif code == _BINPUT:
-            if not stack:
+            if not stack or left < MEMO_COST:
                 break
             memo[data[position + 1]] = stack[-1]
             left -= MEMO_COST

@@ -67,8 +67,10 @@ class Machine:
     def run(self, opcodes: Mapping[int, Callable[[Machine], object]], common: Callable[[Machine], object]) -> object:
         """The object. opcodes: what each does, all but STOP. common: does the next ones if it can, only faster."""
         data, size = self.data, len(self.data)
-        while self.position < size:
+        while True:
             common(self)
+            if self.position >= size:
+                raise PickleError("it ends without a STOP")
             self.start = self.position
             code = data[self.position]
             self.position += 1
@@ -78,7 +80,6 @@ class Machine:
             if action is None:
                 raise PickleError(f"there is no opcode {code:#04x}")
             action(self)
-        raise PickleError("it ends without a STOP")
 
     # -- the stack ------------------------------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ class TensorFlow(Framework):
         usual = super().form_for(reading, prefix, dialect)
         roles = [leaf.roles for leaf in self.kept(usual, reading)]
         alike = [form for form in self.forms_of(dialect) if (form.kind, form.usual) == (usual.kind, usual.usual)]
-        return next(form for form in alike if [leaf.roles for leaf in form.leaves][: len(roles)] == roles)
+        return next((form for form in alike if [leaf.roles for leaf in form.leaves][: len(roles)] == roles), usual)
 
     def _readings(self, parts: Sequence[Part], dialect: str) -> tuple[Reading, ...]:
         """HDF5 keeps no name of a variable, so the only one of a user's own layer may be a bare tensor."""

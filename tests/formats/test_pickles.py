@@ -8,9 +8,11 @@ import os
 import pickle
 import pickletools
 import random
+import re
 import struct
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,10 @@ from hypothesis import strategies as st
 
 from converter.errors import ConversionError, FormatError, UnsafeFileError
 from converter.formats.nested import flatten, plain_children
+from converter.formats.pickle_common import run_common
+from converter.formats.pickle_machine import Machine
 from converter.formats.pickle_opcodes import OPCODES
+from converter.formats.pickle_values import PickleError
 from converter.formats.pickled_numpy import NUMPY_GLOBALS
 from converter.formats.pickles import COLLECTION_GLOBALS, Opaque, inert_class, load
 from tests.formats.contract import random_array, same_bits
@@ -63,6 +68,31 @@ def test_plain_values_are_what_python_reads(value: object, protocol: int, rest: 
     data = pickle.dumps(value, protocol)
     found, used = load(data + rest, PATH, KNOWN)
     assert used == len(data) and found == value and type(found) is type(value)
+
+
+def outcome(data: bytes, left: int, common: Callable[[Machine], object]) -> object:
+    """The value, and what the machine has left then; or the error, and at which opcode it is."""
+    machine = Machine(memoryview(data), KNOWN, lambda identity: ("storage", identity), inert_class)
+    machine.left = left
+    try:
+        value = machine.run(OPCODES, common)
+        return re.sub(" at 0x[0-9a-f]+", "", repr(value)), machine.position, machine.left
+    except PickleError as error:
+        return f"{error} at {machine.start}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES, st.integers(0, pickle.HIGHEST_PROTOCOL), st.data())
+def test_the_loop_of_common_opcodes_does_what_the_table_says(
+    value: object, protocol: int, choice: st.DataObject
+) -> None:
+    whole = pickle.dumps({"a": value, "b": [collections.OrderedDict(k=(1, 2)), 300, 70_000, (value,)]}, protocol)
+    data = bytearray(whole)
+    for _ in range(choice.draw(st.integers(0, 3), label="damaged bytes")):
+        data[choice.draw(st.integers(0, len(data) - 1))] = choice.draw(st.sampled_from([*OPCODES, 0, 255]))
+    del data[choice.draw(st.integers(1, len(data)), label="cut") :]
+    left = choice.draw(st.integers(0, 2000) | st.just(1 << 20), label="memory")
+    assert outcome(bytes(data), left, run_common) == outcome(bytes(data), left, lambda machine: None)
 
 
 @PROTOCOLS

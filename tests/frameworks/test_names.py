@@ -115,6 +115,23 @@ def new_names(source: str, given: dict[str, tuple[int, ...]], target: str, form:
     return plan_new(framework(source).net(found), found, framework(target), form, Rules()).contents
 
 
+@pytest.mark.parametrize(
+    ("target", "form"),
+    [
+        ("tensorflow", "tf-checkpoint"),
+        ("tensorflow", "keras2-h5"),
+        ("tensorflow", "keras-h5"),
+        ("tensorflow", "npz"),
+        ("flax", "flax-msgpack"),
+        ("mxnet", "mxnet"),
+        ("neutral", "safetensors"),
+    ],
+)
+def test_a_batch_norm_without_scale_and_offset_has_names_everywhere(target: str, form: str) -> None:
+    made = new_names("torch", {"norm.running_mean": (3,), "norm.running_var": (3,)}, target, form)
+    assert len(made.specs) == (4 if target == "mxnet" else 2)  # gluon's always has both
+
+
 def test_keras_h5_numbers_flat_layers_and_keeps_the_paths_of_nested_ones() -> None:
     given = {
         "a.weight": (3, 4),

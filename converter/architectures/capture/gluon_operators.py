@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Claim
 from converter.architectures.capture.refused import RefusedError, sizes
 
 
-@dataclass(frozen=True)
-class Operator:
+class Operator(msgspec.Struct, frozen=True):
     """A call of an operator. path: the neutral path of the layer whose parameters it takes; shapes: of these."""
 
     kind: str

@@ -6,8 +6,9 @@ That is possible where branches that part come together again, each inside of an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from converter.architectures.capture.paddings import LowestPad, merged
 from converter.architectures.document import layer_paths, walk
@@ -24,8 +25,7 @@ def outside(what: str, reason: str) -> OutsideError:
     return OutsideError(f"{what}, {reason}: the vocabulary of architectures has nothing for it")
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """What a framework was told of a step, and the vocabulary does not say, for it is always so there.
 
     axes: of a softmax, a concat, or a mean over space, the batch counted. features: how many a flatten is to give.
@@ -35,8 +35,7 @@ class Claim:
     features: int | None = None
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """What passes at one place of a net. steps: what was done last; sources: what that took; joined: add or concat."""
 
     number: int
@@ -46,15 +45,14 @@ class Place:
     claim: Claim | None = None
 
 
-@dataclass
-class Graph:
+class Graph(msgspec.Struct):
     """The places of a net, in the order in which they were made; the first is its input.
 
     claims: by the identity of the step.
     """
 
-    places: list[Place] = field(default_factory=list)
-    claims: dict[int, Claim] = field(default_factory=dict)
+    places: list[Place] = msgspec.field(default_factory=list)
+    claims: dict[int, Claim] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.places.append(Place(0))

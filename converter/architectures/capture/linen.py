@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Graph, OutsideError, Place, outside
@@ -76,8 +77,7 @@ def _is_layer(module: Any) -> bool:
     return type(module).__module__.startswith("flax.linen.") and type(module).__name__ not in ("Sequential", "Lambda")
 
 
-@dataclass(frozen=True)
-class _Reduced:
+class _Reduced(msgspec.Struct, frozen=True):
     """What a reduction makes of a place, as long as it is not clear what it is for.
 
     divisor: by which it is still to be divided, for it is a mean. keeps: whether its axes stay, of size 1.
