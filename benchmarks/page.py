@@ -118,7 +118,7 @@ def _into_readme(page: Sequence[str]) -> None:
     shown = [lines for title in ("A file of", "Many tensors", "The small MLP") for lines in _section(page, title)]
     path = DOCS.parent / "README.md"
     head, begin, rest = path.read_text(encoding="utf-8").partition(README_BEGIN)
-    _, end, tail = rest.partition(END)
+    tail = rest.partition(END)[2]
     path.write_text(head + begin + "\n" + "\n".join(shown) + END + tail, encoding="utf-8")
 
 

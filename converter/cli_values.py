@@ -43,10 +43,15 @@ class Result(Protocol):
 
 def as_text(result: Result, as_json: bool) -> str:
     """For people, or as JSON for programs."""
-    return json_text(result.to_dict()) if as_json else str(result)
+    return json_text(result.to_dict()) if as_json else str(result).encode(errors="backslashreplace").decode()
 
 
 def json_text(document: Any) -> str:
-    import json
+    import json  # `--help` does without both
 
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    import msgspec
+
+    try:
+        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    except UnicodeEncodeError:  # half a character in what the file holds beside its tensors
+        return json.dumps(document, indent=2)

@@ -36,6 +36,7 @@ class Weights(Mapping[str, Array]):
     def __init__(self, form: Format, reader: Reader, stated: str | None = None) -> None:
         self.format = form
         self.reader = reader
+        _check_text(reader)
         self._framework = _written_by(form, reader, stated)
 
     @property
@@ -126,6 +127,16 @@ def read(
     except BaseException:
         reader.close()
         raise
+
+
+def _check_text(reader: Reader) -> None:
+    """Raise FormatError for a name that holds half a character (a lone surrogate): no other format could hold it."""
+    names = [spec.name for spec in reader.contents.specs]
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        found = next(name for name in names if name.encode(errors="ignore").decode() != name)
+        raise FormatError(reader.path, f"the name of a tensor, {found!a}, is no text") from None
 
 
 def _written_by(form: Format, reader: Reader, stated: str | None) -> Framework:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_values_that_are_not_finite_are_counted(tmp_path: Path, capsys: pytest.C
     first, second = json.loads(ok(capsys, "inspect", tmp_path / "x.pt", "--stats", "--json"))["tensors"]
     assert first["statistics"] == {"minimum": 1.0, "maximum": 3.0, "mean": 2.0, "non_finite": 2}
     assert second["statistics"] == {"minimum": None, "maximum": None, "mean": None, "non_finite": 1}
+
+
+def test_half_a_character_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A lone surrogate: pickles and JSON can say one, and no terminal and no other file can."""
+    tensor = np.arange(3.0)
+    (tmp_path / "name.pkl").write_bytes(pickle.dumps({"a\ud800": tensor}, 0))
+    (tmp_path / "beside.pkl").write_bytes(pickle.dumps({"a": tensor, "b\ud800": "\ud801"}, 0))
+    header = json.dumps({"a\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "name.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    for name in ("name.pkl", "name.safetensors"):
+        assert r"the name of a tensor, 'a\ud800', is no text" in refused(capsys, "inspect", tmp_path / name)
+    assert r"left out: b\ud800" in ok(capsys, "inspect", tmp_path / "beside.pkl")
+    found = json.loads(ok(capsys, "inspect", tmp_path / "beside.pkl", "--json"))
+    assert found["left_out"][0]["name"] == "b\ud800"
 
 
 def checkpoint(path: Path) -> dict[str, dict[str, torch.Tensor]]:
