@@ -188,7 +188,8 @@ class _Work:
     def __init__(self, reader: Reader, writer: Writer, steps: Sequence[Step], pace: Pace) -> None:
         self.stopped = Event()
         self.overflowed: Counter[str] = Counter()
-        self._read = reader.read if reader.parallel else _one_at_a_time(reader.read)
+        turn = None if reader.parallel else Lock()
+        self._read, self._raw = _in_turn(reader.read, turn), _in_turn(reader.raw, turn)
         self._writer = writer
         self._progress = pace.progress
         self._counting = Lock()
@@ -197,12 +198,13 @@ class _Work:
     def __call__(self, job: _Job) -> None:
         last = {spec.name: step for step in job.steps for spec in step.sources}
         held: dict[str, Array] = {}
+        read = self._raw if all(map(_is_view, job.steps)) else self._read
         for step in job.steps:
             if self.stopped.is_set():
                 return
             for spec in step.sources:
                 if spec.name not in held:
-                    held[spec.name] = self._read(spec.name)
+                    held[spec.name] = read(spec.name)
             self._writer.write(step.target.name, _transformed(step, held, self.overflowed))
             for spec in step.sources:
                 if last[spec.name] is step:
@@ -213,8 +215,10 @@ class _Work:
                     self._progress(self._done, self._total)
 
 
-def _one_at_a_time(read: Callable[[str], Array]) -> Callable[[str], Array]:
-    turn = Lock()
+def _in_turn(read: Callable[[str], Array], turn: Lock | None) -> Callable[[str], Array]:
+    """For readers that several threads may not use at a time."""
+    if turn is None:
+        return read
 
     def reading(name: str) -> Array:
         with turn:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -75,6 +76,30 @@ def test_the_values_are_those_of_the_source(source: Path, tmp_path: Path) -> Non
         for step in report.plan.steps:
             np.testing.assert_array_equal(written[step.target.name], state[step.sources[0].name].numpy().T)
     assert len(report.plan.steps) == len(SHAPES)
+
+
+@pytest.mark.parametrize(("target", "name"), OUTPUTS.items())
+def test_what_is_not_aligned_in_the_source_is_moved_as_it_is(tmp_path: Path, target: str, name: str) -> None:
+    """msgpack aligns nothing; only whoever asks for an array gets an aligned copy."""
+    rng = np.random.default_rng(4)
+    dtypes = [np.float32, np.float64, np.float16, np.float32 if target == "mxnet" else ml_dtypes.bfloat16]
+    params = {
+        "d" * (1 + i): {"kernel": rng.random((600 + i, 900)).astype(dtype), "bias": rng.random(900).astype(dtype)}
+        for i, dtype in enumerate(dtypes * 2)
+    }
+    (tmp_path / "source.msgpack").write_bytes(to_bytes({"params": params}))
+    report = convert(f"flax->{target}", tmp_path / "source.msgpack", tmp_path / name)
+    with converter.read(tmp_path / "source.msgpack") as source, converter.read(tmp_path / name) as written:
+        specs = source.contents.specs
+        assert sum(not source.reader.raw(spec.name).flags.aligned for spec in specs) > 4
+        assert all(source[spec.name].flags.aligned for spec in specs)
+        for step in report.plan.steps:
+            _, layer, leaf = step.sources[0].name.split("/")
+            expected = params[layer][leaf]
+            found = written[step.target.name]
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected.T if found.shape != expected.shape else expected)
+    assert len(report.plan.steps) == 2 * len(params)
 
 
 # -- a reader of our own ---------------------------------------------------------------------------------------------

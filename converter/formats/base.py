@@ -104,6 +104,10 @@ class Reader(ABC):
         ``name`` is one of ``contents.specs``.
         """
 
+    def raw(self, name: str) -> Array:
+        """As `read`, for who only moves elements: not aligned where that would take a copy."""
+        return self.read(name)
+
     def peek(self, name: str) -> Array:
         """The tensor for who looks at its ends: no checksum is compared for it, where that takes time.
 
