@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import page, small
+from benchmarks import page, small, transposing
 from benchmarks.measure import Runs, in_turn, inspect, ours, remove, run, script, size_of
 from converter.formats import detect
 from converter.output import parse_size
@@ -156,7 +156,8 @@ def main(size: str, rounds: int, sizes: str, folder: str, works: str) -> None:
         counts = many(place, rounds)
     finally:
         shutil.rmtree(place)
-    page.write(table, listed, curve, counts, small.measure(max(rounds, 3)), source_size, rounds, " ".join(sys.argv[1:]))
+    least, transposed = small.measure(max(rounds, 3)), transposing.table()
+    page.write(table, listed, curve, counts, least, transposed, source_size, rounds, " ".join(sys.argv[1:]))
 
 
 if __name__ == "__main__":

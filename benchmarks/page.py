@@ -43,6 +43,7 @@ def write(
     curve: Mapping[int, Mapping[str, Runs]],
     counts: Mapping[int, Runs],
     small: Mapping[str, list[float]],
+    transposed: Sequence[str],
     size: int,
     rounds: int,
     arguments: str,
@@ -105,6 +106,10 @@ def write(
             f"| {name} | {statistics.median(times):.2f} | {min(times):.2f} to {max(times):.2f} |"
             for name, times in small.items()
         ),
+        "",
+        "## Transposing on one core, GB/s",
+        "",
+        *transposed,
         "",
         BEGIN + notes + END,
     ]

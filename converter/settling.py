@@ -115,6 +115,5 @@ def _specs(reading: Reading) -> list[TensorSpec]:
 
 
 def _nameless(pair: Pair) -> Hashable:
-    return tuple([reading.nameless for layer in (pair.source, pair.target) for reading in layer.readings]), len(
-        pair.source.readings
-    )
+    ours, theirs = pair.source.readings, pair.target.readings
+    return tuple([reading.nameless for reading in ours]), tuple([reading.nameless for reading in theirs])

@@ -24,7 +24,7 @@ BLOCK_BYTES = 4 << 20
 #: What a block of a transposed matrix shall use of each row of the source, and how far it may grow for that.
 RUN_BYTES, MOST_BYTES = 256, 32 << 20
 #: Elements of a tile, and of its runs along the source, where the target allows so many.
-TILE, SOURCE_RUN = 1 << 17, 256
+TILE, SOURCE_RUN = 1 << 16, 256
 #: So little is copied at once.
 SMALL_BYTES = 1 << 16
 #: Bytes at the end of each run in the buffer, so that runs do not fall on the same lines of the cache.
