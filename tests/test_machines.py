@@ -304,7 +304,8 @@ def test_complete_shards_are_kept_for_resume(
 
 #: The command line, where reading takes long enough to be interrupted.
 SLOW = """
-    import sys
+    import signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background is born without it
     from converter import cli
     from converter.formats import safetensors
     from tests.test_machines import Slow

@@ -69,9 +69,9 @@ class Machine:
         data, size = self.data, len(self.data)
         while True:
             common(self)
+            self.start = self.position
             if self.position >= size:
                 raise PickleError("it ends without a STOP")
-            self.start = self.position
             code = data[self.position]
             self.position += 1
             if code == _STOP:
