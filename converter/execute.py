@@ -168,8 +168,6 @@ def _groups(steps: Iterable[Step]) -> Iterator[tuple[Step, ...]]:
 
 def _cost(steps: Sequence[Step]) -> int:
     """All different sources, and the largest target with as much again for what the operations need."""
-    if len(steps) == 1 and not steps[0].ops:
-        return sum([spec.nbytes for spec in steps[0].sources])
     sources: dict[str, TensorSpec] = {spec.name: spec for step in steps for spec in step.sources}
     results = max(0 if _is_view(step) else 2 * step.target.nbytes for step in steps)
     return sum(spec.nbytes for spec in sources.values()) + results
@@ -209,10 +207,13 @@ class _Work:
             for spec in step.sources:
                 if last[spec.name] is step:
                     held.pop(spec.name, None)
-            if self._progress is not None:
-                with self._counting:
-                    self._done += step.target.nbytes
-                    self._progress(self._done, self._total)
+            self._count(step.target)
+
+    def _count(self, written: TensorSpec) -> None:
+        if self._progress is not None:
+            with self._counting:
+                self._done += written.nbytes
+                self._progress(self._done, self._total)
 
 
 def _in_turn(read: Callable[[str], Array], turn: Lock | None) -> Callable[[str], Array]:

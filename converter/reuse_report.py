@@ -46,6 +46,10 @@ class ReuseReport(msgspec.Struct, frozen=True):
     new: Net
     net: Any = None
 
+    def __repr__(self) -> str:
+        """Without the nets, which would fill a screen."""
+        return f"<{len(self.reused)} layers of {self.old} in {self.into}>"
+
     @property
     def freeze(self) -> tuple[str, ...]:
         """The parameters that came from the old net as a whole, as the framework of the new one spells them."""

@@ -27,7 +27,7 @@ class Settling:
 
     def __init__(self) -> None:
         self._done: list[Sequence[Step] | list[Settled]] = []
-        self._patterns: dict[Hashable, _Patterns | None] = {}
+        self._patterns: dict[Hashable, _Patterns] = {}
 
     def repeats(self, pair: Pair) -> bool:
         """Whether the pair is like one before it, and so is settled."""
@@ -45,7 +45,8 @@ class Settling:
             self._done.append(moves)
             return
         self._done.append(steps)
-        self._patterns[_nameless(pair)] = _patterns(pair, steps)
+        if (found := _patterns(pair, steps)) is not None:
+            self._patterns[_nameless(pair)] = found
 
     def steps(self) -> tuple[Step, ...]:
         """All of them. Raises ConversionError as `assemble` does."""

@@ -257,14 +257,18 @@ class Probe:
             return file.read()
 
     @property
+    def is_zip(self) -> bool:
+        """By its first bytes."""
+        return self.head.startswith(b"PK\x03\x04")
+
+    @property
     def first_member(self) -> str:
         """The name of the first member of a zip, all that one shows that was cut off; else "".
 
         It is read from where the member stands, so that a directory of thousands need not be parsed for it.
         """
-        if not self.head.startswith(b"PK\x03\x04"):
-            return ""
-        return self.head[30 : 30 + int.from_bytes(self.head[26:28], "little")].decode("latin-1")
+        end = 30 + int.from_bytes(self.head[26:28], "little")
+        return self.head[30:end].decode("latin-1") if self.is_zip else ""
 
     @cached_property
     def entries(self) -> frozenset[str]:
@@ -274,7 +278,7 @@ class Probe:
         """
         if self.is_dir:
             return frozenset(entry.name for entry in self.path.iterdir())
-        if self.head.startswith(b"PK\x03\x04"):
+        if self.is_zip:
             try:
                 with open_binary(self.path) as file, zipfile.ZipFile(file) as archive:
                     is_whole = min((info.header_offset for info in archive.infolist()), default=0) == 0

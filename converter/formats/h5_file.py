@@ -181,7 +181,7 @@ class _Walk:
         stack: list[tuple[str, Any]] = [("", self._file)]
         while stack:
             path, item = stack.pop()
-            address = self._address(item)
+            address = object_address(self._h5py, item)
             if address in self._seen:
                 self._tree.links[path] = self._seen[address]
                 continue
@@ -195,9 +195,6 @@ class _Walk:
             else:
                 self._tree.left_out.append(LeftOut(path, "a datatype, not an array"))
         return self._tree
-
-    def _address(self, item: Any) -> int:
-        return object_address(self._h5py, item)
 
     def _children(self, path: str, group: Any) -> Iterator[tuple[str, Any]]:
         for name in self._names(group):

@@ -32,8 +32,9 @@ SPARSE_PARTS: Mapping[str, tuple[str, ...]] = {"csr": ("indptr", "indices"), "ro
 
 
 def detect(probe: Probe) -> bool:
-    is_zip = probe.first_member != ""
-    return is_zip and (probe.first_member.endswith(SUFFIX) or any(name.endswith(SUFFIX) for name in probe.entries))
+    return probe.is_zip and (
+        probe.first_member.endswith(SUFFIX) or any(name.endswith(SUFFIX) for name in probe.entries)
+    )
 
 
 class _Dense(msgspec.Struct, frozen=True):

@@ -40,12 +40,6 @@ class TorchArchive(TorchFile):
             raise FormatError(self.path, f"the archive has {len(pickles)} members 'data.pkl' in a folder, not one")
         self.folder = pickles[0].removesuffix("data.pkl")
         self.big_endian = self._is_big_endian()
-        self._storages = {
-            name.removeprefix(place): member
-            for place in (self.folder + place for place in reversed(_STORAGE_PLACES))
-            for name, member in members.members.items()
-            if name.startswith(place)
-        }
 
     def load(self) -> object:
         data = self.zip.read(self.folder + "data.pkl")
@@ -81,7 +75,8 @@ class TorchArchive(TorchFile):
         self.zip.close()
 
     def _member(self, key: str) -> Member:
-        return self._storages.get(key) or self.zip.member(f"{self.folder}{_STORAGE_PLACES[0]}{key}")
+        usual, other = (f"{self.folder}{place}{key}" for place in _STORAGE_PLACES)
+        return self.zip.member(other if other in self.zip and usual not in self.zip else usual)
 
     def _is_big_endian(self) -> bool:
         if self.folder + "byteorder" not in self.zip:

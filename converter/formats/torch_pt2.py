@@ -63,7 +63,7 @@ _DTYPES: Mapping[object, DType] = {
 def detect(probe: Probe) -> bool:
     """By the members; of a file whose directory was cut off, by the names near its start."""
     if not probe.entries:
-        return probe.head.startswith(b"PK\x03\x04") and any(name in probe.head for name in _FIRST_NAMES)
+        return probe.is_zip and any(name in probe.head for name in _FIRST_NAMES)
     return any(
         name.endswith((*_OLD_NAMES, "/archive_format")) or (f"/{_WEIGHTS}" in name and name.endswith("_config.json"))
         for name in probe.entries

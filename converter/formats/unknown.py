@@ -99,7 +99,7 @@ def _archive(probe: Probe) -> str:
         return (
             f"a zip archive of no known format; are the weights in it? Unpack it first: {_few(sorted(probe.entries))}"
         )
-    if probe.head.startswith(b"PK\x03\x04"):
+    if probe.is_zip:
         return "a zip archive that is cut off or damaged"
     return "a tar archive; unpack it first" if probe.head[257:262] == b"ustar" else ""
 

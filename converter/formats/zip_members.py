@@ -243,7 +243,7 @@ class ZipMembers:
         expected = name.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
         raw = self._pread(entry.header_offset, _LOCAL.size + len(expected))
         header = _LOCAL.unpack_from(raw)
-        if header[0] != b"PK\x03\x04":
+        if header[0] != b"PK\x03\x04" or header[9] > 4096:
             raise FormatError(self.path, f"no member starts at byte {entry.header_offset}, where '{name}' should")
         if header[9] != len(expected) or raw[_LOCAL.size :] != expected:
             raise FormatError(self.path, f"the member '{name}' has another name in its own header")

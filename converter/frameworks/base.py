@@ -279,7 +279,7 @@ def fitting(form: Form, signature: Sequence[tuple[str, tuple[int, ...]]]) -> tup
                 return None
             if rest or size != each:
                 constraints.append((rest, size // each))
-    roles = {word for leaf in leaves for role in leaf.roles for word in role.split("+")}
+    roles = {word for leaf in leaves for word in words_in(leaf.roles)}
     kind = KINDS[form.kind]
     if "projection" in kind.roles.keys() - roles:  # a cell hands on its hidden state as it is
         constraints = [(tuple("h" if axis == "r" else axis for axis in group), size) for group, size in constraints]

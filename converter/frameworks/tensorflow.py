@@ -29,7 +29,7 @@ from converter.frameworks.keras_layers import (
     with_cells,
     with_separable,
 )
-from converter.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked
+from converter.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked, words_in
 from converter.tensors import TensorSpec
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -245,7 +245,7 @@ def _container_links(places: Iterable[str]) -> Mapping[str, str]:
 def _numbered_forms(form: Form) -> Iterable[Form]:
     """The form with numbers for names: one for each choice of variables that moves the number of another."""
     optional = KINDS[form.kind].optional
-    free = [leaf for leaf in form.leaves if all(word in optional for role in leaf.roles for word in role.split("+"))]
+    free = [leaf for leaf in form.leaves if words_in(leaf.roles) <= optional]
     for count in range(len(free) + 1):
         for dropped in combinations(free, count):
             kept = [leaf for leaf in form.leaves if leaf not in dropped]
