@@ -22,7 +22,7 @@ lint: $(TEST)/ready
 	$(TEST)/bin/mypy
 
 docs: $(TEST)/ready
-	$(TEST)/bin/python docs/tables.py && $(TEST)/bin/python docs/capabilities.py && $(TEST)/bin/python docs/checklist.py
+	$(TEST)/bin/python tools/tables.py && $(TEST)/bin/python tools/capabilities.py && $(TEST)/bin/python tools/checklist.py
 
 # Every reader on damaged files, so long with each; writes docs/fuzz.md.
 fuzz: $(TEST)/ready

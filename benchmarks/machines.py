@@ -27,9 +27,9 @@ import distributed
 import numpy as np
 
 import converter
+from converter.core.tensors import DTYPES, TensorSpec
+from converter.endpoints.destination import parse_size
 from converter.formats import Contents, by_name, open_writer
-from converter.output import parse_size
-from converter.tensors import DTYPES, TensorSpec
 
 PAGE = Path(__file__).parent.parent / "docs" / "machines.md"
 BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"
@@ -93,7 +93,7 @@ def cluster(workers: int) -> Iterator[Executor]:
     """Processes of this machine, which have done something before they are measured."""
     made = distributed.LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR)
     with made, distributed.Client(made, set_as_default=False) as client:
-        client.run(__import__, "converter.api")
+        client.run(__import__, "converter.commands.convert")
         yield client.get_executor(pure=False)
 
 

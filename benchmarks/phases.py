@@ -19,8 +19,8 @@ from collections.abc import Callable  # noqa: E402
 from itertools import pairwise  # noqa: E402
 from typing import Any  # noqa: E402
 
-import converter.execute as pipeline  # noqa: E402
-from converter import api  # noqa: E402
+import converter.execution.run as pipeline  # noqa: E402
+from converter.commands import convert as api  # noqa: E402
 
 PROGRAM = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""Transposing a matrix on one core: plain NumPy, tiles of 64 x 64, and the blocks of `converter.tiles`.
+"""Transposing a matrix on one core: plain NumPy, tiles of 64 x 64, and the blocks of `converter.core.transposing`.
 
     python -m benchmarks.transposing
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 import ml_dtypes
 import numpy as np
 
-from converter.tensors import Array
-from converter.tiles import blocks
+from converter.core.tensors import Array
+from converter.core.transposing import blocks
 
 #: Rows that are a multiple of 4 KiB are the usual case, and the worst for caches.
 SHAPES = ((768, 3072), (4096, 1024), (4096, 4096), (11008, 4096), (1344, 5376))

@@ -4,10 +4,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converter.api import convert, load_into, save
-    from converter.building import architecture, build, scaffold
-    from converter.certificate import check_certificate
-    from converter.equality import compare
+    from converter.commands.build import architecture, build, scaffold
+    from converter.commands.certificate import check_certificate
+    from converter.commands.convert import convert, load_into, save
+    from converter.commands.freeze import freeze
+    from converter.commands.reuse import reuse
+    from converter.commands.verify_files import compare
+    from converter.commands.verify_nets import verify
+    from converter.endpoints.checkpoint import Weights, read
     from converter.errors import (
         CloneWarning,
         ConversionError,
@@ -17,10 +21,6 @@ if TYPE_CHECKING:
         OutputError,
         UnsafeFileError,
     )
-    from converter.freezing import freeze
-    from converter.partial import reuse
-    from converter.proof import verify
-    from converter.weights import Weights, read
 
 __all__ = [
     "CloneWarning",
@@ -47,19 +47,19 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "architecture": "building",
-    "build": "building",
-    "check_certificate": "certificate",
-    "compare": "equality",
-    "convert": "api",
-    "freeze": "freezing",
-    "load_into": "api",
-    "read": "weights",
-    "reuse": "partial",
-    "save": "api",
-    "scaffold": "building",
-    "verify": "proof",
-    "Weights": "weights",
+    "architecture": "commands.build",
+    "build": "commands.build",
+    "check_certificate": "commands.certificate",
+    "compare": "commands.verify_files",
+    "convert": "commands.convert",
+    "freeze": "commands.freeze",
+    "load_into": "commands.convert",
+    "read": "endpoints.checkpoint",
+    "reuse": "commands.reuse",
+    "save": "commands.convert",
+    "scaffold": "commands.build",
+    "verify": "commands.verify_nets",
+    "Weights": "endpoints.checkpoint",
 }
 
 

@@ -10,14 +10,14 @@ import pytest
 
 from converter.errors import FormatError
 from converter.formats import FORMATS, Format, ReadOptions, open_reader
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 WRITTEN = [row for row in FORMATS if row.extensions]
 
 
 @pytest.fixture(scope="module")
 def capabilities() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("capabilities", ROOT / "docs" / "capabilities.py")
+    spec = importlib.util.spec_from_file_location("capabilities", ROOT / "tools" / "capabilities.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -25,7 +25,7 @@ def capabilities() -> ModuleType:
 
 
 def test_the_page_of_formats_is_current(capabilities: ModuleType) -> None:
-    assert capabilities.PAGE.read_text() == capabilities.page(), "run: python docs/capabilities.py"
+    assert capabilities.PAGE.read_text() == capabilities.page(), "run: python tools/capabilities.py"
 
 
 @pytest.mark.parametrize("row", WRITTEN, ids=lambda row: row.name)

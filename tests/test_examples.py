@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from tests.places import ROOT
+
+EXAMPLES = ROOT / "examples"
 WALKS = sorted(EXAMPLES.glob("file_io_*.py"))
 FILES = {"torch": "mlp.params", "tensorflow": "mlp.weights.h5", "jax": "mlp.msgpack", "mxnet": "mlp-mxnet.params"}
 

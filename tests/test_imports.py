@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import textwrap
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
 FRAMEWORKS = ("torch", "tensorflow", "keras", "tf_keras", "jax", "jaxlib", "flax", "orbax", "mxnet")
 
 
@@ -23,32 +23,12 @@ def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_importing_the_package_imports_no_framework() -> None:
-    printed = python("import converter, converter.cli, converter.live, converter.api", "-X", "importtime").stderr
+    printed = python(
+        "import converter, converter.cli, converter.live, converter.commands.convert", "-X", "importtime"
+    ).stderr
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in printed.splitlines()}
     assert {"converter", "numpy"} <= imported
     assert not imported & {*FRAMEWORKS, "h5py", "tensorstore", "rich", "fsspec", "upath", "dask", "distributed"}
-
-
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [
-        ("formats", r"converter\.(?!formats|errors|tensors|tiles)"),
-        (
-            "frameworks",
-            r"converter\.(?!frameworks|layers|axes|ops|errors|tensors|formats\.base|formats import Format\b)",
-        ),
-        ("live", r"converter\.(?!live|frameworks|errors|tensors|formats)"),
-        ("architectures", r"converter\.(cli|api|building|execute|formats import FORMATS)\b"),
-        ("architectures/capture", r"converter\.(cli|api|building|execute|plan|sides)\b"),
-        (".", r"converter\.cli (?!import main)"),
-    ],
-)
-def test_the_flow_of_imports_is_one_way(folder: str, forbidden: str) -> None:
-    files = list((ROOT / "converter" / folder).glob("*.py"))
-    assert files
-    for file in files:
-        imports = [line for line in file.read_text().splitlines() if re.match(r"\s*(from|import) \w", line)]
-        assert not [line for line in imports if re.search(forbidden, line)], file
 
 
 #: Every conversion of the chapter's MLP in one process in which no framework can be imported.

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from converter.schema import schema_folder
-
-ROOT = Path(__file__).parent.parent
+from converter.schema.loader import schema_folder
+from tests.places import ROOT
 
 
 def test_a_checkout_finds_the_schemas_beside_the_package() -> None:
@@ -48,9 +47,9 @@ def test_the_installed_wheel_converts_with_a_schema(wheel: Path, tmp_path: Path)
     subprocess.run(command, check=True)
     (tmp_path / "mlp.params").write_bytes((ROOT / "examples" / "mlp.params").read_bytes())
     code = (
-        "import converter, converter.schema\n"
+        "import converter, converter.schema.loader\n"
         f"assert converter.__file__.startswith({str(site)!r}), converter.__file__\n"
-        f"assert str(converter.schema.schema_folder()).startswith({str(site)!r})\n"
+        f"assert str(converter.schema.loader.schema_folder()).startswith({str(site)!r})\n"
         "converter.convert('torch->tensorflow', 'mlp.params', schema='mlp')\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(site)}, check=True)

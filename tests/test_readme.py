@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from tests.command import ok
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_generated_tables_are_current() -> None:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "tools" / "tables.py")
     assert spec and spec.loader
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     for page in tables.TABLES:
-        assert tables.current(page) == page.read_text(), "run: python docs/tables.py"
-    assert tables.layers() == (ROOT / "docs" / "layers.md").read_text(), "run: python docs/tables.py"
+        assert tables.current(page) == page.read_text(), "run: python tools/tables.py"
+    assert tables.layers() == (ROOT / "docs" / "layers.md").read_text(), "run: python tools/tables.py"
 
 
 def test_the_first_output_shown_is_what_the_command_prints(

@@ -25,9 +25,9 @@ from converter.architectures.vocabulary import (
     WithWeights,
     kind_of,
 )
+from converter.core.patterns import Indices, check_pattern, fill, indices_of, letters
 from converter.errors import ConversionError
-from converter.patterns import Indices, check_pattern, fill, indices_of, letters
-from converter.schema_errors import explained
+from converter.schema.errors import explained
 
 #: Options that the weights of a net tell.
 TOLD = ("num", "out", "kernel", "groups")
@@ -147,7 +147,7 @@ def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None
 
 
 def layer_kind(step: WithWeights) -> str:
-    """The kind of its layers in `converter.layers`."""
+    """The kind of its layers in `converter.core.layers`."""
     if isinstance(step, LayerNorm | GroupNorm | InstanceNorm | RmsNorm):
         return "norm"
     return "linear" if isinstance(step, Attention) else kind_of(step)

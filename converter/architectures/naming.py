@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec import structs
 
+from converter.architectures.codegen.keras import Keras
+from converter.architectures.codegen.modules import Part, Steps, layers_in, parts_of
+from converter.architectures.codegen.tree import camel, is_attribute
 from converter.architectures.document import Architecture, layer_paths
-from converter.architectures.keras import Keras
-from converter.architectures.modules import Part, Steps, layers_in, parts_of
-from converter.architectures.tree import camel, is_attribute
 from converter.architectures.units import Fork, Unit, Units, units_in
-from converter.formats.keras_config import snake_case
+from converter.formats.keras.config import snake_case
 
 #: What a module of each framework has already, and a layer inside of it must not be called.
 _TAKEN: Mapping[str, frozenset[str]] = {

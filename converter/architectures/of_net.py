@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import structs
 
-from converter.architectures.arguments import axes
+from converter.architectures.codegen.arguments import axes
 from converter.architectures.document import Architecture, Input, check_names, layer_paths, walk
 from converter.architectures.family import layer_kind, of_defaults, of_weights
 from converter.architectures.resolving import resolved
@@ -22,8 +22,8 @@ from converter.architectures.vocabulary import (
     WithWeights,
 )
 from converter.errors import ConversionError
-from converter.schema import Schema, SchemaLayer
-from converter.schema_net import spelled
+from converter.matching.schema_layers import spelled
+from converter.schema.loader import Schema, SchemaLayer
 
 
 def of_schema(

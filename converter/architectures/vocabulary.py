@@ -1,7 +1,7 @@
 """The closed vocabulary of architectures: a step for each thing that a net may do, with its options.
 
 Strict and typed; an option that is not here is none, and a number that weights tell is optional. One default for all
-frameworks: what they set otherwise is written out in their code (`converter.architectures.torch` and its neighbours).
+frameworks: what they set otherwise is written out in their code (`converter.architectures.codegen`).
 
 Sizes of space (``kernel``, ``stride``, ``padding`` …) are one number for all axes, or a list of one for each. An
 option that weights tell (``out``, ``groups`` …) counts only for a net without weights; inside of steps that are

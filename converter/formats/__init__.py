@@ -10,9 +10,9 @@ from types import ModuleType
 import msgspec
 
 from converter.errors import FormatError
-from converter.formats.atomic import disk, former_paths
 from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, Writer
-from converter.formats.locations import is_url, reading
+from converter.formats.io.atomic import disk, former_paths
+from converter.formats.io.locations import is_url, reading
 
 __all__ = [
     "FORMATS",
@@ -57,50 +57,61 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "torch",
         "PyTorch file",
-        "torch_zip",
+        "torch.zip",
         ("torch",),
         (".pt", ".pth", ".bin", ".ckpt"),
         "torch-sharded",
         checksums="CRC-32",
     ),
-    Format("torch-legacy", "PyTorch file before 1.6", "torch_legacy", ("torch",), (".legacy.pt",)),
-    Format("torch-script", "TorchScript before 1.4", "torch_script", ("torch",), (), checksums="CRC-32"),
-    Format("torch-export", "PyTorch exported program", "torch_pt2", ("torch",), (), checksums="CRC-32"),
+    Format("torch-legacy", "PyTorch file before 1.6", "torch.legacy", ("torch",), (".legacy.pt",)),
+    Format("torch-script", "TorchScript before 1.4", "torch.script", ("torch",), (), checksums="CRC-32"),
+    Format("torch-export", "PyTorch exported program", "torch.exported", ("torch",), (), checksums="CRC-32"),
     Format(
         "torch-sharded",
         "PyTorch shards with an index",
-        "torch_sharded",
+        "torch.sharded",
         ("torch",),
         (".bin.index.json",),
         checksums="CRC-32",
     ),
-    Format("torch-distributed", "PyTorch distributed checkpoint", "torch_dcp", ("torch",), (), checksums="CRC-32"),
+    Format(
+        "torch-distributed", "PyTorch distributed checkpoint", "torch.distributed", ("torch",), (), checksums="CRC-32"
+    ),
     Format(
         "torch-distributed-safetensors",
         "PyTorch distributed checkpoint in safetensors",
-        "torch_dcp_safetensors",
+        "torch.distributed_safetensors",
         ("torch",),
         (),
     ),
-    Format("keras", "Keras 3 model", "keras_zip", ("tensorflow",), (".keras",), checksums="CRC-32"),
-    Format("keras-h5", "Keras 3 weights", "keras_h5", ("tensorflow",), (".weights.h5",)),
-    Format("keras-sharded", "Keras 3 weights in shards", "keras_sharded", ("tensorflow",), ()),
-    Format("keras2-h5", "Keras 2 weights", "keras2_h5", ("tensorflow",), (".h5", ".hdf5")),
-    Format("tf-saved-model", "TensorFlow SavedModel", "tf_saved_model", ("tensorflow",), (), checksums="CRC-32C"),
-    Format("tf-checkpoint", "TensorFlow checkpoint", "tf_checkpoint", ("tensorflow",), (".ckpt",), checksums="CRC-32C"),
+    Format("keras", "Keras 3 model", "keras.zip", ("tensorflow",), (".keras",), checksums="CRC-32"),
+    Format("keras-h5", "Keras 3 weights", "keras.h5", ("tensorflow",), (".weights.h5",)),
+    Format("keras-sharded", "Keras 3 weights in shards", "keras.sharded", ("tensorflow",), ()),
+    Format("keras2-h5", "Keras 2 weights", "keras.legacy_h5", ("tensorflow",), (".h5", ".hdf5")),
+    Format(
+        "tf-saved-model", "TensorFlow SavedModel", "tensorflow.saved_model", ("tensorflow",), (), checksums="CRC-32C"
+    ),
+    Format(
+        "tf-checkpoint",
+        "TensorFlow checkpoint",
+        "tensorflow.checkpoint",
+        ("tensorflow",),
+        (".ckpt",),
+        checksums="CRC-32C",
+    ),
     Format(
         "tf-checkpoint-v1",
         "TensorFlow checkpoint of the first format",
-        "tf_checkpoint_v1",
+        "tensorflow.checkpoint_v1",
         ("tensorflow",),
         (),
         checksums="CRC-32C",
     ),
-    Format("mxnet", "MXNet parameters", "mxnet_params", ("mxnet",), (".params",)),
+    Format("mxnet", "MXNet parameters", "mxnet.params", ("mxnet",), (".params",)),
     Format(
         "safetensors",
         "safetensors",
-        "safetensors",
+        "safetensors.file",
         (),
         (".safetensors",),
         "safetensors-sharded",
@@ -109,18 +120,18 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "safetensors-sharded",
         "safetensors shards",
-        "safetensors_sharded",
+        "safetensors.sharded",
         (),
         (".safetensors.index.json",),
         checksums="xxh3-128 (ours)",
     ),
-    Format("mxnet2", "MXNet 2 parameters", "mxnet2", ("mxnet",), (".params",), checksums="CRC-32"),
-    Format("npz", "NumPy archive", "npz", (), (".npz",), checksums="CRC-32"),
-    Format("npy", "NumPy array", "npy", (), (".npy",)),
-    Format("flax-checkpoint", "Flax checkpoint folder", "flax_checkpoint", ("flax",), ()),
-    Format("orbax", "Orbax checkpoint", "orbax", ("flax",), (".orbax",), "orbax", "CRC-32C (OCDBT)"),
-    Format("pickle", "pickle of arrays", "pickle_file", (), ()),
-    Format("flax-msgpack", "Flax msgpack", "flax_msgpack", ("flax",), (".msgpack",)),
+    Format("mxnet2", "MXNet 2 parameters", "mxnet.mxnet2", ("mxnet",), (".params",), checksums="CRC-32"),
+    Format("npz", "NumPy archive", "numpy.npz", (), (".npz",), checksums="CRC-32"),
+    Format("npy", "NumPy array", "numpy.npy", (), (".npy",)),
+    Format("flax-checkpoint", "Flax checkpoint folder", "flax.checkpoint", ("flax",), ()),
+    Format("orbax", "Orbax checkpoint", "flax.orbax", ("flax",), (".orbax",), "orbax", "CRC-32C (OCDBT)"),
+    Format("pickle", "pickle of arrays", "pickle.file", (), ()),
+    Format("flax-msgpack", "Flax msgpack", "flax.msgpack", ("flax",), (".msgpack",)),
 )
 
 
@@ -184,7 +195,7 @@ def open_writer(
     make = partial(row.load().FileWriter, **options)
     with disk(path):
         if is_url(path):
-            from converter.formats.upload import Upload
+            from converter.formats.io.upload import Upload
 
             return Upload(make, path, contents)
         writer: Writer = make(path, contents)

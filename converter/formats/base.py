@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import msgspec
 
+from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.atomic import disk
-from converter.formats.locations import open_binary
-from converter.tensors import DTYPES, Array, TensorSpec
+from converter.formats.io.atomic import disk
+from converter.formats.io.locations import open_binary
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11

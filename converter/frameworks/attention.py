@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from converter.layers import Layer
+from converter.core.layers import Layer
 
 #: The projections of an attention, in the order in which PyTorch stacks them.
 ATTENTION = ("query", "key", "value", "output")

@@ -15,13 +15,25 @@ from typing import ClassVar
 import msgspec
 from msgspec.structs import replace
 
-from converter.axes import Sizes, groups, ndim_of, solve, wild_axes
+from converter.core.axes import Sizes, groups, ndim_of, solve, wild_axes
+from converter.core.layers import (
+    KINDS,
+    UNKNOWN,
+    Form,
+    Layer,
+    Leaf,
+    Net,
+    Reading,
+    Stored,
+    lacking,
+    natural_key,
+    words_in,
+)
+from converter.core.ops import Op
+from converter.core.tensors import DType, TensorSpec
 from converter.errors import ConversionError
 from converter.formats.base import Contents, LeftOut
 from converter.frameworks.dense import AXES
-from converter.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, natural_key, words_in
-from converter.ops import Op
-from converter.tensors import DType, TensorSpec
 
 #: Between a prefix of names and what `Framework.placed` says beside it of the layer there; no name contains it.
 MARK = "\0"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from converter.layers import Layer, join_path
+from converter.core.layers import Layer, join_path
 
 RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before", "mgu"})
 

@@ -7,7 +7,7 @@ from itertools import product
 
 from msgspec.structs import replace
 
-from converter.layers import Form, Layer, form
+from converter.core.layers import Form, Layer, form
 
 #: The Conv1D of the GPT-2 code: its matrix runs the other way than that of all other linear layers (in PyTorch as in
 #: Flax, which is why the two names are not one).

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.layers import Layer, Net, form, join_path, split_path, stacked
+from converter.core.tensors import TensorSpec
 from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.cells import cell_path, cells_placed
 from converter.frameworks.dense import MANY_AXES, OUT_IN, many_axes, without_conv1d
 from converter.frameworks.flax_folded import folded
-from converter.layers import Layer, Net, form, join_path, split_path, stacked
-from converter.tensors import TensorSpec
 
 _COLLECTIONS = ("params", "batch_stats")
 _PROJECTIONS = ("query", "key", "value", "out")

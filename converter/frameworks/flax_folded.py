@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from converter.core.layers import join_path, split_path
+from converter.core.ops import FoldWeightNorm
 from converter.frameworks.base import Part
-from converter.layers import join_path, split_path
-from converter.ops import FoldWeightNorm
 
 #: What Flax adds to the sum of squares before its root, unless it is told otherwise.
 EPSILON = 1e-12

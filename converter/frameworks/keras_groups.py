@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from converter.core.layers import Layer, split_path
 from converter.frameworks.cells import RECURRENT, numbered
-from converter.layers import Layer, split_path
 
 _CELLS = {"rnn": "simple_rnn_cell", "lstm": "lstm_cell", "gru": "gru_cell", "gru_reset_before": "gru_cell"}
 

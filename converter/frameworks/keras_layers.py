@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.layers import Layer, join_path, natural_key, split_path
 from converter.frameworks.attention import ATTENTION, attentions, shares_heads
 from converter.frameworks.base import Part
 from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered
 from converter.frameworks.dense import MANY_AXES
 from converter.frameworks.keras_groups import nested_group
-from converter.layers import Layer, join_path, natural_key, split_path
 
 _RECURRENT = {"rnn": "simple_rnn", "lstm": "lstm", "gru": "gru", "gru_reset_before": "gru"}
 _CLASSES = {

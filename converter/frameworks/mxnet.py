@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from converter.core.layers import Layer, form
+from converter.core.tensors import TensorSpec
 from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.cells import RECURRENT, is_bare, numbered
 from converter.frameworks.torch import alone, cells, dotted
-from converter.layers import Layer, form
-from converter.tensors import TensorSpec
 
 #: `Module` graphs say moving_mean where gluon says running_mean.
 _OLDER = {"moving_mean": "running_mean", "moving_var": "running_var"}

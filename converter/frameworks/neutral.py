@@ -1,4 +1,4 @@
-"""The neutral file: ``<path>.<role>`` in the axis order of `converter.layers`, its layers listed in the metadata."""
+"""The neutral file: ``<path>.<role>`` in the axis order of `core.layers`, its layers listed in the metadata."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.layers import KINDS, Form, Layer, Leaf, Net, Reading, form, stacked
 from converter.errors import ConversionError
 from converter.formats.base import Container, Contents
 from converter.frameworks.base import Framework, Part, parameter
-from converter.layers import KINDS, Form, Layer, Leaf, Net, Reading, form, stacked
 
 #: Key of the safetensors metadata that holds the JSON document.
 KEY = "converter"

@@ -17,6 +17,8 @@ from itertools import combinations
 
 from msgspec.structs import replace
 
+from converter.core.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked, words_in
+from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Part, classed, parameter
@@ -29,8 +31,6 @@ from converter.frameworks.keras_layers import (
     with_cells,
     with_separable,
 )
-from converter.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked, words_in
-from converter.tensors import TensorSpec
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _FORMAT_DIALECTS = {"keras": "vars", "keras-h5": "vars", "keras2-h5": "keras2", "tf-checkpoint": "attributes"}

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, lacking, stacked
+from converter.core.tensors import TensorSpec
 from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
 from converter.frameworks.base import MARK, Framework, Part, classed
 from converter.frameworks.cells import is_bare
 from converter.frameworks.dense import IN_OUT, without_conv1d
 from converter.frameworks.torch_folded import folded, oriented
-from converter.layers import Form, Layer, Leaf, Net, Reading, form, lacking, stacked
-from converter.tensors import TensorSpec
 
 #: ``nn.MultiheadAttention`` keeps the projections of queries, keys and values in one tensor (torch/nn/modules/
 #: activation.py), or in three when they have other input sizes; their biases always in one.

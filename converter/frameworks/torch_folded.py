@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from converter.layers import Layer, Reading, Stored
-from converter.ops import FoldSpectralNorm, FoldWeightNorm, Op
-from converter.tensors import TensorSpec
+from converter.core.layers import Layer, Reading, Stored
+from converter.core.ops import FoldSpectralNorm, FoldWeightNorm, Op
+from converter.core.tensors import TensorSpec
 
 _OLD_WEIGHT_NORM = ("{0}_g", "{0}_v")
 _NEW_WEIGHT_NORM = ("parametrizations.{0}.original0", "parametrizations.{0}.original1")

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.tensors import Array
 from converter.formats import Format
 from converter.formats.base import Contents
 from converter.frameworks import Framework, framework
 from converter.frameworks.defaults import Value
 from converter.live.run import Record, module_of, upwards
-from converter.tensors import Array
 
 #: Class of layers -> property of `converter.frameworks.defaults` -> its value there (None: it does not count).
 Hyperparameters = Mapping[str, Mapping[str, Callable[[Any], Value | None]]]

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from converter.core.tensors import Array
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
-from converter.tensors import Array
 
 
 class FlaxNet(LiveNet):

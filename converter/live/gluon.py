@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates
 from converter.live.run import BeforeActivation, Record, attributes, running
-from converter.tensors import Array, TensorSpec
 
 
 def _average_pooling(layer: Any) -> Value | None:

@@ -21,14 +21,14 @@ from typing import Any, ClassVar
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Format, ReadOptions, open_reader
 from converter.formats.base import Contents
-from converter.formats.keras_config import snake_case
+from converter.formats.keras.config import snake_case
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named
 from converter.live.run import BeforeActivation, Record, attributes, inference_options, recorded, running
-from converter.tensors import DTYPES, Array, TensorSpec
 
 
 def _save_checkpoint(net: Any, path: Path, is_keras3: bool) -> None:

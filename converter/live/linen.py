@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats.base import Contents
 from converter.live.flax import FlaxNet
 from converter.live.run import Record, inference_options, running
-from converter.tensors import Array, TensorSpec
 
 
 class Adapter(FlaxNet):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import numpy as np
 
+from converter.core.tensors import Array
 from converter.errors import ConversionError
-from converter.tensors import Array
 
 if TYPE_CHECKING:
     from converter.live.base import LiveNet

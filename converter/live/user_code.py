@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from converter.core.tensors import DTYPES, Array
 from converter.errors import ConversionError
 from converter.live import open_net
-from converter.tensors import DTYPES, Array
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 

@@ -15,11 +15,12 @@ from converter.architectures.family import of_defaults
 from converter.architectures.of_net import of_schema
 from converter.architectures.vocabulary import VOCABULARY, kind_of
 from converter.errors import ConversionError
-from converter.schema import json_schema, load_schema, parse_schema, shipped
+from converter.schema.loader import json_schema, load_schema, parse_schema, shipped
 from tests.architectures.test_build import CASES
 from tests.command import ok, refused
+from tests.places import ROOT
 
-MLP = Path(__file__).parents[2] / "examples" / "mlp.params"
+MLP = ROOT / "examples" / "mlp.params"
 HEAD = "name: net\nlayers: [{path: a, kind: linear}]\narchitecture:\n  input: [4]\n  steps:\n"
 
 

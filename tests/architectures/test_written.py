@@ -17,8 +17,8 @@ from tests.architectures.nets import FRAMEWORKS, taken
 from tests.book.convolutional import CASES
 from tests.command import ok, refused
 from tests.parity.sides import SIDES, assert_same, channels_first
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 #: What a user types around the recipe of the written code, which has `net`, or in Flax `y` of `x`.
 AROUND = {
     "torch": ("import torch", "y = net(torch.tensor(x)).detach()"),

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import converter.mxnet_numpy2  # noqa: F401 - before MXNet
 from tests.book.runs import ALL_PLAIN, FILE, LIVE, PAIRS, SCHEMA, Runs, all_cases, is_asked
+from tests.places import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "schemas.md"
+PAGE = ROOT / "docs" / "schemas.md"
 TITLES = {"torch": "PyTorch", "keras": "Keras", "linen": "Flax", "gluon": "MXNet"}
 HEADS = {
     SCHEMA: "By `--schema NAME` alone, with no template",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import converter
-from converter.schema_infer import infer_schema
+from converter.commands.infer_schema import infer_schema
 from tests.book.runs import Runs, all_cases
 from tests.parity.sides import SIDES, Linen, assert_same, channels_last
 

@@ -12,10 +12,10 @@ import fsspec
 import numpy as np
 import pytest
 
+from converter.core.tensors import DTYPES, TensorSpec
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Reader, by_name, open_reader, open_writer
-from converter.formats.locations import location
-from converter.tensors import DTYPES, TensorSpec
+from converter.formats.io.locations import location
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

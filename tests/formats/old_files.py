@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from converter.core.tensors import DTYPES
 from converter.formats import open_reader
-from converter.tensors import DTYPES
 from tests.formats.contract import same_bits
-
-SAMPLES = Path(__file__).parent.parent / "samples"
+from tests.places import SAMPLES
 
 
 def sample_files(folder: str) -> list[Path]:

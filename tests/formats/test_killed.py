@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converter.core.tensors import TensorSpec
 from converter.errors import FormatError, OutputError
 from converter.formats import Contents, by_name, open_reader, open_writer
-from converter.tensors import TensorSpec
 from tests.formats.every import FILES, MODEL, names
 
 
@@ -29,7 +29,7 @@ CHILD = """
 import sys, time, numpy as np
 from pathlib import Path
 from converter.formats import Contents, by_name, open_writer
-from converter.tensors import TensorSpec
+from converter.core.tensors import TensorSpec
 from tests.formats.every import MODEL
 specs = tuple(TensorSpec(name, (300, 1000), np.dtype("float32")) for name in sys.argv[4:])
 with open_writer(by_name(sys.argv[1]), Path(sys.argv[2]), Contents(specs, metadata=MODEL)) as writer:

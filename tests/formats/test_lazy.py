@@ -20,7 +20,7 @@ import json, sys, time
 import numpy as np
 from pathlib import Path
 from converter.formats import Contents, by_name, open_reader, open_writer
-from converter.tensors import TensorSpec
+from converter.core.tensors import TensorSpec
 from tests.formats.every import MODEL
 specs = tuple(TensorSpec(name, (1000, 2500), np.dtype("float32")) for name in sys.argv[3:])
 row, path = sys.argv[1], Path(sys.argv[2])

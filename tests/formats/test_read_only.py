@@ -14,6 +14,7 @@ from converter.formats import FORMATS, ReadOptions, by_name, open_reader
 from tests.formats.contract import Array, FormatContract, ReadContract, random_array
 from tests.formats.every import FILES
 from tests.formats.read_only import MAKERS, Make
+from tests.places import ROOT
 
 
 def arrays() -> list[Array]:
@@ -74,9 +75,8 @@ def test_every_format_is_in_one_of_the_suites() -> None:
 
 
 def test_every_format_that_is_written_is_in_the_suite_of_writers() -> None:
-    modules = {file.stem for file in Path(__file__).parent.glob("test_*.py")}
-    for name in modules:
-        importlib.import_module(f"tests.formats.{name}")
+    for file in Path(__file__).parent.rglob("test_*.py"):
+        importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
     assert {suite.format for suite in FormatContract.__subclasses__()} == set(FILES)
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from converter import FormatError, read
 from converter.formats import FORMATS, detect
+from tests.places import ROOT, SAMPLES
 
-SAMPLES = Path(__file__).parents[1] / "samples"
-MLP = Path(__file__).parents[2] / "examples" / "mlp-mxnet.params"
+MLP = ROOT / "examples" / "mlp-mxnet.params"
 
 
 def tar(path: Path) -> None:

@@ -25,8 +25,8 @@ from mxnet.gluon import nn as gluon
 from mxnet.gluon import rnn as gluon_rnn
 from torch.nn import functional
 
+from converter.core.layers import KINDS
 from converter.frameworks.defaults import DEFAULTS, Default, Setting
-from converter.layers import KINDS
 
 Array = Any
 RNG = np.random.default_rng(0)

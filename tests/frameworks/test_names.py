@@ -8,15 +8,15 @@ import re
 import numpy as np
 import pytest
 
+from converter.core.layers import KINDS, Net
+from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Contents, by_name
 from converter.frameworks import FRAMEWORKS, framework, recognise
 from converter.frameworks.base import Part
-from converter.layers import KINDS, Net
-from converter.plan import plan_new
-from converter.rules import Rules
-from converter.schema import parse_schema
-from converter.tensors import TensorSpec
+from converter.matching.applied_options import Rules
+from converter.planning.plan import plan_new
+from converter.schema.loader import parse_schema
 
 F32 = np.dtype("float32")
 

@@ -18,8 +18,8 @@ from hypothesis.errors import Flaky
 from tests.fuzz.child import Child, Read, Request, Verdict, read_all
 from tests.fuzz.damage import Case, cases
 from tests.fuzz.seeds import Seed, seeds_of, write_files
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "fuzz"
 HANG_SECONDS = 10
 #: Hypothesis remembers all it drew, so a long run is many of these.

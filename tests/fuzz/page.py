@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.fuzz.harness import Outcome
+from tests.places import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "fuzz.md"
+PAGE = ROOT / "docs" / "fuzz.md"
 HEAD = """# Fuzzing
 
 Written by `make fuzz` (`FUZZ_SECONDS=600 make fuzz` goes on for that long with each reader). Hypothesis draws a real

@@ -13,8 +13,8 @@ from converter.errors import ConversionError
 from converter.formats import FORMATS, Contents, Format, by_name, detect, open_reader, open_writer
 from tests.formats.contract import random_array, specs_of
 from tests.formats.every import FILES, MODEL, names
+from tests.places import SAMPLES
 
-SAMPLES = Path(__file__).parents[1] / "samples"
 MOST_BYTES = 80_000
 MOST_SEEDS = 12
 WRITTEN = "written"

@@ -18,7 +18,7 @@ from mxnet.gluon import nn as gluon
 
 import converter
 from converter.live import open_net
-from converter.selection import BY_CALLS
+from converter.matching.partial import BY_CALLS
 from tests.chapter import INPUTS, SIDES, FlaxMLP, GluonMLP, KerasMLP, TorchMLP, example_input, random_weights
 from tests.live.nets import NnxMLP
 from tests.parity.sides import channels_last

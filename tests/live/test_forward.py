@@ -20,7 +20,7 @@ from flax import linen, nnx
 from mxnet.gluon import nn as gluon
 
 import converter
-from converter.proof import Verification
+from converter.commands.verify_nets import Verification
 from tests.chapter import FlaxMLP, example_input, flax_net, gluon_net, keras_net, random_weights, torch_net
 from tests.live.nets import TfKerasMLP, built
 from tests.parity.attention_cases import ONE

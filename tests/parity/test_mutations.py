@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from converter import flatten_parts, ops
+from converter.core import channel_groups as flatten_parts
+from converter.core import ops
 from tests.command import ok
 from tests.parity import conv_cases, flatten_cases, recurrent_cases, simple_cases
 from tests.parity.sides import Case, by_clone

@@ -28,10 +28,10 @@ from converter.architectures.vocabulary import (
     WithWeights,
     kind_of,
 )
-from converter.formats.keras_config import snake_case
-from converter.layers import Net
+from converter.core.layers import Net
+from converter.formats.keras.config import snake_case
 from converter.live import LiveNet
-from converter.schema import Schema, SchemaLayer
+from converter.schema.loader import Schema, SchemaLayer
 
 __all__ = ["OutsideError", "capture"]
 

@@ -1,0 +1,222 @@
+"""What is the same in the code of all frameworks: how classes, Sequentials and the steps of a forward are written."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from converter.architectures.codegen.code import WIDTH, Call, Expression, Writing, calls_in, literal
+from converter.architectures.codegen.program import Applied, Attribute, Called, Class, Joined, Program, Statements
+from converter.architectures.codegen.tree import free, is_attribute
+from converter.architectures.units import Unit, Units
+from converter.architectures.vocabulary import Step, kind_of
+from converter.errors import ConversionError
+
+
+class Dialect(ABC):
+    """How one framework makes each step, and how its code is written."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    #: see `modules.Rules`
+    counted: ClassVar[bool] = False
+    says_names: ClassVar[bool] = False
+    subclassed: ClassVar[bool] = False
+    flattens: ClassVar[bool] = False
+    channels_last: ClassVar[bool] = False
+
+    #: What is imported: the line -> a word that needs it, "" where all do; and the helpers that some steps need.
+    imports: ClassVar[Mapping[str, str]]
+    helpers: ClassVar[Mapping[str, str]] = {}
+    #: How the net is made, and given the weights that `convert` wrote for it.
+    loading: ClassVar[str]
+    #: The method that is the forward; the classes that a block, the net itself, and a Sequential of one's own are.
+    forward: ClassVar[str]
+    base: ClassVar[str]
+    net: ClassVar[str]
+    line: ClassVar[str]
+
+    @abstractmethod
+    def leaf(self, unit: Unit) -> Call:
+        """What makes the module of a single step. Raises ConversionError for one that the framework cannot have."""
+
+    def number(self, name: str) -> int | None:
+        """See `modules.Rules`."""
+        return int(name) if name.isdigit() and str(int(name)) == name else None
+
+    def fused(self, unit: Unit) -> str:
+        """See `modules.Rules`."""
+        return ""
+
+    def lowered(self, unit: Unit) -> tuple[Unit, ...]:
+        """The step as those that the framework has."""
+        return (unit,)
+
+    def refused(self, step: Step, reason: str) -> ConversionError:
+        name = f"'{step.path}' ({kind_of(step)})" if hasattr(step, "path") else kind_of(step)
+        return ConversionError(f"{name} cannot be built in {self.title}: {reason}")
+
+    @abstractmethod
+    def concat(self, parts: str, last: bool) -> str:
+        """Tensors side by side, along the channels, or (last) the last axis."""
+
+    # -- writing
+
+    def net_text(self, net: Expression, units: Units) -> str:
+        """The function that makes the net."""
+        return f"def make_net():\n    return {self.writing().text(net, 4, 7)}"
+
+    def writing(self, parameter: str = "{}", training: str = "train") -> Writing:
+        return Writing(self.row, parameter.format, training)
+
+    @abstractmethod
+    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
+        """A Sequential: its opening, parts and closing."""
+
+    def written(self, program: Program, units: Units, name: str) -> str:
+        """The whole code. name: of the architecture."""
+        made = [program.net, *(attribute.made for each in program.classes for attribute in each.attributes)]
+        used = {call.function for value in made for call in calls_in(value)}
+        used |= {call.function for each in program.classes for call in _applied(each.statements)}
+        texts = [*map(self.class_text, program.classes), self.net_text(program.net, units)]
+        words = {word for text in texts for word in re.findall(r"\w+", text)}
+        helpers = [text.strip("\n") for name, text in self.helpers.items() if name in used | words]
+        texts = [*helpers, *texts]
+        imports = [
+            line for line, word in self.imports.items() if any(re.search(rf"\b{word}\b", text) for text in texts)
+        ]
+        head = f'"""{name or "A net"} in {self.title}, written by `converter scaffold`.\n\n{self._takes(units)}'
+        head += textwrap.indent(self.loading.format(name=name or "net"), "    ") + '\n"""\n'
+        return "\n".join([head, *imports, *(f"\n\n{text}" for text in texts), ""])
+
+    def _takes(self, units: Units) -> str:
+        shape = ["?" if size is None else str(size) for size in units.input_of(self.channels_last)]
+        numbers = "whole numbers" if units.takes_numbers else "numbers"
+        return f"It takes (batch, {', '.join(shape)}) {numbers}.\n\n" if units.input else ""
+
+    def class_text(self, made: Class) -> str:
+        lines = [f"class {made.name}({self.line if made.is_line else self.net if made.is_net else self.base}):"]
+        lines += self.line_constructor() if made.is_line else self.constructor(made)
+        lines += [*self.signature(made), *self._forward(made)]
+        if made.called:
+            lines += ["", "", f'{made.name}.__name__ = "{made.called}"  # by which its Sequential counts it']
+        return "\n".join(lines)
+
+    def line_constructor(self) -> list[str]:
+        """Of a class that is a Sequential, where it takes no modules by itself."""
+        return []
+
+    def constructor(self, made: Class) -> list[str]:
+        listed = [each.name for each in made.parameters if each.always]
+        listed += [f"{each.name}=None" for each in made.parameters if not each.always]
+        listed += [f"{flag}=False" for flag in made.flags]
+        lines = [*_defined(["self", *listed]), "        super().__init__()"]
+        lines += self.attributes(made.attributes, self.writing())
+        lines += [f"        self.{flag} = {flag}" for flag in made.flags]
+        return [*lines, ""]
+
+    def attributes(self, inside: Sequence[Attribute], writing: Writing, flag: str = "{}") -> list[str]:
+        """The modules inside; those of a branch that may be missing behind a condition."""
+        lines: list[str] = []
+        former = ""
+        for each in inside:
+            if each.flag and each.flag != former:
+                lines.append(f"        if {flag.format(each.flag)}:")
+            former = each.flag
+            lines.append(self.assigned(each.name, each.made, writing, 12 if each.flag else 8))
+        return lines
+
+    def assigned(self, name: str, made: Expression, writing: Writing, indent: int) -> str:
+        """``self.name = made``."""
+        pad = " " * indent
+        if is_attribute(name):
+            return f"{pad}self.{name} = {writing.text(made, indent, len(name) + 8)}"
+        opening, closing = self.setting(name)
+        return f"{pad}{opening}{writing.text(made, indent, len(opening) + len(closing))}{closing}"
+
+    def setting(self, name: str) -> tuple[str, str]:
+        """What stands around a module whose name no attribute could have."""
+        return f"setattr(self, {literal(name)}, ", ")"
+
+    def getting(self, name: str) -> str:
+        return f"getattr(self, {literal(name)})"
+
+    def signature(self, made: Class) -> list[str]:
+        return [f"    def {self.forward}(self, x):"]
+
+    def _forward(self, made: Class) -> list[str]:
+        lines, expression = self._steps(made.statements, "x", "x", {"x"}, 8)
+        return [*lines, f"        return {expression}"]
+
+    def _steps(self, steps: Statements, name: str, start: str, taken: set[str], indent: int) -> tuple[list[str], str]:
+        """Lines that make ``name`` out of ``start``, and what is left to be done, as an expression."""
+        lines: list[str] = []
+        pad, expression = " " * indent, start
+        for step in steps:
+            if isinstance(step, Joined):
+                if not expression.isidentifier():
+                    lines.append(f"{pad}{name} = {expression}")
+                    expression = name
+                more, expression = self._join(step, expression, taken, indent)
+                lines += more
+                continue
+            longer = self._applied(step, expression)
+            if not expression.isidentifier() and indent + len(name) + 3 + len(longer) > WIDTH:
+                lines.append(f"{pad}{name} = {expression}")
+                longer = self._applied(step, name)
+            expression = longer
+        return lines, expression
+
+    def _applied(self, step: Called | Applied, x: str) -> str:
+        if isinstance(step, Applied):
+            return f"{step.call.function}({x}{self.writing().arguments(step.call)})"
+        if not step.name:
+            return self.inner(x)
+        module = f"self.{step.name}" if is_attribute(step.name) else self.getting(step.name)
+        return step.use.format(m=module, x=x)
+
+    def inner(self, x: str) -> str:
+        """What the Sequential that a class is makes of it."""
+        return f"super().{self.forward}({x})"
+
+    def _join(self, step: Joined, x: str, taken: set[str], indent: int) -> tuple[list[str], str]:
+        pad = " " * indent
+        lines: list[str] = []
+        parts = []
+        words = ("y", "z") if step.joined == "add" else tuple("abcdefghijklmnopqrstuvw")
+        for word, branch in zip((*words, *"y" * len(step.branches)), step.branches, strict=False):
+            if not branch.steps:
+                parts.append(x)
+                continue
+            name = free(word, taken)
+            taken.add(name)
+            parts.append(name)
+            inside = indent + 4 if branch.flag else indent
+            if branch.flag:
+                lines += [f"{pad}{name} = {x}", f"{pad}if self.{branch.flag}:"]
+            inner, last = self._steps(branch.steps, name, x, taken, inside)
+            lines += [*inner, f"{' ' * inside}{name} = {last}"]
+        if step.joined == "add":
+            return lines, " + ".join(parts)
+        return lines, self.concat(", ".join(parts), step.last)
+
+
+def _defined(parameters: Sequence[str]) -> list[str]:
+    """The head of a constructor; a parameter on each line where there are many."""
+    line = f"    def __init__({', '.join(parameters)}):"
+    if len(line) <= WIDTH:
+        return [line]
+    return ["    def __init__(", *(f"        {parameter}," for parameter in parameters), "    ):"]
+
+
+def _applied(statements: Statements) -> list[Call]:
+    found: list[Call] = []
+    for step in statements:
+        if isinstance(step, Applied):
+            found.append(step.call)
+        elif isinstance(step, Joined):
+            found += [call for branch in step.branches for call in _applied(branch.steps)]
+    return found

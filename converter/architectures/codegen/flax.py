@@ -1,0 +1,267 @@
+"""The code of Flax linen. Steps without weights are functions there; a class is told whether the net trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from converter.architectures.codegen.arguments import axes, bias, outputs
+from converter.architectures.codegen.code import (
+    Call,
+    Expression,
+    Items,
+    Option,
+    Training,
+    Value,
+    call,
+    plain,
+    says_training,
+)
+from converter.architectures.codegen.dialect import Dialect
+from converter.architectures.codegen.program import Class, Needed
+from converter.architectures.units import Unit, Units, per_axis
+from converter.architectures.vocabulary import (
+    Attention,
+    AveragePool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    Elu,
+    Embedding,
+    Flatten,
+    Gelu,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    GroupNorm,
+    Gru,
+    InstanceNorm,
+    Last,
+    LayerNorm,
+    LeakyRelu,
+    Linear,
+    Lstm,
+    MaxPool,
+    Prelu,
+    Relu,
+    RmsNorm,
+    Rnn,
+    Sigmoid,
+    Silu,
+    Softmax,
+    Softplus,
+    Step,
+    Tanh,
+    ZeroPad,
+)
+
+
+def _padding(padding: int | tuple[int, ...]) -> Value:
+    """As much on both sides: a number for all axes, or a pair for each."""
+    one = axes(padding)
+    return one if isinstance(one, int) else tuple((size, size) for size in one)
+
+
+def _conv(unit: Unit) -> Call:
+    step: Conv = unit.step
+    return call(
+        "nn.Conv",
+        outputs(unit),
+        ("kernel", unit.kernel),
+        strides=Option(axes(step.stride), 1),
+        padding=_padding(step.padding),
+        kernel_dilation=Option(axes(step.dilation), 1),
+        feature_group_count=Option(unit.groups, 1),
+        use_bias=bias(unit),
+    )
+
+
+def _conv_transpose(unit: Unit) -> Call:
+    """Its padding is that of the widened input, as jax has it."""
+    step: ConvTranspose = unit.step
+    each = [per_axis(option, unit.kernel) for option in (step.padding, step.output_padding)]
+    sides = tuple((k - 1 - p, k - 1 - p + o) for k, p, o in zip(unit.kernel, *each, strict=True))
+    if any(before < 0 for before, _ in sides):
+        raise Flax().refused(step, f"a padding of {step.padding} for a kernel of {unit.kernel}")
+    strides = per_axis(step.stride, unit.kernel)
+    return call(
+        "nn.ConvTranspose",
+        outputs(unit),
+        ("kernel", unit.kernel),
+        strides=Option(strides, (1,) * len(strides)),
+        padding=sides,
+        use_bias=bias(unit),
+    )
+
+
+def _batch_norm(unit: Unit) -> Call:
+    step: BatchNorm = unit.step
+    return call(
+        "nn.BatchNorm",
+        use_running_average=Training(),
+        momentum=step.momentum,
+        epsilon=step.epsilon,
+        use_scale=Option("scale" in unit.roles, True),
+        use_bias=Option("offset" in unit.roles, True),
+    )
+
+
+def _norm(name: str) -> Callable[[Unit], Call]:
+    """The slower way to the variance is the exact one, which the other frameworks have."""
+
+    def make(unit: Unit) -> Call:
+        groups = {"num_groups": unit.step.groups} if isinstance(unit.step, GroupNorm) else {}
+        return call(f"nn.{name}", **groups, epsilon=unit.step.epsilon, use_fast_variance=False)
+
+    return make
+
+
+def _prelu(unit: Unit) -> Call:
+    if unit.outputs != 1:
+        raise Flax().refused(unit.step, f"its PReLU has one slope for all channels, and this has {unit.outputs}")
+    return call("nn.PReLU")
+
+
+def _pool(name: str) -> Callable[[Unit], Call]:
+    def make(unit: Unit) -> Call:
+        step: MaxPool | AveragePool = unit.step
+        size = per_axis(step.size, range(unit.space))
+        strides = size if step.stride is None else per_axis(step.stride, size)
+        counts = {"count_include_pad": Option(step.count_padding, True)} if isinstance(step, AveragePool) else {}
+        padding = Option(tuple((p, p) for p in per_axis(step.padding, size)), ((0, 0),) * len(size))
+        return plain(f"nn.{name}_pool", window_shape=size, strides=strides, padding=padding, **counts)
+
+    return make
+
+
+def _recurrent(cell: str) -> Callable[[Unit], Call]:
+    def make(unit: Unit) -> Call:
+        relu: dict[str, Value] = {}
+        if isinstance(unit.step, Rnn) and unit.step.activation == "relu":
+            relu = {"activation_fn": plain("nn.relu")}
+        return call("nn.RNN", ("cell", call(f"nn.{cell}", outputs(unit), **relu)))
+
+    return make
+
+
+def _attention(unit: Unit) -> Call:
+    return call("nn.MultiHeadDotProductAttention", num_heads=unit.step.heads, use_bias=bias(unit))
+
+
+_MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
+    Linear: lambda unit: call("nn.Dense", outputs(unit), use_bias=bias(unit)),
+    Embedding: lambda unit: call("nn.Embed", ("rows", unit.rows or 0), outputs(unit)),
+    Conv: _conv,
+    ConvTranspose: _conv_transpose,
+    BatchNorm: _batch_norm,
+    LayerNorm: _norm("LayerNorm"),
+    GroupNorm: _norm("GroupNorm"),
+    InstanceNorm: _norm("InstanceNorm"),
+    RmsNorm: lambda unit: call("nn.RMSNorm", epsilon=unit.step.epsilon),
+    Prelu: _prelu,
+    Rnn: _recurrent("SimpleCell"),
+    Lstm: _recurrent("OptimizedLSTMCell"),
+    Gru: _recurrent("GRUCell"),
+    Attention: _attention,
+    Relu: lambda unit: plain("nn.relu"),
+    Sigmoid: lambda unit: plain("nn.sigmoid"),
+    Tanh: lambda unit: plain("nn.tanh"),
+    Gelu: lambda unit: plain("nn.gelu", approximate=unit.step.approximate),
+    LeakyRelu: lambda unit: plain("nn.leaky_relu", negative_slope=unit.step.slope),
+    Elu: lambda unit: plain("nn.elu", alpha=unit.step.alpha),
+    Silu: lambda unit: plain("nn.silu"),
+    Softplus: lambda unit: plain("nn.softplus"),
+    Softmax: lambda unit: plain("nn.softmax"),
+    MaxPool: _pool("max"),
+    AveragePool: _pool("avg"),
+    GlobalMaxPool: lambda unit: plain("global_max"),
+    GlobalAveragePool: lambda unit: plain("global_mean"),
+    Flatten: lambda unit: plain("flatten"),
+    Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate), deterministic=Training()),
+    ZeroPad: lambda unit: plain("zero_pad", padding=unit.step.padding),
+    Last: lambda unit: plain("last_step"),
+}
+
+_HELPERS = {
+    "flatten": """
+def flatten(x):
+    return x.reshape(len(x), -1)
+""",
+    "global_mean": '''
+def global_mean(x):
+    """Over all of space, whose axes stay."""
+    return x.mean(range(1, x.ndim - 1), keepdims=True)
+''',
+    "global_max": '''
+def global_max(x):
+    """Over all of space, whose axes stay."""
+    return x.max(range(1, x.ndim - 1), keepdims=True)
+''',
+    "zero_pad": """
+def zero_pad(x, padding):
+    return jnp.pad(x, ((0, 0), *padding, (0, 0)))
+""",
+    "last_step": '''
+def last_step(x):
+    """The last step of (batch, time, features)."""
+    return x[:, -1]
+''',
+}
+
+
+class Flax(Dialect):
+    name = "flax"
+    title = "Flax"
+    channels_last = True
+    loading = """with open("{name}.msgpack", "rb") as file:
+    variables = flax.serialization.msgpack_restore(file.read())
+y = make_net().apply(variables, x)"""
+    forward = "__call__"
+    base = "nn.Module"
+    net = "nn.Module"
+    line = "nn.Sequential"
+    imports: ClassVar[Mapping[str, str]] = {
+        "from functools import partial\n": "partial",
+        "import jax.numpy as jnp": r"jnp\.",
+        "from flax import linen as nn": "nn",
+    }
+    helpers = _HELPERS
+
+    def number(self, name: str) -> int | None:
+        found = re.fullmatch(r"layers_(0|[1-9]\d*)", name)
+        return int(found[1]) if found else None
+
+    def leaf(self, unit: Unit) -> Call:
+        return _MODULES[type(unit.step)](unit)
+
+    def concat(self, parts: str, last: bool) -> str:
+        return f"jnp.concatenate([{parts}], -1)"
+
+    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
+        return "nn.Sequential([", [text for _, text in items], "])"
+
+    def constructor(self, made: Class) -> list[str]:
+        listed = [f"{each.name}: {_type(each)}" for each in made.parameters if each.always]
+        listed += [f"{each.name}: {_type(each)} | None = None" for each in made.parameters if not each.always]
+        listed += [f"{flag}: bool = False" for flag in made.flags]
+        listed += ["train: bool = False"] if made.trains else []
+        lines = [*(f"    {line}" for line in listed), *[""] * bool(listed)]
+        own = {each.name for each in made.parameters}
+        inside = [each for each in made.attributes if each.name not in own]
+        if inside:
+            lines += [
+                "    def setup(self):",
+                *self.attributes(inside, self.writing("self.{}", "self.train"), "self.{}"),
+                "",
+            ]
+        return lines
+
+    def net_text(self, net: Expression, units: Units) -> str:
+        if not says_training(net):
+            return super().net_text(net, units)
+        return f"def make_net(train=False):\n    return {self.writing().text(net, 4, 7)}"
+
+
+def _type(each: Needed) -> str:
+    return "nn.Module" if isinstance(each.sample, Call | Items) else type(each.sample).__name__

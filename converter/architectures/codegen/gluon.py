@@ -1,0 +1,299 @@
+"""The code of MXNet gluon, whose dense layers flatten what they take, and may end in an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from converter.architectures.codegen.arguments import activation, axes, bias, channel_axis, outputs, window
+from converter.architectures.codegen.code import Call, Option, Value, call
+from converter.architectures.codegen.dialect import Dialect
+from converter.architectures.codegen.program import Class
+from converter.architectures.units import Unit
+from converter.architectures.vocabulary import (
+    Attention,
+    AveragePool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    Elu,
+    Embedding,
+    Flatten,
+    Gelu,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    GroupNorm,
+    Gru,
+    InstanceNorm,
+    Last,
+    LayerNorm,
+    LeakyRelu,
+    Linear,
+    Lstm,
+    MaxPool,
+    Prelu,
+    Relu,
+    RmsNorm,
+    Rnn,
+    Sigmoid,
+    Silu,
+    Softmax,
+    Softplus,
+    Step,
+    Tanh,
+    ZeroPad,
+)
+
+
+def _linear(unit: Unit) -> Call:
+    """Behind time it must not flatten."""
+    flat = unit.given is None or len(unit.given.dims) == 1
+    return call("nn.Dense", outputs(unit), **activation(unit), flatten=Option(flat, True), use_bias=bias(unit))
+
+
+def _conv(unit: Unit) -> Call:
+    step: Conv = unit.step
+    return call(
+        f"nn.Conv{unit.space}D",
+        outputs(unit),
+        ("kernel", axes(unit.kernel)),
+        strides=Option(axes(step.stride), 1),
+        padding=Option(axes(step.padding), 0),
+        dilation=Option(axes(step.dilation), 1),
+        groups=Option(unit.groups, 1),
+        **activation(unit),
+        use_bias=bias(unit),
+    )
+
+
+def _conv_transpose(unit: Unit) -> Call:
+    step: ConvTranspose = unit.step
+    return call(
+        f"nn.Conv{unit.space}DTranspose",
+        outputs(unit),
+        ("kernel", axes(unit.kernel)),
+        strides=Option(axes(step.stride), 1),
+        padding=Option(axes(step.padding), 0),
+        output_padding=Option(axes(step.output_padding), 0),
+        **activation(unit),
+        use_bias=bias(unit),
+    )
+
+
+def _batch_norm(unit: Unit) -> Call:
+    """It stores both gamma and beta, also where they are not used."""
+    return call("nn.BatchNorm", momentum=unit.step.momentum, epsilon=unit.step.epsilon)
+
+
+def _pool(name: str) -> Callable[[Unit], Call]:
+    def make(unit: Unit) -> Call:
+        step: MaxPool | AveragePool = unit.step
+        counts = {"count_include_pad": step.count_padding} if isinstance(step, AveragePool) and step.padding else {}
+        return call(f"nn.{name}Pool{unit.space}D", *window(step), padding=Option(axes(step.padding), 0), **counts)
+
+    return make
+
+
+def _recurrent(name: str) -> Callable[[Unit], Call]:
+    def make(unit: Unit) -> Call:
+        options: dict[str, Value] = {"activation": unit.step.activation} if isinstance(unit.step, Rnn) else {}
+        assert unit.inputs is not None
+        return call(f"rnn.{name}", outputs(unit), layout="NTC", input_size=unit.inputs, **options)
+
+    return make
+
+
+def _attention(unit: Unit) -> Call:
+    return call("Attention", outputs(unit), ("heads", unit.step.heads), use_bias=bias(unit))
+
+
+def _zero_pad(unit: Unit) -> Call:
+    if unit.space == 1:
+        raise Gluon().refused(unit.step, "it pads images only")
+    return call("ZeroPad", ("padding", tuple(number for pair in unit.step.padding for number in pair)))
+
+
+def _word(name: str) -> Callable[[Unit], Call]:
+    return lambda unit: call("nn.Activation", ("function", name))
+
+
+def _softmax(unit: Unit) -> Call:
+    return call("Softmax", ("axis", channel_axis(unit)))
+
+
+_MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
+    Linear: _linear,
+    Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), outputs(unit)),
+    Conv: _conv,
+    ConvTranspose: _conv_transpose,
+    BatchNorm: _batch_norm,
+    LayerNorm: lambda unit: call("nn.LayerNorm", epsilon=unit.step.epsilon),
+    GroupNorm: lambda unit: call("GroupNorm", outputs(unit), ("groups", unit.step.groups), epsilon=unit.step.epsilon),
+    InstanceNorm: lambda unit: call("nn.InstanceNorm", epsilon=unit.step.epsilon, scale=True),
+    RmsNorm: lambda unit: call("RMSNorm", outputs(unit), epsilon=unit.step.epsilon),
+    Prelu: lambda unit: call("nn.PReLU", in_channels=Option(unit.outputs or 1, 1)),
+    Rnn: _recurrent("RNN"),
+    Lstm: _recurrent("LSTM"),
+    Gru: _recurrent("GRU"),
+    Attention: _attention,
+    Relu: _word("relu"),
+    Sigmoid: _word("sigmoid"),
+    Tanh: _word("tanh"),
+    Gelu: lambda unit: call("TanhGelu") if unit.step.approximate else call("nn.GELU"),
+    LeakyRelu: lambda unit: call("nn.LeakyReLU", ("slope", unit.step.slope)),
+    Elu: lambda unit: call("nn.ELU", ("alpha", unit.step.alpha)),
+    Silu: lambda unit: call("nn.Swish"),
+    Softplus: _word("softrelu"),
+    Softmax: _softmax,
+    MaxPool: _pool("Max"),
+    AveragePool: _pool("Avg"),
+    GlobalMaxPool: lambda unit: call(f"nn.GlobalMaxPool{unit.space}D"),
+    GlobalAveragePool: lambda unit: call(f"nn.GlobalAvgPool{unit.space}D"),
+    Flatten: lambda unit: call("nn.Flatten"),
+    Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate)),
+    ZeroPad: _zero_pad,
+    Last: lambda unit: call("LastStep"),
+}
+
+_HELPERS = {
+    "row": """
+def row(*blocks):
+    net = nn.HybridSequential()
+    net.add(*blocks)
+    return net
+""",
+    "TanhGelu": '''
+class TanhGelu(nn.HybridBlock):
+    """GELU by its approximation."""
+
+    def hybrid_forward(self, F, x):
+        return 0.5 * x * (1 + F.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
+''',
+    "Softmax": """
+class Softmax(nn.HybridBlock):
+    def __init__(self, axis):
+        super().__init__()
+        self.axis = axis
+
+    def hybrid_forward(self, F, x):
+        return F.softmax(x, axis=self.axis)
+""",
+    "ZeroPad": '''
+class ZeroPad(nn.HybridBlock):
+    """Zeros around space; padding: before and behind, for each axis."""
+
+    def __init__(self, padding):
+        super().__init__()
+        self.padding = (0, 0, 0, 0, *padding)
+
+    def hybrid_forward(self, F, x):
+        return F.pad(x, mode="constant", pad_width=self.padding)
+''',
+    "LastStep": '''
+class LastStep(nn.HybridBlock):
+    """The last step of (batch, time, features)."""
+
+    def hybrid_forward(self, F, x):
+        return F.slice_axis(x, axis=1, begin=-1, end=None).reshape((0, -1))
+''',
+    "GroupNorm": '''
+class GroupNorm(nn.HybridBlock):
+    """With a scale for each channel, where gluon's own has one for each group."""
+
+    def __init__(self, channels, groups, epsilon):
+        super().__init__()
+        self.groups, self.epsilon = groups, epsilon
+        self.gamma = self.params.get("gamma", shape=(channels,), init="ones")
+        self.beta = self.params.get("beta", shape=(channels,), init="zeros")
+
+    def hybrid_forward(self, F, x, gamma, beta):
+        grouped = F.reshape(x, (0, -4, self.groups, -1, -2))
+        flat = F.reshape(grouped, (0, 0, -1))
+        centred = F.broadcast_sub(flat, F.mean(flat, axis=2, keepdims=True))
+        scale = F.rsqrt(F.mean(F.square(centred), axis=2, keepdims=True) + self.epsilon)
+        normal = F.reshape_like(F.broadcast_mul(centred, scale), x)
+        flat = F.reshape(normal, (0, 0, -1))
+        gamma, beta = F.reshape(gamma, (1, -1, 1)), F.reshape(beta, (1, -1, 1))
+        return F.reshape_like(F.broadcast_add(F.broadcast_mul(flat, gamma), beta), x)
+''',
+    "RMSNorm": """
+class RMSNorm(nn.HybridBlock):
+    def __init__(self, features, epsilon):
+        super().__init__()
+        self.epsilon = epsilon
+        self.gamma = self.params.get("gamma", shape=(features,), init="ones")
+
+    def hybrid_forward(self, F, x, gamma):
+        scale = F.rsqrt(F.mean(F.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return F.broadcast_mul(F.broadcast_mul(x, scale), gamma)
+""",
+    "Attention": '''
+class Attention(nn.HybridBlock):
+    """Multi-head attention of (batch, time, features) to itself."""
+
+    def __init__(self, features, heads, use_bias=True):
+        super().__init__()
+        self.heads, self.scale = heads, (features // heads) ** -0.5
+        self.query = nn.Dense(features, flatten=False, use_bias=use_bias)
+        self.key = nn.Dense(features, flatten=False, use_bias=use_bias)
+        self.value = nn.Dense(features, flatten=False, use_bias=use_bias)
+        self.output = nn.Dense(features, flatten=False, use_bias=use_bias)
+
+    def hybrid_forward(self, F, x):
+        def split(y):  # (batch * heads, time, features of a head)
+            y = F.transpose(F.reshape(y, (0, 0, self.heads, -1)), (0, 2, 1, 3))
+            return F.reshape(y, (-1, 0, 0), reverse=True)
+
+        query, key, value = split(self.query(x)), split(self.key(x)), split(self.value(x))
+        weights = F.softmax(F.batch_dot(query, key, transpose_b=True) * self.scale, axis=-1)
+        y = F.reshape(F.batch_dot(weights, value), (-1, self.heads, 0, 0), reverse=True)
+        return self.output(F.reshape(F.transpose(y, (0, 2, 1, 3)), (0, 0, -1)))
+''',
+}
+
+_WORDS: Mapping[type[Step], str] = {Relu: "relu", Sigmoid: "sigmoid", Tanh: "tanh", Softplus: "softrelu"}
+
+
+class Gluon(Dialect):
+    name = "mxnet"
+    title = "MXNet"
+    subclassed = True
+    flattens = True
+    loading = """net = make_net()
+net.load_parameters("{name}.params")"""
+    forward = "hybrid_forward"
+    base = "nn.HybridBlock"
+    net = "nn.HybridBlock"
+    line = "nn.HybridSequential"
+    imports: ClassVar[Mapping[str, str]] = {"from mxnet.gluon import nn": "nn", "from mxnet.gluon import rnn": r"rnn\."}
+    helpers = _HELPERS
+
+    def fused(self, unit: Unit) -> str:
+        return _WORDS.get(type(unit.step), "")
+
+    def leaf(self, unit: Unit) -> Call:
+        if isinstance(unit.step, BatchNorm) and len({"scale", "offset"} & unit.roles) < 2:
+            raise self.refused(unit.step, "its files have both a scale and an offset, and these weights do not")
+        return _MODULES[type(unit.step)](unit)
+
+    def concat(self, parts: str, last: bool) -> str:
+        return f"F.concat({parts}, dim={-1 if last else 1})"
+
+    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
+        return "row(", [text for _, text in items], ")"
+
+    def line_constructor(self) -> list[str]:
+        return ["    def __init__(self, *blocks):", "        super().__init__()", "        self.add(*blocks)", ""]
+
+    def signature(self, made: Class) -> list[str]:
+        return ["    def hybrid_forward(self, F, x):"]
+
+    def inner(self, x: str) -> str:
+        return f"super().hybrid_forward(F, {x})"
+
+    def setting(self, name: str) -> tuple[str, str]:
+        return "self.register_child(", f', "{name}")'
+
+    def getting(self, name: str) -> str:
+        return f'self._children["{name}"]'

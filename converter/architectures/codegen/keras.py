@@ -1,0 +1,339 @@
+"""The code of Keras 3 (TensorFlow).
+
+Its layers know the padding ``same``, which depends on the size of the input where a stride is not 1. A padding of a
+number is that where it is so for every size; else zeros are put around by a layer of its own, as in keras.applications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import structs
+from msgspec.structs import replace
+
+from converter.architectures.codegen.arguments import activation, axes, bias, outputs, window
+from converter.architectures.codegen.code import Call, Expression, Option, call
+from converter.architectures.codegen.dialect import Dialect
+from converter.architectures.units import Shape, Unit, Units, per_axis
+from converter.architectures.vocabulary import (
+    Attention,
+    AveragePool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    Elu,
+    Embedding,
+    Flatten,
+    Gelu,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    GroupNorm,
+    Gru,
+    InstanceNorm,
+    Last,
+    LayerNorm,
+    LeakyRelu,
+    Linear,
+    Lstm,
+    MaxPool,
+    Prelu,
+    Relu,
+    RmsNorm,
+    Rnn,
+    Sigmoid,
+    Silu,
+    Softmax,
+    Softplus,
+    Step,
+    Tanh,
+    ZeroPad,
+)
+
+
+class MaxPad(msgspec.Struct, frozen=True):
+    """What no maximum takes, around space."""
+
+    padding: tuple[int, ...]
+
+
+class Crop(msgspec.Struct, frozen=True):
+    """Take off from space: for each axis how many before and behind."""
+
+    cropping: tuple[tuple[int, int], ...]
+
+
+def _linear(unit: Unit) -> Call:
+    return call("layers.Dense", outputs(unit), **activation(unit), use_bias=bias(unit))
+
+
+def _conv(unit: Unit) -> Call:
+    step: Conv = unit.step
+    return call(
+        f"layers.Conv{unit.space}D",
+        outputs(unit),
+        ("kernel", axes(unit.kernel)),
+        strides=Option(axes(step.stride), 1),
+        padding=Option("same" if axes(step.padding) != 0 else "valid", "valid"),
+        dilation_rate=Option(axes(step.dilation), 1),
+        groups=Option(unit.groups, 1),
+        **activation(unit),
+        use_bias=bias(unit),
+    )
+
+
+def _conv_transpose(unit: Unit) -> Call:
+    return call(
+        f"layers.Conv{unit.space}DTranspose",
+        outputs(unit),
+        ("kernel", axes(unit.kernel)),
+        strides=Option(axes(unit.step.stride), 1),
+        **activation(unit),
+        use_bias=bias(unit),
+    )
+
+
+def _batch_norm(unit: Unit) -> Call:
+    step: BatchNorm = unit.step
+    parts = {
+        "center": Option("offset" in unit.roles, True),
+        "scale": Option("scale" in unit.roles, True),
+    }
+    return call("layers.BatchNormalization", momentum=step.momentum, epsilon=step.epsilon, **parts)
+
+
+def _group_norm(unit: Unit) -> Call:
+    groups = unit.step.groups if isinstance(unit.step, GroupNorm) else -1
+    return call("layers.GroupNormalization", ("groups", groups), epsilon=unit.step.epsilon)
+
+
+def _prelu(unit: Unit) -> Call:
+    """One slope for all axes but that of the channels, or for all."""
+    rank = len(unit.given.dims) if unit.given is not None else 1
+    shared = tuple(range(1, rank + (unit.outputs == 1)))
+    return call("layers.PReLU", shared_axes=shared) if shared else call("layers.PReLU")
+
+
+def _pool(name: str) -> Callable[[Unit], Call]:
+    def make(unit: Unit) -> Call:
+        step: MaxPool | AveragePool = unit.step
+        same = Option("same" if axes(step.padding) != 0 else "valid", "valid")
+        return call(f"layers.{name}Pooling{unit.space}D", *window(step), padding=same)
+
+    return make
+
+
+def _recurrent(name: str) -> Callable[[Unit], Call]:
+    def make(unit: Unit) -> Call:
+        options = {"activation": Option(unit.step.activation, "tanh")} if isinstance(unit.step, Rnn) else {}
+        return call(f"layers.{name}", outputs(unit), return_sequences=True, **options)
+
+    return make
+
+
+def _attention(unit: Unit) -> Call:
+    assert unit.outputs is not None
+    head = unit.outputs // unit.step.heads
+    made = call("layers.MultiHeadAttention", ("heads", unit.step.heads), ("key_dim", head), use_bias=bias(unit))
+    return replace(made, use="{m}({x}, {x})")
+
+
+def _flatten(unit: Unit) -> Call:
+    """Of an input whose size in space is not known, the number of features is."""
+    unknown = unit.given is None or None in unit.given.dims
+    if unknown and unit.outputs is not None:
+        return call("layers.Reshape", ("shape", (unit.outputs,)))
+    return call("layers.Flatten")
+
+
+def _zero_pad(unit: Unit) -> Call:
+    pairs: Any = unit.step.padding
+    if all(a == b for a, b in pairs):
+        pairs = axes(tuple(a for a, _ in pairs))
+    elif unit.space == 1:
+        pairs = pairs[0]
+    return call(f"layers.ZeroPadding{unit.space}D", ("padding", pairs))
+
+
+def _crop(unit: Unit) -> Call:
+    pairs: Any = unit.step.cropping
+    return call(f"layers.Cropping{unit.space}D", ("cropping", pairs[0] if unit.space == 1 else pairs))
+
+
+def _word(name: str) -> Callable[[Unit], Call]:
+    return lambda unit: call("layers.Activation", ("function", name))
+
+
+def _gelu(unit: Unit) -> Call:
+    return call("TanhGelu") if unit.step.approximate else call("layers.Activation", ("function", "gelu"))
+
+
+_MODULES: Mapping[type, Callable[[Unit], Call]] = {
+    Linear: _linear,
+    Embedding: lambda unit: call("layers.Embedding", ("rows", unit.rows or 0), outputs(unit)),
+    Conv: _conv,
+    ConvTranspose: _conv_transpose,
+    BatchNorm: _batch_norm,
+    LayerNorm: lambda unit: call("layers.LayerNormalization", epsilon=unit.step.epsilon),
+    GroupNorm: _group_norm,
+    InstanceNorm: _group_norm,
+    RmsNorm: lambda unit: call("layers.RMSNormalization", epsilon=unit.step.epsilon),
+    Prelu: _prelu,
+    Rnn: _recurrent("SimpleRNN"),
+    Lstm: _recurrent("LSTM"),
+    Gru: _recurrent("GRU"),
+    Attention: _attention,
+    Relu: lambda unit: call("layers.ReLU"),
+    Sigmoid: _word("sigmoid"),
+    Tanh: _word("tanh"),
+    Gelu: _gelu,
+    LeakyRelu: lambda unit: call("layers.LeakyReLU", ("slope", unit.step.slope)),
+    Elu: lambda unit: call("layers.ELU", ("alpha", unit.step.alpha)),
+    Silu: _word("silu"),
+    Softplus: _word("softplus"),
+    Softmax: lambda unit: call("layers.Softmax"),
+    MaxPool: _pool("Max"),
+    AveragePool: _pool("Average"),
+    GlobalMaxPool: lambda unit: call(f"layers.GlobalMaxPooling{unit.space}D", keepdims=True),
+    GlobalAveragePool: lambda unit: call(f"layers.GlobalAveragePooling{unit.space}D", keepdims=True),
+    Flatten: _flatten,
+    Dropout: lambda unit: call("layers.Dropout", ("rate", unit.step.rate)),
+    ZeroPad: _zero_pad,
+    Last: lambda unit: call("LastStep"),
+    MaxPad: lambda unit: call("PadForMax", ("padding", unit.step.padding)),
+    Crop: _crop,
+}
+
+_PAD_FOR_MAX = '''
+class PadForMax(layers.Layer):
+    """Puts minus infinity around space, which no maximum takes; as much before as behind."""
+
+    def __init__(self, padding):
+        super().__init__()
+        self.padding = padding
+
+    def call(self, x):
+        sides = [(0, 0), *((size, size) for size in self.padding), (0, 0)]
+        return keras.ops.pad(x, sides, constant_values=float("-inf"))
+'''
+
+_TANH_GELU = '''
+class TanhGelu(layers.Layer):
+    """GELU by its approximation."""
+
+    def call(self, x):
+        return keras.ops.gelu(x, approximate=True)
+'''
+
+_LAST = '''
+class LastStep(layers.Layer):
+    """The last step of (batch, time, features)."""
+
+    def call(self, x):
+        return x[:, -1]
+'''
+
+_WORDS: Mapping[type[Step], str] = {
+    Relu: "relu",
+    Sigmoid: "sigmoid",
+    Tanh: "tanh",
+    Silu: "silu",
+    Softplus: "softplus",
+}
+
+
+class Keras(Dialect):
+    """explicit: whether zeros are put around by a layer of its own wherever a convolution pads."""
+
+    name = "tensorflow"
+    title = "Keras"
+    counted = True
+    channels_last = True
+    loading = """net = make_net()
+net.load_weights("{name}.weights.h5")"""
+    forward = "call"
+    base = "layers.Layer"
+    net = "keras.Model"
+    line = "keras.Sequential"
+    imports: ClassVar[Mapping[str, str]] = {"import keras": "keras", "from keras import layers": r"layers\."}
+    helpers = {"PadForMax": _PAD_FOR_MAX, "TanhGelu": _TANH_GELU, "LastStep": _LAST}
+
+    def __init__(self, explicit: bool = False) -> None:
+        self.explicit = explicit
+
+    def number(self, name: str) -> int | None:
+        return None
+
+    def fused(self, unit: Unit) -> str:
+        if isinstance(unit.step, Gelu):
+            return "" if unit.step.approximate else "gelu"
+        return _WORDS.get(type(unit.step), "")
+
+    def lowered(self, unit: Unit) -> tuple[Unit, ...]:
+        step = unit.step
+        if isinstance(step, Conv) and axes(step.padding) != 0 and (self.explicit or not is_same(unit)):
+            return _padded(unit, ZeroPad(padding=_both(unit)))
+        if isinstance(step, MaxPool) and axes(step.padding) != 0 and not is_same(unit):
+            return _padded(unit, MaxPad(per_axis(step.padding, range(unit.space))))
+        if isinstance(step, AveragePool) and axes(step.padding) != 0:
+            if step.count_padding:
+                return _padded(unit, ZeroPad(padding=_both(unit)))
+            if not is_same(unit):
+                raise self.refused(step, "it pads an average with a stride as 'same' alone does (count_padding: false)")
+        return _cropped(unit) if isinstance(step, ConvTranspose) else (unit,)
+
+    def leaf(self, unit: Unit) -> Call:
+        return _MODULES[type(unit.step)](unit)
+
+    def concat(self, parts: str, last: bool) -> str:
+        return f"keras.ops.concatenate([{parts}], axis=-1)"
+
+    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
+        return "keras.Sequential([", [text for _, text in items], "])"
+
+    def net_text(self, net: Expression, units: Units) -> str:
+        """It is called once on an input that has no values, which makes its variables."""
+        shape = units.input_of(channels_last=True) or (None,)
+        numbers = ', dtype="int32"' if units.takes_numbers else ""
+        sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        lines = ["def make_net():", f"    net = {self.writing().text(net, 4, 6)}"]
+        lines.append(f"    net(keras.Input(({sizes}){numbers}))  # makes its variables")
+        return "\n".join([*lines, "    return net"])
+
+
+def is_same(unit: Unit) -> bool:
+    """Whether the padding is what ``same`` is for inputs of every size."""
+    step: Conv | MaxPool | AveragePool = unit.step
+    window = unit.kernel if isinstance(step, Conv) else per_axis(step.size, range(unit.space))
+    dilation = per_axis(step.dilation if isinstance(step, Conv) else 1, window)
+    stride = per_axis(step.stride if step.stride is not None else window, window)
+    each = zip(window, dilation, stride, per_axis(step.padding, window), strict=True)
+    return all(s == 1 and 2 * p == d * (k - 1) for k, d, s, p in each)
+
+
+def _both(unit: Unit) -> tuple[tuple[int, int], ...]:
+    return tuple((size, size) for size in per_axis(unit.step.padding, range(unit.space)))
+
+
+def _padded(unit: Unit, pad: Any) -> tuple[Unit, ...]:
+    """With the padding as a step of its own."""
+    assert unit.given is not None
+    sizes = per_axis(unit.step.padding, range(unit.space))
+    dims = tuple(None if d is None else d + 2 * p for d, p in zip(unit.given.dims[1:], sizes, strict=True))
+    shape = Shape((unit.given.dims[0], *dims), True)
+    bare = replace(unit, step=structs.replace(unit.step, padding=0), given=shape)
+    return Unit(pad, unit.given, shape), bare
+
+
+def _cropped(unit: Unit) -> tuple[Unit, ...]:
+    """Keras has no padding of a number for a transposed convolution: what is too much is taken off."""
+    step: ConvTranspose = unit.step
+    each = [per_axis(option, unit.kernel) for option in (step.stride, step.padding, step.output_padding)]
+    sides = [(p, p - o + max(s - k, 0)) for k, s, p, o in zip(unit.kernel, *each, strict=True)]
+    if any(behind < 0 for _, behind in sides):
+        raise Keras().refused(step, f"an output_padding above the padding of {step.padding}")
+    if not any(map(any, sides)):
+        return (unit,)
+    return unit, Unit(Crop(tuple(sides)), unit.given, unit.gives)

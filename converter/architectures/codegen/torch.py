@@ -1,0 +1,220 @@
+"""The code of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from converter.architectures.codegen.arguments import axes, bias, channel_axis, outputs, window
+from converter.architectures.codegen.code import Call, Option, Value, call
+from converter.architectures.codegen.dialect import Dialect
+from converter.architectures.units import Unit
+from converter.architectures.vocabulary import (
+    Attention,
+    AveragePool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    Elu,
+    Embedding,
+    Flatten,
+    Gelu,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    GroupNorm,
+    Gru,
+    InstanceNorm,
+    Last,
+    LayerNorm,
+    LeakyRelu,
+    Linear,
+    Lstm,
+    MaxPool,
+    Prelu,
+    Relu,
+    RmsNorm,
+    Rnn,
+    Sigmoid,
+    Silu,
+    Softmax,
+    Softplus,
+    Step,
+    Tanh,
+    ZeroPad,
+)
+
+
+def _width(unit: Unit) -> tuple[str, Value]:
+    return outputs(unit, "channels")
+
+
+def _in_out(unit: Unit) -> tuple[tuple[str, Value], ...]:
+    assert unit.inputs is not None
+    return ("inputs", unit.inputs), outputs(unit)
+
+
+def _linear(unit: Unit) -> Call:
+    return call("nn.Linear", *_in_out(unit), bias=bias(unit))
+
+
+def _embedding(unit: Unit) -> Call:
+    assert unit.rows is not None
+    return call("nn.Embedding", ("rows", unit.rows), outputs(unit))
+
+
+def _conv(unit: Unit) -> Call:
+    step: Conv = unit.step
+    return call(
+        f"nn.Conv{unit.space}d",
+        *_in_out(unit),
+        ("kernel", axes(unit.kernel)),
+        stride=Option(axes(step.stride), 1),
+        padding=Option(axes(step.padding), 0),
+        dilation=Option(axes(step.dilation), 1),
+        groups=Option(unit.groups, 1),
+        bias=bias(unit),
+    )
+
+
+def _conv_transpose(unit: Unit) -> Call:
+    step: ConvTranspose = unit.step
+    return call(
+        f"nn.ConvTranspose{unit.space}d",
+        *_in_out(unit),
+        ("kernel", axes(unit.kernel)),
+        stride=Option(axes(step.stride), 1),
+        padding=Option(axes(step.padding), 0),
+        output_padding=Option(axes(step.output_padding), 0),
+        bias=bias(unit),
+    )
+
+
+def _batch_norm(unit: Unit) -> Call:
+    step: BatchNorm = unit.step
+    affine = Option(bool({"scale", "offset"} & unit.roles), True)
+    momentum = round(1 - step.momentum, 12)
+    return call(f"nn.BatchNorm{unit.space or 1}d", _width(unit), eps=step.epsilon, momentum=momentum, affine=affine)
+
+
+def _instance_norm(unit: Unit) -> Call:
+    return call(f"nn.InstanceNorm{unit.space}d", _width(unit), eps=unit.step.epsilon, affine=True)
+
+
+def _pool(name: str) -> Callable[[Unit], Call]:
+    def make(unit: Unit) -> Call:
+        step: MaxPool | AveragePool = unit.step
+        counts = isinstance(step, AveragePool) and axes(step.padding) != 0  # where zeros can count
+        options = {"count_include_pad": step.count_padding} if counts else {}  # type: ignore[union-attr]
+        return call(f"nn.{name}Pool{unit.space}d", *window(step), padding=Option(axes(step.padding), 0), **options)
+
+    return make
+
+
+def _zero_pad(unit: Unit) -> Call:
+    """The last axis comes first."""
+    pairs = tuple(number for pair in reversed(unit.step.padding) for number in pair)
+    return call(f"nn.ConstantPad{unit.space}d", ("padding", pairs), ("value", 0.0))
+
+
+def _recurrent(name: str) -> Callable[[Unit], Call]:
+    def make(unit: Unit) -> Call:
+        options = {"nonlinearity": Option(unit.step.activation, "tanh")} if isinstance(unit.step, Rnn) else {}
+        made = call(f"nn.{name}", *_in_out(unit), batch_first=True, **options)
+        return replace(made, use="{m}({x})[0]")
+
+    return make
+
+
+def _attention(unit: Unit) -> Call:
+    made = call("nn.MultiheadAttention", _width(unit), ("heads", unit.step.heads), bias=bias(unit), batch_first=True)
+    return replace(made, use="{m}({x}, {x}, {x}, need_weights=False)[0]")
+
+
+def _softmax(unit: Unit) -> Call:
+    return call("nn.Softmax", dim=channel_axis(unit))
+
+
+_MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
+    Linear: _linear,
+    Embedding: _embedding,
+    Conv: _conv,
+    ConvTranspose: _conv_transpose,
+    BatchNorm: _batch_norm,
+    LayerNorm: lambda unit: call("nn.LayerNorm", _width(unit), eps=unit.step.epsilon),
+    GroupNorm: lambda unit: call("nn.GroupNorm", ("groups", unit.step.groups), _width(unit), eps=unit.step.epsilon),
+    InstanceNorm: _instance_norm,
+    RmsNorm: lambda unit: call("nn.RMSNorm", _width(unit), eps=unit.step.epsilon),
+    Prelu: lambda unit: call("nn.PReLU", ("count", unit.outputs or 1)),
+    Rnn: _recurrent("RNN"),
+    Lstm: _recurrent("LSTM"),
+    Gru: _recurrent("GRU"),
+    Attention: _attention,
+    Relu: lambda unit: call("nn.ReLU"),
+    Sigmoid: lambda unit: call("nn.Sigmoid"),
+    Tanh: lambda unit: call("nn.Tanh"),
+    Gelu: lambda unit: call("nn.GELU", approximate="tanh" if unit.step.approximate else "none"),
+    LeakyRelu: lambda unit: call("nn.LeakyReLU", ("slope", unit.step.slope)),
+    Elu: lambda unit: call("nn.ELU", ("alpha", unit.step.alpha)),
+    Silu: lambda unit: call("nn.SiLU"),
+    Softplus: lambda unit: call("nn.Softplus"),
+    Softmax: _softmax,
+    MaxPool: _pool("Max"),
+    AveragePool: _pool("Avg"),
+    GlobalMaxPool: lambda unit: call(f"nn.AdaptiveMaxPool{unit.space}d", ("size", 1)),
+    GlobalAveragePool: lambda unit: call(f"nn.AdaptiveAvgPool{unit.space}d", ("size", 1)),
+    Flatten: lambda unit: call("nn.Flatten"),
+    Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate)),
+    ZeroPad: _zero_pad,
+    Last: lambda unit: call("Last"),
+}
+
+_LAST = '''
+class Last(nn.Module):
+    """The last step of (batch, time, features)."""
+
+    def forward(self, x):
+        return x[:, -1]
+'''
+
+
+class Torch(Dialect):
+    name = "torch"
+    title = "PyTorch"
+    says_names = True
+    subclassed = True
+    loading = """net = make_net()
+net.load_state_dict(torch.load("{name}.pt"))
+net.eval()"""
+    forward = "forward"
+    base = "nn.Module"
+    net = "nn.Module"
+    line = "nn.Sequential"
+    imports = {
+        "from collections import OrderedDict\n": "OrderedDict",
+        "import torch": r"torch\.",
+        "from torch import nn": "nn",
+    }
+    helpers = {"Last": _LAST}
+
+    def leaf(self, unit: Unit) -> Call:
+        step: Any = unit.step
+        if isinstance(step, BatchNorm) and len({"scale", "offset"} & unit.roles) == 1:
+            raise self.refused(step, "its BatchNorm has a scale and an offset, or neither")
+        return _MODULES[type(step)](unit)
+
+    def concat(self, parts: str, last: bool) -> str:
+        return f"torch.cat([{parts}], {-1 if last else 1})"
+
+    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
+        if named:
+            return "nn.Sequential(OrderedDict([", [f'("{name}", {text})' for name, text in items], "]))"
+        return "nn.Sequential(", [text for _, text in items], ")"
+
+    def setting(self, name: str) -> tuple[str, str]:
+        return f'self.add_module("{name}", ', ")"
+
+    def getting(self, name: str) -> str:
+        return f'self.get_submodule("{name}")'

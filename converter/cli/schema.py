@@ -1,0 +1,88 @@
+"""``converter schema list | show | check | infer``: schemas from the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from converter.cli.values import channels, json_text, mapping, numbers
+
+
+@click.group()
+def schema() -> None:
+    """Schemas: what the layers of an architecture are, and what each framework calls them."""
+
+
+@schema.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def list_schemas(as_json: bool) -> None:
+    """The schemas that come with the program."""
+    from converter.reports.tables import table
+    from converter.schema.loader import load_schema, shipped
+
+    found = [load_schema(name) for name in shipped()]
+    if as_json:
+        rows = [{"name": row.name, "description": row.description, "entries": len(row.layers)} for row in found]
+        click.echo(json_text(rows))
+    else:
+        click.echo("\n".join(table([["name", "what it is"], *([row.name, row.description] for row in found)])))
+
+
+@schema.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def show(name: str, as_json: bool) -> None:
+    """The layers of a schema (a shipped one, or a file), with blocks put in their places."""
+    import msgspec
+
+    from converter.frameworks import FRAMEWORKS
+    from converter.reports.tables import table
+    from converter.schema.loader import load_schema
+
+    found = load_schema(name)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return
+    names = [row.name for row in FRAMEWORKS if row.name != "neutral"]
+    rows = [["layer", "kind", *names]]
+    for layer in found.layers:
+        kind = f"{layer.kind}, optional" if layer.optional else layer.kind
+        rows.append([layer.path, kind, *(" or ".join(layer.paths(framework)) for framework in names)])
+    click.echo("\n".join([f"{found.name}: {found.description}", "", *table(rows)]))
+
+
+@schema.command()
+@click.argument("file")
+def check(file: str) -> None:
+    """Whether a schema file is right; says what is wrong, and where."""
+    from converter.schema.loader import load_schema
+
+    found = load_schema(file)
+    click.echo(f"{file}: a schema of {len(found.layers)} entries, without errors")
+
+
+@schema.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--from", "source_framework", metavar="NAME", help="Whose names SOURCE has, where that is open.")
+@click.option("--to", "target_framework", metavar="NAME", help="Whose names TARGET has, where that is open.")
+@click.option(
+    "--map", "mapping", metavar="SOURCE_LAYER=TARGET_LAYER", multiple=True, callback=mapping, help="As in convert."
+)
+@click.option("--kind", metavar="LAYER=KIND", multiple=True, callback=mapping, help="As in convert.")
+@click.option("--heads", metavar="LAYER=N", multiple=True, callback=numbers, help="As in convert.")
+@click.option("--flatten", metavar="LAYER=C", multiple=True, callback=channels, help="As in convert.")
+@click.option("--unflatten", metavar="LAYER=C", multiple=True, callback=numbers, help="As in convert.")
+@click.option("--example-input", metavar="SHAPE", multiple=True, help="As in convert, for a TARGET package.module:Net.")
+def infer(source: str, target: str, **options: Any) -> None:
+    """Write down how the layers of two nets pair, as a schema: infer SOURCE CLONE > mine.yaml
+
+    TARGET is a file, or package.module:Net of your own code.
+    """
+    from converter.commands.infer_schema import infer_schema
+    from converter.live.user_code import example_inputs
+
+    options["map"] = options.pop("mapping")
+    options["example_input"] = example_inputs(options["example_input"]) or None
+    click.echo(infer_schema(source, target, **options), nl=False)

@@ -1,0 +1,116 @@
+"""What is in a weight file: `converter inspect FILE`, for people and (``--json``) for programs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import asdict
+
+from converter.core.layers import Net
+from converter.core.tensors import Array, TensorSpec
+from converter.endpoints.checkpoint import Weights
+from converter.errors import ConversionError
+from converter.frameworks.neutral import architecture_in
+from converter.reports.tables import shape_dict, table
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """Of the finite elements; ``non_finite`` counts the others. None where there is no finite one."""
+
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    non_finite: int
+
+
+class Inspection(msgspec.Struct, frozen=True, dict=True):
+    """All that the headers of a file say; ``statistics`` only when every tensor was read for them."""
+
+    weights: Weights
+    statistics: dict[str, Statistics] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        contents = self.weights.contents
+        layer_of = self._layers()
+        tensors = []
+        for spec in contents.specs:
+            entry = {**shape_dict(spec), "bytes": spec.nbytes, "layer": layer_of.get(spec.name, ("", ""))[0]}
+            entry["kind"] = layer_of.get(spec.name, ("", ""))[1]
+            if self.statistics is not None:
+                entry["statistics"] = asdict(self.statistics[spec.name])
+            tensors.append(entry)
+        return {
+            "path": str(self.weights.path),
+            "format": self.weights.format.name,
+            "framework": self.weights.framework,
+            "writer": contents.writer,
+            "container": contents.container,
+            "tensors": tensors,
+            "total": {"tensors": len(tensors), "bytes": self._bytes(), "elements": self._elements()},
+            "architecture": None if self._architecture is None else msgspec.json.decode(self._architecture),
+            "left_out": [{"name": item.name, "reason": item.reason} for item in self._net.left_out],
+        }
+
+    def __str__(self) -> str:
+        contents = self.weights.contents
+        writer = f", written by {contents.writer}" if contents.writer else ""
+        lines = [f"{self.weights.path}: {self.weights.format.title}, {self.weights.framework} names{writer}", ""]
+        heads = ["name", "shape", "dtype", "bytes", "layer", "kind"]
+        rows = [heads + (["min", "max", "mean", "non-finite"] if self.statistics is not None else [])]
+        layer_of = self._layers()
+        for spec in contents.specs:
+            row = [spec.name, str(spec.shape), spec.dtype.name, f"{spec.nbytes:,}", *layer_of.get(spec.name, ("", ""))]
+            rows.append(row + self._row(spec))
+        lines += [*table(rows), ""]
+        lines += [f"left out: {item.name} ({item.reason})" for item in self._net.left_out]
+        if self._architecture is not None:
+            lines.append("what the net computes is in it, too: see converter scaffold")
+        lines.append(f"{len(contents.specs)} tensors, {self._elements():,} numbers, {self._bytes():,} bytes")
+        return "\n".join(lines)
+
+    @property
+    def _architecture(self) -> bytes | None:
+        return architecture_in(self.weights.contents)
+
+    def _row(self, spec: TensorSpec) -> list[str]:
+        if self.statistics is None:
+            return []
+        found = self.statistics[spec.name]
+        numbers = (found.minimum, found.maximum, found.mean)
+        return [*("" if number is None else f"{number:.4g}" for number in numbers), str(found.non_finite)]
+
+    def _layers(self) -> dict[str, tuple[str, str]]:
+        return {spec.name: (layer.path, layer.kind) for layer in self._net.layers for spec in layer.tensors}
+
+    @cached_property
+    def _net(self) -> Net:
+        """Names that form no net are still worth a look."""
+        try:
+            return self.weights.net
+        except ConversionError:
+            return Net(self.weights.framework, (), left_out=self.weights.contents.left_out)
+
+    def _bytes(self) -> int:
+        return sum(spec.nbytes for spec in self.weights.contents.specs)
+
+    def _elements(self) -> int:
+        return sum(spec.size for spec in self.weights.contents.specs)
+
+
+def inspect(weights: Weights, statistics: bool = False) -> Inspection:
+    """Look at an open file. With ``statistics`` every tensor is read, one after the other."""
+    found = {name: _statistics(array) for name, array in weights.items()} if statistics else None
+    return Inspection(weights, found)
+
+
+def _statistics(array: Array) -> Statistics:
+    values = np.abs(array) if array.dtype.kind == "c" else array
+    wide = values.astype(np.float64)  # float16 and bfloat16 overflow in a sum
+    finite = wide[np.isfinite(wide)]
+    non_finite = wide.size - finite.size
+    if not finite.size:
+        return Statistics(None, None, None, non_finite)
+    return Statistics(float(finite.min()), float(finite.max()), float(finite.mean()), non_finite)

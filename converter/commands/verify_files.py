@@ -1,0 +1,274 @@
+"""Are two weight files, of any frameworks and formats, the same weights? `compare` brings both into neutral layers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import asdict
+
+from converter.core.layers import Stored
+from converter.core.ops import Split, Sum
+from converter.core.tensors import Array
+from converter.core.transposing import blocks
+from converter.endpoints.checkpoint import StrPath, Weights, read
+from converter.errors import MatchError
+from converter.flattening.apply import flattened
+from converter.formats.base import LeftOut
+from converter.matching.applied_options import Rules
+from converter.matching.compatibility import Agreement, Move, Supply, agreements
+from converter.matching.matcher import Pair, match
+from converter.matching.schema_layers import for_net
+from converter.planning.plan import plan_into
+from converter.reports.tables import table
+
+__all__ = ["Comparison", "TensorComparison", "compare", "digest", "errors"]
+
+#: Bytes of an array that are looked at together when two differ.
+_CHUNK_BYTES = 16 << 20
+
+
+class TensorComparison(msgspec.Struct, frozen=True):
+    """One role of a layer in the two files.
+
+    layer: its path in the source. role: such as ``weight``, or ``input_bias_i + recurrent_bias_i`` where a file has
+    only the sum. source, target: names of the tensors there. shape: in neutral axes. hashes: xxh3-128 of the bytes in
+    neutral axes, the source's as the dtype that the target has. absolute: max |difference|; relative: that over
+    max |source|. Both are 0 when the hashes are equal, and when nothing but the sign of a zero differs.
+    """
+
+    layer: str
+    role: str
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    shape: tuple[int, ...]
+    hashes: tuple[str, str]
+    absolute: float
+    relative: float
+
+    @property
+    def same(self) -> bool:
+        return self.hashes[0] == self.hashes[1]
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Two files, tensor by tensor. left_out: what no tensor of a layer is, as (in the source, in the target)."""
+
+    source: str
+    target: str
+    tensors: tuple[TensorComparison, ...]
+    left_out: tuple[tuple[LeftOut, ...], tuple[LeftOut, ...]] = ((), ())
+
+    @property
+    def same(self) -> bool:
+        return all(tensor.same for tensor in self.tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "same": self.same,
+            "source": self.source,
+            "target": self.target,
+            "tensors": [{"same": tensor.same, **asdict(tensor)} for tensor in self.tensors],
+            "left_out": {
+                side: [asdict(item) for item in items]
+                for side, items in zip(("source", "target"), self.left_out, strict=True)
+            },
+        }
+
+    def __str__(self) -> str:
+        different = [tensor for tensor in self.tensors if not tensor.same]
+        count = len(self.tensors)
+        if not different:
+            return f"{self.source} and {self.target} hold the same weights: {count} tensors are equal bit for bit"
+        rows = [["layer", "role", "source", "target", "shape", "max abs", "max rel"], *map(_row, different)]
+        verdict = f"{self.source} and {self.target} are different: {len(different)} of {count} tensors differ"
+        return "\n".join([*table(rows), "", verdict])
+
+
+def _row(tensor: TensorComparison) -> list[str]:
+    names = (" + ".join(tensor.source), " + ".join(tensor.target))
+    return [tensor.layer, tensor.role, *names, str(tensor.shape), f"{tensor.absolute:.2g}", f"{tensor.relative:.2g}"]
+
+
+def compare(
+    source: StrPath,
+    target: StrPath,
+    *,
+    source_framework: str | None = None,
+    target_framework: str | None = None,
+    schema: str | None = None,
+    map: Mapping[str, str] | None = None,
+    strip: Iterable[str] = (),
+    kind: Mapping[str, str] | None = None,
+    heads: Mapping[str, int] | None = None,
+    flatten: Mapping[str, int | str] | None = None,
+    unflatten: Mapping[str, int] | None = None,
+    flatten_fix: bool = True,
+    step: int | None = None,
+    key: str | None = None,
+    ignore: Iterable[str] = (),
+) -> Comparison:
+    """Compare two weight files of any frameworks, tensor by tensor, in neutral axes.
+
+    The layers are paired as `converter.convert` pairs source and clone, by the same options. Where the dtypes differ
+    the source counts as cast to the target's; where one side has but the sum of two biases, the sums are compared. A
+    layer is in memory at a time. Raises MatchError when the layers cannot be paired: then they are different nets.
+    """
+    rules = Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore)
+    with ExitStack() as stack:
+        ours = stack.enter_context(read(source, framework=source_framework, step=step, key=key))
+        theirs = stack.enter_context(read(target, framework=target_framework))
+        try:
+            pairs, left_out = _agreed(ours, theirs, rules)
+        except MatchError as error:
+            files = f"{os.fspath(source)} against {os.fspath(target)}"
+            raise MatchError([f"{files}: {problem}" for problem in error.problems]) from None
+        found = tuple(tensor for pair, agreement in pairs for tensor in _layer(pair, agreement, ours, theirs))
+        return Comparison(os.fspath(source), os.fspath(target), found, (left_out, theirs.net.left_out))
+
+
+def _agreed(ours: Weights, theirs: Weights, rules: Rules) -> tuple[list[tuple[Pair, Agreement]], tuple[LeftOut, ...]]:
+    rules = for_net(rules, ours.net)
+    source, target = rules.applied(ours.net), rules.settled(theirs.net)
+    plan = plan_into(source, target, theirs.contents, rules)  # raises whatever speaks against the pairing
+    _, pairs, _ = flattened(source, target, match(source, target, rules), rules)
+    same_framework = source.framework == target.framework
+    found = [(pair, agreements(pair.source, pair.target, same_framework)[0]) for pair in pairs]
+    return found, plan.left_out
+
+
+# -- layers ---------------------------------------------------------------------------------------------------------
+
+
+class _Side:
+    """One file: the roles of a layer as arrays in neutral axes. What was read is kept until `forget`."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._read: Callable[[str], Array] = weights.reader.read
+        self._held: dict[Stored, Array] = {}
+
+    def role(self, stored: Stored, place: int) -> Array:
+        if stored not in self._held:
+            arrays = tuple(self._read(spec.name) for spec in stored.specs)
+            for op in (*((stored.fold,) if stored.fold else ()), *(stored.to_neutral() or ())):
+                arrays = op.apply(arrays)
+            self._held[stored] = arrays[0]
+        whole = self._held[stored]
+        return Split((stored.parts,)).apply((whole,))[place] if stored.parts else whole
+
+    def forget(self) -> None:
+        self._held.clear()
+
+
+def _layer(pair: Pair, agreement: Agreement, ours: Weights, theirs: Weights) -> Iterator[TensorComparison]:
+    """Each role of a layer. Where the source has but the sum of what the target has apart, it is the target's sum."""
+    source, target = _Side(ours), _Side(theirs)
+    backwards = _has_sums(agreement)
+    if backwards:
+        same_framework = ours.framework == theirs.framework
+        back = [a for a in agreements(pair.target, pair.source, same_framework) if a.kind == agreement.kind]
+        agreement, source, target = back[0], target, source
+    for move in agreement.moves:
+        for found in _move(pair.source.path, move, source, target):
+            yield _turned(found) if backwards else found
+    source.forget()
+    target.forget()
+
+
+def _has_sums(agreement: Agreement) -> bool:
+    """Whether a tensor of the source is a sum that would have to be shared out."""
+    return any(
+        "+" in supply.stored.leaf.roles[supply.place] and "+" not in move.target.leaf.roles[move.place]
+        for move in agreement.moves
+        for supply in move.supplies
+    )
+
+
+def _move(layer: str, move: Move, source: _Side, target: _Side) -> Iterator[TensorComparison]:
+    theirs = target.role(move.target, move.place)
+    role = move.target.leaf.roles[move.place].replace("+", " + ")
+    if move.supplies:
+        ours = tuple(source.role(supply.stored, supply.place) for supply in move.supplies)
+        (ours_sum,) = Sum((len(ours),)).apply(ours) if len(ours) > 1 else ours
+    else:
+        ours_sum = np.full_like(theirs, move.fill)
+    if ours_sum.dtype != theirs.dtype:
+        with np.errstate(over="ignore", invalid="ignore"):
+            ours_sum = ours_sum.astype(theirs.dtype)  # what is too large becomes infinite, and differs
+    yield _compared(layer, role, _names(move.supplies), _specs(move.target), ours_sum, theirs)
+    for supply, number in move.checked:
+        left = source.role(supply.stored, supply.place)
+        role = supply.stored.leaf.roles[supply.place].replace("+", " + ")
+        yield _compared(layer, role, _names((supply,)), (), left, np.full_like(left, number))
+
+
+def _compared(
+    layer: str, role: str, source: tuple[str, ...], target: tuple[str, ...], ours: Array, theirs: Array
+) -> TensorComparison:
+    hashes = digest(ours), digest(theirs)
+    absolute, relative = (0.0, 0.0) if hashes[0] == hashes[1] else errors(ours, theirs)
+    return TensorComparison(layer, role, source, target, theirs.shape, hashes, absolute, relative)
+
+
+def _turned(found: TensorComparison) -> TensorComparison:
+    """The same with source and target in their places."""
+    back = found.hashes[::-1]
+    return TensorComparison(
+        found.layer, found.role, found.target, found.source, found.shape, back, found.absolute, found.relative
+    )
+
+
+def _names(supplies: Sequence[Supply]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for supply in supplies for name in _specs(supply.stored)))
+
+
+def _specs(stored: Stored) -> tuple[str, ...]:
+    return tuple(spec.name for spec in stored.specs)
+
+
+# -- arrays ---------------------------------------------------------------------------------------------------------
+
+
+def digest(array: Array) -> str:
+    """xxh3-128 of the elements in C order, whatever the order in memory; a few MB of them are copied at a time."""
+    import xxhash
+
+    found = xxhash.xxh3_128()
+    for block in blocks(array) if array.size else ():
+        found.update(block.data)
+    return found.hexdigest()
+
+
+def errors(a: Array, b: Array) -> tuple[float, float]:
+    """max |a - b|, and that over max |a|, for arrays of one shape, a few MB at a time.
+
+    Where both are NaN, or the same infinity, there is no difference; where only one is, it is infinite.
+    """
+    absolute = scale = 0.0
+    for x, y in _chunks(a, b):
+        absolute = max(absolute, _largest(x, y))
+        scale = max(scale, float(np.abs(x[np.isfinite(x)]).max(initial=0.0)))
+    if not absolute:
+        return 0.0, 0.0
+    return absolute, absolute / scale if scale else math.inf
+
+
+def _largest(x: Array, y: Array) -> float:
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.where(same, 0.0, np.abs(x - y))
+    return float(np.nan_to_num(difference, nan=math.inf, posinf=math.inf).max(initial=0.0))
+
+
+def _chunks(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:
+    """Runs of rows of both, in double precision."""
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    x, y = (array.reshape(1) if array.ndim == 0 else array for array in (a, b))
+    rows = max(1, _CHUNK_BYTES // max(1, x.nbytes // max(1, len(x))))
+    for start in range(0, len(x), rows):
+        yield x[start : start + rows].astype(wide), y[start : start + rows].astype(wide)

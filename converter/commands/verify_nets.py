@@ -1,0 +1,332 @@
+"""`verify`: two live nets run on one input, and where they part; for files see `converter.commands.verify_files`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import asdict
+
+from converter.commands.verify_files import errors
+from converter.core.layers import Layer
+from converter.core.tensors import Array
+from converter.errors import ConversionError, MatchError
+from converter.formats.base import Contents
+from converter.matching.applied_options import Rules
+from converter.matching.matcher import Pair, match
+from converter.matching.schema_layers import for_net
+from converter.reports.checklist import differences
+from converter.reports.tables import table
+
+if TYPE_CHECKING:
+    from converter.live import LiveNet
+    from converter.live.run import Call, Run
+
+#: Relative error up to which outputs of the less precise of two dtypes count as equal, where the caller says nothing.
+TOLERANCES: Mapping[str, float] = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}
+#: Kinds whose layers may hand on every step or the last alone, so that other shapes are no difference.
+_RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """What an output or a layer gives in the two nets.
+
+    a, b: what it is called there. shapes: in either net (the axes of b in its own order).
+    absolute: max |a - b|. relative: that over max |a|. Both are infinite where shapes do not agree. ok: relative is
+    within the tolerance.
+    """
+
+    a: str
+    b: str
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    absolute: float
+    relative: float
+    ok: bool
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """Two nets that ran on the same input.
+
+    frameworks: of a and b. rtol: what ``relative`` may be; None: 1e-5 for float32, see `TOLERANCES`.
+    outputs: of the nets. layers: those that both nets have, in the order in which a calls them.
+    unseen: the layers that could not be compared. unpaired: why no layers were paired, "" when they were.
+    settings: what b sets otherwise than a, though the weights be equal (the epsilon of a BatchNorm).
+    """
+
+    frameworks: tuple[str, str]
+    rtol: float | None
+    outputs: tuple[Difference, ...]
+    layers: tuple[Difference, ...]
+    unseen: tuple[str, ...] = ()
+    unpaired: str = ""
+    settings: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether all outputs agree within the tolerance."""
+        return all(output.ok for output in self.outputs)
+
+    @property
+    def first(self) -> Difference | None:
+        """The first layer in the order of the forward where the nets part; None when no layer that was seen does."""
+        return next((layer for layer in self.layers if not layer.ok), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "first": asdict(self.first) if self.first else None,
+            **asdict(self),
+            "outputs": [asdict(output) for output in self.outputs],
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+    def __str__(self) -> str:
+        rows = [["", "a", "b", "shape", "max abs", "max rel", ""]]
+        rows += [_row("layer", layer) for layer in self.layers] + [_row("output", output) for output in self.outputs]
+        lines = [*table(rows), "", self._verdict(), *self.settings]
+        if self.unpaired:
+            lines.append(f"layers were not compared: {self.unpaired}")
+        elif self.unseen:
+            lines.append(f"not compared, for they are not called as one layer in both nets: {', '.join(self.unseen)}")
+        return "\n".join(lines)
+
+    def _verdict(self) -> str:
+        a, b = self.frameworks
+        within = "1e-05 for float32" if self.rtol is None else f"{self.rtol:g}"
+        first = self.first
+        place = f"'{first.a}'" + (f" ('{first.b}' of b)" if first.b != first.a else "") if first else ""
+        if self.ok:
+            though = f", though {place} differs" if first else ""
+            return f"a ({a}) and b ({b}) agree within the relative tolerance ({within}){though}"
+        where = f"; they part first at {place}" if first else ""
+        return f"a ({a}) and b ({b}) differ beyond the relative tolerance ({within}){where}"
+
+
+def verify(
+    a: object,
+    b: object,
+    x: Any,
+    *,
+    x_b: Any = None,
+    move_channels: bool | None = None,
+    rtol: float | None = None,
+    schema: str | None = None,
+    map: Mapping[str, str] | None = None,
+    strip: Iterable[str] = (),
+    kind: Mapping[str, str] | None = None,
+    heads: Mapping[str, int] | None = None,
+) -> Verification:
+    """Run two live nets of any frameworks on the same input, and tell how far they agree and where they part first.
+
+    a, b: a ``torch.nn.Module``, a Keras 3 or tf_keras model, a ``(module, variables)`` pair or bound module of Flax
+    linen, an nnx module, or a gluon ``Block``. They run in inference mode, and are left in the mode that they had.
+    x: the input as a takes it: an array, or a tuple or list of them. Where the one framework has channels first and
+    the other last, arrays of 4 and more axes are turned for b; move_channels says True (those of 3 axes as well) or
+    False instead. x_b: b's own input, for whatever else is laid out otherwise.
+    rtol: allowed max |a - b| / max |a|; by default 1e-5 for float32, 1e-12 for float64, 1e-2 for float16, 3e-2 for
+    bfloat16. schema, map, strip, kind, heads: pair the layers, as in `convert`. Outputs of layers are compared in
+    whichever order of axes (channels first or last, time first or second) brings them closer, and before an activation
+    that a layer brings with it. Raises ConversionError when a net does not run.
+    """
+    from converter.live import open_net
+    from converter.live.run import as_arrays, run
+
+    rules = Rules.of(schema, map, strip, kind, heads)
+    ours, theirs = open_net(a), open_net(b)
+    pairs, unpaired = _pairs(ours, theirs, rules)
+    couples = _couples(pairs, ours, theirs)
+    turned = ours.framework.channels_last != theirs.framework.channels_last and move_channels is not False
+    inputs = as_arrays(x)
+    given = as_arrays(x_b) if x_b is not None else [_for_b(item, ours, turned, move_channels) for item in inputs]
+    run_a = run(ours, inputs, {couple[0] for found in couples for couple in found}, before_activation=True)
+    run_b = run(theirs, given, {couple[1] for found in couples for couple in found}, before_activation=True)
+    layers, unseen = _layers(pairs, couples, run_a, run_b, rtol)
+    outputs = _outputs(run_a, run_b, turned, rtol)
+    settings = () if unpaired else tuple(_settings(pairs, ours, theirs))
+    frameworks = (ours.framework.title, theirs.framework.title)
+    return Verification(frameworks, rtol, outputs, layers, unseen, unpaired, settings)
+
+
+# -- which layers ---------------------------------------------------------------------------------------------------
+
+
+def _pairs(a: LiveNet, b: LiveNet, rules: Rules) -> tuple[tuple[Pair, ...], str]:
+    """The layers of both nets as the converter pairs them; none, and why, when it cannot."""
+    ours, theirs = (side.framework.net(_weights(side)) for side in (a, b))
+    try:
+        rules = for_net(rules, ours)
+        return match(rules.applied(ours), rules.settled(theirs), rules), ""
+    except MatchError as error:
+        if rules != Rules():  # what the caller says of the layers has to hold
+            raise
+        return (), error.problems[0]
+
+
+def _weights(side: LiveNet) -> Contents:
+    contents = side.contents()
+    if not contents.specs:
+        raise ConversionError(f"the {side.framework.title} net has no weights; there is nothing to verify")
+    return contents
+
+
+#: Modules that hold the same layers in both nets, as (in a, in b).
+_Couple = tuple[str, str]
+#: What a module gave at one call.
+_Arrays = tuple[Array, ...]
+
+
+def _couples(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> list[list[_Couple]]:
+    """For each pair of layers the modules that hold just the same pairs in both nets, the innermost first.
+
+    That is the layer itself; where one net has it in a module with others (the projections of an attention in
+    PyTorch), the smallest module that both nets have.
+    """
+    ours = _holding([pair.source for pair in pairs], a)
+    theirs = _holding([pair.target for pair in pairs], b)
+    by_content: dict[frozenset[int], list[str]] = {}
+    for module, content in theirs.items():
+        by_content.setdefault(content, []).append(module)
+    found: list[list[_Couple]] = []
+    for number in range(len(pairs)):
+        around = [
+            (len(content), module, other)
+            for module, content in ours.items()
+            if number in content
+            for other in by_content.get(content, ())
+            if (module and other) or len(pairs) == 1  # else it is the whole net
+        ]
+        around.sort(key=lambda item: (item[0], -len(item[1]), -len(item[2])))
+        found.append(list(dict.fromkeys((module, other) for _, module, other in around)))
+    return found
+
+
+def _holding(layers: Sequence[Layer], side: LiveNet) -> dict[str, frozenset[int]]:
+    """Module -> the numbers of the layers that are wholly in it."""
+    from converter.live.run import upwards
+
+    found: dict[str, set[int]] = {}
+    for number, layer in enumerate(layers):
+        modules = [upwards(side.module(spec.name)) for spec in layer.tensors]
+        for module in set.intersection(*map(set, modules)):
+            found.setdefault(module, set()).add(number)
+    return {module: frozenset(numbers) for module, numbers in found.items()}
+
+
+def _settings(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> Iterator[str]:
+    paths = [(pair.source.path, pair.target.path) for pair in pairs]
+    ours, theirs = a.settings(), b.settings()
+    if ours and theirs:  # those of linen are in its code
+        names = (a.framework_name, b.framework_name)
+        found = differences(paths, *names, ours, theirs)
+        yield from (str(item) for item in found if "(for training)" not in item.property)
+
+
+# -- comparing ------------------------------------------------------------------------------------------------------
+
+
+def _layers(
+    pairs: Sequence[Pair], couples: Sequence[Sequence[_Couple]], a: Run, b: Run, rtol: float | None
+) -> tuple[tuple[Difference, ...], tuple[str, ...]]:
+    """Each layer, or the smallest thing around it that both nets call, in the order of a; and those not seen."""
+    order = {module: place for place, module in enumerate(a.calls)}
+    found: dict[_Couple, tuple[list[Pair], Difference]] = {}
+    unseen = []
+    for pair, around in zip(pairs, couples, strict=True):
+        seen = [c for c in around if len(a.calls.get(c[0], ())) == len(b.calls.get(c[1], ())) > 0]
+        compared = [(couple, _calls(pair, a.calls[couple[0]], b.calls[couple[1]], rtol)) for couple in seen]
+        fitting = [item for item in compared if np.isfinite(item[1].absolute)]
+        chosen = next(iter(fitting or (() if _is_recurrent(pair) else compared)), None)
+        if chosen is None:
+            unseen.append(pair.source.path)
+        else:
+            found.setdefault(chosen[0], ([], chosen[1]))[0].append(pair)
+    placed = sorted(found.items(), key=lambda item: order[item[0][0]])
+    return tuple(_named(couple, *rest) for couple, rest in placed), tuple(unseen)
+
+
+def _named(couple: _Couple, pairs: Sequence[Pair], found: Difference) -> Difference:
+    """By the path of the layer, or by the module that holds several."""
+    if len(pairs) == 1:
+        return found
+    a, b = (module.replace("/", ".") for module in couple)
+    return Difference(a, b, found.shapes, found.absolute, found.relative, found.ok)
+
+
+def _calls(pair: Pair, a: Sequence[Call], b: Sequence[Call], rtol: float | None) -> Difference:
+    """The worst of the calls (a layer may be used several times)."""
+    names = (pair.source.path, pair.target.path)
+    each = (_closest(pair, names, one.outputs, other.outputs, rtol) for one, other in zip(a, b, strict=True))
+    return max(each, key=lambda difference: (not difference.ok, difference.relative))
+
+
+def _closest(pair: Pair, names: _Couple, a: _Arrays, b: _Arrays, rtol: float | None) -> Difference:
+    """One call. What a recurrent layer gives first, the state or the output, differs between frameworks."""
+    couples = itertools.product(a, b) if _is_recurrent(pair) else [(a[0], b[0])]
+    found = (_compared(names, ours, theirs, _orders, rtol) for ours, theirs in couples)
+    return min(found, key=lambda difference: difference.relative)
+
+
+def _is_recurrent(pair: Pair) -> bool:
+    return any(reading.kind in _RECURRENT for reading in pair.source.readings)
+
+
+def _outputs(a: Run, b: Run, turned: bool, rtol: float | None) -> tuple[Difference, ...]:
+    if not a.outputs or len(a.outputs) != len(b.outputs):
+        raise ConversionError(f"a gives {len(a.outputs)} arrays and b {len(b.outputs)}; they cannot be compared")
+    orders = _channel_orders if turned else lambda array: iter((array,))
+    keys = (
+        [(key, key) for key in a.outputs]
+        if set(a.outputs) == set(b.outputs)
+        else [*zip(a.outputs, b.outputs, strict=True)]
+    )
+    return tuple(_compared(key, a.outputs[key[0]], b.outputs[key[1]], orders, rtol) for key in keys)
+
+
+def _compared(names: _Couple, a: Array, b: Array, orders: Any, rtol: float | None) -> Difference:
+    allowed = rtol if rtol is not None else max(TOLERANCES.get(array.dtype.name, 0.0) for array in (a, b))
+    found = [errors(a, fitted) for turned in orders(b) if (fitted := _fitted(turned, a.shape)) is not None]
+    absolute, relative = min(found, default=(float("inf"), float("inf")))
+    return Difference(*names, (a.shape, b.shape), absolute, relative, relative <= allowed)
+
+
+def _channel_orders(array: Array) -> Iterator[Array]:
+    """The array as it is, and with its channels moved to the other end."""
+    yield array
+    if array.ndim > 2:
+        yield np.moveaxis(array, -1, 1)
+        yield np.moveaxis(array, 1, -1)
+
+
+def _orders(array: Array) -> Iterator[Array]:
+    """Every order of axes in which frameworks and nets keep activations: channels, time and heads move."""
+    yield from _channel_orders(array)
+    if array.ndim > 2:
+        yield np.swapaxes(array, 0, 1)
+    if array.ndim > 3:
+        yield np.swapaxes(array, 1, 2)
+
+
+def _fitted(array: Array, shape: tuple[int, ...]) -> Array | None:
+    """The array in this shape, where the last axis of either may be two in the other (heads, size of a head)."""
+    longer, shorter = sorted((array.shape, shape), key=len, reverse=True)
+    if array.shape == shape:
+        return array
+    if len(longer) == len(shorter) + 1 and longer[:-2] == shorter[:-1] and longer[-2] * longer[-1] == shorter[-1]:
+        return array.reshape(shape)
+    return None
+
+
+def _for_b(x: Array, a: LiveNet, turned: bool, move: bool | None) -> Array:
+    """The input in the order of b: (batch, channels, *space) or (batch, *space, channels)."""
+    if not turned or x.ndim < (3 if move else 4):
+        return x
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.framework.channels_last else np.moveaxis(x, 1, -1))
+
+
+def _row(what: str, found: Difference) -> list[str]:
+    shape = str(found.shapes[0]) if np.isfinite(found.absolute) else f"{found.shapes[0]} and {found.shapes[1]}"
+    numbers = [f"{value:.2g}" for value in (found.absolute, found.relative)]
+    return [what, found.a, found.b if found.b != found.a else "", shape, *numbers, "" if found.ok else "differs"]

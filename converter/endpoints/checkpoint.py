@@ -1,0 +1,156 @@
+"""A weight file opened for reading: names to arrays, and its neutral layers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec.structs import replace
+
+from converter.core.layers import Layer, Net
+from converter.core.tensors import Array
+from converter.endpoints.renamed import RenamedReader
+from converter.errors import ConversionError, FormatError
+from converter.formats import Contents, Format, Reader, ReadOptions, open_reader
+from converter.formats.io.locations import location
+from converter.frameworks import Framework, framework, recognise, understood
+from converter.frameworks.neutral import origin
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
+StrPath: TypeAlias = "str | os.PathLike[str]"
+
+
+class Weights(Mapping[str, Array]):
+    """A weight file, opened: a lazy mapping from each tensor's name, as the file spells it, to its array.
+
+    Nothing but headers is read until a name is asked for. A context manager; arrays stay valid after
+    `close`.
+    """
+
+    def __init__(self, form: Format, reader: Reader, stated: str | None = None) -> None:
+        self.format = form
+        self.reader = reader
+        _check_text(reader)
+        self._framework = _written_by(form, reader, stated)
+
+    @property
+    def path(self) -> Path:
+        return self.reader.path
+
+    @property
+    def framework(self) -> str:
+        """The framework whose names the file has."""
+        return self._framework.name
+
+    @property
+    def origin(self) -> str:
+        """The framework that the weights came from: that of `framework`, or what a neutral file says."""
+        return origin(self.contents) if self.framework == "neutral" else self.framework
+
+    @property
+    def contents(self) -> Contents:
+        """Names, shapes, dtypes, and what else the headers say."""
+        return self.reader.contents
+
+    @cached_property
+    def net(self) -> Net:
+        """The neutral layers, and what of the file belongs to none. Raises FormatError."""
+        try:
+            net = self._framework.net(self.contents)
+            return replace(net, read=self.reader.read, peek=self.reader.peek, digest=self.reader.digest)
+        except ConversionError as error:
+            raise FormatError(self.path, str(error)) from None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The neutral layers: path, kind, and the tensors of each role."""
+        return self.net.layers
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.contents.by_name:
+            raise KeyError(name)
+        return self.reader.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.contents.by_name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contents.by_name)
+
+    def __len__(self) -> int:
+        return len(self.contents.specs)
+
+    def __repr__(self) -> str:
+        return f"<{self.format.title} '{self.path}': {len(self)} tensors>"
+
+    def close(self) -> None:
+        self.reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(
+    path: StrPath,
+    *,
+    framework: str | None = None,
+    step: int | None = None,
+    key: str | None = None,
+    verify: bool = True,
+    names_from: StrPath | None = None,
+) -> Weights:
+    """Open a weight file, folder or checkpoint prefix of any known format, without its framework.
+
+    framework: whose names it has, where its format leaves that open (safetensors, npz). step: which
+    checkpoint of a folder, instead of the newest. key: the place of the weights inside a training
+    checkpoint (``ema/model``), instead of the usual ones. verify: compare the checksums that the file has.
+    names_from: a file whose names, in its order, are given to the tensors of this one, which has none
+    (Equinox ``.eqx``, a list). Raises FormatError.
+    """
+    form, reader = open_reader(location(path), ReadOptions(step=step, key=key, verify=verify))
+    try:
+        if names_from is not None:
+            with read(names_from) as named:
+                reader = RenamedReader(reader, named.contents)
+        return Weights(form, reader, framework)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def _check_text(reader: Reader) -> None:
+    """Raise FormatError for a name that holds half a character (a lone surrogate): no other format could hold it."""
+    names = [spec.name for spec in reader.contents.specs]
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        found = next(name for name in names if name.encode(errors="ignore").decode() != name)
+        raise FormatError(reader.path, f"the name of a tensor, {found!a}, is no text") from None
+
+
+def _written_by(form: Format, reader: Reader, stated: str | None) -> Framework:
+    """The framework that the user states, if the file can be its; else the one the file looks like."""
+    found = recognise(form, reader.contents)
+    if stated is None or framework(stated) is found:
+        return found
+    claimed = framework(stated)
+    if "neutral" in (claimed.name, found.name) or (form.frameworks and claimed.name not in form.frameworks):
+        why = f"its format is {form.title}"
+    elif understood(found, reader.contents) and not understood(claimed, reader.contents):
+        why = "its tensors are named otherwise"
+    else:
+        return claimed
+    raise FormatError(
+        reader.path, f"no {claimed.title} file: {why}; it looks like {found.title}. Say '{found.name}' instead?"
+    )

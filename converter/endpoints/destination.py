@@ -1,0 +1,137 @@
+"""Where a result goes, and in which format."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from converter.errors import ConversionError, OutputError
+from converter.formats import FORMATS, Format, by_name
+from converter.formats.io.atomic import disk
+from converter.formats.io.locations import location, with_suffix
+from converter.frameworks import Framework, framework
+
+#: Endings that people give to files of every framework (the book saves all its nets as ``mlp.params``).
+ANYTHING = (".params", ".bin", ".ckpt")
+WRITABLE = [row for row in FORMATS if row.extensions]
+
+
+def choose_format(
+    target: Framework,
+    output: str | os.PathLike[str] | None,
+    name: str | None,
+    template: Format | None,
+    is_data: bool,
+) -> Format:
+    """By name, else by the ending of the output, else that of the template, else the framework's usual one."""
+    usable = [row for row in WRITABLE if not row.frameworks or target.name in row.frameworks]
+    if target.name == "neutral":
+        usable = [row for row in usable if row.name == target.default_format]
+    if name is not None:
+        return _named(name, usable, target)
+    if output is not None:
+        if found := _by_ending(os.fspath(output), usable):
+            return found
+        _refuse_ending(os.fspath(output), target, usable)
+    if template is not None and template in usable:
+        return template
+    return by_name(target.data_format if is_data else target.default_format)
+
+
+def in_shards(form: Format, output: str | os.PathLike[str] | None) -> tuple[Format, Path | None]:
+    """The format that writes the same in shards, and where it or its index goes (None: beside the source)."""
+    if not form.shards and not form.name.endswith("-sharded"):
+        raise ConversionError(
+            f"{form.title} cannot be written in shards. Choose safetensors, PyTorch or Orbax, or leave the limit out."
+        )
+    row = by_name(form.shards) if form.shards else form
+    path = None if output is None else location(output)
+    is_folder = form.shards == form.name  # of files already
+    if path is None or is_folder or path.name.endswith(row.extensions):
+        return row, path
+    return row, path.with_name(_stem(path.name) + row.extensions[0])
+
+
+def parse_size(text: str) -> int:
+    """``5GB``, ``500 MB``, ``2GiB`` or plain bytes as a number of bytes. Raises ConversionError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    size = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise ConversionError(f"'{text}' is no size. Say it like 5GB, 500MB or 2GiB.")
+    return size
+
+
+def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Format) -> Path:
+    """The output as given, or the source's name with the format's ending, beside the source."""
+    if output is not None:
+        return location(output)
+    path = source.with_name(_stem(source.name) + form.extensions[0])
+    return source.with_name(f"{_stem(source.name)}.{form.name}{form.extensions[0]}") if path == source else path
+
+
+def own_framework(path: str | os.PathLike[str], format_name: str | None, own: Framework) -> Framework:
+    """Whose file a net of the framework ``own`` becomes, as the format or the ending says: its own, where it can."""
+    named = next((row for row in WRITABLE if row.name == format_name), None)
+    form = named or _by_ending(os.fspath(path), WRITABLE)
+    if form is None or own.name in form.frameworks:
+        return own
+    if form.frameworks:
+        return framework(form.frameworks[0])
+    return framework("neutral") if form.name == framework("neutral").default_format else own
+
+
+def refuse_existing(path: Path, form: Format, source: Path | None, force: bool) -> None:
+    """Raises OutputError when the output exists (unless ``force``) or would replace the source (None: a live net)."""
+    source = source.resolve() if source else None
+    suffixes = form.load().FileWriter.suffixes
+    of_source = {source, *source.parents, *(with_suffix(source, suffix) for suffix in suffixes)} if source else set()
+    with disk(path):
+        existing = _existing(path, form, suffixes)
+    for file in existing:
+        if file.resolve() in of_source:
+            raise OutputError(f"{file}: this is the source itself. Choose another -o.")
+        if not force:
+            raise OutputError(f"{file}: exists already. Say --force to replace it, or choose another -o.")
+
+
+def _existing(path: Path, form: Format, suffixes: Sequence[str]) -> list[Path]:
+    """The files there that the output would replace, shards of an older output among them."""
+    files = [file for suffix in suffixes if (file := with_suffix(path, suffix)).exists()]
+    if form.name.endswith("-sharded") and path.parent.is_dir():
+        files += sorted(path.parent.glob(f"{glob.escape(_stem(path.name))}-?????-of-?????.*"))
+    return files
+
+
+def _by_ending(output: str, usable: list[Format]) -> Format | None:
+    """The row with the longest ending that the output has (``.legacy.pt`` before ``.pt``)."""
+    endings = [(len(ending), row) for row in usable for ending in row.extensions if output.endswith(ending)]
+    return max(endings, key=lambda item: item[0])[1] if endings else None
+
+
+def _refuse_ending(output: str, target: Framework, usable: list[Format]) -> None:
+    """Raises ConversionError for an ending that would mislead whoever opens the file next."""
+    row = _by_ending(output, WRITABLE)
+    if row is None or output.endswith(ANYTHING) or row.name in {form.shards for form in usable}:
+        return
+    endings = ", ".join(row.extensions[0] for row in sorted(usable, key=lambda row: not row.frameworks))
+    raise ConversionError(
+        f"{output}: so end files of the format '{row.name}', which is none of {target.title}. "
+        f"Its files end with {endings}; with --format they may have any name."
+    )
+
+
+def _named(name: str, usable: list[Format], target: Framework) -> Format:
+    for row in usable:
+        if name == row.name:
+            return row
+    names = ", ".join(row.name for row in usable)
+    raise ConversionError(f"{target.title} has no format '{name}' that can be written. There are: {names}.")
+
+
+def _stem(name: str) -> str:
+    """The name without the ending of a weight file (``mlp.weights.h5`` -> ``mlp``)."""
+    known = sorted({ending for row in FORMATS for ending in row.extensions} | {".index"}, key=len, reverse=True)
+    return next((name.removesuffix(ending) for ending in known if name.endswith(ending) and name != ending), name)

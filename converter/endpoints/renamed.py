@@ -1,0 +1,59 @@
+"""A file without names (Equinox leaves, a list of tensors) under the names of another file, position by position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from converter.core.tensors import Array
+from converter.errors import FormatError
+from converter.formats import Contents, Reader, ReadOptions
+from converter.formats.base import Opening
+
+
+class RenamedReader(Reader):
+    """The tensors of ``reader`` in its order, called as those of ``names`` in theirs.
+
+    Raises FormatError unless both have as many tensors, with the same shape at each place.
+    """
+
+    def __init__(self, reader: Reader, names: Contents) -> None:
+        super().__init__(reader.path, reader.options)
+        self._reader, self._names = reader, names
+        self.parallel = reader.parallel
+        specs, named = reader.contents.specs, names.specs
+        if len(specs) != len(named):
+            raise FormatError(reader.path, f"has {len(specs)} tensors, and the file that is to name them {len(named)}")
+        for spec, name in zip(specs, named, strict=True):
+            if spec.shape != name.shape:
+                raise FormatError(
+                    reader.path,
+                    f"tensor '{spec.name}' has shape {spec.shape}; at its place, '{name.name}' is {name.shape}",
+                )
+        self._places = {name.name: spec.name for spec, name in zip(specs, named, strict=True)}
+        renamed = tuple(replace(spec, name=name.name) for spec, name in zip(specs, named, strict=True))
+        self._contents = replace(reader.contents, specs=renamed, container="dict")
+
+    @property
+    def contents(self) -> Contents:
+        return self._contents
+
+    def read(self, name: str) -> Array:
+        return self._reader.read(self._places[name])
+
+    @property
+    def opening(self) -> Opening:
+        opening = self._reader.opening
+        return replace(opening, reader=partial(_renamed, opening.reader, self._names))
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _renamed(
+    reader: Callable[[Path, ReadOptions], Reader], names: Contents, path: Path, options: ReadOptions
+) -> RenamedReader:
+    return RenamedReader(reader(path, options), names)

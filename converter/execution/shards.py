@@ -1,0 +1,243 @@
+"""A sharded checkpoint as independent tasks, one a shard, for any executor: threads, processes, machines.
+
+Who plans hands each task all that it takes, as plain data. Who gets it opens the source itself, reads of it no more
+than these steps need, and writes the shard into a folder that all share; there it gets its name when it is whole.
+When the last one is there, the index is written and everything gets its place. So the result is that of one machine.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import nullcontext
+from pathlib import Path
+
+import msgspec
+
+from converter import __version__
+from converter.errors import ConversionError, FormatError, OutputError
+from converter.execution.resume import state_of
+from converter.execution.run import Pace, fill
+from converter.formats import Format, Reader, by_name
+from converter.formats.base import Opening
+from converter.formats.io.atomic import discard, disk
+from converter.formats.io.locations import exists
+from converter.formats.io.shard_writer import Shard, ShardWriter, index_of
+from converter.formats.io.staging import Staging
+from converter.formats.io.upload import writer_to
+from converter.planning.plan import Plan, Step
+
+__all__ = ["ShardTask", "execute_tasks", "write_shard"]
+
+#: Seconds between two looks at whether the result is still wanted.
+LOOK_EVERY = 1.0
+#: Seconds for tasks to stop after an error, before what they wrote is removed.
+STOP_WITHIN = 60.0
+#: Seconds until a file that another machine wrote is seen here: a network file system keeps its listings so long.
+SEEN_WITHIN = 60.0
+
+
+class ShardTask(msgspec.Struct, frozen=True):
+    """One shard: from where, by which steps, into which file.
+
+    state: of the source when the plan was made (see `resume.state_of`). form: the row of `FORMATS` that writes the
+    shards and their index. folder: where the shard goes. running: a file that is there as long as it is wanted.
+    memory, workers: as in `Pace`. version: of this package where the plan was made.
+    """
+
+    opening: Opening
+    state: str
+    steps: tuple[Step, ...]
+    form: str
+    shard: Shard
+    folder: Path
+    running: Path
+    memory: int | None
+    workers: int | None
+    version: str = __version__
+
+    @property
+    def nbytes(self) -> int:
+        return sum(spec.nbytes for spec in self.shard.contents.specs)
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What came of a task. size: bytes of the file. failure: why there is none, in a sentence.
+
+    An error is returned and not raised, for not every exception can be pickled.
+    """
+
+    host: str
+    size: int = 0
+    overflowed: Counter[str] = msgspec.field(default_factory=Counter)
+    failure: str = ""
+
+
+# -- on the machine that does it -------------------------------------------------------------------------------------
+
+
+def write_shard(task: ShardTask) -> Done:
+    """Do the task."""
+    host = socket.gethostname()
+    try:
+        _refuse_other_machine(task, host)
+        overflowed = _written(task)
+        return Done(host, (task.folder / task.shard.name).stat().st_size, overflowed)
+    except (ConversionError, OSError) as error:
+        return Done(host, failure=str(error))
+
+
+def _refuse_other_machine(task: ShardTask, host: str) -> None:
+    if task.version != __version__:
+        raise ConversionError(
+            f"{host} has version {__version__} of weights-converter, and the plan was made by {task.version}. "
+            "Install the same version on all machines."
+        )
+    if not exists(task.running):
+        raise OutputError(
+            f"the folder '{task.folder.parent}' of {host} is not that of the machine which planned. "
+            "Choose an -o in a folder that all machines share, or a URL."
+        )
+
+
+def _written(task: ShardTask) -> Counter[str]:
+    path = task.folder / task.shard.name
+    writer: type[ShardWriter] = by_name(task.form).load().FileWriter
+    pace = Pace(task.memory, task.workers, _Wanted(task.running))
+    with task.opening() as reader:
+        _refuse_other_source(task, reader)
+        with disk(path), writer_to(writer.shard_writer, path, task.shard.contents) as shard:
+            overflowed = fill(shard, reader, task.steps, pace)
+    _refuse_changed(task)
+    return overflowed
+
+
+def _refuse_other_source(task: ShardTask, reader: Reader) -> None:
+    _refuse_changed(task)
+    wanted = {spec.name: spec for step in task.steps for spec in step.sources}
+    if reader.prepare(wanted) != wanted:
+        raise FormatError(task.opening.path, "holds other tensors than where the plan was made")
+
+
+def _refuse_changed(task: ShardTask) -> None:
+    if state_of(task.opening.path) != task.state:
+        raise FormatError(
+            task.opening.path,
+            "was changed since the plan was made, or is another file on this machine (names, sizes and times are "
+            "compared: copy with 'cp -p' or 'rsync -t')",
+        )
+
+
+class _Wanted:
+    """Called with the progress of a task; raises when nobody waits for it any more."""
+
+    def __init__(self, running: Path) -> None:
+        self._running = running
+        self._looked = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._looked > LOOK_EVERY:
+            self._looked = time.monotonic()
+            if not exists(self._running):
+                raise ConversionError("it is no longer wanted")
+
+
+# -- where the plan is -----------------------------------------------------------------------------------------------
+
+
+def execute_tasks(
+    plan: Plan,
+    opening: Opening,
+    form: Format,
+    path: Path,
+    max_shard_bytes: int | None,
+    pace: Pace,
+    work: str | None,
+    executor: Executor | None = None,
+) -> Counter[str]:
+    """Have the shards written, and put them in their places with the index; see `execute`.
+
+    work: what tells this work from any other, to keep complete shards; see `Staging`. executor: None for one shard
+    after the other in this process. A task is tried once: whether another worker takes the place of one that died is
+    the executor's business. Raises ConversionError.
+    """
+    writer = form.load().FileWriter
+    if max_shard_bytes is None or not issubclass(writer, ShardWriter):
+        raise ConversionError(
+            f"Only shards can be written by many machines, and {form.title} is none that has them. Say "
+            "--max-shard-size 5GB too, and choose safetensors or PyTorch."
+        )
+    shards = writer.shards(path, plan.contents, max_shard_bytes)
+    with disk(path):
+        staging = Staging(path.absolute(), work)
+        try:
+            missing = [shard for shard in shards if not staging.has(shard.name)]
+            tasks = list(_tasks(plan, opening, form, missing, staging, pace))
+            with ThreadPoolExecutor(1) if executor is None else nullcontext(executor) as workers:
+                overflowed = _run(tasks, staging, pace, workers)
+            staging.publish([shard.name for shard in shards], index_of(shards))
+        except BaseException:
+            staging.leave()
+            raise
+    return overflowed
+
+
+def _tasks(
+    plan: Plan, opening: Opening, form: Format, shards: Sequence[Shard], staging: Staging, pace: Pace
+) -> Iterator[ShardTask]:
+    steps = {step.target.name: step for step in plan.steps}
+    state = state_of(opening.path)
+    for shard in shards:
+        needed = tuple(steps[spec.name] for spec in shard.contents.specs)
+        folder, running = staging.folder, staging.running
+        yield ShardTask(opening, state, needed, form.name, shard, folder, running, pace.memory, pace.workers)
+
+
+def _run(tasks: Sequence[ShardTask], staging: Staging, pace: Pace, executor: Executor) -> Counter[str]:
+    """Hand out the tasks and wait for all; after an error, until those that are under way have stopped."""
+    overflowed: Counter[str] = Counter()
+    written, total = 0, sum(task.nbytes for task in tasks)
+    waiting = {executor.submit(write_shard, task): task for task in tasks}
+    try:
+        for future in as_completed(waiting):
+            task = waiting[future]
+            overflowed += _outcome(task, future).overflowed
+            written += task.nbytes
+            if pace.progress is not None:
+                pace.progress(written, total)
+    except BaseException:
+        discard(staging.running)  # those that see it gone stop, and those that come later do not start
+        wait(waiting, timeout=STOP_WITHIN)
+        raise
+    return overflowed
+
+
+def _outcome(task: ShardTask, future: Future[Done]) -> Done:
+    """Raises ConversionError when there is no shard, naming it and the reason."""
+    name = task.shard.name
+    try:
+        done = future.result()
+    except Exception as error:
+        reason = str(error) or "its task was given up"
+        raise ConversionError(f"the shard '{name}' was not written: {type(error).__name__}: {reason}") from error
+    if done.failure:
+        raise ConversionError(f"the shard '{name}' was not written by {done.host}: {done.failure}")
+    if not _seen(task.folder / name, done.size):
+        raise OutputError(
+            f"the shard '{name}' was written by {done.host}, but it is not in '{task.folder}' here. "
+            "Choose an -o in a folder that all machines share, or a URL."
+        )
+    return done
+
+
+def _seen(file: Path, size: int) -> bool:
+    deadline = time.monotonic() + SEEN_WITHIN
+    while True:
+        if exists(file) and file.stat().st_size == size:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)

@@ -1,0 +1,224 @@
+"""The flatten trap: between channels-first and channels-last nets the first layer behind a flatten needs its
+inputs in another order.
+
+Only the channels C of the tensor that was flattened matter: its features are (C, places) in PyTorch and MXNet,
+(places, C) in TensorFlow and Flax. The same holds for the outputs of a linear layer that become channels again
+(the generator of a GAN, a decoder). C comes from the user (`--flatten`, `--unflatten`), from a schema, or follows
+from the sizes of the layers around (`converter.flattening.guesses`); where two answers are possible the conversion is
+refused, and whatever was decided is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from converter.core.axes import groups
+from converter.core.channel_groups import Parts, Turn
+from converter.core.layer_sizes import sizes_of
+from converter.core.layers import Layer, Net, Stored
+from converter.errors import ConversionError
+from converter.flattening.decision import INPUTS, OUTPUTS, Flattened
+from converter.frameworks import framework
+from converter.matching.applied_options import Rules
+from converter.matching.matcher import Pair
+
+__all__ = ["Flattened", "flattened"]
+
+#: The axis of a layer that holds the features, by kind and side.
+_AXES: Mapping[tuple[str, str], str] = {
+    ("linear", INPUTS): "in",
+    ("linear", OUTPUTS): "out",
+    ("batch_norm", INPUTS): "c",
+    ("norm", INPUTS): "c",
+    ("rnn", INPUTS): "in",
+    ("lstm", INPUTS): "in",
+    ("gru", INPUTS): "in",
+    ("gru_reset_before", INPUTS): "in",
+}
+_OPTIONS = {INPUTS: "flatten", OUTPUTS: "unflatten"}
+_SEEN = "as a forward of the net showed"
+
+
+def flattened(
+    source: Net, target: Net, pairs: Sequence[Pair], rules: Rules
+) -> tuple[tuple[Flattened, ...], tuple[Pair, ...], list[str]]:
+    """What was decided, the pairs with it accounted for, and what cannot be decided.
+
+    Between frameworks that order channels alike there is nothing to do.
+    """
+    ours, theirs = (framework(net.framework).channels_last for net in (source, target))
+    if ours == theirs:
+        return (), tuple(pairs), []
+    chain, basis = _chain(source, target, pairs)
+    said, parts, problems = _said(chain, rules)
+    seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in said}
+    said |= seen
+    found, doubts = guessed(chain, said, basis)
+    found = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in found]
+    found = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in found]
+    if rules.flatten_fix:
+        problems += [f"{doubt.problem} {_remedy(doubt)}" for doubt in doubts]
+    else:
+        found = [_declined(item) for item in (*found, *doubts)]
+    by_path: dict[str, list[Flattened]] = {}
+    for item in found:
+        if item.channels or item.parts:
+            by_path.setdefault(item.path, []).append(item)
+    fixed = (_fixed(pair, by_path.get(pair.source.path, ()), ours) for pair in pairs)
+    return tuple(dict.fromkeys(found)), tuple(fixed), problems
+
+
+def guessed(
+    chain: Sequence[Layer], said: Mapping[tuple[str, str], int], basis: str
+) -> tuple[list[Flattened], list[Flattened]]:
+    """As `converter.flattening.guesses.guesses`; nothing for a net without channels."""
+    if not any(sizes_of(layer).role == "channels" for layer in chain) and not any(said.values()):
+        return [], []
+    from converter.flattening.guesses import guesses  # only some nets need it
+
+    return guesses(chain, said, basis)
+
+
+def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[Layer], str]:
+    """The source's layers in the order in which the net was built, and what that order rests on ("": none is known).
+
+    PyTorch and MXNet keep the order of definition. Keras does so for functional nets and sorts the attributes of
+    others, so that it is asked only when the other side keeps none.
+    """
+    nets = {"source": source, "clone": target}
+    for side, net in nets.items():
+        calls = net.observed.calls if net.observed else {}
+        layers = [pair.source if side == "source" else pair.target for pair in pairs]
+        if net.observed and calls.keys() >= {layer.path for layer in layers if layer.kind != "parameter"}:
+            called = sorted((calls.get(layer.path, -1), i) for i, layer in enumerate(layers))
+            return [_of_both(pairs[i]) for _, i in called], f"the order in which the {side} calls its layers"
+    first = sorted(nets, key=lambda name: framework(nets[name].framework).channels_last)
+    side = next((name for name in first if nets[name].ordered), "")
+    places = {spec.name: i for i, layer in enumerate(nets[side or "source"].layers) for spec in layer.tensors}
+    order = sorted(pairs, key=lambda pair: places[(pair.target if side == "clone" else pair.source).tensors[0].name])
+    return [_of_both(pair) for pair in order], f"the order of the layers in the {side}" if side else ""
+
+
+def _seen(source: Net, target: Net, pairs: Sequence[Pair]) -> Mapping[tuple[str, str], int]:
+    """(path, side) -> the channels that a forward of either net showed (0: none)."""
+    found: dict[tuple[str, str], int] = {}
+    for pair in pairs:
+        for net, layer in ((source, pair.source), (target, pair.target)):
+            if net.observed is None or not any((reading.kind, INPUTS) in _AXES for reading in pair.source.readings):
+                continue
+            if layer.path in net.observed.flattened:
+                found.setdefault((pair.source.path, INPUTS), net.observed.flattened[layer.path])
+            if layer.path in net.observed.unflattened and layer.kind == "linear":
+                found.setdefault((pair.source.path, OUTPUTS), net.observed.unflattened[layer.path])
+    return found
+
+
+def _of_both(pair: Pair) -> Layer:
+    """The source layer as what its counterpart can be, too (a convolution, or a transposed one)."""
+    kinds = {reading.kind for reading in pair.target.readings}
+    common = tuple(reading for reading in pair.source.readings if reading.kind in kinds)
+    return replace(pair.source, readings=common or pair.source.readings)
+
+
+def _said(chain: Sequence[Layer], rules: Rules) -> tuple[dict[tuple[str, str], int], dict[str, Parts], list[str]]:
+    """(path, side) -> the channels that the user or the schema gives (0: none); path -> the tensors that stand side by
+    side before it, if the user says so; and what cannot be.
+    """
+    said: dict[tuple[str, str], int] = {}
+    parts: dict[str, Parts] = {}
+    problems = []
+    for layer in chain:
+        sizes = sizes_of(layer)
+        for side, given in ((INPUTS, rules.flatten_of(layer.path)), (OUTPUTS, rules.unflatten_of(layer.path))):
+            features = sizes.inputs if side == INPUTS else sizes.outputs
+            if given is None or not any((reading.kind, side) in _AXES for reading in layer.readings):
+                continue
+            if not isinstance(given, int):
+                total = sum(channels * places for channels, places in given)
+                if total != features:
+                    problems.append(f"--flatten {layer.path}: it has {features} inputs, and these are {total}")
+                parts[layer.path], said[layer.path, side] = given, 0
+            elif given and features % given:
+                problems.append(
+                    f"--{_OPTIONS[side]} {layer.path}={given}: its {features} {side} are no multiple of {given}"
+                )
+            else:
+                said[layer.path, side] = given
+    return said, parts, problems
+
+
+def _declined(item: Flattened) -> Flattened:
+    stays = not item.channels and not item.parts and not item.problem
+    return item if stays else replace(item, channels=0, parts=(), reason="--no-flatten-fix", problem="")
+
+
+def _remedy(item: Flattened) -> str:
+    several = ", 64x49+4 for 64 channels in 49 places with 4 features beside them" if item.side == INPUTS else ""
+    return f"Say --{_OPTIONS[item.side]} {item.path}=CHANNELS (0 for none{several}), or --no-flatten-fix."
+
+
+def _fixed(pair: Pair, items: Sequence[Flattened], source_last: bool) -> Pair:
+    for item in items:
+        if item.parts:
+            pair = replace(pair, source=_turned(pair.source, item, source_last))
+            continue
+        pair = replace(
+            pair,
+            source=_split_features(pair.source, item, source_last),
+            target=_split_features(pair.target, item, not source_last),
+        )
+    return pair
+
+
+def _split_features(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
+    """The layer with the features of one side taken apart into channels and places."""
+    readings = tuple(
+        replace(
+            reading,
+            stored=tuple(_split(s, _AXES[reading.kind, item.side], item, channels_last) for s in reading.stored),
+        )
+        for reading in layer.readings
+        if (reading.kind, item.side) in _AXES
+    )
+    return replace(layer, readings=readings)
+
+
+def _turned(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
+    """The layer with its inputs, which are several tensors side by side, in the order of the other framework.
+
+    Raises ConversionError for a kernel that is made of pieces (weight normalisation).
+    """
+    parts = tuple((places, channels) for channels, places in item.parts) if channels_last else item.parts
+    readings = tuple(
+        replace(reading, stored=tuple(_with_turn(s, _AXES[reading.kind, item.side], parts) for s in reading.stored))
+        for reading in layer.readings
+        if (reading.kind, item.side) in _AXES
+    )
+    return replace(layer, readings=readings)
+
+
+def _with_turn(stored: Stored, axis: str, parts: Parts) -> Stored:
+    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    if (axis,) not in found:
+        return stored
+    if stored.fold is not None:
+        raise ConversionError(f"'{stored.spec.name}' is kept in pieces, and its inputs are tensors side by side")
+    return replace(stored, sources=stored.specs, fold=Turn(found.index((axis,)), parts))
+
+
+def _split(stored: Stored, axis: str, item: Flattened, channels_last: bool) -> Stored:
+    words = stored.leaf.axes.split()
+    if axis not in words:
+        return stored
+    channels, places = f"{item.side}_channels", f"{item.side}_places"
+    first = f"({channels} {places})"
+    here = f"({places} {channels})" if channels_last else first
+    axes = " ".join(here if word == axis else word for word in words)
+    neutral = " ".join(first if word == axis else word for word in stored.leaf.neutral.split())
+    return replace(
+        stored,
+        leaf=replace(stored.leaf, axes=axes, neutral=neutral),
+        sizes=(*stored.sizes, (channels, item.channels)),
+    )

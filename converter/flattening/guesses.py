@@ -1,0 +1,73 @@
+"""Which layers stand behind a flatten, as the sizes of the layers before them tell it.
+
+A layer with F inputs may take a flattened tensor of C channels where C divides F; it may as well take the F
+outputs of an earlier linear layer, or C = F channels that were pooled. When sizes allow one answer it is
+proposed; when they allow two, the user is asked; when one is an exact size and the other a mere divisor that
+something else uses, the exact one is taken, and the other is mentioned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from converter.core.layer_sizes import Sizes, sizes_of
+from converter.core.layers import Layer
+from converter.flattening.decision import Flattened
+from converter.flattening.unordered import Unordered
+from converter.flattening.walk import IMAGE, Node, Walk
+
+
+def guesses(
+    chain: Sequence[Layer], said: Mapping[tuple[str, str], int], basis: str
+) -> tuple[list[Flattened], list[Flattened]]:
+    """What is decided for the layers of the chain, and what is left in doubt.
+
+    basis: what the order of the chain rests on; "" when it is not that in which the net was built.
+    """
+    nodes = _with_groups([Node(layer.path, sizes_of(layer)) for layer in chain])
+    walk = Walk(nodes, said, basis) if basis and not _turned_round(nodes) else Unordered(nodes, said, basis)
+    walk.run()
+    return [item for item in walk.found if not item.problem], [item for item in walk.found if item.problem]
+
+
+def _turned_round(nodes: Sequence[Node]) -> bool:
+    """Whether the first convolution takes what a later one gives: then the order is not that of the calls."""
+    convs = [node.sizes for node in nodes if node.sizes.role == "channels"]
+    first, later = (convs[0], convs[1:]) if convs else (Sizes(0, 0, "other"), [])
+    if first.inputs <= IMAGE or first.inputs == first.outputs:
+        return False
+    layers = [node.sizes for node in nodes if node.sizes.role == "features"]
+    taken = {sizes.inputs for sizes in layers}
+    becomes = any(sizes.outputs not in taken and sizes.outputs % first.inputs == 0 for sizes in layers)
+    return not becomes and any(sizes.outputs == first.inputs for sizes in later)
+
+
+def _with_groups(nodes: Sequence[Node]) -> list[Node]:
+    """A convolution in groups shows the channels of one; it takes as many groups as what stands before it gives.
+
+    One with as many as the first convolution takes is rather a second branch on the image, unless it is depthwise.
+    """
+    result: list[Node] = []
+    last = image = handed = 0
+    for node in nodes:
+        sizes = node.sizes
+        if sizes.role == "channels" and sizes.inputs and not sizes.transposed:
+            given = last if handed in (0, last) else _in_places(handed, sizes)
+            groups, rest = divmod(given, sizes.inputs)
+            fits = groups > 1 and not rest and not sizes.outputs % groups
+            image = image or sizes.inputs
+            if fits and (sizes.inputs == 1 or sizes.inputs != image):
+                sizes = replace(sizes, inputs=groups * sizes.inputs)
+        if sizes.role == "channels":
+            last, handed = sizes.outputs, 0
+        elif sizes.role == "features":
+            handed = sizes.outputs
+        result.append(Node(node.path, sizes))
+    return result
+
+
+def _in_places(handed: int, sizes: Sizes) -> int:
+    """What a linear layer gives at every place, if a depthwise convolution of as many channels follows."""
+    return handed if sizes.inputs == 1 and sizes.outputs == handed else 0

@@ -1,0 +1,298 @@
+"""One zarr array of an Orbax checkpoint: its metadata, checked, and its data.
+
+Formats: the zarr v2 and v3 specifications; dtypes beyond NumPy's by name, as tensorstore writes them
+(``"bfloat16"``). An array of uncompressed chunks is read here; any other, and everything inside of OCDBT, by
+tensorstore, after the metadata was found to ask for no more than the files justify.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import msgspec
+import numpy as np
+
+from converter.core.tensors import DTYPES, Array, DType, TensorSpec
+from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
+from converter.formats.io.json_objects import MAX_JSON, parse_json
+from converter.formats.io.locations import is_url
+from converter.formats.io.source import check_shape, frozen, open_source, read_whole
+
+__all__ = ["Store", "ZarrArray", "grid"]
+
+#: An array may take so many bytes, and in addition EXPAND times what the files of its checkpoint hold:
+#: zstd makes 128 KiB of zeros from 4 bytes, but nobody's whole checkpoint is that.
+FREE_BYTES = 64 << 20
+EXPAND = 5_000
+#: Chunks that are missing (all of them the fill value) may be so many; a stored one takes 16 bytes at least.
+FREE_CHUNKS = 1_000
+MIN_CHUNK = 16
+#: Of what is compressed or in OCDBT.
+_COPY_IT = "tensorstore reads this checkpoint, and needs it on a disk. Copy the folder to one first"
+_V2_NUMBER = re.compile(r"[<>|=][biufc]\d{1,2}")
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """index: its number along each axis. region: what of the array is in it; at an edge that is less than its shape."""
+
+    index: tuple[int, ...]
+    region: tuple[slice, ...]
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.index)) or "0"
+
+
+def grid(shape: Sequence[int], chunk: Sequence[int]) -> Iterator[Chunk]:
+    """The chunks of an array."""
+    counts = (range(-(-side // part)) for side, part in zip(shape, chunk, strict=True))
+    for index in itertools.product(*counts):
+        starts = [(number * part, part) for number, part in zip(index, chunk, strict=True)]
+        region = (slice(start, min(start + part, side)) for (start, part), side in zip(starts, shape, strict=True))
+        yield Chunk(index, tuple(region))
+
+
+class ZarrArray(msgspec.Struct, frozen=True):
+    """What the metadata of one array says. chunks: the shape of one chunk (in v3 of one shard). is_raw: whether
+    these are uncompressed."""
+
+    spec: TensorSpec
+    storage: str
+    version: int
+    chunks: tuple[int, ...]
+    is_raw: bool
+
+    @property
+    def is_one_chunk(self) -> bool:
+        return self.chunks == tuple(max(1, side) for side in self.spec.shape)
+
+
+class Store:
+    """The arrays of one tree: folders beside each other, or the keys of one OCDBT database."""
+
+    def __init__(self, root: Path, *, zarr3: bool, whole: bool) -> None:
+        self.root = root
+        self.whole = whole  # every chunk must be there, even one that holds the fill value only
+        self.driver = "zarr3" if zarr3 else "zarr"
+        self.metadata = "zarr.json" if zarr3 else ".zarray"
+        self.is_ocdbt = (root / "manifest.ocdbt").exists()
+        if self.is_ocdbt and is_url(root):
+            raise FormatError(root, _COPY_IT)
+
+    def arrays(self, storages: Sequence[tuple[str, str]]) -> list[ZarrArray]:
+        """The arrays of these (name, place in the store). Raises FormatError."""
+        for _, storage in storages:
+            _check_storage(self.root, storage)
+        if self.is_ocdbt:
+            self.disk_bytes  # noqa: B018  # checks every file before tensorstore opens any
+        texts = self._ocdbt_texts(storages) if self.is_ocdbt else self._folder_texts(storages)
+        return [self._parse(name, storage, text) for (name, storage), text in zip(storages, texts, strict=True)]
+
+    def read(self, array: ZarrArray) -> Array:
+        if not self.is_ocdbt:
+            _file_sizes(self.root, array.storage)
+            if array.is_raw and array.is_one_chunk:
+                return self._read_raw(array)
+        count = self._justify(array)
+        if array.is_raw and self.whole and not self.is_ocdbt:
+            return self._read_raw_chunks(array)
+        if is_url(self.root):
+            raise FormatError(self.root, _COPY_IT)
+        ts = _tensorstore(self.root)
+        spec: dict[str, Any] = {"driver": self.driver, "kvstore": self._kvstore(array.storage + "/")}
+        try:
+            if self.whole:
+                keys = ts.KvStore.open(spec["kvstore"], context=self._context).result().list().result()
+                if len(keys) <= count:  # one of them is the metadata
+                    raise FormatError(self.root, f"of '{array.spec.name}' {count + 1 - len(keys)} chunks are missing")
+            store = ts.open(spec, open=True, read=True, context=self._context).result()
+            if tuple(store.shape) != array.spec.shape or store.dtype.numpy_dtype != array.spec.dtype:
+                raise FormatError(self.root, f"'{array.spec.name}' was changed while it was read")
+            found = np.asarray(store.read(order="C").result())
+        except (ValueError, TypeError, RuntimeError, OSError, KeyError, NotImplementedError, MemoryError) as error:
+            raise FormatError(self.root, f"'{array.spec.name}' cannot be read: {_first_words(error)}") from None
+        return frozen(np.ascontiguousarray(found).reshape(array.spec.shape))
+
+    @cached_property
+    def disk_bytes(self) -> int:
+        """Bytes of all files of the checkpoint, after making sure that none lies elsewhere."""
+        return _file_sizes(self.root)
+
+    @cached_property
+    def _context(self) -> Any:
+        # what each thread of tensorstore frees stays with it: one that reads is enough, and takes a quarter less memory
+        return _tensorstore(self.root).Context(
+            {"cache_pool": {"total_bytes_limit": 0}, "file_io_concurrency": {"limit": 1}}
+        )
+
+    def _kvstore(self, place: str) -> dict[str, Any]:
+        folder = os.path.abspath(self.root)
+        if self.is_ocdbt:
+            return {"driver": "ocdbt", "base": {"driver": "file", "path": folder + "/"}, "path": place}
+        return {"driver": "file", "path": f"{folder}/{place}"}
+
+    def _folder_texts(self, storages: Iterable[tuple[str, str]]) -> Iterator[bytes]:
+        for name, storage in storages:
+            file = self.root / storage / self.metadata
+            _check_link(self.root, f"{storage}/{self.metadata}")
+            if not file.is_file():
+                if next(self.root.glob("ocdbt.process_*"), None):
+                    raise FormatError(
+                        self.root, "its processes' OCDBT databases were never merged: the save was cut off"
+                    )
+                raise FormatError(self.root, f"'{name}' is announced, but there is no '{storage}/{self.metadata}'")
+            yield read_whole(file, MAX_JSON)
+
+    def _ocdbt_texts(self, storages: Sequence[tuple[str, str]]) -> Iterator[bytes]:
+        ts = _tensorstore(self.root)
+        try:
+            database = ts.KvStore.open(self._kvstore(""), context=self._context).result()
+            found = [database.read(f"{storage}/{self.metadata}") for _, storage in storages]
+            results = [future.result() for future in found]
+        except (ValueError, TypeError, RuntimeError, OSError, KeyError, NotImplementedError, MemoryError) as error:
+            raise FormatError(self.root, f"its OCDBT database cannot be read: {_first_words(error)}") from None
+        for (name, storage), result in zip(storages, results, strict=True):
+            if result.state != "value":
+                raise FormatError(self.root, f"'{name}' is announced, but the database has no '{storage}'")
+            yield bytes(result.value)
+
+    def _parse(self, name: str, storage: str, text: bytes) -> ZarrArray:
+        where = self.root if self.is_ocdbt else self.root / storage / self.metadata
+        found = parse_json(where, text, f"the metadata of '{name}'")
+        version = found.get("zarr_format")
+        v3 = self.driver == "zarr3"
+        if version != (3 if v3 else 2):
+            raise FormatError(where, f"the metadata of '{name}' has zarr_format {version!r}")
+        grid = found.get("chunk_grid") if v3 else {"configuration": {"chunk_shape": found.get("chunks")}}
+        inner = grid.get("configuration") if isinstance(grid, dict) else None
+        shape, chunks = found.get("shape"), inner.get("chunk_shape") if isinstance(inner, dict) else None
+        if not _are_sizes(shape, 0) or not _are_sizes(chunks, 1) or len(shape) != len(chunks):
+            raise FormatError(where, f"'{name}' has the shape {str(shape)[:60]} and the chunks {str(chunks)[:60]}")
+        text_of = found.get("data_type" if v3 else "dtype")
+        dtype = _dtype(text_of)
+        if dtype is None:
+            raise FormatError(where, f"'{name}' has the unknown dtype {str(text_of)[:60]!r}")
+        spec = TensorSpec(name, check_shape(where, shape, dtype, f"'{name}'"), dtype)
+        sizes = check_shape(where, chunks, dtype, f"the chunks of '{name}'")
+        is_raw = not v3 and found.get("compressor") is None and not found.get("filters") and found.get("order") == "C"
+        is_raw = is_raw and not str(text_of).startswith(">")
+        return ZarrArray(spec, storage, int(version), sizes, is_raw)
+
+    def _read_raw(self, array: ZarrArray) -> Array:
+        spec = array.spec
+        if not spec.size:
+            return frozen(np.empty(spec.shape, spec.dtype))
+        (only,) = grid(spec.shape, array.chunks)
+        return self._read_chunk(array, only)
+
+    def _read_raw_chunks(self, array: ZarrArray) -> Array:
+        whole = np.empty(array.spec.shape, array.spec.dtype)
+        for chunk in grid(whole.shape, array.chunks):
+            inside = tuple(slice(part.stop - part.start) for part in chunk.region)
+            whole[chunk.region] = self._read_chunk(array, chunk)[inside]
+        return frozen(whole)
+
+    def _read_chunk(self, array: ZarrArray, chunk: Chunk) -> Array:
+        """All of its elements, those over an edge of the array among them."""
+        spec, folder = array.spec, self.root / array.storage
+        files = (folder / name for name in (chunk.name, chunk.name.replace(".", "/")))
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            raise FormatError(folder, f"the data of '{spec.name}' is missing: there is no '{chunk.name}'")
+        source = open_source(file)
+        try:
+            nbytes = math.prod(array.chunks) * spec.dtype.itemsize
+            if source.size != nbytes:
+                raise FormatError(file, f"'{spec.name}' needs {nbytes} bytes, but the file has {source.size}")
+            return source.array(0, array.chunks, spec.dtype, f"'{spec.name}'")
+        finally:
+            source.close()
+
+    def _justify(self, array: ZarrArray) -> int:
+        """The number of chunks, after refusing an array that claims more than its files can hold."""
+        spec = array.spec
+        count = math.prod(-(-size // chunk) for size, chunk in zip(spec.shape, array.chunks, strict=True))
+        nbytes = max(spec.nbytes, math.prod(array.chunks) * spec.dtype.itemsize)
+        if nbytes > FREE_BYTES + EXPAND * self.disk_bytes or count > FREE_CHUNKS + self.disk_bytes // MIN_CHUNK:
+            raise FormatError(
+                self.root,
+                f"'{spec.name}' claims {nbytes} bytes in {count} chunks, but all files have {self.disk_bytes} bytes",
+            )
+        return count
+
+
+def _dtype(text: object) -> DType | None:
+    if not isinstance(text, str):
+        return None
+    if text in DTYPES:
+        return DTYPES[text]
+    if not _V2_NUMBER.fullmatch(text):
+        return None
+    try:
+        return DTYPES.get(np.dtype(text).name)
+    except TypeError:
+        return None
+
+
+def _are_sizes(values: object, least: int) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and value >= least for value in values)
+
+
+def _check_storage(root: Path, storage: str) -> None:
+    parts = storage.split("/")
+    if "\0" in storage or any(part in ("", ".", "..") for part in parts):
+        raise UnsafeFileError(root, f"names the place {storage[:80]!r} outside of itself")
+
+
+def _check_link(root: Path, place: str) -> None:
+    """Refuse a place below the root that a link takes out of it. Where there is no link, nothing is resolved."""
+    if is_url(root):  # where there are no links
+        return
+    file = str(root)
+    for part in place.split("/"):
+        file = f"{file}/{part}"
+        if os.path.islink(file) and not os.path.realpath(file).startswith(os.path.realpath(root) + os.sep):
+            raise UnsafeFileError(file, f"is a link that leads out of '{root}'")
+
+
+def _file_sizes(root: Path, place: str = "") -> int:
+    """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or what is no file."""
+    if place:
+        _check_link(root, place)
+    if is_url(root):
+        return sum(file.stat().st_size for file in (root / place).rglob("*") if file.is_file())
+    total = 0
+    for folder, folders, names in os.walk(root / place):
+        for name in (*folders, *names):
+            file = os.path.join(folder, name)
+            found = os.lstat(file)
+            if stat.S_ISLNK(found.st_mode):
+                _check_link(root, os.path.relpath(file, root))
+                found = os.stat(file)
+            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                raise UnsafeFileError(file, "is no regular file")
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
+
+
+def _tensorstore(root: Path) -> Any:
+    try:
+        import tensorstore
+    except ImportError:
+        raise MissingLibraryError(
+            f"{root}: this Orbax checkpoint is compressed, which tensorstore reads: "
+            "pip install 'weights-converter[orbax]'"
+        ) from None
+    return tensorstore
+
+
+def _first_words(error: Exception) -> str:
+    return str(error).split(" [")[0].split("\n")[0][:300]

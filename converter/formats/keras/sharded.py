@@ -1,0 +1,97 @@
+"""Keras 3 weights in shards: ``model.weights.json`` beside ``model_00000.weights.h5``, ...
+
+The JSON says in which files the variables of each group lie. Source: keras/src/saving/saving_lib.py
+(ShardedH5IOStore).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from converter.core.tensors import Array, TensorSpec
+from converter.errors import FormatError, UnsafeFileError
+from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
+from converter.formats.io.json_objects import read_json
+from converter.formats.keras.h5 import keras_contents
+from converter.formats.keras.hdf5_file import H5File
+
+_SHARD = re.compile(rb'"[^"]*\.weights\.h5"')
+
+
+def detect(probe: Probe) -> bool:
+    """A JSON map whose first entries name ``.weights.h5`` files."""
+    try:
+        head = probe.head.lstrip()
+        return head.startswith(b"{") and b'"weight_map"' in head and _SHARD.search(head) is not None
+    except OSError:
+        return False
+
+
+class FileReader(Reader):
+    """Opens all shards; they lie in the folder of the JSON. Groups come in the order of the map."""
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self._map = _weight_map(path)
+        self._shards: dict[str, H5File] = {}
+        try:
+            for name in dict.fromkeys(name for names in self._map.values() for name in names):
+                self._shards[name] = H5File(path.with_name(name))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for shard in self._shards.values():
+            shard.close()
+
+    @cached_property
+    def contents(self) -> Contents:
+        specs: list[TensorSpec] = []
+        labels: dict[str, str] = {}
+        links: dict[str, str] = {}
+        left_out: list[LeftOut] = []
+        for name, found in self._by_shard.items():
+            self._refuse_unlisted(name, found)
+            specs += found.specs
+            labels |= found.labels
+            links |= found.links
+            left_out += found.left_out
+        place = {group: number for number, group in enumerate(self._map)}
+        specs.sort(key=lambda spec: place.get(spec.name.rpartition("/")[0], len(place)))
+        return Contents(check_names(self.path, specs), labels=labels, links=links, left_out=tuple(left_out))
+
+    def read(self, name: str) -> Array:
+        shard = next(shard for shard, found in self._by_shard.items() if name in found.by_name)
+        return self._shards[shard].read(self.contents.by_name[name])
+
+    @cached_property
+    def _by_shard(self) -> dict[str, Contents]:
+        return {name: keras_contents(shard) for name, shard in self._shards.items()}
+
+    def _refuse_unlisted(self, shard: str, found: Contents) -> None:
+        for spec in found.specs:
+            group = spec.name.rpartition("/")[0]
+            if shard not in self._map.get(group, ()):
+                raise FormatError(self.path, f"'{spec.name}' is in '{shard}', but the map does not say so")
+
+
+def _weight_map(path: Path) -> dict[str, list[str]]:
+    """Group (without the leading slash) -> names of the files that hold its variables."""
+    groups = read_json(path).get("weight_map")
+    if not isinstance(groups, dict) or not groups:
+        raise FormatError(path, "the JSON has no 'weight_map'")
+    return {group.lstrip("/"): _shard_names(path, group, names) for group, names in groups.items()}
+
+
+def _shard_names(path: Path, group: str, names: Any) -> list[str]:
+    found = names if isinstance(names, list) else [names]
+    for name in found:
+        if not isinstance(name, str) or not name:
+            raise FormatError(path, f"'{group}' lies in {str(name)[:80]!r}, expected the name of a file")
+        if Path(name).name != name or "\\" in name or "\0" in name:
+            raise UnsafeFileError(path, f"'{group}' lies in '{name[:200]}', outside of the folder")
+    return found

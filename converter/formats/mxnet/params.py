@@ -1,0 +1,154 @@
+"""MXNet ``.params``: what ``Block.save_parameters``, ``export``, ``mx.nd.save`` and (1.x) ``npx.save`` write.
+
+Format: ``NDArray::Save(Stream*, vector<NDArray>, vector<string>)`` in ``src/ndarray/ndarray.cc``: u64
+0x112, u64 0, u64 n, n records (see `mxnet_record`), u64 number of names (n, or 0 for a list), then the
+names as {u64 length, bytes}. ``npx.save`` of one array writes a list of one, read here as a tensor.
+
+Which record version is written. MXNet 1.9.1 refuses V2 in ``npx.load``, and V3 outside of NumPy mode
+(``npx.set_np()``); only ``load_parameters`` takes V2 in both modes, and only where a name has a dot. So
+the parameters of a net, known by their names, are written as V2: structural (``0.weight``), of a graph
+(``arg:``, ``aux:``) or prefixed (``dense0_weight``). Everything else (the chapter's tensor, list and dict,
+a layer saved alone) and what V2 cannot hold (0-d arrays) is written as V3.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+from converter.core.tensors import Array, TensorSpec
+from converter.errors import FormatError, OutputError
+from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.io.in_place import InPlaceWriter
+from converter.formats.io.source import Source, open_source
+from converter.formats.mxnet import record as mxnet_record
+from converter.formats.mxnet.record import V2, V3, Record
+from converter.formats.mxnet.symbol import operators, symbol_beside
+
+MAGIC = 0x112
+NO_DATA = "an array without shape and data"
+
+#: Names that only the parameters of a net have.
+OF_A_NET = re.compile(r".*\.|arg:|aux:|[a-z]+[0-9]+_.*(weight|bias|gamma|beta|alpha|mean|var|parameters)$")
+#: What MXNet 1.9.1 loads; it has no flag for the other integers.
+WRITABLE = frozenset("bool int8 int32 int64 uint8 float16 float32 float64 bfloat16".split())
+
+
+def detect(probe: Probe) -> bool:
+    return probe.head[:16] == _u64(MAGIC, 0)
+
+
+class FileReader(Reader):
+    """Lazy: only the headers of the records are read, each array as a view of the mapped file."""
+
+    dtypes = tuple(mxnet_record.FLAGS.values())
+    parallel = True
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self._source = open_source(path)
+        try:
+            self._records, self._container = _read_records(self._source)
+        except BaseException:
+            self._source.close()
+            raise
+
+    @cached_property
+    def contents(self) -> Contents:
+        filled = {name: record for name, record in self._records.items() if record.parts}
+        graph = symbol_beside(self.path)
+        users = operators(graph) if graph else {}
+        order = {name: place for place, name in enumerate(users)}
+        names = sorted(filled, key=lambda name: order.get(_variable(name), len(order)))
+        return Contents(
+            tuple(TensorSpec(name, filled[name].shape, filled[name].dtype) for name in names),
+            classes={name: users[_variable(name)] for name in names if _variable(name) in users},
+            container=self._container,
+            left_out=tuple(LeftOut(name, NO_DATA) for name in self._records if name not in filled),
+            writer=next((record.writer for record in self._records.values()), ""),
+        )
+
+    def read(self, name: str) -> Array:
+        return mxnet_record.read(self._source, self._records[name], f"'{name}'")
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class FileWriter(InPlaceWriter):
+    """Streams: every record's place follows from the specs. Raises OutputError for a dtype that MXNet has not."""
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        for spec in contents.specs:
+            if spec.dtype.name not in WRITABLE:
+                found = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
+                raise OutputError(f"{path}: {found}. Cast it, or choose another format.")
+        magic = V2 if _is_net(contents) else V3
+        pieces = {0: _u64(MAGIC, 0, len(contents.specs))}
+        end = len(pieces[0])
+        self._places: dict[str, int] = {}
+        for spec in contents.specs:
+            pieces[end] = mxnet_record.header(spec.shape, spec.dtype, magic)
+            self._places[spec.name] = end + len(pieces[end])
+            end = self._places[spec.name] + spec.nbytes
+        pieces[end] = _name_table(contents)
+        super().__init__(path, contents, pieces)
+
+    def write(self, name: str, array: Array) -> None:
+        self.checked(name, array)
+        self.fill(self._places[name], array)
+
+
+def _variable(name: str) -> str:
+    """Its name in the graph."""
+    return re.sub("^(arg|aux):", "", name)
+
+
+def _is_net(contents: Contents) -> bool:
+    """Whether the file holds the parameters of a net, none of them 0-d."""
+    named = contents.container == "dict" and any(OF_A_NET.match(spec.name) for spec in contents.specs)
+    return named and all(spec.shape for spec in contents.specs)
+
+
+def _name_table(contents: Contents) -> bytes:
+    names = [spec.name.encode() for spec in contents.specs] if contents.container == "dict" else []
+    return _u64(len(names)) + b"".join(_u64(len(name)) + name for name in names)
+
+
+def _u64(*values: int) -> bytes:
+    return b"".join(value.to_bytes(8, "little") for value in values)
+
+
+def _read_records(source: Source) -> tuple[dict[str, Record], Container]:
+    def number(offset: int, what: str) -> int:
+        return int.from_bytes(source.take(offset, 8, what), "little")
+
+    if source.take(0, 16, "the header") != _u64(MAGIC, 0):
+        raise FormatError(source.path, "does not start as an MXNet file does (0x112, 0)")
+    count = number(16, "the number of arrays")
+    records: list[Record] = []
+    end = 24
+    while len(records) < count:
+        records.append(mxnet_record.parse(source, end, f"array {len(records)} of {count}"))
+        end = records[-1].end
+    named = number(end, "the number of names")
+    end += 8
+    if named not in (0, count):
+        raise FormatError(source.path, f"has {count} arrays but {named} names (byte {end - 8})")
+    names: list[str] = []
+    for index in range(named):
+        length = number(end, f"the length of name {index}")
+        raw = source.take(end + 8, length, f"name {index}")
+        end += 8 + length
+        try:
+            names.append(raw.decode())
+        except UnicodeDecodeError as error:
+            raise FormatError(source.path, f"name {index} is not UTF-8: {raw[:40]!r}") from error
+    if end != source.size:
+        raise FormatError(source.path, f"goes on for {source.size - end} bytes after its end")
+    container: Container = "dict" if named else "tensor" if count == 1 else "list"
+    by_name = dict(zip(names or map(str, range(count)), records, strict=True))
+    if len(by_name) < count:
+        raise FormatError(source.path, f"has {count} arrays but only {len(by_name)} different names")
+    return by_name, container

@@ -1,0 +1,169 @@
+"""Arrays of any framework inside of a plain pickle: in ``.pkl`` files and in the object arrays of NumPy.
+
+What each framework leaves in a pickle, beside NumPy's own (`pickled_numpy`):
+
+* TensorFlow: ``convert_to_tensor`` of an array (``EagerTensor.__reduce__`` in ``framework/ops.py``).
+* JAX: ``_reconstruct_array`` of the parts of an array (``jax/_src/array.py``; before 0.4
+  ``reconstruct_device_array`` in ``jax/_src/device_array.py``; before 0.3 plain NumPy).
+* MXNet: an NDArray whose state holds one record (`mxnet_record`).
+* PyTorch: whole small files of its own, see `pickled_torch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from converter.core.tensors import DTYPES, Array, DType, TensorSpec
+from converter.errors import FormatError
+from converter.formats.base import Container, Contents, check_names
+from converter.formats.io.source import MemorySource
+from converter.formats.mxnet import record as mxnet_record
+from converter.formats.pickle.load import COLLECTION_GLOBALS, Global, Opaque, PickleError, Shell, inert_class, load
+from converter.formats.pickle.nested import Entry, flatten, left_out
+from converter.formats.pickle.numpy import NUMPY_GLOBALS
+from converter.formats.pickle.torch import torch_globals
+from converter.formats.torch.objects import object_children
+
+#: What training loops keep beside the weights.
+TRAINING = frozenset("opt_state optimizer optimizer_state optim rng rng_key".split())
+_NUMBERS = frozenset(DTYPES.values())
+
+
+class PickledArrays(msgspec.Struct, frozen=True):
+    """What the pickle holds. The arrays are read-only views of its bytes."""
+
+    contents: Contents
+    arrays: Mapping[str, Array]
+
+
+def read_pickle(data: bytes | memoryview, path: Path, passed: Callable[[], None] | None = None) -> PickledArrays:
+    """All arrays of the pickle, named by where they stand; the state of an optimizer beside them is left out.
+
+    passed: see `pickles.load`. Nothing is run. Raises FormatError, also when there is no array.
+    """
+    value, size = load(data, path, {**torch_globals(path), **GLOBALS}, unknown=inert_class, passed=passed)
+    if size != len(data):
+        raise FormatError(path, f"goes on for {len(data) - size} bytes after its pickle")
+    entries = list(flatten(value, path, object_children))
+    kept = [entry for entry in entries if _is_array(entry.value) and not _is_of_training(entry)]
+    if not kept and entries:
+        raise FormatError(path, f"holds no arrays of numbers; '{entries[0].name}' is {_what(entries[0].value)}")
+    arrays = {entry.name: entry.value for entry in kept if isinstance(entry.value, np.ndarray)}
+    specs = check_names(path, [TensorSpec(entry.name, *_form(entry.value)) for entry in kept])
+    return PickledArrays(Contents(specs, _container(value, kept), left_out=left_out(entries, kept, _what)), arrays)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype in _NUMBERS
+
+
+def _is_of_training(entry: Entry) -> bool:
+    return bool(entry.parts) and entry.parts[0][1:] in TRAINING
+
+
+def _form(value: object) -> tuple[tuple[int, ...], DType]:
+    assert isinstance(value, np.ndarray)
+    return value.shape, value.dtype
+
+
+def _container(root: object, kept: Sequence[Entry]) -> Container:
+    if _is_array(root) or (isinstance(root, np.ndarray) and root.ndim == 0 and _is_array(root.item())):
+        return "tensor"
+    is_list = isinstance(root, (list, tuple)) or (isinstance(root, np.ndarray) and root.ndim > 0)
+    return "list" if is_list and [entry.name for entry in kept] == [str(i) for i in range(len(kept))] else "dict"
+
+
+def _what(value: object) -> str:
+    """What a leaf that is left out is."""
+    if isinstance(value, (Opaque, Global)):
+        return f"not an array but {value.name.replace(' ', '.')}"
+    if isinstance(value, np.ndarray):
+        return "an array beside the weights" if _is_array(value) else "an array of no numbers"
+    text = repr(value) if isinstance(value, (bool, float, str, type(None))) else ""
+    return f"not an array but {text[:60] or type(value).__name__}"
+
+
+class _MxnetShell(Shell):
+    """``NDArray(None)``, waiting for its state."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def finish(self, state: object) -> object:
+        record = state.get("handle") if isinstance(state, dict) else None
+        if record is None:
+            return Opaque("mxnet NDArray")
+        if not isinstance(record, (bytes, memoryview)):
+            raise PickleError("an MXNet array without its bytes")
+        return _mxnet_array(record)
+
+
+def _mxnet_array(record: bytes | memoryview) -> Array | Opaque:
+    source = MemorySource(Path("mxnet"), record)
+    try:
+        found = mxnet_record.parse(source, 0, "the MXNet array")
+        return mxnet_record.read(source, found, "the MXNet array") if found.parts else Opaque("mxnet NDArray")
+    except FormatError as error:
+        raise PickleError(error.reason) from None
+
+
+def _jax_array(make: object, args: object, state: object, *_: object) -> object:
+    """``_reconstruct_array(fun, args, state, aval)``: the parts of ``ndarray.__reduce__``, not yet put together."""
+    if not isinstance(make, Global) or make.make is None or not isinstance(args, tuple):
+        raise PickleError("a jax array that is not made of a NumPy array")
+    shell = make.make(*args)
+    if not isinstance(shell, Shell):
+        return shell
+    return shell.finish(state)
+
+
+def _same(value: object, *_: object) -> object:
+    return value
+
+
+def _mapping(items: object = ()) -> object:
+    """A frozen dict of Flax or Haiku: the dict inside."""
+    return items if isinstance(items, dict) else dict(items)  # type: ignore[call-overload]
+
+
+class _VariableShell(Shell):
+    """``functools.partial(ResourceVariable)``, waiting for its arguments; called without any afterwards."""
+
+    def __init__(self, function: object) -> None:
+        if not isinstance(function, Global) or function.name != _VARIABLE:
+            raise PickleError("a functools.partial of something that is not a variable of TensorFlow")
+
+    def finish(self, state: object) -> object:
+        keywords = state[2] if isinstance(state, tuple) and len(state) == 4 else None
+        value = keywords.get("initial_value") if isinstance(keywords, dict) else None
+        if not isinstance(value, np.ndarray):
+            raise PickleError("a variable of TensorFlow without its value")
+        return Global(_VARIABLE, lambda: value)
+
+
+_VARIABLE = "tensorflow.python.ops.resource_variable_ops ResourceVariable"
+
+#: For `known` of `pickles.load`, beside PyTorch's: our own function for each global of a pickle of arrays.
+GLOBALS: Mapping[str, Callable[..., object] | None] = {
+    **COLLECTION_GLOBALS,
+    **NUMPY_GLOBALS,
+    "tensorflow.python.framework.ops convert_to_tensor": _same,
+    "tensorflow.python.framework.tensor_conversion convert_to_tensor": _same,
+    "tensorflow.python.framework.dtypes as_dtype": _same,
+    "functools partial": _VariableShell,
+    _VARIABLE: None,
+    "jax._src.array _reconstruct_array": _jax_array,
+    "jax._src.device_array reconstruct_device_array": _jax_array,
+    "mxnet.ndarray NDArray": _MxnetShell,
+    "mxnet.ndarray.ndarray NDArray": _MxnetShell,
+    "mxnet.ndarray.sparse CSRNDArray": _MxnetShell,
+    "mxnet.ndarray.sparse RowSparseNDArray": _MxnetShell,
+    "mxnet.numpy ndarray": _MxnetShell,
+    "mxnet.numpy.multiarray ndarray": _MxnetShell,
+    "flax.core.frozen_dict FrozenDict": _mapping,
+    "haiku._src.data_structures frozendict": _mapping,
+}

@@ -1,0 +1,198 @@
+"""Pickles read as data: a small machine with opcodes of its own, which never imports and never runs anything.
+
+``load`` gives the object that a pickle (protocols 0 to 5) describes. A global of the pickle is looked up in a
+table that the caller passes (`known`) and nowhere else:
+
+    value, consumed = load(data, path, {**COLLECTION_GLOBALS, **NUMPY_GLOBALS, "my.module make": my_function})
+
+Other parts: ``pickled_numpy.NUMPY_GLOBALS`` (arrays, dtypes, scalars), ``pickled_torch.torch_globals()`` (tensors
+inside plain and NumPy pickles), ``nested.flatten`` (what was loaded, as names and leaves).
+
+What the values are: None, bool, int, float, str, bytes (a read-only `memoryview` when longer than 4 KiB: nothing
+is copied), list, tuple, dict, set, frozenset; whatever the functions of `known` return; `Global` for a global that
+is only mentioned; `Opaque` for an instance of an unknown class, when `unknown` allows those.
+
+The machine is in `pickle_machine`, its opcodes in `pickle_opcodes`, the common ones also in `pickle_common`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from converter.errors import FormatError, UnsafeFileError
+from converter.formats.pickle.common import run_common
+from converter.formats.pickle.machine import Machine
+from converter.formats.pickle.opcodes import OPCODES
+from converter.formats.pickle.values import Global, Opaque, PickleError, Shell, UnsafePickleError, has_simple_hash
+
+__all__ = ["COLLECTION_GLOBALS", "Global", "Opaque", "PickleError", "Shell", "inert_class", "load"]
+
+
+def load(
+    data: bytes | memoryview,
+    path: Path,
+    known: Mapping[str, Callable[..., object] | None],
+    persistent: Callable[[object], object] | None = None,
+    unknown: Callable[[str], Callable[..., object] | None] | None = None,
+    passed: Callable[[], None] | None = None,
+) -> tuple[object, int]:
+    """The object that the pickle at the start of ``data`` describes, and the number of bytes that it takes.
+
+    known: "module name" of a global -> our own function that stands for it; None for one that may only be
+        mentioned (a dtype, a class given as an argument).
+    persistent: called with each persistent id (torch: the storages).
+    unknown: called with "module name" of any other global; what it returns stands for it, as in `known`
+        (`inert_class` makes `Opaque` instances). Without it such a global is refused.
+    passed: called now and then, when megabytes of ``data`` were passed by and need not stay in memory.
+    Raises UnsafeFileError, which names the global, or FormatError, which names the byte.
+    """
+    machine = Machine(memoryview(data).cast("B"), known, persistent, unknown, passed)
+    try:
+        return machine.run(OPCODES, run_common), machine.position
+    except UnsafePickleError as error:
+        raise UnsafeFileError(path, f"the pickle in it {error}. Nothing of it was run") from None
+    except PickleError as error:
+        raise FormatError(path, f"damaged pickle, at its byte {machine.start}: {error}") from None
+
+
+def inert_class(name: str) -> Callable[..., object]:
+    """For `unknown`: instances of unknown classes become `Opaque`; calls of functions stay refused.
+
+    A class is told from a function by its capital letter; the standard library's are refused but for `HARMLESS`.
+    Bound methods and partial functions of such classes are `Opaque` too. Nothing is ever run; the refusal tells
+    the user that the file tries to.
+    """
+
+    def make(*args: object) -> object:
+        if not (_is_unknown_class(name) or name in HARMLESS or _is_attribute_of_one(name, args)):
+            raise UnsafePickleError(f"calls '{name.replace(' ', '.')}', which is not data")
+        return Opaque(name, args)
+
+    return make
+
+
+def _is_unknown_class(name: str) -> bool:
+    module, _, symbol = name.partition(" ")
+    standard = module.partition(".")[0] in sys.stdlib_module_names or module.startswith("__")
+    return not standard and all(part.lstrip("_")[:1].isupper() for part in symbol.split("."))
+
+
+def _is_attribute_of_one(name: str, args: tuple[object, ...]) -> bool:
+    """``getattr(an instance, "method")``, ``getattr(an enumeration, "NAME")``, ``partial(a class)``."""
+    if name not in ("builtins getattr", "__builtin__ getattr", "functools partial") or not args:
+        return False
+    owner = args[0]
+    return isinstance(owner, Opaque) or (isinstance(owner, Global) and _is_unknown_class(owner.name))
+
+
+#: Of the standard library and of NumPy, what ordinary checkpoints hold beside their tensors.
+HARMLESS = frozenset(
+    {
+        "_io BytesIO",
+        "_io StringIO",
+        "argparse Namespace",
+        "copyreg __newobj__",
+        "datetime date",
+        "datetime datetime",
+        "datetime timedelta",
+        "datetime timezone",
+        "decimal Decimal",
+        "fractions Fraction",
+        "logging getLogger",
+        "logging Logger",
+        "numpy.random._pickle __bit_generator_ctor",
+        "numpy.random._pickle __generator_ctor",
+        "numpy.random._pickle __randomstate_ctor",
+        "pathlib Path",
+        "pathlib PosixPath",
+        "pathlib PurePosixPath",
+        "pathlib WindowsPath",
+        "pathlib._local PosixPath",
+        "pathlib._local WindowsPath",
+        "random Random",
+        "torch.nn.backends.thnn _get_thnn_function_backend",
+        "types SimpleNamespace",
+        "uuid UUID",
+    }
+)
+
+
+def _pairs(items: object = ()) -> dict[object, object]:
+    if not items:
+        return {}
+    found = list(items.items()) if isinstance(items, dict) else list(items)  # type: ignore[call-overload]
+    if not all(has_simple_hash(key) for key, _ in found):
+        raise PickleError("an unusual key of a dict")
+    return dict(found)
+
+
+def _members(items: Iterable[object] = ()) -> set[object]:
+    found = list(items)
+    if not all(has_simple_hash(item) for item in found):
+        raise PickleError("an unusual member of a set")
+    return set(found)
+
+
+def _instance(kind: object, base: object = None, state: object = None) -> object:
+    """``copyreg._reconstructor``: how protocols 0 and 1 make an instance."""
+    if not isinstance(kind, Global) or kind.make is None:
+        raise PickleError("an instance of something that is not a class")
+    return kind.make() if state is None else kind.make(state)
+
+
+def _complex(real: float = 0.0, imaginary: float = 0.0) -> complex:
+    return complex(float(real), float(imaginary))
+
+
+def _byte_string(text: object = "", encoding: object = "latin-1") -> bytes:
+    """``_codecs.encode``: how protocols below 3 write bytes."""
+    if isinstance(text, memoryview):  # a text of Python 2
+        return text.tobytes()
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise PickleError("bytes in an unusual encoding")
+    return text.encode("latin-1")
+
+
+def _plain_bytes(*args: object) -> bytes | memoryview:
+    """``bytes()``: protocols below 3 write empty bytes so, and ``bytearray(b'...')``."""
+    if not args:
+        return b""
+    return args[0] if isinstance(args[0], (bytes, memoryview)) else _byte_string(*args)
+
+
+_BUILTINS: Mapping[str, Callable[..., object] | None] = {
+    "set": _members,
+    "frozenset": lambda items=(): frozenset(_members(items)),
+    "dict": _pairs,
+    "list": lambda items=(): list(items),
+    "tuple": lambda items=(): tuple(items),
+    "complex": _complex,
+    "bytes": _plain_bytes,
+    "bytearray": _plain_bytes,
+    "object": lambda: Opaque("builtins object"),
+    "int": None,
+    "float": None,
+    "bool": None,
+    "str": None,
+    "slice": lambda *args: Opaque("builtins slice", args),
+    "range": lambda *args: Opaque("builtins range", args),
+    "type": lambda *args: Opaque("builtins type", args),
+}
+
+#: dict, list and set in all their spellings, complex numbers and bytes; `OrderedDict`, `Counter` and
+#: `defaultdict` are plain dicts here, `deque` a list.
+COLLECTION_GLOBALS: Mapping[str, Callable[..., object] | None] = MappingProxyType(
+    {f"{module} {name}": make for module in ("builtins", "__builtin__") for name, make in _BUILTINS.items()}
+    | {
+        "collections OrderedDict": _pairs,
+        "collections Counter": _pairs,
+        "collections defaultdict": lambda factory=None, items=(): _pairs(items),
+        "collections deque": lambda items=(), maximum=None: list(items),
+        "_codecs encode": _byte_string,
+        "copy_reg _reconstructor": _instance,
+        "copyreg _reconstructor": _instance,
+    }
+)

@@ -1,0 +1,295 @@
+"""The pickle machine: the stack, the memo, and what may be done with them. The opcodes are in `pickle_opcodes`.
+
+Hostile pickles cost no more than their size: lengths are checked before anything is made, the memo is a dict,
+keys of dicts are simple, and memory is counted.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from converter.errors import FormatError
+from converter.formats.pickle.values import (
+    Global,
+    Opaque,
+    PickleError,
+    Shell,
+    UnsafePickleError,
+    has_simple_hash,
+    is_small_key,
+)
+
+#: Longer bytes are views of the data.
+VIEW_FROM = 4096
+#: After so many of such bytes it is said that the data behind is done with.
+LARGE, PASSED_EVERY = 1 << 20, 5
+#: Memory that a pickle may take beyond its own size: MEMORY_FLOOR, or MEMORY_FACTOR times its size if that is more.
+MEMORY_FLOOR = 128 << 20
+MEMORY_FACTOR = 8
+#: Keys whose hash an attacker can choose (tuples of numbers) make a dict slow: no more than these in a pickle.
+MAX_ODD_KEYS = 4096
+MAX_TEXT_NUMBER = 1000  # digits of a number written as text
+#: What an entry of the memo and a MARK count for, in bytes of memory.
+MEMO_COST, MARK_COST = 100, 64
+_STOP = ord(".")
+
+
+class Machine:
+    """One run over one pickle. The stack is a list; at a MARK it is put aside and a new one begun."""
+
+    def __init__(
+        self,
+        data: memoryview,
+        known: Mapping[str, Callable[..., object] | None],
+        persistent: Callable[[object], object] | None,
+        unknown: Callable[[str], Callable[..., object] | None] | None,
+        passed: Callable[[], None] | None = None,
+    ) -> None:
+        self.data = data.toreadonly()
+        self.passed = passed
+        self.large = 0
+        self.known = known
+        self.persistent = persistent
+        self.unknown = unknown
+        self.position = 0
+        self.start = 0  # of the opcode, for messages
+        self.stack: list[Any] = []
+        self.marked: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.globals: dict[str, Global] = {}
+        self.left = max(MEMORY_FLOOR, MEMORY_FACTOR * len(data))
+        self.odd_keys = 0
+
+    def run(self, opcodes: Mapping[int, Callable[[Machine], object]], common: Callable[[Machine], object]) -> object:
+        """The object. opcodes: what each does, all but STOP. common: does the next ones if it can, only faster."""
+        data, size = self.data, len(self.data)
+        while True:
+            common(self)
+            self.start = self.position
+            if self.position >= size:
+                raise PickleError("it ends without a STOP")
+            code = data[self.position]
+            self.position += 1
+            if code == _STOP:
+                return self.pop()
+            action = opcodes.get(code)
+            if action is None:
+                raise PickleError(f"there is no opcode {code:#04x}")
+            action(self)
+
+    # -- the stack ------------------------------------------------------------------------------------------
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        if not self.stack:
+            raise PickleError("it takes a value from an empty stack")
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        if not self.stack:
+            raise PickleError("it uses a value of an empty stack")
+        return self.stack[-1]
+
+    def mark(self) -> None:
+        self.charge(MARK_COST)
+        self.marked.append(self.stack)
+        self.stack = []
+
+    def pop_mark(self) -> list[Any]:
+        if not self.marked:
+            raise PickleError("it returns to a mark that was not set")
+        items, self.stack = self.stack, self.marked.pop()
+        return items
+
+    def charge(self, size: int) -> None:
+        """Count memory that the size of the file does not show."""
+        self.left -= size
+        if self.left < 0:
+            raise PickleError("it would take far more memory than the file has bytes")
+
+    # -- the data -------------------------------------------------------------------------------------------
+
+    def view(self, size: int) -> memoryview:
+        end = self.position + size
+        if end > len(self.data):
+            raise PickleError(f"{size} bytes announced, {len(self.data) - self.position} left")
+        self.position, begin = end, self.position
+        return self.data[begin:end]
+
+    def blob(self, size: int) -> bytes | memoryview:
+        view = self.view(size)
+        if size >= LARGE and self.passed is not None:
+            self.large += 1
+            if self.large % PASSED_EVERY == 0:
+                self.passed()
+        return view if size > VIEW_FROM else view.tobytes()
+
+    def text(self, size: int) -> str:
+        return decoded(self.view(size).tobytes(), "utf-8")
+
+    def line(self) -> bytes:
+        """Up to the next newline, which is taken too."""
+        size, chunk = 128, b""
+        while self.position + len(chunk) < len(self.data) or not chunk:
+            chunk = self.data[self.position : self.position + size].tobytes()
+            end = chunk.find(b"\n")
+            if end >= 0:
+                self.position += end + 1
+                return chunk[:end]
+            if not chunk:
+                break
+            size *= 2
+        raise PickleError("a line without an end")
+
+    def number(self, layout: struct.Struct) -> Any:
+        return layout.unpack(self.view(layout.size))[0]
+
+    def small_line(self) -> bytes:
+        line = self.line()
+        if len(line) > MAX_TEXT_NUMBER:
+            raise PickleError(f"a number of {len(line)} digits")
+        return line
+
+    # -- memo, containers, globals, calls ---------------------------------------------------------------------
+
+    def put(self, index: int) -> None:
+        self.charge(MEMO_COST)
+        self.memo[index] = self.top()
+
+    def get(self, index: int) -> None:
+        try:
+            value = self.memo[index]
+        except KeyError:
+            raise PickleError(f"it refers to memo {index}, which was not set") from None
+        self.push(value.finished if isinstance(value, Shell) and value.finished is not None else value)
+
+    def key(self, key: object) -> object:
+        """The key of a dict or the member of a set, if it is harmless to hash."""
+        if not has_simple_hash(key):
+            self.odd_keys += 1
+            if self.odd_keys > MAX_ODD_KEYS or not is_small_key(key):
+                raise PickleError(f"a {type(key).__name__} as the key of a dict or set")
+        return key
+
+    def add_pairs(self, target: Any, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise PickleError("a key without a value")
+        if isinstance(target, Opaque):
+            target = target.mapping
+        if not isinstance(target, dict):
+            raise PickleError(f"items are set in a {type(target).__name__}")
+        for index in range(0, len(items), 2):
+            target[self.key(items[index])] = items[index + 1]
+
+    def add_items(self, target: Any, items: list[Any]) -> None:
+        if isinstance(target, Opaque):
+            target = target.items
+        if isinstance(target, set):
+            target.update(self.key(item) for item in items)
+        elif isinstance(target, list):
+            target.extend(items)
+        else:
+            raise PickleError(f"items are appended to a {type(target).__name__}")
+
+    def find(self, module: str, name: str) -> Global:
+        full = f"{module} {name}"
+        if full not in self.globals:
+            if full in self.known:
+                make = self.known[full]
+            elif self.unknown is not None:
+                make = self.unknown(full)
+            else:
+                raise UnsafePickleError(f"asks for '{module}.{name}', which is not on the list of known data types")
+            self.globals[full] = Global(full, make)
+        return self.globals[full]
+
+    def call(self, target: object, args: object) -> object:
+        if not isinstance(target, Global) or not isinstance(args, tuple):
+            raise PickleError(f"it calls a {type(target).__name__} with a {type(args).__name__}")
+        if target.make is None:
+            raise UnsafePickleError(f"calls '{target.name.replace(' ', '.')}', which is not data")
+        try:
+            result = target.make(*args)
+        except (PickleError, FormatError):
+            raise
+        except Exception as error:  # the arguments are anything the file says
+            raise PickleError(f"'{target.name}' with unfit arguments ({type(error).__name__})") from None
+        self.charge(_owned(result))
+        return result
+
+    def build(self) -> None:
+        state, target = self.pop(), self.top()
+        if isinstance(target, Opaque):
+            target.state = state
+        elif isinstance(target, Shell):
+            try:
+                target.finished = target.finish(state)
+            except (PickleError, FormatError):
+                raise
+            except Exception as error:
+                raise PickleError(f"an unfit state ({type(error).__name__})") from None
+            self.charge(_owned(target.finished))
+            self.stack[-1] = target.finished
+        elif not isinstance(target, (dict, list, set)):  # those: attributes beside the items, such as _metadata
+            raise PickleError(f"a state for a {type(target).__name__}")
+
+    def resolve(self, identity: object) -> None:
+        if self.persistent is None:
+            raise PickleError("a persistent id, which such a file does not have")
+        try:
+            self.push(self.persistent(identity))
+        except (PickleError, FormatError):
+            raise
+        except Exception as error:
+            raise PickleError(f"an unfit persistent id ({type(error).__name__})") from None
+
+    def new_container(self, make: Callable[[], object], size: int) -> None:
+        self.charge(size)
+        self.push(make())
+
+    def take_tuple(self, count: int) -> None:
+        if len(self.stack) < count:
+            raise PickleError("it takes values from an empty stack")
+        self.stack[-count:] = [tuple(self.stack[-count:])]
+
+    def stack_global(self) -> None:
+        name, module = self.pop(), self.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise PickleError("the name of a global is not text")
+        self.push(self.find(module, name))
+
+    def reduce(self) -> None:
+        args, target = self.pop(), self.pop()
+        self.push(self.call(target, args))
+
+    def new_object(self) -> None:  # NEWOBJ_EX: one more value, the keyword arguments
+        keywords, args, target = self.pop(), self.pop(), self.pop()
+        if keywords:
+            args = (*args, keywords) if isinstance(args, tuple) else args
+        self.push(self.call(target, args))
+
+    def old_object(self) -> None:
+        items = self.pop_mark()
+        if not items:
+            raise PickleError("an instance of nothing")
+        self.push(self.call(items[0], tuple(items[1:])))
+
+
+def _owned(value: object) -> int:
+    """Bytes of memory that this result of a call holds for itself."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes if value.base is None else 128
+    return len(value) if isinstance(value, (bytes, str)) else 64
+
+
+def decoded(raw: bytes, encoding: str) -> str:
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError:
+        raise PickleError(f"text that is not {encoding}") from None

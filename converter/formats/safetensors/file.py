@@ -1,0 +1,155 @@
+"""safetensors: a JSON header with every name, dtype, shape and offset, then the data.
+
+Format: the README of huggingface/safetensors and ``Metadata::validate`` in its ``tensor.rs``. Its own
+Python library cannot stream, and knows no bfloat16 or float8 with NumPy; hence this reader and writer.
+
+The files written here carry one more thing in ``__metadata__``: ``xxh3_128``, a JSON object {tensor
+name: hex digest of its bytes}, which any other reader passes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from converter.core.tensors import DTYPES, Array, TensorSpec
+from converter.core.transposing import contiguous
+from converter.errors import FormatError, OutputError
+from converter.formats.base import Contents, Probe, Reader, ReadOptions
+from converter.formats.io.in_place import InPlaceWriter
+from converter.formats.io.source import frozen, open_source
+from converter.formats.safetensors.header import (
+    CODE_OF,
+    CODES,
+    HASHES,
+    MAX_HEADER,
+    PACKED,
+    Entry,
+    digests_of,
+    entry_bytes,
+    read_header,
+)
+from converter.formats.safetensors.packed_bits import pack, unpack
+
+
+def detect(probe: Probe) -> bool:
+    head = probe.head
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER
+
+
+class FileReader(Reader):
+    """Lazy: the header at once, each tensor as a view of the mapped file (elements of 4 or 6 bits are unpacked)."""
+
+    dtypes = tuple(name for name in CODES.values() if name in DTYPES)
+    parallel = True
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self._source = open_source(path)
+        try:
+            self._data, self._metadata, self._entries = read_header(self._source)
+            self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.verify)
+        except BaseException:
+            self._source.close()
+            raise
+
+    @cached_property
+    def contents(self) -> Contents:
+        return Contents(tuple(entry.spec for entry in self._entries.values()), metadata=self._metadata)
+
+    def read(self, name: str) -> Array:
+        return self._read(name, self._digests)
+
+    def peek(self, name: str) -> Array:
+        entry = self._entries[name]
+        if entry.code in PACKED:
+            return self._read(name, None)
+        return self._source.ends(self._data + entry.start, entry.spec.size, entry.spec.dtype, f"'{name}'")
+
+    def digest(self, name: str) -> Hashable:
+        return self._digests and self._digests[name]
+
+    def _read(self, name: str, digests: Mapping[str, str] | None) -> Array:
+        entry = self._entries[name]
+        size = entry.end - entry.start
+        what = f"'{name}'"
+        if digests is None and entry.code not in PACKED:
+            return self._source.array(self._data + entry.start, entry.spec.shape, entry.spec.dtype, what)
+        raw = self._source.array(self._data + entry.start, (size,), DTYPES["uint8"], what)
+        if digests is not None and (found := _digest(raw.data)) != digests[name]:
+            raise FormatError(
+                self.path, f"the data of {what} was changed: its xxh3-128 is {found}, not {digests[name]}"
+            )
+        if entry.code in PACKED:
+            raw = unpack(raw, PACKED[entry.code])
+        elif not raw.flags.c_contiguous or raw.ctypes.data % entry.spec.dtype.alignment:
+            raw = raw.copy()
+        return frozen(raw.view(entry.spec.dtype).reshape(entry.spec.shape))
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class FileWriter(InPlaceWriter):
+    """Streams: the header is known from the specs, each tensor goes to its place, the digests last.
+
+    The header keeps the order of the specs; the data is laid out by falling element size, as the
+    library does, so that every tensor is aligned. Raises OutputError for a dtype that has no code.
+    """
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        from xxhash import xxh3_128
+
+        self._hash = xxh3_128
+        self._entries = _lay_out(path, contents.specs)
+        super().__init__(path, contents)
+        self._digests = {spec.name: "0" * 32 for spec in contents.specs}
+        self._data = len(self._header())
+
+    def write(self, name: str, array: Array) -> None:
+        self.checked(name, array)
+        entry, digest = self._entries[name], self._hash()
+        if entry.code in PACKED:
+            array = pack(contiguous(array).reshape(-1).view(np.uint8), PACKED[entry.code])
+        self.fill(self._data + entry.start, array, digest)
+        self._digests[name] = digest.hexdigest()
+
+    def finish(self) -> None:
+        self.put(0, self._header())
+
+    def _header(self) -> bytes:
+        metadata = {**self.contents.metadata, HASHES: msgspec.json.encode(self._digests).decode()}
+        header: dict[str, Any] = {"__metadata__": metadata}
+        for name, entry in self._entries.items():
+            offsets = [entry.start, entry.end]
+            header[name] = {"dtype": entry.code, "shape": list(entry.spec.shape), "data_offsets": offsets}
+        text = msgspec.json.encode(header)
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+
+def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Entry]:
+    """The entries in the order of the specs, their data by falling element size."""
+    entries, start = {}, 0
+    for spec in sorted(specs, key=lambda spec: -spec.dtype.itemsize):
+        code = CODE_OF.get(spec.dtype)
+        if code is None or spec.name == "__metadata__":
+            found = f"is {spec.dtype}, which safetensors cannot hold" if code is None else "is a reserved name"
+            raise OutputError(f"{path}: '{spec.name}' {found}. Cast or rename it, or choose another format.")
+        try:
+            entries[spec.name] = Entry(spec, code, start, start + entry_bytes(code, spec))
+        except ValueError as error:
+            raise OutputError(f"{path}: {error}. Cast it, or choose another format.") from None
+        start = entries[spec.name].end
+    return {spec.name: entries[spec.name] for spec in specs}
+
+
+def _digest(data: memoryview) -> str:
+    import xxhash
+
+    return xxhash.xxh3_128_hexdigest(data)

@@ -1,0 +1,188 @@
+"""The object graph of a TensorFlow checkpoint: which Python object held which variable.
+
+A `TrackableObjectGraph` lists nodes; a node has named children, the checkpoint keys of its variables,
+and, for an optimizer, its slots. Restoring walks the children of the live objects by name, so a second
+edge to the same node is a second name under which a variable is found.
+Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python/trackable/trackable_utils.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from converter.formats.tensorflow.protowire import Message, WireError, put_all, put_bytes, put_integer, put_text
+
+GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_ATTRIBUTE = "VARIABLE_VALUE"
+#: `Checkpoint.restore` makes this variable and its assertions ask for it; an empty node is enough, and unlike
+#: a value it does not trouble `Checkpoint.read` and tf_keras, which do not know it.
+_SAVE_COUNTER = "save_counter"
+#: has_checkpoint_values = 5 {value = 1}
+_HAS_VALUES = put_bytes(5, put_integer(1, 1))
+
+#: A node with a child of each column is an optimizer, whatever it is called.
+_RATES = frozenset({"learning_rate", "_learning_rate"})
+_STEPS = frozenset({"iter", "iterations", "_iterations"})
+
+#: Paths of at most this many times the size of the graph: deep chains would otherwise grow quadratically.
+_PATH_EXPANSION = 64
+
+
+class Node(msgspec.Struct):
+    """children: name -> node. keys: checkpoint key -> the variable's name in the program. slots: nodes.
+
+    expected: written for a node without values, so that an object which comes later is still matched.
+    """
+
+    children: dict[str, int] = msgspec.field(default_factory=dict)
+    keys: dict[str, str] = msgspec.field(default_factory=dict)
+    slots: list[int] = msgspec.field(default_factory=list)
+    expected: bool = False
+
+
+class ObjectGraph:
+    """A graph read from its proto; node 0 is the root. Raises WireError."""
+
+    def __init__(self, data: bytes) -> None:
+        self.nodes = [_node(message) for message in Message(data).messages(1)] or [Node()]
+        for node in self.nodes:
+            for number in [*node.children.values(), *node.slots]:
+                if number >= len(self.nodes):
+                    raise WireError(f"a graph of {len(self.nodes)} nodes refers to node {number}")
+        self._budget = _PATH_EXPANSION * (len(data) + 1024)
+        self._paths = self._shortest_paths()
+
+    def keys_in_order(self) -> Iterator[tuple[str, str]]:
+        """(key, variable name), each object's parts after it: the order of the program."""
+        for number in self._walk(frozenset()):
+            yield from self.nodes[number].keys.items()
+
+    def optimizer_keys(self) -> set[str]:
+        """The keys of optimizers, and of what the root reaches only through them: slots, steps, rates."""
+        optimizers = {number for number, node in enumerate(self.nodes) if node.slots or _is_optimizer(node)}
+        slots = {slot for node in self.nodes for slot in node.slots}
+        kept = set(self._walk(optimizers | slots))
+        return {key for number, node in enumerate(self.nodes) if number not in kept for key in node.keys}
+
+    def other_paths(self) -> dict[str, str]:
+        """Second names of objects and variables: path -> the path that the keys are spelled with."""
+        found = {}
+        for number, path in self._paths.items():
+            for name, child in self.nodes[number].children.items():
+                if self._paths[child] != (other := self._path(path, name)):
+                    found[other] = self._paths[child]
+        return found
+
+    def _walk(self, closed: set[int] | frozenset[int]) -> Iterator[int]:
+        """Depth first from the root, not entering ``closed``."""
+        seen = set(closed)
+        stack = [0]
+        while stack:
+            number = stack.pop()
+            if number not in seen:
+                seen.add(number)
+                yield number
+                stack.extend(child for child in reversed(self.nodes[number].children.values()) if child not in seen)
+
+    def _shortest_paths(self) -> dict[int, str]:
+        """Node -> its path, breadth first: the first found is the one that TensorFlow makes keys of."""
+        found = {0: ""}
+        queue = [0]
+        for number in queue:  # grows while it is walked
+            for name, child in self.nodes[number].children.items():
+                if child not in found:
+                    found[child] = self._path(found[number], name)
+                    queue.append(child)
+        return found
+
+    def _path(self, parent: str, name: str) -> str:
+        path = f"{parent}/{escape(name)}" if parent else escape(name)
+        self._budget -= len(path)
+        if self._budget < 0:
+            raise WireError("the object graph is nested too deeply")
+        return path
+
+
+def _node(message: Message) -> Node:
+    """children = 1 {node_id = 1, local_name = 2}, attributes = 2 {full_name = 2, checkpoint_key = 3},
+    slot_variables = 3 {slot_variable_node_id = 3}."""
+    return Node(
+        {child.text(2): child.integer(1) for child in message.messages(1)},
+        {attribute.text(3): attribute.text(2) for attribute in message.messages(2)},
+        [slot.integer(3) for slot in message.messages(3)],
+    )
+
+
+def _is_optimizer(node: Node) -> bool:
+    return not _RATES.isdisjoint(node.children) and not _STEPS.isdisjoint(node.children)
+
+
+def escape(name: str) -> str:
+    """A child's name as a part of a key."""
+    return name.replace(".", "..").replace("/", ".S")
+
+
+def unescape(part: str) -> str:
+    """The inverse of `escape`."""
+    return ".".join(piece.replace(".S", "/") for piece in part.split(".."))
+
+
+def build_graph(keys: Iterable[str], links: Mapping[str, str]) -> bytes:
+    """The proto of the graph in which every key ``a/b/.ATTRIBUTES/VARIABLE_VALUE`` is found by its path.
+
+    links: another path -> the path of the object or variable that it also names ("" is the root).
+    Raises KeyError, with the path, when a link leads to nothing.
+    """
+    builder = _Builder()
+    for key in keys:
+        path = key.removesuffix(SUFFIX)
+        builder.nodes[builder.ensure(path)].keys[key] = path
+    for other, path in sorted(links.items(), key=lambda link: link[1] == ""):  # the root has to be complete
+        builder.link(other, path)
+    builder.nodes[builder.ensure(_SAVE_COUNTER)].expected = True
+    return put_all(1, map(_serialized, builder.nodes))
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.nodes = [Node()]
+
+    def ensure(self, path: str) -> int:
+        """The node of a path, made where it is missing."""
+        number = 0
+        for name in _names(path):
+            children = self.nodes[number].children
+            if name not in children:
+                children[name] = len(self.nodes)
+                self.nodes.append(Node())
+            number = children[name]
+        return number
+
+    def link(self, other: str, path: str) -> None:
+        if not path:
+            # A node stands for one object only, so the root under a second name is a node of its own.
+            children = dict(self.nodes[0].children)
+            self.nodes[self.ensure(other)].children.update(children)
+            return
+        target = 0
+        for name in _names(path):
+            if name not in self.nodes[target].children:
+                raise KeyError(path)
+            target = self.nodes[target].children[name]
+        parent, _, last = other.rpartition("/")
+        self.nodes[self.ensure(parent)].children.setdefault(unescape(last), target)
+
+
+def _names(path: str) -> list[str]:
+    return [unescape(part) for part in path.split("/")] if path else []
+
+
+def _serialized(node: Node) -> bytes:
+    children = put_all(1, (put_integer(1, number) + put_text(2, name) for name, number in node.children.items()))
+    attributes = put_all(
+        2, (put_text(1, _ATTRIBUTE) + put_text(2, name) + put_text(3, key) for key, name in node.keys.items())
+    )
+    return children + attributes + (_HAS_VALUES if node.expected else b"")

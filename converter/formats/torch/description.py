@@ -1,0 +1,89 @@
+"""The pickle, in protocol 2, that describes tensors as PyTorch does: the counterpart of `torch_rebuild`."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from converter.core.tensors import DType, TensorSpec
+from converter.errors import OutputError
+from converter.formats.base import Container
+from converter.formats.torch.tensors import STORAGE_DTYPES, TORCH_DTYPES
+
+__all__ = ["LEGACY_DTYPES", "check_dtypes", "described"]
+
+
+def check_dtypes(path: Path, specs: Iterable[TensorSpec], legacy: bool = False) -> None:
+    """Raise OutputError for a dtype that PyTorch does not have.
+
+    legacy: or that has no class of storages; PyTorch cannot load those from the form before 1.6.
+    """
+    for spec in specs:
+        if spec.dtype not in (_STORAGE_NAMES if legacy else _DTYPE_NAMES):
+            form = "PyTorch's form before 1.6" if legacy else "PyTorch files"
+            raise OutputError(f"{path}: '{spec.name}' is {spec.dtype}, which {form} cannot hold. Cast it.")
+
+
+def described(specs: Sequence[TensorSpec], container: Container, legacy: bool = False) -> bytes:
+    """The pickle of a tensor, a list or a dict; the storage of the n-th tensor has the key n.
+
+    legacy: as in the files before 1.6, whose storages may be views of others; these are not.
+    """
+    tensors = [_tensor(key, spec, legacy) for key, spec in enumerate(specs)]
+    if container == "tensor" and len(tensors) == 1:
+        body = tensors[0]
+    elif container == "list" and [spec.name for spec in specs] == [str(index) for index in range(len(specs))]:
+        body = b"](" + b"".join(tensors) + b"e"
+    else:
+        body = b"}(" + b"".join(_text(spec.name) + item for spec, item in zip(specs, tensors, strict=True)) + b"u"
+    return b"\x80\x02" + body + b"."
+
+
+def _tensor(key: int, spec: TensorSpec, legacy: bool) -> bytes:
+    """A call of ``_rebuild_tensor_v2``; dtypes without a storage class of their own need ``_v3``."""
+    dtype = _DTYPE_NAMES[spec.dtype]
+    kind = _STORAGE_NAMES.get(spec.dtype)
+    strides = [math.prod(side or 1 for side in spec.shape[axis + 1 :]) for axis in range(len(spec.shape))]
+    place = _global("torch", kind) if kind else _global("torch.storage", "UntypedStorage")
+    identity = (
+        b"("
+        + _text("storage")
+        + place
+        + _text(str(key))
+        + _text("cpu")
+        + _number(spec.size if kind else spec.nbytes)
+        + (b"NtQ" if legacy else b"tQ")
+    )
+    hooks = _global("collections", "OrderedDict") + b")R"
+    layout = _number(0) + _numbers(spec.shape) + _numbers(strides) + b"\x89" + hooks
+    function = _global("torch._utils", "_rebuild_tensor_v2" if kind else "_rebuild_tensor_v3")
+    return function + b"(" + identity + layout + (b"" if kind else _global("torch", dtype)) + b"tR"
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def _number(value: int) -> bytes:
+    if value < 0x100:
+        return b"K" + struct.pack("<B", value)
+    return b"J" + struct.pack("<i", value) if value < 1 << 31 else b"\x8a\x08" + struct.pack("<q", value)
+
+
+def _numbers(values: Iterable[int]) -> bytes:
+    return b"(" + b"".join(map(_number, values)) + b"t"
+
+
+_DTYPE_NAMES: Mapping[DType, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_STORAGE_NAMES: Mapping[DType, str] = {
+    dtype: name for name, dtype in STORAGE_DTYPES.items() if not name.startswith("Q") and name != "UntypedStorage"
+}
+#: What the form before 1.6 can hold.
+LEGACY_DTYPES = frozenset(_STORAGE_NAMES)

@@ -1,0 +1,163 @@
+"""PyTorch's files before 1.6, and of ``_use_new_zipfile_serialization=False``: pickles, then the storages.
+
+In order: the pickles of a magic number, of the protocol 1001, of a dict about the machine, of the object, of the
+list of storage keys; then for each key a count of elements (int64) and its data, always little-endian. Upstream:
+``torch/serialization.py`` (_legacy_save, _legacy_load), ``torch/csrc/serialization.cpp``.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from converter.core.tensors import DTYPES, Array
+from converter.errors import FormatError
+from converter.formats.base import Probe
+from converter.formats.io.source import open_source
+from converter.formats.pickle.load import PickleError, inert_class, load
+from converter.formats.torch.legacy_writer import TorchLegacyWriter
+from converter.formats.torch.reader import TorchReader
+from converter.formats.torch.rebuild import TENSOR_GLOBALS
+from converter.formats.torch.tensors import Storage, TorchFile, storage_of
+
+__all__ = ["FileReader", "FileWriter", "LegacyStream", "detect"]
+
+FileWriter = TorchLegacyWriter
+
+MAGIC = 0x1950A86A20F9469CFC6C
+#: The magic number as protocols 2 to 5 write it (LONG1, ten bytes); and as text, in protocols 0 and 1.
+_MAGIC_BYTES = b"\x8a\x0a" + MAGIC.to_bytes(10, "little")
+_MAGIC_TEXT = str(MAGIC).encode()
+_PROTOCOL = 1001
+_COUNT = struct.Struct("<q")
+#: Before 0.1.10 (2017) the file was a tar archive of these. It is told apart only to be refused with its name.
+_TAR_MEMBERS = (b"sys_info", b"pickle", b"tensors", b"storages")
+
+
+def detect(probe: Probe) -> bool:
+    head = probe.head[:64]
+    return _MAGIC_BYTES in head or head.startswith(b"L" + _MAGIC_TEXT) or _is_tar(probe.head)
+
+
+def _is_tar(head: bytes) -> bool:
+    return head[257:262] == b"ustar" and head[:100].rstrip(b"\0") in _TAR_MEMBERS
+
+
+class LegacyStream(TorchFile):
+    """The bytes of such a file, on disk or inside of another pickle, and its storages."""
+
+    def __init__(self, data: Array, path: Path) -> None:
+        self.data = data
+        self.path = path
+        self.position = 0
+        self._roots: dict[str, Storage] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def load(self) -> object:
+        """The object; afterwards the places of all storages are known. Raises FormatError."""
+        if self._next() != MAGIC:
+            raise FormatError(self.path, "the magic number of PyTorch's files before 1.6 is missing")
+        protocol = self._next()
+        if protocol != _PROTOCOL:
+            raise FormatError(self.path, f"the protocol of the file is {str(protocol)[:20]}, not {_PROTOCOL}")
+        self._next()  # about the machine that wrote it
+        value = self._next(described=True)
+        keys = self._next()
+        if not isinstance(keys, list):
+            raise FormatError(self.path, "the list of the storages is missing")
+        for key in keys:
+            self._skip_storage(str(key))
+        return value
+
+    def size(self, key: str) -> int:
+        if key not in self._places:
+            raise FormatError(self.path, f"the storage '{key}' is not in the file")
+        return self._places[key][1]
+
+    def raw(self, key: str, begin: int, length: int) -> Array:
+        start, size = self._places[key]
+        if begin < 0 or length < 0 or begin + length > size:
+            raise FormatError(self.path, f"the storage '{key}' has {size} bytes, not {begin + length}")
+        return self.part(start + begin, length)
+
+    def part(self, start: int, length: int) -> Array:
+        """Bytes of the whole."""
+        return self.data[start : start + length]
+
+    def _next(self, described: bool = False) -> object:
+        rest = self.data[self.position :].data
+        unknown = inert_class if described else None
+        value, used = load(rest, self.path, TENSOR_GLOBALS, self._persistent if described else None, unknown)
+        self.position += used
+        return value
+
+    def _skip_storage(self, key: str) -> None:
+        root = self._roots.get(key)
+        if root is None or key in self._places:
+            raise FormatError(self.path, f"the storage '{key[:40]}' stands in the file without need, or twice")
+        begin = self.position + _COUNT.size
+        if begin > len(self.data):
+            raise FormatError(self.path, f"the file ends before the storage '{key}'")
+        (count,) = _COUNT.unpack(self.part(self.position, _COUNT.size).tobytes())
+        size = count * root.dtype.itemsize
+        if count != root.count or begin + size > len(self.data):
+            raise FormatError(
+                self.path,
+                f"the storage '{key}' should have {root.count} elements; {count} are announced at byte "
+                f"{self.position}, of the file {len(self.data) - begin} bytes are left",
+            )
+        self._places[key] = (begin, size)
+        self.position = begin + size
+
+    def _persistent(self, identity: object) -> object:
+        """``('storage', class, key, device, count, view)`` or ``('module', class, file, source)``."""
+        if not isinstance(identity, tuple) or len(identity) < 2:
+            raise PickleError("a persistent id that is not a storage")
+        if identity[0] == "module":
+            return identity[1]
+        if identity[0] != "storage" or len(identity) < 5:
+            raise PickleError("a persistent id that is not a storage")
+        storage = storage_of(identity[1], identity[2], identity[4])
+        root = self._roots.setdefault(storage.key, storage)
+        view = identity[5] if len(identity) > 5 else None
+        return storage if view is None else _part_of(root, view)
+
+
+def _part_of(root: Storage, view: object) -> Storage:
+    """A view on a storage: ``(key, offset, count)``, in elements."""
+    if not isinstance(view, tuple) or len(view) != 3 or not all(isinstance(number, int) for number in view[1:]):
+        raise PickleError("a view on a storage without its place")
+    _, offset, count = view
+    if offset < 0 or count < 0 or offset + count > root.count:
+        raise PickleError(f"a view on the elements {offset} to {offset + count} of a storage of {root.count}")
+    return Storage(root.key, root.dtype, count, offset * root.dtype.itemsize)
+
+
+class _LegacyFile(LegacyStream):
+    """On disk: the pickles are read through one map of the file, each tensor through its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._source = open_source(path)
+        super().__init__(self._source.array(0, (self._source.size,), DTYPES["uint8"], "the file"), path)
+        if _is_tar(self.data[:512].tobytes()):
+            self.close()
+            raise FormatError(
+                path,
+                "a tar archive of PyTorch before 0.1.10, which is not read. If you trust it, load it with PyTorch "
+                "(torch.load(path, weights_only=False)) and torch.save its state_dict",
+            )
+
+    def part(self, start: int, length: int) -> Array:
+        return self._source.array(start, (length,), DTYPES["uint8"], "a storage")
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class FileReader(TorchReader):
+    """The same contents as in the zip form; large storages are mapped, not copied."""
+
+    parallel = True
+
+    def open(self) -> TorchFile:
+        return _LegacyFile(self.path)

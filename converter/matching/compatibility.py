@@ -1,0 +1,351 @@
+"""Two layers taken as one kind: where each stored role of the target comes from, and why it cannot be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import msgspec
+from msgspec.structs import replace
+
+from converter.core.axes import REPEATED, Sizes, groups, solve
+from converter.core.layers import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Layer, Leaf, Reading, Stored
+
+Role = frozenset[str]
+
+
+class Supply(msgspec.Struct, frozen=True, gc=False):
+    """One role of a source tensor: its place among those stacked there."""
+
+    stored: Stored
+    place: int
+
+
+class Move(msgspec.Struct, frozen=True, gc=False):
+    """One role of a target tensor, its place there, and what it is made of.
+
+    supplies: added up when there are several; none when ``fill`` stands there.
+    checked: what is left behind after it was seen to hold nothing but the number.
+    """
+
+    target: Stored
+    place: int
+    supplies: tuple[Supply, ...]
+    fill: int = 0
+    checked: tuple[tuple[Supply, int], ...] = ()
+
+
+class Agreement(msgspec.Struct, frozen=True, gc=False):
+    """The kind that two layers have in common, and the moves that make the target's tensors."""
+
+    kind: str
+    moves: tuple[Move, ...]
+
+
+class Assignment(msgspec.Struct, frozen=True, gc=False):
+    """For each role of the target what supplies it; and the roles that one side alone has."""
+
+    supplies: Mapping[Role, tuple[Supply, ...]]
+    fills: Mapping[Role, int]
+    checked: tuple[tuple[Supply, int], ...]
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+
+
+def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agreement, ...]:
+    """Every kind that both layers can be, with roles and shapes that agree.
+
+    Within a framework a layer stays in its form wherever it fits: what its file leaves open is the same on both sides.
+    """
+    found: list[Agreement] = []
+    in_form: list[Agreement] = []
+    for ours in source.readings:
+        for theirs in target.readings:
+            if ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN):
+                moves = _moves(ours, theirs)
+                if moves is not None:
+                    found.append(Agreement(ours.kind, moves))
+                    in_form += found[-1:] if ours.form == theirs.form else []
+    return _exact(in_form if same_framework and in_form else found)
+
+
+def _exact(found: Sequence[Agreement]) -> tuple[Agreement, ...]:
+    """Where both sides can have the same roles they have them, rather than that some are filled in and others lost."""
+    exact = [item for item in found if all(move.supplies and not move.checked for move in item.moves)]
+    settled = {item.kind for item in exact}
+    return tuple(item for item in found if item in exact or item.kind not in settled)
+
+
+def assign(source: Reading, target: Reading) -> Assignment:
+    """Which roles of the source each role of the target needs."""
+    have, free = source.roles, set(source.roles)
+    supplies: dict[Role, tuple[Supply, ...]] = {}
+    fills: dict[Role, int] = {}
+    missing = []
+    absent: Mapping[str, int] = KINDS[source.kind].absent if source.kind in KINDS else {}
+    shared: set[Role] = set()
+    for wanted in target.roles:
+        merged = next((role for role in have if wanted < role), None)
+        single = [frozenset((role,)) for role in sorted(wanted) if frozenset((role,)) in have]
+        if wanted in have:
+            supplies[wanted] = (Supply(*have[wanted]),)
+            free.discard(wanted)
+        elif merged is not None:  # the source keeps only the sum: it goes into the first, zeros into the rest
+            supplies[wanted] = () if merged in shared else (Supply(*have[merged]),)
+            fills[wanted] = 0
+            shared.add(merged)
+            free.discard(merged)
+        elif single and all(frozenset((r,)) in single or absent.get(r) == 0 for r in wanted):
+            supplies[wanted] = tuple(Supply(*have[role]) for role in single)
+            free.difference_update(single)
+        elif all(role in absent for role in wanted):
+            supplies[wanted], fills[wanted] = (), absent[min(wanted)]
+        else:
+            missing.append(_word(wanted))
+    unused = KINDS[source.kind].unused if source.kind in KINDS else frozenset()
+    surplus = [role for role in have if role in free and not role <= unused]
+    checkable = [role for role in surplus if all(word in absent for word in role)]
+    checked = tuple((Supply(*have[role]), absent[min(role)]) for role in checkable)
+    return Assignment(
+        supplies, fills, checked, tuple(missing), tuple(_word(role) for role in surplus if role not in checkable)
+    )
+
+
+def _word(role: Role) -> str:
+    return " + ".join(sorted(role))
+
+
+def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
+    source, target = _repeating(*_scalars(source, target)), _repeating(*_scalars(target, source))
+    found = assign(source, target)
+    told = dict(source.sizes)
+    if found.missing or found.surplus or any(told.get(axis, size) != size for axis, size in target.sizes):
+        return None
+    moves: list[Move] = []
+    shapes = _target_shapes(source, target, found)
+    if shapes is None:
+        return None
+    done: dict[str, Stored] = {}
+    for role, (stored, place) in target.roles.items():
+        whole = done.setdefault(stored.spec.name, shapes[stored.spec.name])
+        moves.append(Move(whole, place, found.supplies[role], found.fills.get(role, 0)))
+    for check in found.checked:  # looked at on the way of what stands in the same tensor, or of anything
+        beside = [i for i, move in enumerate(moves) if any(s.stored == check[0].stored for s in move.supplies)]
+        anywhere = [i for i, move in enumerate(moves) if move.supplies]
+        if not anywhere:
+            return None
+        place = (beside or anywhere)[0]
+        moves[place] = replace(moves[place], checked=(*moves[place].checked, check))
+    return tuple(moves)
+
+
+def _scalars(reading: Reading, other: Reading) -> tuple[Reading, Reading]:
+    """Both, where they are bare tensors of one number, with however many axes: () and (1,) hold the same."""
+    pair = (reading, other)
+    if reading.kind != "parameter" or any(set(item.spec.shape) - {1} for side in pair for item in side.stored):
+        return pair
+    first, second = (replace(side, stored=tuple(map(_without_axes, side.stored))) for side in pair)
+    return first, second
+
+
+def _without_axes(item: Stored) -> Stored:
+    return replace(item, leaf=replace(item.leaf, axes=" ".join("1" for _ in item.spec.shape), neutral=""))
+
+
+def _repeating(reading: Reading, other: Reading) -> Reading:
+    """Where a value stands for several channels here, the other side tells for how many ("each")."""
+    if not any("each" in item.leaf.neutral for item in reading.stored):
+        return reading
+    return replace(reading, stored=tuple(_repeated(item, other) for item in reading.stored))
+
+
+def _repeated(item: Stored, other: Reading) -> Stored:
+    theirs = next((stored for roles, (stored, _) in other.roles.items() if roles & set(item.leaf.roles)), None)
+    if theirs is None:
+        return item
+    ours, channels = item.spec.shape[0], theirs.spec.shape[-1]
+    if "each" in theirs.leaf.neutral:
+        return replace(item, sizes=(*item.sizes, ("each", 1)))
+    fits = ours > 0 and channels > 0 and channels % ours == 0
+    return replace(item, sizes=(*item.sizes, ("each", channels // ours))) if fits else item
+
+
+def _target_shapes(source: Reading, target: Reading, found: Assignment) -> Mapping[str, Stored] | None:
+    """The target's tensors with the shapes that they get from the source; None when those do not fit."""
+    result: dict[str, Stored] = {}
+    waiting: list[Stored] = []
+    for role, (stored, _) in target.roles.items():
+        supplies = found.supplies[role]
+        shapes = {supply.stored.neutral_shape() for supply in supplies}
+        if not supplies:
+            waiting.append(stored)
+            continue
+        if len(shapes) > 1 or None in shapes:
+            return None
+        shape = shapes.pop()
+        assert shape is not None
+        fitted = fitted_shape(stored.leaf, shape, stored.spec.shape, _known(source, target, stored))
+        if fitted is None or (stored.spec.name in result and result[stored.spec.name].spec.shape != fitted[0]):
+            return None
+        result[stored.spec.name] = replace(
+            stored, spec=replace(stored.spec, shape=fitted[0]), sizes=_known(source, target, stored)
+        )
+    for stored in waiting:  # filled with a number: as large as what stands beside it
+        if stored.spec.name not in result:
+            beside = next(iter(result.values()), None)
+            shape = stored.spec.shape if -1 not in stored.spec.shape else _like(stored, result)
+            if beside is None or shape is None:
+                return None
+            result[stored.spec.name] = replace(stored, spec=replace(stored.spec, shape=shape))
+    return result
+
+
+def _like(stored: Stored, result: Mapping[str, Stored]) -> tuple[int, ...] | None:
+    """The shape of a tensor that is filled: its axes are as long as those of the others."""
+    sizes: dict[str, int] = {}
+    for other in result.values():
+        sizes |= _axis_sizes(other)
+    sizes["g"] = stored.parts
+    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    if any(axis not in sizes for group in found for axis in group):
+        return None
+    return tuple(math.prod(sizes[axis] for axis in group) for group in found)
+
+
+def _known(source: Reading, target: Reading, stored: Stored) -> Sizes:
+    """What is known of sizes beside the shapes; the target's own word counts first."""
+    return tuple(sorted({**dict(source.sizes), **dict(target.sizes), **dict(stored.sizes)}.items()))
+
+
+@lru_cache(maxsize=4096)
+def fitted_shape(
+    leaf: Leaf, neutral: tuple[int, ...], given: tuple[int, ...], sizes: Sizes
+) -> tuple[tuple[int, ...]] | None:
+    """The shape of a tensor whose roles have this neutral shape, if it fits what is given of it (-1: open).
+
+    In a tuple of its own, because an empty shape is one, too. None when it does not fit.
+    """
+    parts = len(leaf.roles) if len(leaf.roles) > 1 else 0
+    whole = (parts, *neutral) if parts else neutral
+    want, have = groups(leaf.neutral, len(whole)), groups(leaf.axes, len(given))
+    if want is None or have is None:
+        return None
+    if {a for group in want for a in group} - REPEATED != {a for group in have for a in group}:
+        return None
+    known = {**dict(sizes), "g": parts} if parts else dict(sizes)
+    named = {axis for group in (*want, *have) for axis in group}
+    known = {axis: size for axis, size in known.items() if axis in named}
+    found = solve([*zip(want, whole, strict=True), *zip(have, given, strict=True)], known)
+    if found is None:
+        return None
+    direct = dict(zip(want, whole, strict=True))
+    shape = tuple(
+        math.prod(found[axis] for axis in group) if found.keys() >= set(group) else direct.get(group, size)
+        for group, size in zip(have, given, strict=True)
+    )
+    return None if -1 in shape else (shape,)
+
+
+def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
+    """Why two layers that belong together cannot be each other."""
+    if not same_framework and UNKNOWN in (source.kind, target.kind):
+        return unknown_kind(source if source.kind == UNKNOWN else target)
+    for ours in source.readings:
+        for theirs in target.readings:
+            if ours.kind == theirs.kind:
+                return _difference(source, target, ours, theirs)
+    return (
+        f"'{source.path}' is {source.kind} ({shapes(source)}), "
+        f"'{target.path}' of the clone is {target.kind} ({shapes(target)}){noted(source, target)}"
+    )
+
+
+def unplaced(source: Layer, target: Layer) -> str:
+    """What is to know of roles of the source that few frameworks have."""
+    pairs = ((ours, theirs) for ours in source.readings for theirs in target.readings if ours.kind == theirs.kind)
+    surplus = dict.fromkeys(role for ours, theirs in pairs for role in assign(ours, theirs).surplus)
+    return "".join(f". Note: {ROLE_NOTES[role]}." for role in surplus if role in ROLE_NOTES)
+
+
+def noted(*layers: Layer) -> str:
+    """What is to know of kinds that only few have."""
+    kinds = {reading.kind for layer in layers for reading in layer.readings if reading.kind in KINDS}
+    return "".join(f". Note: {KINDS[kind].note}." for kind in sorted(kinds) if KINDS[kind].alike or KINDS[kind].own)
+
+
+def lookalikes(source: Layer, target: Layer) -> bool:
+    """Whether one side may be either of two functions that look alike, and the other is one of them."""
+    for ours, theirs in ((source, target), (target, source)):
+        kinds, others = ({reading.kind for reading in layer.readings} for layer in (ours, theirs))
+        if any(KINDS[kind].alike in kinds for kind in kinds & KINDS.keys()) and not kinds <= others:
+            return True
+    return False
+
+
+def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) -> str:
+    found = assign(ours, theirs)
+    if found.missing:
+        return f"'{target.path}' of the clone has a {found.missing[0]}, and '{source.path}' of the source has none"
+    if found.surplus:
+        why = unplaced(source, target)
+        return f"'{source.path}' of the source has a {found.surplus[0]}, and '{target.path}' of the clone has none{why}"
+    told = dict(ours.sizes)
+    misfits = [
+        f"'{source.path}' says {AXIS_WORDS[axis]} {told[axis]}, and '{target.path}' of the clone {size}"
+        for axis, size in theirs.sizes
+        if told.get(axis, size) != size
+    ]
+    for role, (stored, _) in theirs.roles.items():
+        for supply in found.supplies[role]:
+            text = _misfit(supply.stored, stored, _known(ours, theirs, stored))
+            if text and text not in misfits:
+                misfits.append(text)
+    return "; ".join(misfits) or f"'{source.path}' and '{target.path}' of the clone do not fit ({shapes(source)})"
+
+
+def _misfit(source: Stored, target: Stored, sizes: Sizes) -> str:
+    shape = source.neutral_shape()
+    if shape is None:
+        return f"'{source.spec.name}' {source.spec.shape} cannot be laid out as its axes ({source.leaf.axes}) need"
+    if fitted_shape(target.leaf, shape, target.spec.shape, sizes) is not None:
+        return ""
+    wanted = wanted_shape(source, target)
+    theirs, ours = _axis_sizes(target), _axis_sizes(source)
+    wrong = [axis for axis, size in theirs.items() if axis in ours and size not in (-1, ours[axis])]
+    word = AXIS_WORDS.get(wrong[0]) if wrong else None
+    question = f" Is the {word} of the clone {theirs[wrong[0]]}?" if word else ""
+    needs = "" if wanted in (None, target.spec.shape) else f", which needs {wanted}"
+    return (
+        f"'{source.spec.name}' has shape {source.spec.shape}; the clone's '{target.spec.name}' is "
+        f"{target.spec.shape}{needs}.{question}"
+    )
+
+
+def wanted_shape(source: Stored, target: Stored) -> tuple[int, ...] | None:
+    """The shape that the source would need to have, in its own axis order (-1: any size); None if none would do."""
+    have = groups(source.leaf.axes, len(source.spec.shape))
+    theirs = groups(target.leaf.axes, len(target.spec.shape))
+    if have is None or theirs is None or source.parts != target.parts:
+        return None
+    sizes = dict(zip(theirs, target.spec.shape, strict=True))
+    return tuple(sizes[group] for group in have) if all(group in sizes for group in have) else None
+
+
+def _axis_sizes(stored: Stored) -> Mapping[str, int]:
+    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    known = {**dict(stored.sizes), "g": stored.parts}
+    single = {g[0]: size for g, size in zip(found, stored.spec.shape, strict=False) if len(g) == 1}
+    return {**single, **(solve(zip(found, stored.spec.shape, strict=False), known) or {})}
+
+
+def unknown_kind(layer: Layer) -> str:
+    """The refusal of a layer that no table describes."""
+    return (
+        f"'{layer.path}' ({shapes(layer)}) is a layer of no kind that is known, "
+        "so it is not known either how another framework stores it"
+    )
+
+
+def shapes(layer: Layer) -> str:
+    return ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)

@@ -1,0 +1,134 @@
+"""Several linear layers that one framework keeps as one: queries, keys and values in a single matrix.
+
+``attn.qkv[0/3]`` is a name for the first of three equal parts of ``attn.qkv``, along its outputs. Wherever a
+``--map`` or a schema says such a name the layer is taken as its parts, which are layers like any other; and
+``--map 'attn.qkv=attn.query+attn.key+attn.value'``, or the other way round, says all three at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from converter.core.layers import Layer, Net, Reading, Stored
+from converter.core.patterns import indices_of
+from converter.errors import ConversionError, MatchError
+
+_PART = re.compile(r"(?P<whole>.+)\[(?P<place>\d+)/(?P<count>\d+)\]")
+
+
+class PartName(msgspec.Struct, frozen=True):
+    """``whole[place/count]``. Raises ConversionError unless 0 <= place < count and count > 1."""
+
+    whole: str
+    place: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.place < self.count > 1:
+            raise ConversionError(
+                f"'{self}' is no part of a layer: the first of three is '{self.whole}[0/3]', the last '[2/3]'"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.whole}[{self.place}/{self.count}]"
+
+
+def part_name(path: str) -> PartName | None:
+    found = _PART.fullmatch(path) if path.endswith("]") else None
+    return PartName(found["whole"], int(found["place"]), int(found["count"])) if found else None
+
+
+def expanded(mapping: Mapping[str, str]) -> Mapping[str, str]:
+    """The rules one by one: ``a=b+c`` is ``a[0/2]=b`` and ``a[1/2]=c``, and ``b+c=a`` is ``b=a[0/2]`` and ``c=a[1/2]``.
+
+    Raises ConversionError for sums of different lengths.
+    """
+    found: dict[str, str] = {}
+    for old, new in mapping.items():
+        olds, news = old.split("+"), new.split("+")
+        if len(olds) == 1:
+            olds = _parts_of(old, len(news))
+        elif len(news) == 1:
+            news = _parts_of(new, len(olds))
+        if len(olds) != len(news):
+            raise ConversionError(f"--map {old}={new}: {len(olds)} layers cannot be {len(news)} others")
+        found |= dict(zip(olds, news, strict=True))
+    return found
+
+
+def _parts_of(path: str, count: int) -> list[str]:
+    return [str(PartName(path, place, count)) for place in range(count)] if count > 1 else [path]
+
+
+def apart(net: Net, names: Iterable[str]) -> Net:
+    """The net with every layer as its parts that one of the names (patterns of a schema, too) calls a part.
+
+    Raises MatchError for a layer that has no such parts.
+    """
+    wanted = {(part.whole, part.count) for name in names if (part := part_name(name))}
+    if not wanted:
+        return net
+    layers, problems = [], []
+    for layer in net.layers:
+        count = next((n for whole, n in wanted if indices_of(whole, layer.path) is not None), 0)
+        parts = [_part(layer, PartName(layer.path, place, count)) for place in range(count)]
+        if any(not part.readings for part in parts):
+            shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
+            problems.append(f"'{layer.path}' ({shapes}) is no linear layer of {count} equal parts")
+        layers += parts or [layer]
+    if problems:
+        raise MatchError(problems)
+    return replace(net, layers=tuple(layers))
+
+
+def _part(layer: Layer, name: PartName) -> Layer:
+    readings = (part_of(reading, name) for reading in layer.readings)
+    fitting = (r for r in readings if r is not None and all(s.neutral_shape() for s in r.stored))
+    return replace(layer, path=str(name), readings=tuple(fitting), unlikely=())
+
+
+def part_of(reading: Reading, name: PartName) -> Reading | None:
+    """The reading of a linear layer as one of its parts; None for what has no outputs that could be parted."""
+    stored = tuple(_stacked(item, name) for item in reading.stored)
+    parts = tuple(item for item in stored if item is not None)
+    return replace(reading, stored=parts) if reading.kind == "linear" and len(parts) == len(stored) else None
+
+
+def _stacked(stored: Stored, name: PartName) -> Stored | None:
+    leaf = stored.leaf
+    if leaf.axes.split().count("out") != 1 or len(leaf.roles) > 1:
+        return None
+    roles = ("",) * name.place + leaf.roles + ("",) * (name.count - name.place - 1)
+    axes = " ".join("(g out)" if axis == "out" else axis for axis in leaf.axes.split())
+    return replace(stored, leaf=replace(leaf, roles=roles, axes=axes, neutral=f"g {leaf.neutral}"))
+
+
+def whole(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers of a new file, with those that are parts put together again."""
+    found: dict[str, Layer] = {}
+    for layer in layers:
+        name = part_name(layer.path)
+        path = name.whole if name else layer.path
+        if path not in found:
+            found[path] = replace(layer, path=path, readings=tuple(map(_unparted, layer.readings))) if name else layer
+    return list(found.values())
+
+
+def _unparted(reading: Reading) -> Reading:
+    stored = (
+        replace(
+            item,
+            leaf=replace(
+                item.leaf,
+                roles=tuple(role for role in item.leaf.roles if role),
+                axes=item.leaf.axes.replace("(g out)", "out"),
+                neutral=item.leaf.neutral.removeprefix("g "),
+            ),
+        )
+        for item in reading.stored
+    )
+    return replace(reading, stored=tuple(stored))

@@ -1,0 +1,133 @@
+"""From moves to steps: the sources and the operations that make each target tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from converter.core.layers import KINDS, Stored
+from converter.core.ops import Cast, Fill, Full, Op, Reorder, Require, Split, Stack, Sum, simplified
+from converter.core.tensors import TensorSpec
+from converter.errors import ConversionError
+from converter.matching.compatibility import Move, Supply
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """One target tensor: ``ops`` turn ``sources`` into it. ``layer`` is the source path."""
+
+    layer: str
+    kind: str
+    sources: tuple[TensorSpec, ...]
+    ops: tuple[Op, ...]
+    target: TensorSpec
+    reason: str
+
+    @property
+    def done(self) -> str:
+        """What happens to the tensor, in words."""
+        renamed = [] if not self.sources or self.sources[0].name == self.target.name else ["renamed"]
+        return ", ".join([*dict.fromkeys(map(str, self.ops)), *renamed]) or "moved"
+
+
+class Settled(msgspec.Struct, frozen=True, gc=False):
+    """A move with the layer and the reason that the report names."""
+
+    layer: str
+    kind: str
+    reason: str
+    move: Move
+
+
+def assemble(settled: Iterable[Settled]) -> tuple[Step, ...]:
+    """One step for each target tensor, also for one that is stacked from several layers (fused q, k, v).
+
+    Raises ConversionError when a stacked tensor would be left with a hole.
+    """
+    by_target: dict[str, list[Settled]] = {}
+    for item in settled:
+        by_target.setdefault(item.move.target.spec.name, []).append(item)
+    return tuple(_step(sorted(items, key=lambda item: item.move.place)) for items in by_target.values())
+
+
+def _step(items: Sequence[Settled]) -> Step:
+    first = items[0]
+    target = first.move.target
+    moves = [item.move for item in items]
+    if len(moves) != max(target.parts, 1):
+        raise ConversionError(
+            f"'{target.spec.name}' holds {target.parts} layers in one, and only {len(moves)} of them have a source"
+        )
+    if not any(move.supplies for move in moves):
+        full = Full(target.spec.shape, target.spec.dtype, first.move.fill)
+        return Step(first.layer, first.kind, (), (full,), target.spec, first.reason)
+    sources, ops = _whole(moves) or _pieces(moves, first.kind)
+    back = target.to_neutral()
+    if back is None:
+        raise ConversionError(f"'{target.spec.name}' {target.spec.shape} cannot be laid out as {target.leaf.axes}")
+    ops = simplified([*ops, *(op.inverse() for op in reversed(back))])
+    if sources[0].dtype != target.spec.dtype:
+        ops = (*ops, Cast(target.spec.dtype, sources[0].dtype))
+    return Step(first.layer, first.kind, sources, ops, target.spec, first.reason)
+
+
+def _whole(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]] | None:
+    """When the target has just the roles of one source tensor, nothing is taken apart (they may change places)."""
+    if any(len(move.supplies) != 1 or move.checked for move in moves):
+        return None
+    source = moves[0].supplies[0].stored
+    if any(move.supplies[0].stored != source for move in moves) or len(moves) != max(source.parts, 1):
+        return None
+    order = tuple(move.supplies[0].place for move in moves)
+    ops = list(_to_neutral(source))
+    if order != tuple(range(len(order))):
+        ops += [Split((source.parts,)), Reorder(order), Stack((len(order),))]
+    return source.specs, tuple(ops)
+
+
+def _pieces(moves: Sequence[Move], kind: str) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]]:
+    """Every role is taken from its own tensor, and they are put together."""
+    wanted = [supply for move in moves for supply in move.supplies]
+    stored = list(dict.fromkeys(supply.stored for supply in wanted))
+    checked = [pair for move in moves for pair in move.checked if pair[0].stored in stored]
+    apart = {pair[0].stored: pair for move in moves for pair in move.checked if pair[0].stored not in stored}
+    own = tuple(spec for item in stored for spec in item.specs)
+    # a tensor that is left behind as a whole is one number in any layout, so it is looked at as it comes
+    ops: list[Op] = [Require((len(own),), value, _left_behind(supply, kind)) for supply, value in apart.values()]
+    ops += _common([_to_neutral(item) for item in stored], stored)
+    starts = [sum(max(item.parts, 1) for item in stored[:i]) for i in range(len(stored))]
+    if any(item.parts for item in stored):
+        ops.append(Split(tuple(item.parts for item in stored)))
+    places = [starts[stored.index(s.stored)] + s.place for s in [*wanted, *(supply for supply, _ in checked)]]
+    if places != list(range(sum(max(item.parts, 1) for item in stored))):
+        ops.append(Reorder(tuple(places)))
+    ops += [Require((len(wanted),), value, _left_behind(supply, kind)) for supply, value in checked]
+    counts = tuple(len(move.supplies) for move in moves if move.supplies)
+    if any(count > 1 for count in counts):
+        ops.append(Sum(counts))
+    for value in sorted({move.fill for move in moves if not move.supplies}):
+        ops.append(Fill(tuple(i for i, move in enumerate(moves) if not move.supplies), value))
+    parts = moves[0].target.parts
+    if parts:
+        ops.append(Stack((parts,)))
+    return (*own, *(spec for item in apart for spec in item.specs)), tuple(ops)
+
+
+def _left_behind(supply: Supply, kind: str) -> str:
+    words = supply.stored.leaf.roles[supply.place]
+    note = "" if KINDS[kind].alike or not KINDS[kind].note else f"; {KINDS[kind].note}"
+    return f"the clone has no place for '{words}' of '{supply.stored.spec.name}' (give it one{note})"
+
+
+def _to_neutral(stored: Stored) -> tuple[Op, ...]:
+    ops = stored.to_neutral()
+    if ops is None:
+        raise ConversionError(f"'{stored.spec.name}' {stored.spec.shape} cannot be laid out as {stored.leaf.axes}")
+    return ops if stored.fold is None else (stored.fold, *ops)
+
+
+def _common(found: Sequence[tuple[Op, ...]], stored: Sequence[Stored]) -> tuple[Op, ...]:
+    if len(set(found)) > 1 or (len(stored) > 1 and any(item.fold for item in stored)):
+        names = ", ".join(item.spec.name for item in stored)
+        raise ConversionError(f"{names} are stored in different ways, and cannot be put together into one tensor")
+    return found[0]

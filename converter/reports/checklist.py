@@ -1,0 +1,173 @@
+"""What is left to check in a clone after its weights are right: `checklist` for files, `differences` for live nets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
+
+from converter.core.layers import Net
+from converter.errors import CloneWarning
+from converter.frameworks import framework
+from converter.frameworks.defaults import DEFAULTS, Default, Value, shown
+from converter.planning.steps import Step
+
+#: Path of a layer -> property -> value, in the terms of `converter.frameworks.defaults`.
+Settings = Mapping[str, Mapping[str, Value]]
+
+_ROWS = MappingProxyType({row.property: row for row in DEFAULTS})
+
+
+class Check(msgspec.Struct, frozen=True):
+    """A property whose defaults differ. source, target: what they are there. remedy: what to do in the clone.
+
+    layers: the layers of the source that it concerns.
+    """
+
+    property: str
+    source: str
+    target: str
+    remedy: str
+    layers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        remedy = f" (in the clone: {self.remedy})" if self.remedy else ""
+        return f"check: {self.property}: {self.source}, {self.target}{remedy}"
+
+
+def checklist(steps: Sequence[Step], source: str, target: str) -> tuple[Check, ...]:
+    """The properties that concern layers of the net and that the two frameworks set differently by default.
+
+    source, target: names of frameworks. Nothing where both are the same, or the neutral form.
+    """
+    layers = _layers(steps, framework(target).channels_last)
+    return tuple(
+        Check(row.property, _said(source, row), _said(target, row), _remedy(row, source, target), concerned)
+        for row in DEFAULTS
+        if _differs(row, source, target) and (concerned := _concerned(row, layers))
+    )
+
+
+def differences(
+    pairs: Iterable[tuple[str, str]], source: str, target: str, ours: Settings | None, theirs: Settings
+) -> tuple[CloneWarning, ...]:
+    """What a live clone sets otherwise than its source: one warning for each property and pair of values.
+
+    pairs: paths of layers, as (in the source, in the clone). source, target: names of frameworks. ours: the settings
+    of the source where it is live, too; without them the defaults of its framework count, if
+    that is another one. theirs: the clone's.
+    """
+    if ours is None and source == target:
+        return ()
+    found: dict[tuple[str, Value, Value], list[str]] = {}
+    paired = set()
+    for source_path, target_path in pairs:
+        paired.add(target_path)
+        a_side = None if ours is None else ours.get(source_path, {})
+        b_side = theirs.get(target_path, {})
+        for property in dict.fromkeys([*b_side, *(a_side or {})]):
+            a, b = _value(property, source, a_side), _value(property, target, b_side)
+            if a is not None and b is not None and not _equal(a, b):
+                found.setdefault((property, a, b), []).append(target_path)
+    # Layers without weights (LeakyReLU) have no partner: their values must be somewhere in the source.
+    for path, settings in theirs.items():
+        for property, b in settings.items() if path not in paired else ():
+            wanted = _values(property, source, ours)
+            if wanted and not any(_equal(a, b) for a in wanted):
+                found.setdefault((property, wanted[0], b), []).append(path)
+    return tuple(
+        CloneWarning(_sentence(paths, property, a, b, source, target, ours is not None), tuple(paths), property, a, b)
+        for (property, a, b), paths in found.items()
+    )
+
+
+def pairs(steps: Iterable[Step], clone: Net) -> list[tuple[str, str]]:
+    """The paths of the layers that a plan pairs."""
+    owners = {spec.name: layer.path for layer in clone.layers for spec in layer.tensors}
+    return list(dict.fromkeys((step.layer, owners[step.target.name]) for step in steps if step.target.name in owners))
+
+
+class _Layer(msgspec.Struct, frozen=True, gc=False):
+    path: str
+    kind: str
+    roles: int
+    #: a kernel of a single place needs no padding
+    wide: bool
+
+
+def _layers(steps: Sequence[Step], channels_last: bool) -> list[_Layer]:
+    by_path: dict[str, list[Step]] = {}
+    for step in steps:
+        by_path.setdefault(step.layer, []).append(step)
+    return [
+        _Layer(path, of[0].kind, len(of), any(_is_wide(step.target.shape, channels_last) for step in of))
+        for path, of in by_path.items()
+    ]
+
+
+def _is_wide(shape: tuple[int, ...], channels_last: bool) -> bool:
+    return len(shape) > 2 and math.prod(shape[:-2] if channels_last else shape[2:]) > 1
+
+
+def _concerned(row: Default, layers: Sequence[_Layer]) -> tuple[str, ...]:
+    found = [
+        layer
+        for layer in layers
+        if layer.kind in row.kinds
+        and row.roles in (None, layer.roles)
+        and (layer.wide or not layer.kind.startswith("conv"))
+    ]
+    if row.together and {layer.kind for layer in found} != row.kinds:
+        return ()
+    return tuple(layer.path for layer in found)
+
+
+def _differs(row: Default, source: str, target: str) -> bool:
+    ours, theirs = row.settings.get(source), row.settings.get(target)
+    return ours is not None and theirs is not None and not _equal(ours.value, theirs.value)
+
+
+def _said(name: str, row: Default) -> str:
+    setting = row.settings[name]
+    return f"{framework(name).title} {setting.said(setting.value)}"
+
+
+def _remedy(row: Default, source: str, target: str) -> str:
+    return row.settings[target].assigned(row.settings[source].value)
+
+
+def _value(property: str, name: str, settings: Mapping[str, Value] | None) -> Value | None:
+    """What a layer has there; None when it is not known. settings: of a live layer, else the default counts."""
+    if settings is not None and property in settings:
+        return settings[property]
+    setting = _ROWS[property].settings.get(name)
+    is_known = setting is not None and (settings is None or not setting.where)
+    return setting.value if setting is not None and is_known else None
+
+
+def _values(property: str, name: str, settings: Settings | None) -> list[Value]:
+    """What the layers of a net have there, whichever they are."""
+    if settings is not None:
+        return [of[property] for of in settings.values() if property in of]
+    default = _value(property, name, None)
+    return [] if default is None else [default]
+
+
+def _sentence(paths: Sequence[str], property: str, a: Value, b: Value, source: str, target: str, live: bool) -> str:
+    settings = _ROWS[property].settings
+    more = f" (and {len(paths) - 3} more)" if len(paths) > 3 else ""
+    has = "the source has" if live else f"the default of {framework(source).title} is"
+    wanted = settings[source].said(a) if source in settings else shown(a)
+    found, remedy = (settings[target].said(b), settings[target].assigned(a)) if target in settings else (shown(b), "")
+    return (
+        f"{', '.join(map(repr, paths[:3]))}{more}: {property} is {found} in the clone, and {has} {wanted}; "
+        f"weights do not carry it{f' (in the clone: {remedy})' if remedy else ''}"
+    )
+
+
+def _equal(a: Value, b: Value) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-6)  # some frameworks keep it as float32
+    return a == b

@@ -1,0 +1,84 @@
+"""What a conversion did, for people (a short table) and for programs (`Report.to_dict`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
+
+from converter.core.tensors import TensorSpec
+from converter.planning.plan import Plan, Step
+from converter.reports.checklist import Check
+from converter.reports.tables import shape_dict, table
+
+
+class Report(msgspec.Struct, frozen=True):
+    """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
+
+    written: False for a plan that was only made (`--dry-run`). checks: what weights do not carry.
+    overflowed: target tensor -> how many of its values `--dtype` made infinite.
+    """
+
+    source: str
+    source_format: str
+    output: str
+    output_format: str
+    plan: Plan
+    written: bool = True
+    checks: tuple[Check, ...] = ()
+    overflowed: Mapping[str, int] = msgspec.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "source": {"path": self.source, "format": self.source_format},
+            "output": {"path": self.output, "format": self.output_format, "written": self.written},
+            "tensors": [_step_dict(step) for step in self.plan.steps],
+            "left_out": [{"name": item.name, "reason": item.reason} for item in self.plan.left_out],
+            "overflow": dict(self.overflowed),
+            "flatten": [asdict(item) for item in self.plan.flattened],
+            "checklist": [asdict(check) for check in self.checks],
+        }
+
+    def __str__(self) -> str:
+        rows = [["layer", "kind", "source", "", "target", "done", "paired by"]]
+        layer = None
+        for step in self.plan.steps:
+            first = step.layer != layer
+            layer = step.layer
+            sources = " + ".join(map(_named, step.sources))
+            head = [step.layer, step.kind] if first else ["", ""]
+            rows.append([*head, sources, "→", _named(step.target), step.done, step.reason if first else ""])
+        lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
+        lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
+        lines += map(str, self.plan.flattened)
+        lines += [
+            f"overflow: {count} values of {name} are too large for {self.plan.contents.by_name[name].dtype.name}, "
+            "and became inf"
+            for name, count in self.overflowed.items()
+        ]
+        written = "written" if self.written else "would be written"
+        lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
+        lines += map(str, self.checks)
+        return "\n".join(lines)
+
+
+def _step_dict(step: Step) -> dict[str, Any]:
+    return {
+        "layer": step.layer,
+        "kind": step.kind,
+        "sources": [{**shape_dict(spec), "name": _name(spec)} for spec in step.sources],
+        "target": shape_dict(step.target),
+        "done": [str(op) for op in step.ops],
+        "reason": step.reason,
+    }
+
+
+def _named(spec: TensorSpec) -> str:
+    return f"{_name(spec)} {spec.shape}"
+
+
+def _name(spec: TensorSpec) -> str:
+    """What stays as it is in the clone (see `converter.planning.plan.kept`) has a name that is none."""
+    return spec.name.replace("\0", "clone: ")

@@ -1,0 +1,25 @@
+"""What the reports share: columns of text for people, a tensor for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from converter.core.tensors import DType, TensorSpec
+
+
+def shape_dict(spec: TensorSpec) -> dict[str, Any]:
+    """A spec for JSON."""
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": _name(spec.dtype)}
+
+
+@cache  # NumPy takes two microseconds to say it
+def _name(dtype: DType) -> str:
+    return str(dtype.name)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines in columns, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

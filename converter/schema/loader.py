@@ -1,0 +1,349 @@
+"""Schema files: which neutral layers an architecture has, and what each framework calls them.
+
+    name: mlp
+    description: one hidden layer
+    layers:
+      - path: output                   # the neutral path; also the name wherever none is given
+        kind: linear                   # a kind, or a form of one such as depthwise or to_heads
+        names:
+          tensorflow: [out, dense_1]   # the first is written, all are understood
+
+An entry may stand for many layers (``encoder.{i}``, see `converter.core.patterns`), and a block of layers that is
+defined once may be used in several places; paths and names are then put together:
+
+    blocks:
+      mlp:
+        - {path: up, kind: linear}
+        - {path: down, kind: linear, optional: true}
+    layers:
+      - use: mlp
+        path: encoder.{i}
+        names: {torch: ["encoder.layers.{i}"]}
+
+A further name without an index is that of the first alone: PyTorch numbers the layers of an LSTM only where there
+are several.
+
+    - {path: "rnn.{i}", kind: lstm, names: {torch: ["rnn.l{i}", rnn]}}
+
+A name may be a part of a linear layer, as GPT-2 and ViT keep queries, keys and values in one (`matching.fused`):
+
+    - {path: attn.query, kind: linear, names: {torch: ["attn.qkv[0/3]"]}}
+    - {path: attn.key, kind: linear, names: {torch: ["attn.qkv[1/3]"]}}
+    - {path: attn.value, kind: linear, names: {torch: ["attn.qkv[2/3]"]}}
+
+What comes behind so many layers is numbered by their count (``{I}`` for ``{i}``), and a flatten may name the layer
+whose channels are flattened instead of their number (see `converter.matching.schema_layers`):
+
+    - {path: "block{i+1}.conv", kind: conv, names: {torch: ["net.{2*i}"]}}
+    - {path: output, kind: linear, names: {torch: ["net.{2*I+1}"]}, flatten: "block{i+1}.conv"}
+
+An output layer that is tied to the embedding, which some frameworks store twice, says so (`matching.schema_ties`):
+
+    - {path: output, kind: linear, tied: embedding, names: {tensorflow: [], flax: []}}
+
+What its nets compute may be said, too (see `converter.architectures.document`):
+
+    architecture:
+      input: [20]
+      steps: [{kind: linear, path: hidden}, relu, {kind: linear, path: output}]
+
+Strict: an unknown key, kind or framework, a name that stands for two layers, and an entry that finds no layer
+(unless it is optional) are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from converter.core.layers import KINDS, Layer, Net
+from converter.core.patterns import Indices, check_pattern, counts, fill, indices_of, letters
+from converter.errors import ConversionError
+from converter.frameworks import framework, named_forms
+
+Names = dict[str, tuple[str, ...]]
+#: Kinds whose outputs may be flattened.
+_WITH_CHANNELS = frozenset({"conv", "depthwise", "conv_transpose", "batch_norm", "norm"})
+
+
+class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layer of the architecture. ``names``: framework -> the paths it may have there, the usual one first.
+
+    heads: of an attention's projections. flatten: the channels of what was flattened before this layer; unflatten:
+    those that its outputs become behind it. flattened: path of the entry whose last layer gave those channels, where
+    their number is not given.
+    optional: whether a net may do without it. multiplier: of a depthwise convolution, the outputs of each channel.
+    tied: path of the entry whose weights it shares (see `converter.matching.schema_ties`).
+    """
+
+    path: str
+    kind: str
+    names: Names = {}
+    heads: int | None = None
+    flatten: int | None = None
+    unflatten: int | None = None
+    optional: bool = False
+    multiplier: int | None = None
+    flattened: str = ""
+    tied: str = ""
+
+    def paths(self, framework_name: str) -> tuple[str, ...]:
+        """What it may be called there, with indices still open."""
+        return self.names.get(framework_name) or (self.path,)
+
+    def is_stored(self, framework_name: str) -> bool:
+        """Whether files of that framework have it; one that is tied need not be."""
+        return self.names.get(framework_name) != ()
+
+    def found_in(self, net: Net) -> list[tuple[Indices, Layer]]:
+        """The layers of the net that it stands for, with their indices."""
+        named = ((self.indices(net.framework, layer.path), layer) for layer in net.layers)
+        return [(indices, layer) for indices, layer in named if indices is not None]
+
+    def spelled(self, framework_name: str, indices: Indices) -> tuple[str, ...]:
+        """What the layer with these indices (0 where none is said) may be called there."""
+        numbers = {**dict.fromkeys(letters(self.path), 0), **indices}
+        needed = {letter for letter, number in numbers.items() if number}
+        return tuple(fill(path, numbers) for path in self.paths(framework_name) if needed <= letters(path))
+
+    def indices(self, framework_name: str, path: str) -> Indices | None:
+        """The indices with which it is called so there; None when it never is."""
+        found = (indices_of(pattern, path) for pattern in self.paths(framework_name))
+        return next((indices for indices in found if indices is not None), None)
+
+
+class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A schema with its blocks put in their places.
+
+    architecture: what its nets compute, if it says so: a `converter.architectures.document.Family`.
+    """
+
+    name: str
+    layers: tuple[SchemaLayer, ...]
+    description: str = ""
+    architecture: Any = None
+
+    def entry(self, framework_name: str, path: str) -> SchemaLayer | None:
+        """The entry of a layer that is called so there."""
+        return next((layer for layer in self.layers if layer.indices(framework_name, path) is not None), None)
+
+    def others(self, framework_name: str, path: str) -> tuple[str, ...]:
+        """What else the layer of this path may be called there."""
+        for layer in self.layers:
+            indices = layer.indices(framework_name, path)
+            if indices is not None:
+                return tuple(name for name in layer.spelled(framework_name, indices) if name != path)
+        return ()
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry as it is written: a layer with its ``kind``, or a block to ``use``."""
+
+    path: str = ""
+    kind: str = ""
+    use: str = ""
+    names: Names = {}
+    heads: int | None = None
+    flatten: int | str | None = None
+    unflatten: int | None = None
+    optional: bool = False
+    multiplier: int | None = None
+    tied: str = ""
+
+
+class SchemaFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A schema as it is written."""
+
+    name: str
+    layers: tuple[Entry, ...]
+    description: str = ""
+    blocks: dict[str, tuple[Entry, ...]] = {}
+    architecture: dict[str, Any] | None = None
+
+
+def schema_folder() -> Path:
+    """Where the shipped schemas are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "schemas"
+    return inside if inside.is_dir() else package.parent / "schemas"
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the schemas that come with the program."""
+    return tuple(sorted(file.stem for file in schema_folder().glob("*.yaml")))
+
+
+def load_schema(name: str) -> Schema:
+    """A shipped schema by name (``mlp``), or a file by path. Raises ConversionError."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = schema_folder() / f"{name}.yaml"
+        if not path.is_file():
+            raise ConversionError(
+                f"no schema '{name}' is shipped. There are: {', '.join(shipped())}. A file of yours ends in .yaml."
+            )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConversionError(f"{path}: not a schema: {error}") from None
+    try:
+        return parse_schema(text)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from None
+
+
+def parse_schema(text: str) -> Schema:
+    """A schema from its text. Raises ConversionError with the line where there is one."""
+    import yaml  # here, because most conversions need no schema
+
+    from converter.schema.errors import explained
+
+    try:
+        written = msgspec.convert(yaml.safe_load(text), SchemaFile)
+    except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+        raise ConversionError(f"not a schema: {explained(error, text, (SchemaFile, Entry))}") from None
+    schema = Schema(written.name, tuple(_expanded(written.layers, written.blocks, ())), written.description)
+    _check(schema)
+    return schema if written.architecture is None else _with_architecture(schema, written.architecture, text)
+
+
+def _with_architecture(schema: Schema, written: Mapping[str, Any], text: str) -> Schema:
+    """The vocabulary of architectures is imported for schemas that use it."""
+    from converter.architectures.family import family_of
+
+    forms = named_forms()
+    rows = {layer.path: (forms.get(layer.kind, layer.kind), layer.optional) for layer in schema.layers}
+    return msgspec.structs.replace(schema, architecture=family_of(written, rows, text))
+
+
+def _expanded(
+    entries: Sequence[Entry], blocks: Mapping[str, Sequence[Entry]], inside: tuple[str, ...]
+) -> Iterable[SchemaLayer]:
+    """The layers of the entries, with every block put in its place. ``inside``: the blocks around them."""
+    for entry in entries:
+        if bool(entry.kind) == bool(entry.use):
+            raise ConversionError(f"entry '{entry.path}' needs either a kind or a block to use")
+        if entry.kind:
+            if not entry.path:
+                raise ConversionError(f"an entry of kind '{entry.kind}' has no path")
+            yield _layer(entry)
+        elif entry.use not in blocks:
+            raise ConversionError(f"there is no block '{entry.use}'. There are: {', '.join(blocks) or 'none'}.")
+        elif entry.use in inside:
+            raise ConversionError(f"block '{entry.use}' uses itself")
+        else:
+            for layer in _expanded(blocks[entry.use], blocks, (*inside, entry.use)):
+                yield _placed(entry, layer)
+
+
+def _layer(entry: Entry) -> SchemaLayer:
+    channels = entry.flatten if isinstance(entry.flatten, int) else None
+    flattened = entry.flatten if isinstance(entry.flatten, str) else ""
+    options = (entry.heads, channels, entry.unflatten, entry.optional, entry.multiplier)
+    return SchemaLayer(entry.path, entry.kind, entry.names, *options, flattened, entry.tied)
+
+
+def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
+    """A layer of a block in the place of the entry that uses it."""
+    names = {}
+    for name in {**entry.names, **layer.names}:
+        outer = entry.names.get(name, (entry.path,))
+        names[name] = tuple(_joined(a, b) for a in outer for b in layer.paths(name))
+    options = (entry.heads or layer.heads, layer.flatten, layer.unflatten, layer.optional or entry.optional)
+    flattened = _joined(entry.path, layer.flattened) if layer.flattened else ""
+    tied = _joined(entry.path, layer.tied) if layer.tied else ""
+    return SchemaLayer(_joined(entry.path, layer.path), layer.kind, names, *options, layer.multiplier, flattened, tied)
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
+
+def _check(schema: Schema) -> None:
+    for layer in schema.layers:
+        if layer.kind not in kinds():
+            raise ConversionError(
+                f"layer '{layer.path}' has the unknown kind '{layer.kind}'. There are {', '.join(kinds())}."
+            )
+    frameworks = {name for layer in schema.layers for name in layer.names}
+    for name in frameworks:
+        proper = framework(name).name
+        if proper != name:
+            raise ConversionError(f"write '{proper}' for the framework '{name}'")
+    for name in (*frameworks, ""):
+        _check_names(schema, name)
+    _check_counts(schema)
+    _check_flattens(schema)
+    _check_ties(schema)
+
+
+def kinds() -> tuple[str, ...]:
+    """The kinds, and the forms in which a framework stores some of them otherwise (depthwise, to_heads)."""
+    return (*KINDS, *sorted(named_forms()))
+
+
+def _check_names(schema: Schema, framework_name: str) -> None:
+    """Every name is one of a single layer, and has the indices that the neutral path has."""
+    seen: dict[str, str] = {}
+    for layer in schema.layers:
+        paths = layer.paths(framework_name)
+        if not layer.is_stored(framework_name) and not layer.tied:
+            raise ConversionError(f"layer '{layer.path}' has an empty list of names for {framework_name}")
+        for path in (layer.path, *paths):
+            check_pattern(path)
+            fewer = path in paths[1:] and letters(path) < letters(layer.path)
+            if letters(path) != letters(layer.path) and not fewer:
+                raise ConversionError(f"'{path}' and '{layer.path}' are names of one layer with other indices")
+        for path in paths:
+            if seen.setdefault(path, layer.path) != layer.path:
+                where = f" in {framework_name}" if framework_name else ""
+                raise ConversionError(f"'{path}'{where} stands for both '{seen[path]}' and '{layer.path}'")
+
+
+def _check_counts(schema: Schema) -> None:
+    """Whatever is counted is an index somewhere."""
+    known = {letter for layer in schema.layers for letter in letters(layer.path)}
+    for layer in schema.layers:
+        for path in (layer.path, *(path for paths in layer.names.values() for path in paths)):
+            for letter in counts(path) - known:
+                raise ConversionError(f"'{path}' counts '{{{letter}}}', which no path of the schema has")
+
+
+def _check_flattens(schema: Schema) -> None:
+    entries = {layer.path: layer for layer in schema.layers}
+    for layer in schema.layers:
+        given = entries.get(layer.flattened)
+        if layer.flattened and (given is None or given.optional or given.kind not in _WITH_CHANNELS):
+            raise ConversionError(
+                f"the flatten before '{layer.path}' is to be of '{layer.flattened}', which is no convolution or norm "
+                "that every net of the schema has"
+            )
+
+
+def _check_ties(schema: Schema) -> None:
+    entries = {layer.path: layer for layer in schema.layers}
+    for layer in schema.layers:
+        twin = entries.get(layer.tied)
+        if layer.tied and (twin is None or twin.tied or {layer.kind, twin.kind} != {"linear", "embedding"}):
+            raise ConversionError(
+                f"layer '{layer.path}' is to be tied to '{layer.tied}': one has to be a linear layer of the schema, "
+                "the other an embedding"
+            )
+        if twin is not None and layer.tied and letters(twin.path) != letters(layer.path):
+            raise ConversionError(f"'{layer.path}' and '{layer.tied}' are tied, and have other indices")
+
+
+def json_schema() -> dict[str, object]:
+    """What editors check a schema file against (https://json-schema.org)."""
+    from converter.architectures.document import Family
+
+    (whole, family), found = msgspec.json.schema_components((SchemaFile, Family), ref_template="#/$defs/{name}")
+    found["SchemaFile"]["properties"]["architecture"] = {"anyOf": [family, {"type": "null"}], "default": None}
+    found["Entry"]["properties"]["kind"]["enum"] = ["", *kinds()]
+    whole |= {"$defs": found, "$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return dict(msgspec.json.decode(msgspec.json.encode(whole)))  # defaults as lists

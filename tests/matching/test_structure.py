@@ -1,0 +1,149 @@
+"""Two trees of modules laid on each other: the right pairs, or a refusal."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converter.errors import MatchError
+from converter.matching.applied_options import Rules
+from converter.matching.matcher import ONLY_ONE, POSITION, SAME_NAME, STRUCTURE, match
+from tests.matching.test_matcher import SQUARE, net, pairs, stack
+
+Shape = tuple[int, int]
+#: A net: a linear layer of that shape, a Sequential of nets, or nets under the names of attributes.
+Plan = Shape | list["Plan"] | dict[str, "Plan"]
+
+FOUR = [(4, 4)] * 4
+
+
+def test_containers_are_paired_by_their_places() -> None:
+    """Every block holds the same shapes, so only the order tells them apart; activations count on one side."""
+    ours = ["net.0.0", "net.0.2", "net.1.0", "net.1.2"]
+    theirs = ["layers_0.layers_0", "layers_0.layers_1", "layers_1.layers_0", "layers_1.layers_1"]
+    found = pairs(stack("torch", ours, FOUR), stack("flax", theirs, FOUR))
+    assert found == {one: (other, POSITION) for one, other in zip(ours, theirs, strict=True)}
+
+
+def test_names_count_inside_of_what_the_order_pairs() -> None:
+    ours = ["blocks.0.up", "blocks.0.down", "blocks.3.up", "blocks.3.down"]
+    theirs = ["body_0.down", "body_0.up", "body_1.down", "body_1.up"]
+    found = pairs(stack("torch", ours, FOUR), stack("torch", [f"x.{path.replace('_', '.')}" for path in theirs], FOUR))
+    assert {one: other for one, (other, _) in found.items()} == {
+        "blocks.0.up": "x.body.0.up",
+        "blocks.0.down": "x.body.0.down",
+        "blocks.3.up": "x.body.1.up",
+        "blocks.3.down": "x.body.1.down",
+    }
+
+
+def test_blocks_are_numbered_in_their_order_whoever_began_to_count_where() -> None:
+    ours = ["enc.blks.block0.fc", "enc.blks.block1.fc"]
+    for theirs in (["blks.0.fc", "blks.1.fc"], ["blks_0.fc", "blks_1.fc"], ["x.block1.fc", "x.block2.fc"]):
+        found = pairs(stack("torch", ours, SQUARE[:2]), stack("flax", theirs, SQUARE[:2]))
+        assert found == {one: (other, POSITION) for one, other in zip(ours, theirs, strict=True)}
+    with pytest.raises(MatchError):  # any other word may count something else
+        pairs(stack("torch", ours, SQUARE[:2]), stack("torch", ["x.part1.fc", "x.part2.fc"], SQUARE[:2]))
+
+
+def test_keras_counts_the_classes_of_the_user() -> None:
+    ours = ["blks.0.up", "blks.0.down", "blks.1.up", "blks.1.down"]
+    theirs = ["blks/my_block/up", "blks/my_block/down", "blks/my_block_1/up", "blks/my_block_1/down"]
+    target = net("tensorflow", {f"{path}/vars/0": (4, 4) for path in theirs})
+    source = net("torch", {f"{path}.weight": (4, 4) for path in ours})
+    found = pairs(source, target)
+    assert {one: other for one, (other, _) in found.items()} == {
+        one: other.replace("/", ".") for one, other in zip(ours, theirs, strict=True)
+    }
+
+
+def test_words_that_mean_the_same_pair() -> None:
+    ours = ["attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"]
+    theirs = ["attention.key", "attention.query", "attention.output", "attention.value"]
+    found = pairs(stack("torch", ours, FOUR), stack("flax", theirs, FOUR))
+    assert found == {
+        "attn.q_proj": ("attention.query", STRUCTURE),
+        "attn.k_proj": ("attention.key", STRUCTURE),
+        "attn.v_proj": ("attention.value", STRUCTURE),
+        "attn.out_proj": ("attention.output", STRUCTURE),
+    }
+    with pytest.raises(MatchError, match="rests on: same place in the tree"):
+        match(stack("torch", ours, FOUR), stack("flax", theirs, FOUR), Rules(), strict=True)
+
+
+def test_the_only_module_left_in_a_place_pairs() -> None:
+    """The name of the last layer is lost in one file; its shape is that of layers elsewhere."""
+    ours, theirs = ["a.fc", "a.last", "b.fc", "b.last"], ["a.fc", "a.other", "b.fc", "b.another"]
+    found = pairs(stack("torch", ours, FOUR), stack("flax", theirs, FOUR))
+    assert found["a.last"] == ("a.other", ONLY_ONE) and found["b.last"] == ("b.another", ONLY_ONE)
+    assert found["a.fc"] == ("a.fc", SAME_NAME)
+
+
+def test_unlike_containers_are_not_paired_by_place() -> None:
+    ours = ["net.0", "net.1", "net.2"]
+    with pytest.raises(MatchError):
+        pairs(stack("torch", ours, SQUARE), stack("flax", ["layers_0", "layers_1"], SQUARE[:2]))
+
+
+def test_layers_that_the_user_mapped_hold_their_places() -> None:
+    """What is paired already is part of the order: three layers in turn, the first of which is the other's last."""
+    rules = Rules(mapping={"net.0": "layers_2"})
+    with pytest.raises(MatchError):
+        match(
+            stack("torch", ["net.0", "net.1", "net.2"], SQUARE),
+            stack("flax", ["layers_0", "layers_1", "layers_2"], SQUARE),
+            rules,
+        )
+
+
+# --- at random
+
+WORDS = ["stem", "body", "neck", "head", "gate", "proj", "query", "key", "norm", "fc"]
+SHAPES = st.sampled_from([(4, 4), (4, 5)])
+PLANS: st.SearchStrategy[Plan] = st.recursive(
+    SHAPES,
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, min_size=1, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def spelled(plan: Plan, rng: random.Random, fresh: Sequence[int]) -> list[tuple[str, Shape]]:
+    """The paths of the layers, in the order of the plan, as some framework and some author would have them."""
+    if isinstance(plan, tuple):
+        return [("", plan)]
+    found = []
+    if isinstance(plan, list):
+        stem, step = rng.choice(["", "layers_", "dense_"]), rng.choice([1, 2])
+        inside = [(f"{stem}{i * step}", part) for i, part in enumerate(plan)]
+    else:
+        keep = rng.random() < 0.6
+        inside = [
+            (name if keep else rng.choice([name.title(), f"{name}_x", f"y{name}"]), p) for name, p in plan.items()
+        ]
+    wrapper = rng.choice(["", "", "wrapped."])
+    for name, part in inside:
+        found += [(f"{wrapper}{name}.{path}".strip("."), shape) for path, shape in spelled(part, rng, fresh)]
+    return found
+
+
+@given(PLANS, st.randoms(use_true_random=False))
+def test_nets_spelled_at_random_are_paired_rightly_or_refused(plan: Plan, rng: random.Random) -> None:
+    ours, theirs = (spelled(plan, rng, ()) for _ in range(2))
+    if not ours[0][0] or len({path for path, _ in ours}) < len(ours) or len({path for path, _ in theirs}) < len(theirs):
+        return  # one layer alone
+    order = rng.sample(range(len(theirs)), len(theirs))  # files may have another order
+    source = stack("torch", [path for path, _ in ours], [shape for _, shape in ours])
+    target = stack("flax", [theirs[i][0] for i in order], [theirs[i][1] for i in order])
+    try:
+        found = pairs(source, target)
+    except MatchError:
+        return
+    assert {one: other for one, (other, _) in found.items()} == {
+        one: other for (one, _), (other, _) in zip(ours, theirs, strict=True)
+    }

@@ -1,0 +1,128 @@
+"""Write what the code knows: tables of the README and the docs, and the JSON Schema of schema files
+(`python tools/tables.py`).
+
+Tests see that both are current.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+
+from converter.architectures.codegen.dialect import Dialect
+from converter.architectures.codegen.flax import Flax
+from converter.architectures.codegen.gluon import Gluon
+from converter.architectures.codegen.keras import Keras
+from converter.architectures.codegen.torch import Torch
+from converter.architectures.units import Shape, Unit
+from converter.architectures.vocabulary import CONTAINERS, VOCABULARY, Conv, ConvTranspose, Prelu, Step, kind_of
+from converter.core.layers import KINDS, Leaf
+from converter.formats import FORMATS
+from converter.frameworks import FRAMEWORKS
+from converter.schema.loader import json_schema, schema_folder
+
+ROOT = Path(__file__).parent.parent
+
+
+def formats() -> str:
+    """Formats x frameworks: who writes it, and the endings that choose it for an output."""
+    rows = ["| format | of | written as |", "|---|---|---|"]
+    for row in FORMATS:
+        titles = [framework.title for framework in FRAMEWORKS if framework.name in row.frameworks]
+        endings = ", ".join(f"`{ending}`" for ending in row.extensions) or "only read"
+        rows.append(f"| {row.title} (`{row.name}`) | {', '.join(titles) or 'any'} | {endings} |")
+    return "\n".join(rows)
+
+
+def kinds() -> str:
+    """Layer kinds x frameworks: the names of the tensors, with their axes."""
+    frameworks = [framework for framework in FRAMEWORKS if framework.name != "neutral"]
+    rows = ["| layer kind | " + " | ".join(f.title for f in frameworks) + " |", "|---" * (len(frameworks) + 1) + "|"]
+    for kind in KINDS:
+        forms = [[form for form in framework.forms if form.kind == kind] for framework in frameworks]
+        names = list(dict.fromkeys(form.name for found in forms for form in found))
+        for name in names:
+            same = [[form for form in found if form.name == name] for found in forms]
+            cells = [_leaves(found[0].leaves) if found else "" for found in same]
+            rows.append(f"| {f'{kind}: {name}' if name else kind} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _leaves(leaves: tuple[Leaf, ...]) -> str:
+    if not leaves[0].name:
+        return "any name, as it is"
+    shown = [f"`{leaf.name}` [{re.sub(r' (?![^(]*[)])', ', ', leaf.axes)}]" for leaf in leaves]
+    return ", ".join(shown) if len(shown) < 6 else f"{shown[0]} … {shown[-1]}, {len(shown)} in all"
+
+
+_SHAPE = Shape((4, 8, 8), True)
+#: Options that a step must have, for an example of it.
+_NEEDED = {"groups": 2, "heads": 2, "rate": 0.5, "size": 2, "padding": ((1, 1), (1, 1))}
+
+
+def vocabulary() -> str:
+    """Steps of an architecture x frameworks: the options, and what the code of a clone calls."""
+    dialects = [Torch(), Keras(), Flax(), Gluon()]
+    titles = " | ".join(dialect.title for dialect in dialects)
+    rows = [f"| step | what it does | options | {titles} |", "|---" * (3 + len(dialects)) + "|"]
+    for step in VOCABULARY:
+        fields = [field for field in msgspec.structs.fields(step) if field.name not in ("only_if", "unless")]
+        options = ", ".join(f"`{field.encode_name}`{_default(field.default)}" for field in fields)
+        cells = ["" if step in CONTAINERS else f"`{_called(dialect, step)}`" for dialect in dialects]
+        does = " ".join((step.__doc__ or "").split())
+        rows.append(f"| `{kind_of(step)}` | {does} | {options} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _default(value: object) -> str:
+    if value is msgspec.NODEFAULT or value is None or value == "":
+        return ""
+    return f" = {json.dumps(value)}"
+
+
+def _called(dialect: Dialect, kind: type[Step]) -> str:
+    """What the code calls for such a step, with the options that it must have."""
+    fields = [field.name for field in msgspec.structs.fields(kind) if field.default is msgspec.NODEFAULT]
+    step, roles = kind(**{name: _NEEDED[name] for name in fields}), frozenset({"bias", "scale", "offset"})
+    kernel = (3, 3) if isinstance(step, Conv | ConvTranspose) else ()
+    unit = Unit(step, _SHAPE, _SHAPE, 4, 1 if isinstance(step, Prelu) else 4, kernel, rows=5, roles=roles)
+    return dialect.leaf(unit).function
+
+
+#: Page -> the tables in it.
+TABLES = {ROOT / "README.md": {"formats": formats}, ROOT / "docs" / "architecture.md": {"vocabulary": vocabulary}}
+
+
+def current(page: Path) -> str:
+    """The page with every generated table made anew between its markers."""
+    text = page.read_text()
+    for name, make in TABLES[page].items():
+        pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(\n<!-- end -->)"
+        text, count = re.subn(pattern, lambda found, make=make: found[1] + make() + found[2], text, flags=re.DOTALL)
+        assert count == 1, f"{page.name} has {count} tables '{name}'"
+    return text
+
+
+LAYERS = """# Layers
+
+Written by `make docs` from the tables that the converter uses. Axes are in the notation of
+[einops](https://einops.rocks): `(g h)` is one axis that counts g (gates) times h (hidden units); `+` stands for the
+spatial axes, `~+` for spatial axes that run backwards, `1*` for axes of size one. A row "kind: form" is another way in
+which some framework stores that kind; `--kind LAYER=FORM` and a schema may name it.
+
+"""
+
+
+def layers() -> str:
+    """The page of the layer kinds."""
+    return f"{LAYERS}{kinds()}\n"
+
+
+if __name__ == "__main__":
+    for page in TABLES:
+        page.write_text(current(page))
+    (ROOT / "docs" / "layers.md").write_text(layers())
+    (schema_folder() / "schema.json").write_text(json.dumps(json_schema(), indent=2) + "\n")
