@@ -12,9 +12,9 @@ from converter.architectures.document import Architecture, decoded, encoded, lay
 from converter.architectures.of_net import known, of_schema, schema_of
 from converter.architectures.units import Shapes
 from converter.architectures.vocabulary import Attention, Concat, Residual, Sequential, Steps, WithWeights
+from converter.core.contents import LeftOut
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import LeftOut
 from converter.frameworks.neutral import with_architecture
 from converter.planning.plan import Plan
 from converter.schema.loader import Schema

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.contents import LeftOut
 from converter.core.layers import Net
 from converter.core.tensors import DType
 from converter.endpoints.checkpoint import StrPath
@@ -28,7 +29,6 @@ from converter.endpoints.endpoint import Goal, Inputs, Side, clone_of, goal_of, 
 from converter.errors import ConversionError, MatchError
 from converter.execution.run import Pace, compute, execute
 from converter.formats import Format, Reader
-from converter.formats.base import LeftOut
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
 from converter.frameworks.neutral import architecture_in

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import asdict
 
+from converter.core.contents import LeftOut
 from converter.core.layers import Stored
 from converter.core.ops import Split, Sum
 from converter.core.tensors import Array
@@ -19,7 +20,6 @@ from converter.core.transposing import blocks
 from converter.endpoints.checkpoint import StrPath, Weights, read
 from converter.errors import MatchError
 from converter.flattening.apply import flattened
-from converter.formats.base import LeftOut
 from converter.matching.applied_options import Rules
 from converter.matching.compatibility import Agreement, Move, Supply, agreements
 from converter.matching.matcher import Pair, match

@@ -11,10 +11,10 @@ import numpy as np
 from msgspec.structs import asdict
 
 from converter.commands.verify_files import errors
+from converter.core.contents import Contents
 from converter.core.layers import Layer
 from converter.core.tensors import Array
 from converter.errors import ConversionError, MatchError
-from converter.formats.base import Contents
 from converter.matching.applied_options import Rules
 from converter.matching.matcher import Pair, match
 from converter.matching.schema_layers import for_net

@@ -14,9 +14,9 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.axes import Axes, Sizes, rearrangement
+from converter.core.contents import Container, LeftOut
 from converter.core.ops import Op
 from converter.core.tensors import Array, TensorSpec
-from converter.formats.base import Container, LeftOut
 
 
 class Kind(msgspec.Struct, frozen=True):

@@ -9,8 +9,9 @@ from types import ModuleType
 
 import msgspec
 
+from converter.core.contents import Contents, LeftOut
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, Writer
+from converter.formats.base import Probe, Reader, ReadOptions, Writer
 from converter.formats.io.atomic import disk, former_paths
 from converter.formats.io.locations import is_url, reading
 

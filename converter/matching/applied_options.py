@@ -12,9 +12,9 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.channel_groups import Parts, parsed
+from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.errors import MatchError
-from converter.formats.base import LeftOut
 from converter.frameworks import FRAMEWORKS, named_forms
 from converter.frameworks.dense import CONV1D
 from converter.matching.compatibility import shapes

@@ -13,10 +13,10 @@ from functools import partial
 
 import msgspec
 
+from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net, join_path
 from converter.core.patterns import Indices, indices_of, letters
 from converter.errors import MatchError
-from converter.formats.base import LeftOut
 from converter.matching.applied_options import Rules, covers, narrowed, with_size, without_compiled
 from converter.matching.bare_parameters import as_there
 from converter.matching.compatibility import agreements, disagreement, noted, shapes

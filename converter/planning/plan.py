@@ -7,13 +7,13 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.equivalence import effect
 from converter.core.layers import KINDS, UNKNOWN, Layer, Net, Reading
 from converter.core.ops import Cast
 from converter.core.tensors import DType, TensorSpec, is_float
 from converter.errors import ConversionError, MatchError
 from converter.flattening.apply import Flattened, flattened
-from converter.formats.base import Contents, LeftOut
 from converter.frameworks.attention import with_projections
 from converter.frameworks.base import MARK, Framework
 from converter.matching.applied_options import Rules

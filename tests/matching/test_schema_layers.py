@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.layers import Net
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
 from converter.frameworks import framework
 from converter.matching.applied_options import Rules
 from converter.matching.schema_layers import for_net

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from converter.core.contents import Container, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, LeftOut
 from converter.formats.flax.msgpack import read_stored, say, stored_arrays
 from converter.formats.flax.zarr_arrays import Store, ZarrArray
 from converter.formats.io.json_objects import read_json

@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import msgspec
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import OutputError
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.io.staging import Staging

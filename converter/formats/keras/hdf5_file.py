@@ -16,9 +16,10 @@ from typing import Any, BinaryIO, cast
 import msgspec
 import numpy as np
 
+from converter.core.contents import LeftOut
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
-from converter.formats.base import LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.locations import is_url
 from converter.formats.io.natural import natural_key
 from converter.formats.io.regular_file import open_regular, regular_size

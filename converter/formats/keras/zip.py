@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.errors import FormatError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.json_objects import MAX_JSON, parse_json
 from converter.formats.io.source import SourceFile, read_whole
 from converter.formats.keras.config import gru_classes, layer_names

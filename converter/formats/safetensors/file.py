@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import contiguous
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.io.source import frozen, open_source
 from converter.formats.safetensors.header import (

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.json_objects import read_json
 from converter.formats.io.shard_writer import ShardWriter
 from converter.formats.io.shards import shard_path

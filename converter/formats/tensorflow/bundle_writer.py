@@ -13,10 +13,11 @@ from typing import ClassVar
 
 import msgspec
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import ConversionError, OutputError
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.checksums import Crc32c
 from converter.formats.io.crc32c import masked, masked_crc32c

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.natural import natural_key
 from converter.formats.tensorflow.bundle import Bundle
 from converter.formats.tensorflow.bundle_writer import FileWriter

@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.natural import natural_key
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.left_out import reason
