@@ -21,20 +21,10 @@ from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.io.atomic import disk
 from converter.formats.io.locations import open_binary
+from converter.options import ReadOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
-
-
-class ReadOptions(msgspec.Struct, frozen=True):
-    """step: which step of a checkpoint directory (None: the newest). verify: check checksums.
-
-    key: the place of the weights inside a training checkpoint, keys joined with ``/`` (None: the usual places).
-    """
-
-    step: int | None = None
-    verify: bool = True
-    key: str | None = None
 
 
 class Reader(ABC):

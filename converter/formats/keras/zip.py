@@ -41,14 +41,14 @@ class FileReader(Reader):
     """Reads the weights in place; a compressed member is unpacked to a temporary file first.
 
     A zip has one checksum for all weights: it is verified before the first tensor is read, unless
-    ``options.verify`` is False.
+    ``options.checksums`` is False.
     """
 
     lazy = "tensor, or all if packed"
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path, options.verify)
+        self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path, options.checksums)
         try:
             self._file = self._members.weights()
         except BaseException:

@@ -65,7 +65,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._members = NpzMembers(path, options.verify)
+        self._members = NpzMembers(path, options.checksums)
         try:
             self._left_out: list[LeftOut] = []
             self._found = list(self._arrays())

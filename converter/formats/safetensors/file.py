@@ -54,7 +54,7 @@ class FileReader(Reader):
         self._source = open_source(path)
         try:
             self._data, self._metadata, self._entries = read_header(self._source)
-            self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.verify)
+            self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.checksums)
         except BaseException:
             self._source.close()
             raise

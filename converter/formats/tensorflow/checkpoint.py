@@ -51,7 +51,7 @@ class FileReader(Reader):
     """Reads the index at once, tensors when asked: a read-only view of the mapped data file.
 
     A tensor that was saved in slices is put together. Checksums are verified unless
-    ``options.verify`` is False.
+    ``options.checksums`` is False.
     """
 
     dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
@@ -59,7 +59,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._bundle = Bundle(find_prefix(path, options.step), options.verify)
+        self._bundle = Bundle(find_prefix(path, options.step), options.checksums)
 
     @property
     def opening(self) -> Opening:

@@ -104,7 +104,7 @@ class FileReader(Reader):
             self._refuse_missing(files)
             self._first = files[0]
             for file in files:
-                self._tables.append(Table(file, options.verify))
+                self._tables.append(Table(file, options.checksums))
                 self._list(self._tables[-1])
             self._refuse_incomplete()
         except BaseException:

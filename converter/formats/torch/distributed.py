@@ -239,4 +239,4 @@ class FileReader(TorchReader):
     lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
-        return DistributedCheckpoint(self.path, self.options.verify)
+        return DistributedCheckpoint(self.path, self.options.checksums)

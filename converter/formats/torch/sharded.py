@@ -111,7 +111,7 @@ class FileReader(Reader):
         module = next((module for module in (torch_zip, torch_legacy) if module.detect(probe)), None)
         if module is None:
             raise FormatError(path, "not a PyTorch file, as its index says")
-        opened: Reader = module.FileReader(path, ReadOptions(verify=self.options.verify))
+        opened: Reader = module.FileReader(path, ReadOptions(checksums=self.options.checksums))
         return opened
 
 
