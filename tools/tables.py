@@ -17,12 +17,14 @@ from converter.architectures.codegen.flax import Flax
 from converter.architectures.codegen.gluon import Gluon
 from converter.architectures.codegen.keras import Keras
 from converter.architectures.codegen.torch import Torch
+from converter.architectures.document import Family
 from converter.architectures.units import Shape, Unit
 from converter.architectures.vocabulary import CONTAINERS, VOCABULARY, Conv, ConvTranspose, Prelu, Step, kind_of
 from converter.core.layers import KINDS, Leaf
 from converter.formats import FORMATS
 from converter.frameworks import FRAMEWORKS
-from converter.schema.loader import json_schema, schema_folder
+from converter.schema.loader import SchemaFile, schema_folder
+from converter.schema.loader import kinds as schema_kinds
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,8 +123,18 @@ def layers() -> str:
     return f"{LAYERS}{kinds()}\n"
 
 
+def json_schema() -> str:
+    """What editors check a schema file against (https://json-schema.org)."""
+    (whole, family), parts = msgspec.json.schema_components((SchemaFile, Family), ref_template="#/$defs/{name}")
+    parts["SchemaFile"]["properties"]["architecture"] = {"anyOf": [family, {"type": "null"}], "default": None}
+    parts["Entry"]["properties"]["kind"]["enum"] = ["", *schema_kinds()]
+    whole |= {"$defs": parts, "$schema": "https://json-schema.org/draft/2020-12/schema"}
+    plain = msgspec.json.decode(msgspec.json.encode(whole))  # defaults as lists
+    return json.dumps(plain, indent=2) + "\n"
+
+
 if __name__ == "__main__":
     for page in TABLES:
         page.write_text(current(page))
     (ROOT / "docs" / "layers.md").write_text(layers())
-    (schema_folder() / "schema.json").write_text(json.dumps(json_schema(), indent=2) + "\n")
+    (schema_folder() / "schema.json").write_text(json_schema())

@@ -9,6 +9,7 @@ from msgspec import structs
 from msgspec.structs import replace
 
 from converter.architectures.document import Architecture, decoded, encoded, layer_paths, of_name, rows_of
+from converter.architectures.family import family_of
 from converter.architectures.of_net import known, of_schema, schema_of
 from converter.architectures.units import Shapes
 from converter.architectures.vocabulary import Attention, Concat, Residual, Sequential, Steps, WithWeights
@@ -27,6 +28,8 @@ def described(plan: Plan, paths: Mapping[str, str], given: Architecture | bytes 
     user gives, which must fit; else that of the schema is taken. Raises ConversionError.
     """
     found, left_out = None, plan.left_out
+    if schema is not None and family_of(schema) is None:  # outside of `try`: a wrong schema is an error
+        schema = None
     try:
         found = _of_net(given, paths, shapes_of(step.target for step in plan.steps), schema)
     except ConversionError as error:
@@ -40,7 +43,7 @@ def described(plan: Plan, paths: Mapping[str, str], given: Architecture | bytes 
 def _of_net(
     given: Architecture | bytes | None, paths: Mapping[str, str], shapes: Shapes, schema: Schema | None
 ) -> Architecture | None:
-    if not isinstance(given, Architecture) and schema is not None and schema.architecture is not None:
+    if not isinstance(given, Architecture) and schema is not None:
         return of_schema(schema, shapes)[0]
     if given is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -27,7 +28,9 @@ from converter.architectures.vocabulary import (
 )
 from converter.core.patterns import Indices, check_pattern, fill, indices_of, letters
 from converter.errors import ConversionError
+from converter.frameworks import named_forms
 from converter.schema.errors import explained
+from converter.schema.loader import Schema, UncheckedArchitecture
 
 #: Options that the weights of a net tell.
 TOLD = ("num", "out", "kernel", "groups")
@@ -96,16 +99,25 @@ class _Key(Struct, frozen=True):
     architecture: Family
 
 
-def family_of(written: Mapping[str, Any], layers: Mapping[str, tuple[str, bool]], text: str) -> Family:
-    """The architecture of a schema file. layers: as in `check_family`. Raises ConversionError with the line."""
+def family_of(schema: Schema) -> Family | None:
+    """The checked architecture of a schema; None if its file describes none. Raises ConversionError with the line."""
+    return None if schema.architecture is None else _checked(schema.architecture)
+
+
+@lru_cache(maxsize=32)
+def _checked(written: UncheckedArchitecture) -> Family:
+    forms = named_forms()
+    layers = {layer.path: (forms.get(layer.kind, layer.kind), layer.optional) for layer in written.layers}
+    file = f"{written.file}: " if written.file else ""
     try:
-        family = convert({"architecture": written}, _Key).architecture
+        family = convert({"architecture": written.data}, _Key).architecture
     except (ValidationError, RecursionError) as error:
-        raise ConversionError(f"not a schema: {explained(error, text, (Family, *VOCABULARY))}") from None
+        message = explained(error, written.text, (Family, *VOCABULARY))
+        raise ConversionError(f"{file}not a schema: {message}") from None
     try:
         check_family(family, layers)
     except ConversionError as error:
-        raise ConversionError(_with_line(str(error), text)) from None
+        raise ConversionError(f"{file}{_with_line(str(error), written.text)}") from None
     return family
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from msgspec import structs
 
 from converter.architectures.codegen.arguments import axes
-from converter.architectures.document import Architecture, Input, check_names, layer_paths, walk
-from converter.architectures.family import layer_kind, of_defaults, of_weights
+from converter.architectures.document import Architecture, Family, Input, check_names, layer_paths, walk
+from converter.architectures.family import family_of, layer_kind, of_defaults, of_weights
 from converter.architectures.resolving import resolved
 from converter.architectures.units import UNKNOWN, Shapes, Unit, Units, units_in
 from converter.architectures.vocabulary import (
@@ -34,8 +34,7 @@ def of_schema(
     input: what it takes, where that is not what the schema says. sizes: other outputs for some layers, without weights.
     Raises ConversionError.
     """
-    check_described(schema)
-    family = schema.architecture
+    family = described_by(schema)
     if shapes is None:
         steps = of_defaults(family.steps, sizes or {})
         paths: Collection[str] = [path for step in _layers(steps) for path in layer_paths(step)]
@@ -47,12 +46,12 @@ def of_schema(
     return known(found, shapes, input)
 
 
-def check_described(schema: Schema) -> None:
-    """Raises ConversionError for a schema without an architecture."""
-    if schema.architecture is None:
-        raise ConversionError(
-            f"schema '{schema.name}' has no architecture: it says what the layers are called, and no more"
-        )
+def described_by(schema: Schema) -> Family:
+    """The architecture of a schema that must have one. Raises ConversionError."""
+    family = family_of(schema)
+    if family is None:
+        raise ConversionError(f"schema '{schema.name}' has no architecture: it only names the layers")
+    return family
 
 
 def known(

@@ -36,13 +36,16 @@ def show(name: str, as_json: bool) -> None:
     """The layers of a schema (a shipped one, or a file), with blocks put in their places."""
     import msgspec
 
+    from converter.architectures.family import family_of
     from converter.frameworks import FRAMEWORKS
     from converter.reports.tables import table
     from converter.schema.loader import load_schema
 
     found = load_schema(name)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        whole = msgspec.to_builtins(msgspec.structs.replace(found, architecture=None))
+        whole["architecture"] = family_of(found)
+        click.echo(msgspec.json.format(msgspec.json.encode(whole)).decode())
         return
     names = [row.name for row in FRAMEWORKS if row.name != "neutral"]
     rows = [["layer", "kind", *names]]
@@ -56,9 +59,11 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("file")
 def check(file: str) -> None:
     """Whether a schema file is right; says what is wrong, and where."""
+    from converter.architectures.family import family_of
     from converter.schema.loader import load_schema
 
     found = load_schema(file)
+    family_of(found)  # raises for a wrong one
     click.echo(f"{file}: a schema of {len(found.layers)} entries, without errors")
 
 

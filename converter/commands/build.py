@@ -17,7 +17,7 @@ import numpy as np
 from converter.architectures.attached import names_in, shapes_of
 from converter.architectures.codegen.scaffold import source_of
 from converter.architectures.document import Architecture, Input, decoded
-from converter.architectures.of_net import check_described, known, of_schema, schema_of
+from converter.architectures.of_net import described_by, known, of_schema, schema_of
 from converter.architectures.units import Shapes, Units
 from converter.commands.convert import applied, load_into
 from converter.core.tensors import Array
@@ -130,7 +130,7 @@ def _described(
     schema = load_schema(os.fspath(given)) if isinstance(given, str | os.PathLike) and _is_schema(given) else None
     found = given if isinstance(given, Architecture) else None
     if schema is not None:
-        check_described(schema)
+        described_by(schema)
     elif found is None:
         assert isinstance(given, str | os.PathLike)
         found = _of_file(given, stack)
