@@ -10,22 +10,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct, ValidationError, convert, structs
 
+from converter.architectures import vocabulary as v
 from converter.architectures.document import Family, layer_paths, of_name, rows_of, walk
-from converter.architectures.vocabulary import (
-    VOCABULARY,
-    AnyStep,
-    Attention,
-    Concat,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    Residual,
-    RmsNorm,
-    Sequential,
-    Steps,
-    WithWeights,
-    kind_of,
-)
+from converter.architectures.vocabulary import kind_of
 from converter.core.patterns import Indices, check_pattern, fill, indices_of, letters
 from converter.errors import ConversionError
 from converter.frameworks import named_forms
@@ -36,7 +23,7 @@ from converter.schema.loader import Schema, UncheckedArchitecture
 TOLD = ("num", "out", "kernel", "groups")
 
 
-def of_weights(steps: Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[AnyStep, ...]:
+def of_weights(steps: v.Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[v.AnyStep, ...]:
     """The steps of a net with layers of these neutral paths.
 
     may_miss: whether a net may do without the layer of this path. Raises ConversionError where steps and layers differ.
@@ -48,7 +35,7 @@ def of_weights(steps: Steps, paths: Collection[str], may_miss: Callable[[str], b
     return found
 
 
-def of_defaults(steps: Steps, sizes: Mapping[str, int]) -> tuple[AnyStep, ...]:
+def of_defaults(steps: v.Steps, sizes: Mapping[str, int]) -> tuple[v.AnyStep, ...]:
     """The steps of a net without weights, with the sizes that the steps themselves have.
 
     sizes: path of a layer -> its outputs, where they are to be others. Raises ConversionError for an unknown path.
@@ -64,7 +51,7 @@ def of_defaults(steps: Steps, sizes: Mapping[str, int]) -> tuple[AnyStep, ...]:
     return found
 
 
-def _paths_once(steps: Iterable[AnyStep]) -> set[str]:
+def _paths_once(steps: Iterable[v.AnyStep]) -> set[str]:
     """The layers that the steps use. Raises ConversionError for one that is used twice."""
     paths = [path for step in walk(steps) for path in layer_paths(step)]
     twice = next((path for path in paths if paths.count(path) > 1), None)
@@ -74,22 +61,22 @@ def _paths_once(steps: Iterable[AnyStep]) -> set[str]:
 
 
 def located(
-    steps: Steps, prefix: str = "", over: tuple[str, ...] = ()
-) -> Iterator[tuple[AnyStep, str, tuple[str, ...]]]:
+    steps: v.Steps, prefix: str = "", over: tuple[str, ...] = ()
+) -> Iterator[tuple[v.AnyStep, str, tuple[str, ...]]]:
     """Each step, what stands before its path, and the indices for which it is repeated."""
     for each in steps:
         step = of_name(each)
         yield step, prefix, over
-        inner = joined(prefix, step.path) if isinstance(step, Sequential) else prefix
-        repeated = (*over, *step.each) if isinstance(step, Sequential) else over
+        inner = joined(prefix, step.path) if isinstance(step, v.Sequential) else prefix
+        repeated = (*over, *step.each) if isinstance(step, v.Sequential) else over
         for row in rows_of(step):
             yield from located(row, inner, repeated)
 
 
-def placed(steps: Steps, prefix: str = "") -> Iterator[tuple[WithWeights, tuple[str, ...]]]:
+def placed(steps: v.Steps, prefix: str = "") -> Iterator[tuple[v.WithWeights, tuple[str, ...]]]:
     """Each layer with its whole path, in which indices are open, and the indices for which it is repeated."""
     for step, before, over in located(steps, prefix):
-        if isinstance(step, WithWeights):
+        if isinstance(step, v.WithWeights):
             yield structs.replace(step, path=joined(before, step.path)), over
 
 
@@ -112,7 +99,7 @@ def _checked(written: UncheckedArchitecture) -> Family:
     try:
         family = convert({"architecture": written.data}, _Key).architecture
     except (ValidationError, RecursionError) as error:
-        message = explained(error, written.text, (Family, *VOCABULARY))
+        message = explained(error, written.text, (Family, *v.VOCABULARY))
         raise ConversionError(f"{file}not a schema: {message}") from None
     try:
         check_family(family, layers)
@@ -158,11 +145,11 @@ def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None
         raise ConversionError(f"architecture: no step uses the layer '{unused[0]}'")
 
 
-def layer_kind(step: WithWeights) -> str:
+def layer_kind(step: v.WithWeights) -> str:
     """The kind of its layers in `converter.core.layers`."""
-    if isinstance(step, LayerNorm | GroupNorm | InstanceNorm | RmsNorm):
+    if isinstance(step, v.LayerNorm | v.GroupNorm | v.InstanceNorm | v.RmsNorm):
         return "norm"
-    return "linear" if isinstance(step, Attention) else kind_of(step)
+    return "linear" if isinstance(step, v.Attention) else kind_of(step)
 
 
 class _Expansion(msgspec.Struct, frozen=True):
@@ -170,7 +157,7 @@ class _Expansion(msgspec.Struct, frozen=True):
 
     paths: frozenset[str]
 
-    def row(self, steps: Iterable[str | AnyStep], prefix: str, bound: Indices) -> Iterator[AnyStep]:
+    def row(self, steps: Iterable[str | v.AnyStep], prefix: str, bound: Indices) -> Iterator[v.AnyStep]:
         for each in steps:
             step = of_name(each)
             if step.only_if and joined(prefix, filled(step.only_if, bound)) not in self.paths:
@@ -179,24 +166,24 @@ class _Expansion(msgspec.Struct, frozen=True):
                 continue
             yield from self.step(structs.replace(step, only_if="", unless=""), prefix, bound)
 
-    def step(self, step: AnyStep, prefix: str, bound: Indices) -> Iterator[AnyStep]:
-        if isinstance(step, Sequential):
+    def step(self, step: v.AnyStep, prefix: str, bound: Indices) -> Iterator[v.AnyStep]:
+        if isinstance(step, v.Sequential):
             for indices in self._indices(step, prefix, bound):
                 yield from self.row(step.steps, joined(prefix, filled(step.path, indices)), indices)
-        elif isinstance(step, Residual):
+        elif isinstance(step, v.Residual):
             body, shortcut = (tuple(self.row(row, prefix, bound)) for row in rows_of(step))
-            yield Residual(body=body, shortcut=shortcut)
-        elif isinstance(step, Concat):
-            yield Concat(branches=tuple(tuple(self.row(row, prefix, bound)) for row in rows_of(step)))
-        elif isinstance(step, WithWeights):
+            yield v.Residual(body=body, shortcut=shortcut)
+        elif isinstance(step, v.Concat):
+            yield v.Concat(branches=tuple(tuple(self.row(row, prefix, bound)) for row in rows_of(step)))
+        elif isinstance(step, v.WithWeights):
             yield from self.layer(structs.replace(step, path=joined(prefix, filled(step.path, bound))), bound)
         else:
             yield step
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         raise NotImplementedError
 
-    def _indices(self, step: Sequential, prefix: str, bound: Indices) -> Iterator[Indices]:
+    def _indices(self, step: v.Sequential, prefix: str, bound: Indices) -> Iterator[Indices]:
         """The indices of each repetition."""
         if not step.each:
             yield bound
@@ -216,7 +203,7 @@ class _Expansion(msgspec.Struct, frozen=True):
 class _Weighed(_Expansion, frozen=True):
     may_miss: Callable[[str], bool]
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         missing = [path for path in layer_paths(step) if path not in self.paths]
         if not missing:
             said = isinstance(getattr(step, "groups", None), int)  # of this very layer: no list of defaults
@@ -228,7 +215,7 @@ class _Weighed(_Expansion, frozen=True):
 class _Told(_Expansion, frozen=True):
     sizes: Mapping[str, int]
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         lists = [name for name in told_of(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
         values = {name: _value(getattr(step, name), bound) for name in lists}
         if lists and not any(values.values()):
@@ -238,9 +225,9 @@ class _Told(_Expansion, frozen=True):
         yield structs.replace(step, **values)
 
 
-def told_of(step: WithWeights) -> list[str]:
+def told_of(step: v.WithWeights) -> list[str]:
     """Which of its options weights tell; the groups of a norm are no size of its tensors."""
-    return [name for name in TOLD if name in step.__struct_fields__ and not isinstance(step, GroupNorm)]
+    return [name for name in TOLD if name in step.__struct_fields__ and not isinstance(step, v.GroupNorm)]
 
 
 def _value(told: Any, bound: Indices) -> int | None:
@@ -251,7 +238,7 @@ def _value(told: Any, bound: Indices) -> int | None:
     return told if isinstance(told, int) else None
 
 
-def _told_paths(step: WithWeights, over: tuple[str, ...]) -> Iterator[str]:
+def _told_paths(step: v.WithWeights, over: tuple[str, ...]) -> Iterator[str]:
     """The layers that the sizes of a step speak of: that of one that is not repeated, and those in a list."""
     out = getattr(step, "out", None)
     for indices in _told_indices(out, over) if over else [{}]:

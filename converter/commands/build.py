@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from converter.architectures.attached import names_in, shapes_of
-from converter.architectures.codegen.scaffold import source_of
+from converter.architectures.codegen import source_of
 from converter.architectures.document import Architecture, Input, decoded
-from converter.architectures.of_net import described_by, known, of_schema, schema_of
+from converter.architectures.instance import described_by, known, of_schema, schema_of
+from converter.architectures.neutral_file import names_in, shapes_of
 from converter.architectures.units import Shapes, Units
 from converter.commands.convert import applied, load_into
 from converter.core.tensors import Array

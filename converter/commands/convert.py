@@ -328,7 +328,7 @@ class _Job(msgspec.Struct, frozen=True):
         given = self.architecture or architecture_in(side.contents)
         if self.rules.schema is not None or given is None or (self.target.name == side.framework.name == "neutral"):
             return self.rules, ()
-        from converter.architectures.attached import names_in
+        from converter.architectures.neutral_file import names_in
 
         try:
             return replace(self.rules, schema=names_in(given)), ()
@@ -343,7 +343,7 @@ class _Job(msgspec.Struct, frozen=True):
         of_schema = rules.schema is not None and rules.schema.architecture is not None
         if self.target.name != "neutral" or (given is None and not of_schema):
             return plan
-        from converter.architectures.attached import described
+        from converter.architectures.neutral_file import described
 
         paths = {renaming.source.path: renaming.path for renaming in rename(source, self.target.name, rules)}
         return described(plan, paths, given, rules.schema)

@@ -12,7 +12,7 @@ import pytest
 import converter
 from converter.architectures.document import DEEPEST, decoded, encoded
 from converter.architectures.family import family_of, of_defaults
-from converter.architectures.of_net import of_schema
+from converter.architectures.instance import of_schema
 from converter.architectures.vocabulary import VOCABULARY, kind_of
 from converter.errors import ConversionError
 from converter.schema.loader import load_schema, parse_schema, schema_folder, shipped

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.architectures.capture.gluon_operators import OPERATORS, Operator, joins
 from converter.architectures.capture.graph import Graph, Place, outside
-from converter.architectures.capture.refused import RefusedError
+from converter.architectures.capture.settings import RefusedError
 from converter.architectures.document import Input
 from converter.live import LiveNet
 

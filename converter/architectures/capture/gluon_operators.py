@@ -10,7 +10,7 @@ import msgspec
 
 from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Claim
-from converter.architectures.capture.refused import RefusedError, sizes
+from converter.architectures.capture.settings import RefusedError, sizes
 
 
 class Operator(msgspec.Struct, frozen=True):

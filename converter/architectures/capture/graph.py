@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from converter.architectures.capture.paddings import LowestPad, merged
+from converter.architectures.capture.settings import LowestPad, merged
 from converter.architectures.document import layer_paths, walk
 from converter.architectures.vocabulary import AnyStep, Concat, Residual
 from converter.errors import ConversionError

@@ -10,7 +10,7 @@ from typing import Any
 
 from converter.architectures.capture.graph import Graph, OutsideError, Place, outside
 from converter.architectures.capture.keras_layers import LAYERS, joins
-from converter.architectures.capture.refused import RefusedError
+from converter.architectures.capture.settings import RefusedError
 from converter.architectures.document import Input
 from converter.live import LiveNet
 from converter.live.run import attributes, inference_options

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.paddings import LowestPad, around, same
-from converter.architectures.capture.refused import RefusedError, only, sizes
+from converter.architectures.capture.settings import LowestPad, RefusedError, around, only, same, sizes
 
 #: (layer, its neutral path, its call) -> what it does, its own activation behind it.
 Reading: TypeAlias = Callable[[Any, str, Any], "list[v.Step]"]

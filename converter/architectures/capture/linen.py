@@ -14,8 +14,7 @@ from msgspec.structs import replace
 from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Graph, OutsideError, Place, outside
 from converter.architectures.capture.linen_layers import LAYERS
-from converter.architectures.capture.paddings import LowestPad, around
-from converter.architectures.capture.refused import RefusedError, sizes
+from converter.architectures.capture.settings import LowestPad, RefusedError, around, sizes
 from converter.architectures.document import Input
 from converter.live.run import inference_options
 

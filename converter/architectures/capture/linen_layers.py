@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.paddings import around, same
-from converter.architectures.capture.refused import RefusedError, only, sizes
+from converter.architectures.capture.settings import RefusedError, around, only, same, sizes
 
 #: (layer, its neutral path, the shape of what it takes with the batch) -> what it does.
 Reading: TypeAlias = Callable[[Any, str, Sequence[int]], "list[v.Step]"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Claim, Graph, Place, outside
-from converter.architectures.capture.refused import RefusedError
+from converter.architectures.capture.settings import RefusedError
 from converter.architectures.capture.torch_functions import FUNCTIONS, arguments_of, called
 from converter.architectures.capture.torch_modules import LAYERS, STEPS
 from converter.architectures.document import Input

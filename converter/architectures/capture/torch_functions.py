@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Claim
-from converter.architectures.capture.refused import RefusedError, sizes
+from converter.architectures.capture.settings import RefusedError, sizes
 
 #: The steps, and what else must be so of the first of them.
 Does: TypeAlias = "tuple[list[Any], Claim | None]"

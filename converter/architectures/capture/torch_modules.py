@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.refused import RefusedError, only, sizes
+from converter.architectures.capture.settings import RefusedError, only, sizes
 
 
 def _conv(module: Any, path: str) -> v.Conv:

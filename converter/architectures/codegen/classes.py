@@ -8,8 +8,8 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
-from converter.architectures.codegen.alike import Draft, Flags, groups
 from converter.architectures.codegen.code import Argument, Call, ClassOf, Expression, Items, Training, says_training
+from converter.architectures.codegen.grouping import Draft, Flags, groups
 from converter.architectures.codegen.parameters import Parameters, UnlikeError, with_names
 from converter.architectures.codegen.program import (
     Applied,

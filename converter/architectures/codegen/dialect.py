@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from converter.architectures.codegen.code import WIDTH, Call, Expression, Writing, calls_in, literal
+from converter.architectures import vocabulary as v
+from converter.architectures.codegen.code import WIDTH, Call, Expression, Option, Value, Writing, calls_in, literal
 from converter.architectures.codegen.program import Applied, Attribute, Called, Class, Joined, Program, Statements
 from converter.architectures.codegen.tree import free, is_attribute
-from converter.architectures.units import Unit, Units
-from converter.architectures.vocabulary import Step, kind_of
+from converter.architectures.units import Unit, Units, axes
+from converter.architectures.vocabulary import kind_of
 from converter.errors import ConversionError
 
 
@@ -55,7 +56,7 @@ class Dialect(ABC):
         """The step as those that the framework has."""
         return (unit,)
 
-    def refused(self, step: Step, reason: str) -> ConversionError:
+    def refused(self, step: v.Step, reason: str) -> ConversionError:
         name = f"'{step.path}' ({kind_of(step)})" if hasattr(step, "path") else kind_of(step)
         return ConversionError(f"{name} cannot be built in {self.title}: {reason}")
 
@@ -220,3 +221,31 @@ def _applied(statements: Statements) -> list[Call]:
         elif isinstance(step, Joined):
             found += [call for branch in step.branches for call in _applied(branch.steps)]
     return found
+
+
+# -- arguments that layers of several frameworks have in common -------------------------------------------------------
+
+
+def outputs(unit: Unit, role: str = "outputs") -> tuple[str, Value]:
+    assert unit.outputs is not None
+    return role, unit.outputs
+
+
+def bias(unit: Unit) -> Option:
+    return Option("bias" in unit.roles, True)
+
+
+def activation(unit: Unit) -> dict[str, Option]:
+    """The step behind it, where the layer does that itself."""
+    return {"activation": Option(unit.activation, "")}
+
+
+def window(step: v.MaxPool | v.AveragePool) -> tuple[tuple[str, Value], tuple[str, Value]]:
+    """The size of a pool, and the stride, which is the size where none is said."""
+    stride = step.size if step.stride is None else step.stride
+    return ("size", axes(step.size)), ("stride", axes(stride))
+
+
+def channel_axis(unit: Unit) -> int:
+    """Where the channels stand, if they stand first; the last axis of features."""
+    return 1 if unit.given is None or unit.given.space is not False else -1

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from converter.architectures import vocabulary as v
 from converter.architectures.codegen.tree import (
     Block,
     Body,
@@ -30,7 +31,6 @@ from converter.architectures.codegen.tree import (
     step_name,
 )
 from converter.architectures.units import Fork, Row, Unit, units_in
-from converter.architectures.vocabulary import ACTIVATIONS, Conv, ConvTranspose, Flatten, Linear
 from converter.errors import ConversionError
 from converter.formats.keras.config import snake_case
 
@@ -332,7 +332,11 @@ class _Layout(msgspec.Struct, frozen=True):
         if row and steps and self._is_leaf(row, depth + 1):
             unit, first = row[0], steps[0]
             assert isinstance(unit, Unit)
-            if isinstance(unit.step, Linear | Conv | ConvTranspose) and not unit.activation and isinstance(first, Unit):
+            if (
+                isinstance(unit.step, v.Linear | v.Conv | v.ConvTranspose)
+                and not unit.activation
+                and isinstance(first, Unit)
+            ):
                 activation = self.rules.fused(first)
                 if activation:
                     return [replace(unit, activation=activation)], steps[1:]
@@ -365,14 +369,14 @@ def parts_of(row: Steps, names: Mapping[str, tuple[str, ...]], depth: int) -> li
 
 def _with_join(row: Steps, steps: Steps) -> tuple[Steps, Steps]:
     """The activation behind joined branches belongs to them."""
-    if row and steps and isinstance(row[-1], Fork) and any(_is(steps[0], kind) for kind in ACTIVATIONS):
+    if row and steps and isinstance(row[-1], Fork) and any(_is(steps[0], kind) for kind in v.ACTIVATIONS):
         return [*row, steps[0]], steps[1:]
     return row, steps
 
 
 def _flattens(steps: Steps, then: Steps) -> bool:
     """Whether the last of the steps is a flatten in front of a linear layer."""
-    return bool(steps) and _is(steps[-1], Flatten) and _is(then[0], Linear)
+    return bool(steps) and _is(steps[-1], v.Flatten) and _is(then[0], v.Linear)
 
 
 def _is(step: Unit | Fork, kind: type) -> bool:

@@ -7,23 +7,15 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
+from converter.architectures import vocabulary as v
 from converter.architectures.document import Input, layer_paths
-from converter.architectures.layer_sizes import WITH_WEIGHTS, Told, optional_roles
-from converter.architectures.passing import WITHOUT_WEIGHTS, OtherSizeError, same
+from converter.architectures.shapes_with_weights import WITH_WEIGHTS, Told, optional_roles
+from converter.architectures.shapes_without_weights import WITHOUT_WEIGHTS, OtherSizeError, same
 from converter.architectures.units import Fork, Row, Shape, Shapes, Unit, Units, first_shape
-from converter.architectures.vocabulary import (
-    AnyStep,
-    Concat,
-    Flatten,
-    Linear,
-    Residual,
-    Step,
-    WithWeights,
-)
 from converter.errors import ConversionError
 
 
-def resolved(steps: Sequence[AnyStep], input: Input, shapes: Shapes | None, asked: bool = False) -> Units:
+def resolved(steps: Sequence[v.AnyStep], input: Input, shapes: Shapes | None, asked: bool = False) -> Units:
     """The steps with their sizes. shapes: of the weights; None for a net without, whose steps tell the sizes.
 
     asked: whether the user says the input; else weights may be of a net for inputs of other sizes. Raises
@@ -42,42 +34,42 @@ def resolved(steps: Sequence[AnyStep], input: Input, shapes: Shapes | None, aske
 class _Walk(msgspec.Struct, frozen=True):
     shapes: Shapes | None
 
-    def units(self, steps: Sequence[AnyStep], input: Input) -> Units:
+    def units(self, steps: Sequence[v.AnyStep], input: Input) -> Units:
         row = self.row(steps, Shape(input) if input else None)[0]
         return Units(row, _seen_input(row, input))
 
-    def row(self, steps: Sequence[AnyStep], given: Shape | None) -> tuple[Row, Shape | None]:
+    def row(self, steps: Sequence[v.AnyStep], given: Shape | None) -> tuple[Row, Shape | None]:
         found: list[Unit | Fork] = []
         for step in steps:
-            if isinstance(step, Residual | Concat):
+            if isinstance(step, v.Residual | v.Concat):
                 unit: Unit | Fork = self.fork(step, given)
             else:
                 unit = self.unit(step, given)
-                if isinstance(step, Linear):
+                if isinstance(step, v.Linear):
                     _tell_flatten(found, unit)
             found.append(unit)
             given = unit.gives
         return tuple(found), given
 
-    def fork(self, step: Residual | Concat, given: Shape | None) -> Fork:
-        rows = step.branches if isinstance(step, Concat) else (step.body, step.shortcut)
+    def fork(self, step: v.Residual | v.Concat, given: Shape | None) -> Fork:
+        rows = step.branches if isinstance(step, v.Concat) else (step.body, step.shortcut)
         branches = [self.row(row, given) for row in rows]  # type: ignore[arg-type]
         if given is None:  # the first layer tells it to those beside it
             seen = next((shape for row, _ in branches if (shape := first_shape(row))), None)
             branches = [self.row(row, seen) for row in rows]  # type: ignore[arg-type]
         outputs = [shape for _, shape in branches]
-        joined = "concat" if isinstance(step, Concat) else "add"
+        joined = "concat" if isinstance(step, v.Concat) else "add"
         return Fork(step, tuple(row for row, _ in branches), _joined(joined, outputs))
 
-    def unit(self, step: Step, given: Shape | None) -> Unit:
-        if not isinstance(step, WithWeights):
+    def unit(self, step: v.Step, given: Shape | None) -> Unit:
+        if not isinstance(step, v.WithWeights):
             make = WITHOUT_WEIGHTS.get(type(step), same)
             return Unit(step, given, make(step, given), inputs=given.width if given else None)
         told = self._told(step)
         unit = WITH_WEIGHTS[type(step)](step, given, told)
         return replace(unit, roles=frozenset(told.shapes) if self.shapes is not None else optional_roles(step))
 
-    def _told(self, step: WithWeights) -> Told:
+    def _told(self, step: v.WithWeights) -> Told:
         if self.shapes is None:
             return Told(step, None)
         return Told(step, {role: shape for path in layer_paths(step)[:1] for role, shape in self.shapes[path].items()})
@@ -108,7 +100,7 @@ def _tell_flatten(before: list[Unit | Fork], linear: Unit) -> None:
     for i, unit in reversed(list(enumerate(before))):
         if not isinstance(unit, Unit) or unit.path:
             return
-        if isinstance(unit.step, Flatten):
+        if isinstance(unit.step, v.Flatten):
             before[i] = replace(unit, outputs=linear.inputs)
             return
 

@@ -8,27 +8,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from converter.architectures.passing import fits, sequence, spatial, windows
+from converter.architectures import vocabulary as v
+from converter.architectures.shapes_without_weights import fits, sequence, spatial, windows
 from converter.architectures.units import Shape, Unit, per_axis
-from converter.architectures.vocabulary import (
-    Attention,
-    BatchNorm,
-    Conv,
-    ConvTranspose,
-    Embedding,
-    GroupNorm,
-    Gru,
-    InstanceNorm,
-    LayerNorm,
-    Linear,
-    Lstm,
-    Prelu,
-    RmsNorm,
-    Rnn,
-    Step,
-    WithWeights,
-    kind_of,
-)
+from converter.architectures.vocabulary import kind_of
 from converter.errors import ConversionError
 
 
@@ -61,12 +44,12 @@ class Told(msgspec.Struct, frozen=True):
         return self.shapes[role]
 
 
-def optional_roles(step: Step) -> frozenset[str]:
+def optional_roles(step: v.Step) -> frozenset[str]:
     """The optional roles of a layer without weights."""
     return frozenset(role for role in ("bias", "scale", "offset") if getattr(step, role, True))
 
 
-def _linear(step: Linear, given: Shape | None, told: Told) -> Unit:
+def _linear(step: v.Linear, given: Shape | None, told: Told) -> Unit:
     outputs = told.size("weight", 0)
     if given is not None and given.space:
         raise ConversionError(f"'{step.path}' is linear and takes {given}: channels in space, which need a flatten")
@@ -77,13 +60,13 @@ def _linear(step: Linear, given: Shape | None, told: Told) -> Unit:
     return Unit(step, taken, Shape(dims, False), inputs, outputs)
 
 
-def _embedding(step: Embedding, given: Shape | None, told: Told) -> Unit:
+def _embedding(step: v.Embedding, given: Shape | None, told: Told) -> Unit:
     rows, outputs = told.size("weight", 0, "num"), told.size("weight", 1)
     dims = (*(given.dims if given is not None else (None,)), outputs)
     return Unit(step, given, Shape(dims, False), None, outputs, rows=rows)
 
 
-def _conv(step: Conv, given: Shape | None, told: Told) -> Unit:
+def _conv(step: v.Conv, given: Shape | None, told: Told) -> Unit:
     outputs, kernel = told.size("weight", 0), _kernel(step, given, told)
     if told.weights is not None:
         width = told.shape("weight")[1]
@@ -100,7 +83,7 @@ def _conv(step: Conv, given: Shape | None, told: Told) -> Unit:
     return Unit(step, taken, Shape((outputs, *space), True), inputs, outputs, kernel, groups)
 
 
-def _conv_transpose(step: ConvTranspose, given: Shape | None, told: Told) -> Unit:
+def _conv_transpose(step: v.ConvTranspose, given: Shape | None, told: Told) -> Unit:
     kernel = _kernel(step, given, told)
     inputs = told.shape("weight")[0] if told.weights is not None else _known(step, given)
     taken = spatial(step, given, len(kernel), inputs)
@@ -115,11 +98,11 @@ def _conv_transpose(step: ConvTranspose, given: Shape | None, told: Told) -> Uni
     return Unit(step, taken, Shape((outputs, *space), True), inputs, outputs, kernel)
 
 
-def _channel_norm(step: WithWeights, given: Shape | None, told: Told) -> Unit:
+def _channel_norm(step: v.WithWeights, given: Shape | None, told: Told) -> Unit:
     """Over channels; of features, those are the channels."""
     role = next((role for role in ("mean", "scale", "offset") if role in told.shapes), None)
     width = told.shapes[role][0] if role else _known(step, given)
-    if given is not None and given.space is False and (len(given.dims) > 1 or not isinstance(step, BatchNorm)):
+    if given is not None and given.space is False and (len(given.dims) > 1 or not isinstance(step, v.BatchNorm)):
         raise ConversionError(f"'{step.path}' ({kind_of(step)}) takes channels in space, not features behind time")
     if given is not None and given.flattened:
         raise ConversionError(f"'{step.path}' ({kind_of(step)}) stands between a flatten and a linear layer")
@@ -127,12 +110,12 @@ def _channel_norm(step: WithWeights, given: Shape | None, told: Told) -> Unit:
     fits(step, width, taken)
     if taken is not None:
         taken = replace(taken, dims=(width, *taken.dims[1:]))
-    if isinstance(step, GroupNorm) and width % step.groups:
+    if isinstance(step, v.GroupNorm) and width % step.groups:
         raise ConversionError(f"'{step.path}': {width} channels are not of {step.groups} groups")
     return Unit(step, taken, taken, width, width)
 
 
-def _feature_norm(step: WithWeights, given: Shape | None, told: Told) -> Unit:
+def _feature_norm(step: v.WithWeights, given: Shape | None, told: Told) -> Unit:
     width = told.size("scale", 0) if told.weights is not None else _known(step, given)
     if given is not None and given.space:
         raise ConversionError(f"'{step.path}' ({kind_of(step)}) takes features, not channels in space")
@@ -143,14 +126,14 @@ def _feature_norm(step: WithWeights, given: Shape | None, told: Told) -> Unit:
     return Unit(step, taken, taken, width, width)
 
 
-def _prelu(step: Prelu, given: Shape | None, told: Told) -> Unit:
+def _prelu(step: v.Prelu, given: Shape | None, told: Told) -> Unit:
     count = told.size("slope", 0)
     if count > 1:
         fits(step, count, given)
     return Unit(step, given, given, count, count)
 
 
-def _recurrent(step: Rnn | Lstm | Gru, given: Shape | None, told: Told) -> Unit:
+def _recurrent(step: v.Rnn | v.Lstm | v.Gru, given: Shape | None, told: Told) -> Unit:
     if told.weights is not None:
         inputs, units = told.shape("input_weight")[1], told.shape("recurrent_weight")[1]
     else:
@@ -159,7 +142,7 @@ def _recurrent(step: Rnn | Lstm | Gru, given: Shape | None, told: Told) -> Unit:
     return Unit(step, taken, Shape((taken.dims[0], units), False), inputs, units)
 
 
-def _attention(step: Attention, given: Shape | None, told: Told) -> Unit:
+def _attention(step: v.Attention, given: Shape | None, told: Told) -> Unit:
     if told.weights is not None:
         width, inputs = told.shape("weight")
     else:
@@ -170,25 +153,25 @@ def _attention(step: Attention, given: Shape | None, told: Told) -> Unit:
     return Unit(step, taken, taken, inputs, width)
 
 
-WITH_WEIGHTS: Mapping[type[Step], Callable[[Any, Shape | None, Told], Unit]] = {
-    Linear: _linear,
-    Embedding: _embedding,
-    Conv: _conv,
-    ConvTranspose: _conv_transpose,
-    BatchNorm: _channel_norm,
-    GroupNorm: _channel_norm,
-    InstanceNorm: _channel_norm,
-    LayerNorm: _feature_norm,
-    RmsNorm: _feature_norm,
-    Prelu: _prelu,
-    Rnn: _recurrent,
-    Lstm: _recurrent,
-    Gru: _recurrent,
-    Attention: _attention,
+WITH_WEIGHTS: Mapping[type[v.Step], Callable[[Any, Shape | None, Told], Unit]] = {
+    v.Linear: _linear,
+    v.Embedding: _embedding,
+    v.Conv: _conv,
+    v.ConvTranspose: _conv_transpose,
+    v.BatchNorm: _channel_norm,
+    v.GroupNorm: _channel_norm,
+    v.InstanceNorm: _channel_norm,
+    v.LayerNorm: _feature_norm,
+    v.RmsNorm: _feature_norm,
+    v.Prelu: _prelu,
+    v.Rnn: _recurrent,
+    v.Lstm: _recurrent,
+    v.Gru: _recurrent,
+    v.Attention: _attention,
 }
 
 
-def _kernel(step: Conv | ConvTranspose, given: Shape | None, told: Told) -> tuple[int, ...]:
+def _kernel(step: v.Conv | v.ConvTranspose, given: Shape | None, told: Told) -> tuple[int, ...]:
     if told.weights is not None:
         return told.shape("weight")[2:]
     if step.kernel is None:
@@ -206,4 +189,4 @@ def _known(step: Any, given: Shape | None) -> int:
     return size
 
 
-_IN_SPACE = (Conv, ConvTranspose, BatchNorm, GroupNorm, InstanceNorm)
+_IN_SPACE = (v.Conv, v.ConvTranspose, v.BatchNorm, v.GroupNorm, v.InstanceNorm)

@@ -8,11 +8,11 @@ from typing import Any
 from msgspec import structs
 from msgspec.structs import replace
 
+from converter.architectures import vocabulary as v
 from converter.architectures.document import Architecture, decoded, encoded, layer_paths, of_name, rows_of
 from converter.architectures.family import family_of
-from converter.architectures.of_net import known, of_schema, schema_of
+from converter.architectures.instance import known, of_schema, schema_of
 from converter.architectures.units import Shapes
-from converter.architectures.vocabulary import Attention, Concat, Residual, Sequential, Steps, WithWeights
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.formats.base import LeftOut
@@ -69,17 +69,17 @@ def _renamed(architecture: Architecture, paths: Mapping[str, str]) -> Architectu
     return structs.replace(architecture, steps=_steps(architecture.steps, paths), names=names)
 
 
-def _steps(steps: Steps, paths: Mapping[str, str]) -> tuple[Any, ...]:
+def _steps(steps: v.Steps, paths: Mapping[str, str]) -> tuple[Any, ...]:
     return tuple(_step(of_name(step), paths) for step in steps)
 
 
 def _step(step: Any, paths: Mapping[str, str]) -> Any:
-    if isinstance(step, WithWeights):
+    if isinstance(step, v.WithWeights):
         path = paths.get(layer_paths(step)[0], layer_paths(step)[0])
-        return structs.replace(step, path=path.rpartition(".")[0] if isinstance(step, Attention) else path)
+        return structs.replace(step, path=path.rpartition(".")[0] if isinstance(step, v.Attention) else path)
     rows: Sequence[Any] = [_steps(row, paths) for row in rows_of(step)]
-    if isinstance(step, Residual):
+    if isinstance(step, v.Residual):
         return structs.replace(step, body=rows[0], shortcut=rows[1])
-    if isinstance(step, Concat):
+    if isinstance(step, v.Concat):
         return structs.replace(step, branches=tuple(rows))
-    return structs.replace(step, steps=rows[0]) if isinstance(step, Sequential) else step
+    return structs.replace(step, steps=rows[0]) if isinstance(step, v.Sequential) else step
