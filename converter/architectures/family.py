@@ -20,7 +20,7 @@ from converter.schema.errors import explained
 from converter.schema.loader import Schema, UncheckedArchitecture
 
 #: Options that the weights of a net tell.
-TOLD = ("num", "out", "kernel", "groups")
+SIZES_IN_WEIGHTS = ("num", "out", "kernel", "groups")
 
 
 def of_weights(steps: v.Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[v.AnyStep, ...]:
@@ -28,7 +28,7 @@ def of_weights(steps: v.Steps, paths: Collection[str], may_miss: Callable[[str],
 
     may_miss: whether a net may do without the layer of this path. Raises ConversionError where steps and layers differ.
     """
-    found = tuple(_Weighed(frozenset(paths), may_miss).row(steps, "", {}))
+    found = tuple(_FromWeights(frozenset(paths), may_miss).row(steps, "", {}))
     surplus = sorted(set(paths) - _paths_once(found))
     if surplus:
         raise ConversionError(f"no step of the architecture uses the layer '{surplus[0]}'")
@@ -40,8 +40,8 @@ def of_defaults(steps: v.Steps, sizes: Mapping[str, int]) -> tuple[v.AnyStep, ..
 
     sizes: path of a layer -> its outputs, where they are to be others. Raises ConversionError for an unknown path.
     """
-    told = {path for step, over in placed(steps) for path in _told_paths(step, over)}
-    found = tuple(_Told(frozenset(told), sizes).row(steps, "", {}))
+    told = {path for step, over in placed(steps) for path in _sized_paths(step, over)}
+    found = tuple(_FromDefaults(frozenset(told), sizes).row(steps, "", {}))
     below = next((path for path, size in sizes.items() if size < 1), None)
     if below is not None:
         raise ConversionError(f"sizes: '{below}' cannot have {sizes[below]} outputs")
@@ -80,7 +80,7 @@ def placed(steps: v.Steps, prefix: str = "") -> Iterator[tuple[v.WithWeights, tu
             yield structs.replace(step, path=joined(before, step.path)), over
 
 
-class _Key(Struct, frozen=True):
+class _SchemaPart(Struct, frozen=True):
     """Where it stands in a schema file."""
 
     architecture: Family
@@ -97,7 +97,7 @@ def _checked(written: UncheckedArchitecture) -> Family:
     layers = {layer.path: (forms.get(layer.kind, layer.kind), layer.optional) for layer in written.layers}
     file = f"{written.file}: " if written.file else ""
     try:
-        family = convert({"architecture": written.data}, _Key).architecture
+        family = convert({"architecture": written.data}, _SchemaPart).architecture
     except (ValidationError, RecursionError) as error:
         message = explained(error, written.text, (Family, *v.VOCABULARY))
         raise ConversionError(f"{file}not a schema: {message}") from None
@@ -200,23 +200,23 @@ class _Expansion(msgspec.Struct, frozen=True):
         yield from ({**bound, step.each: number} for number in sorted(numbers))
 
 
-class _Weighed(_Expansion, frozen=True):
+class _FromWeights(_Expansion, frozen=True):
     may_miss: Callable[[str], bool]
 
     def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         missing = [path for path in layer_paths(step) if path not in self.paths]
         if not missing:
             said = isinstance(getattr(step, "groups", None), int)  # of this very layer: no list of defaults
-            yield structs.replace(step, **{name: None for name in told_of(step) if name != "groups" or not said})
+            yield structs.replace(step, **{name: None for name in size_options(step) if name != "groups" or not said})
         elif len(missing) < len(layer_paths(step)) or not self.may_miss(missing[0]):
             raise ConversionError(f"the architecture has a {kind_of(step)} '{missing[0]}' that has no weights")
 
 
-class _Told(_Expansion, frozen=True):
+class _FromDefaults(_Expansion, frozen=True):
     sizes: Mapping[str, int]
 
     def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
-        lists = [name for name in told_of(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
+        lists = [name for name in size_options(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
         values = {name: _value(getattr(step, name), bound) for name in lists}
         if lists and not any(values.values()):
             return  # there is none with these indices
@@ -225,9 +225,9 @@ class _Told(_Expansion, frozen=True):
         yield structs.replace(step, **values)
 
 
-def told_of(step: v.WithWeights) -> list[str]:
+def size_options(step: v.WithWeights) -> list[str]:
     """Which of its options weights tell; the groups of a norm are no size of its tensors."""
-    return [name for name in TOLD if name in step.__struct_fields__ and not isinstance(step, v.GroupNorm)]
+    return [name for name in SIZES_IN_WEIGHTS if name in step.__struct_fields__ and not isinstance(step, v.GroupNorm)]
 
 
 def _value(told: Any, bound: Indices) -> int | None:
@@ -238,20 +238,20 @@ def _value(told: Any, bound: Indices) -> int | None:
     return told if isinstance(told, int) else None
 
 
-def _told_paths(step: v.WithWeights, over: tuple[str, ...]) -> Iterator[str]:
+def _sized_paths(step: v.WithWeights, over: tuple[str, ...]) -> Iterator[str]:
     """The layers that the sizes of a step speak of: that of one that is not repeated, and those in a list."""
     out = getattr(step, "out", None)
-    for indices in _told_indices(out, over) if over else [{}]:
+    for indices in _sized_indices(out, over) if over else [{}]:
         yield from (filled(path, indices) for path in layer_paths(step))
 
 
-def _told_indices(told: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
+def _sized_indices(told: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
     if not isinstance(told, tuple):
         if told is not None and not over:
             yield {}
         return
     for number, inner in enumerate(told if over else ()):
-        yield from ({over[0]: number, **rest} for rest in _told_indices(inner, over[1:]))
+        yield from ({over[0]: number, **rest} for rest in _sized_indices(inner, over[1:]))
 
 
 def filled(pattern: str, bound: Indices) -> str:

@@ -18,7 +18,7 @@ class OtherSizeError(ConversionError):
     """The weights are of a net for inputs of another size."""
 
 
-def same(step: v.Step, given: Shape | None) -> Shape | None:
+def same(step: v.NetStep, given: Shape | None) -> Shape | None:
     return given
 
 
@@ -30,7 +30,7 @@ def _pool(step: v.MaxPool | v.AveragePool, given: Shape | None) -> Shape:
     return Shape((taken.dims[0], *windows(step, space, per_axis(step.size, space))), True)
 
 
-def _global_pool(step: v.Step, given: Shape | None) -> Shape:
+def _global_pool(step: v.NetStep, given: Shape | None) -> Shape:
     taken = in_space(step, given)
     return Shape((taken.dims[0], *(1 for _ in taken.dims[1:])), True)
 
@@ -66,7 +66,7 @@ def _last(step: v.Last, given: Shape | None) -> Shape:
     return Shape((taken.dims[-1],), False)
 
 
-WITHOUT_WEIGHTS: Mapping[type[v.Step], Callable[[Any, Shape | None], Shape | None]] = {
+WITHOUT_WEIGHTS: Mapping[type[v.NetStep], Callable[[Any, Shape | None], Shape | None]] = {
     v.MaxPool: _pool,
     v.AveragePool: _pool,
     v.GlobalMaxPool: _global_pool,
@@ -101,7 +101,7 @@ def spatial(step: Any, given: Shape | None, space: int, channels: int) -> Shape:
     return Shape((channels, *given.dims[1:]), True)
 
 
-def in_space(step: v.Step, given: Shape | None) -> Shape:
+def in_space(step: v.NetStep, given: Shape | None) -> Shape:
     if given is None:
         raise ConversionError(f"{kind_of(step)}: the input must say how many axes of space there are")
     if given.space is False or len(given.dims) < 2:

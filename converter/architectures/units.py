@@ -50,7 +50,7 @@ class Unit(msgspec.Struct, frozen=True):
 
     step: Any
     given: Shape | None
-    gives: Shape | None
+    output_shape: Shape | None
     inputs: int | None = None
     outputs: int | None = None
     kernel: tuple[int, ...] = ()
@@ -66,7 +66,7 @@ class Unit(msgspec.Struct, frozen=True):
     @property
     def space(self) -> int:
         """The number of spatial axes."""
-        known = self.given if self.given is not None else self.gives
+        known = self.given if self.given is not None else self.output_shape
         return len(self.kernel) or (len(known.dims) - 1 if known is not None and known.space is not False else 0)
 
 
@@ -75,7 +75,7 @@ class Fork(msgspec.Struct, frozen=True):
 
     step: v.Residual | v.Concat
     branches: tuple[Row, ...]
-    gives: Shape | None
+    output_shape: Shape | None
 
     @property
     def joined(self) -> str:
@@ -84,7 +84,7 @@ class Fork(msgspec.Struct, frozen=True):
     @property
     def last(self) -> bool:
         """Whether what is put side by side are features, behind all other axes."""
-        return self.gives is not None and self.gives.space is False
+        return self.output_shape is not None and self.output_shape.space is False
 
 
 Row: TypeAlias = "tuple[Unit | Fork, ...]"

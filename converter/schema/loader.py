@@ -148,7 +148,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ()
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SchemaEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An entry as it is written: a layer with its ``kind``, or a block to ``use``."""
 
     path: str = ""
@@ -167,9 +167,9 @@ class SchemaFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A schema as it is written."""
 
     name: str
-    layers: tuple[Entry, ...]
+    layers: tuple[SchemaEntry, ...]
     description: str = ""
-    blocks: dict[str, tuple[Entry, ...]] = {}
+    blocks: dict[str, tuple[SchemaEntry, ...]] = {}
     architecture: dict[str, Any] | None = None
 
 
@@ -215,7 +215,7 @@ def parse_schema(text: str, file: str = "") -> Schema:
     try:
         written = msgspec.convert(yaml.safe_load(text), SchemaFile)
     except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
-        raise ConversionError(f"not a schema: {explained(error, text, (SchemaFile, Entry))}") from None
+        raise ConversionError(f"not a schema: {explained(error, text, (SchemaFile, SchemaEntry))}") from None
     layers = tuple(_expanded(written.layers, written.blocks, ()))
     data = written.architecture
     architecture = None if data is None else UncheckedArchitecture(data, layers, text, file)
@@ -225,7 +225,7 @@ def parse_schema(text: str, file: str = "") -> Schema:
 
 
 def _expanded(
-    entries: Sequence[Entry], blocks: Mapping[str, Sequence[Entry]], inside: tuple[str, ...]
+    entries: Sequence[SchemaEntry], blocks: Mapping[str, Sequence[SchemaEntry]], inside: tuple[str, ...]
 ) -> Iterable[SchemaLayer]:
     """The layers of the entries, with every block put in its place. ``inside``: the blocks around them."""
     for entry in entries:
@@ -244,14 +244,14 @@ def _expanded(
                 yield _placed(entry, layer)
 
 
-def _layer(entry: Entry) -> SchemaLayer:
+def _layer(entry: SchemaEntry) -> SchemaLayer:
     channels = entry.flatten if isinstance(entry.flatten, int) else None
     flattened = entry.flatten if isinstance(entry.flatten, str) else ""
     options = (entry.heads, channels, entry.unflatten, entry.optional, entry.multiplier)
     return SchemaLayer(entry.path, entry.kind, entry.names, *options, flattened, entry.tied)
 
 
-def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
+def _placed(entry: SchemaEntry, layer: SchemaLayer) -> SchemaLayer:
     """A layer of a block in the place of the entry that uses it."""
     names = {}
     for name in {**entry.names, **layer.names}:

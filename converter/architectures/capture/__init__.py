@@ -111,7 +111,7 @@ _IN_SPACE: tuple[type, ...] = (v.Conv, v.ConvTranspose, v.BatchNorm, v.MaxPool, 
 def _check(row: Sequence[Unit | Fork], claims: Mapping[int, Claim]) -> None:
     """Raises OutsideError where a framework was told otherwise than the vocabulary has it."""
     for unit in row:
-        shape = unit.gives if isinstance(unit, Fork) else unit.given
+        shape = unit.output_shape if isinstance(unit, Fork) else unit.given
         if id(unit.step) in claims and shape is not None:
             _check_claim(claims[id(unit.step)], unit.step, shape)
         for branch in unit.branches if isinstance(unit, Fork) else ():

@@ -34,7 +34,7 @@ def sizes(value: int | Sequence[int]) -> Any:
     return found[0] if len(set(found)) == 1 else found
 
 
-class LowestPad(v.Step, frozen=True, kw_only=True):
+class LowestPad(v.NetStep, frozen=True, kw_only=True):
     """Minus infinity around space, which no maximum takes: of a net, and no step of the vocabulary."""
 
     padding: tuple[tuple[int, int], ...]
@@ -52,7 +52,7 @@ def same(space: Sequence[int | None], windows: Sequence[int], strides: Sequence[
     return tuple(pairs)
 
 
-def around(pairs: Sequence[tuple[int, int]]) -> tuple[list[v.Step], Any]:
+def around(pairs: Sequence[tuple[int, int]]) -> tuple[list[v.NetStep], Any]:
     """Zeros before a layer, where it cannot have them itself, and those that it has, as many on both sides."""
     if any(before != behind for before, behind in pairs):
         return [v.ZeroPad(padding=tuple(pairs))], 0

@@ -9,22 +9,22 @@ from msgspec.structs import replace
 from converter.architectures import vocabulary as v
 from converter.architectures.codegen.classes import program
 from converter.architectures.codegen.dialect import Dialect
-from converter.architectures.codegen.flax import Flax
-from converter.architectures.codegen.gluon import Gluon
-from converter.architectures.codegen.keras import Keras, is_same
+from converter.architectures.codegen.flax import FlaxDialect
+from converter.architectures.codegen.gluon import GluonDialect
+from converter.architectures.codegen.keras import KerasDialect, is_same
 from converter.architectures.codegen.modules import modules
-from converter.architectures.codegen.torch import Torch
+from converter.architectures.codegen.torch import TorchDialect
 from converter.architectures.document import Architecture, check_names, layer_paths
 from converter.architectures.units import Fork, Row, Unit, Units, axes, units_in
 
 
 def dialect_of(framework_name: str, units: Units) -> Dialect:
     """How the framework writes this net."""
-    others: dict[str, Dialect] = {"torch": Torch(), "flax": Flax(), "mxnet": Gluon()}
+    others: dict[str, Dialect] = {"torch": TorchDialect(), "flax": FlaxDialect(), "mxnet": GluonDialect()}
     if framework_name in others:
         return others[framework_name]
     padded = [unit for unit in units_in(units.row) if isinstance(unit.step, v.Conv) and axes(unit.step.padding) != 0]
-    return Keras(explicit=not all(map(is_same, padded)))
+    return KerasDialect(explicit=not all(map(is_same, padded)))
 
 
 def source_of(architecture: Architecture, units: Units, framework_name: str) -> str:

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from converter.architectures import vocabulary as v
 from converter.architectures.codegen.code import (
-    Call,
+    CallExpression,
     Expression,
-    Items,
     Option,
+    SequentialExpression,
     Training,
     Value,
     call,
@@ -19,7 +19,7 @@ from converter.architectures.codegen.code import (
     says_training,
 )
 from converter.architectures.codegen.dialect import Dialect, bias, outputs
-from converter.architectures.codegen.program import Class, Needed
+from converter.architectures.codegen.program import Class, ClassParameter
 from converter.architectures.units import Unit, Units, axes, per_axis
 
 
@@ -29,7 +29,7 @@ def _padding(padding: int | tuple[int, ...]) -> Value:
     return one if isinstance(one, int) else tuple((size, size) for size in one)
 
 
-def _conv(unit: Unit) -> Call:
+def _conv(unit: Unit) -> CallExpression:
     step: v.Conv = unit.step
     return call(
         "nn.Conv",
@@ -43,13 +43,13 @@ def _conv(unit: Unit) -> Call:
     )
 
 
-def _conv_transpose(unit: Unit) -> Call:
+def _conv_transpose(unit: Unit) -> CallExpression:
     """Its padding is that of the widened input, as jax has it."""
     step: v.ConvTranspose = unit.step
     each = [per_axis(option, unit.kernel) for option in (step.padding, step.output_padding)]
     sides = tuple((k - 1 - p, k - 1 - p + o) for k, p, o in zip(unit.kernel, *each, strict=True))
     if any(before < 0 for before, _ in sides):
-        raise Flax().refused(step, f"a padding of {step.padding} for a kernel of {unit.kernel}")
+        raise FlaxDialect().refused(step, f"a padding of {step.padding} for a kernel of {unit.kernel}")
     strides = per_axis(step.stride, unit.kernel)
     return call(
         "nn.ConvTranspose",
@@ -61,7 +61,7 @@ def _conv_transpose(unit: Unit) -> Call:
     )
 
 
-def _batch_norm(unit: Unit) -> Call:
+def _batch_norm(unit: Unit) -> CallExpression:
     step: v.BatchNorm = unit.step
     return call(
         "nn.BatchNorm",
@@ -73,24 +73,24 @@ def _batch_norm(unit: Unit) -> Call:
     )
 
 
-def _norm(name: str) -> Callable[[Unit], Call]:
+def _norm(name: str) -> Callable[[Unit], CallExpression]:
     """The slower way to the variance is the exact one, which the other frameworks have."""
 
-    def make(unit: Unit) -> Call:
+    def make(unit: Unit) -> CallExpression:
         groups = {"num_groups": unit.step.groups} if isinstance(unit.step, v.GroupNorm) else {}
         return call(f"nn.{name}", **groups, epsilon=unit.step.epsilon, use_fast_variance=False)
 
     return make
 
 
-def _prelu(unit: Unit) -> Call:
+def _prelu(unit: Unit) -> CallExpression:
     if unit.outputs != 1:
-        raise Flax().refused(unit.step, f"its PReLU has one slope for all channels, and this has {unit.outputs}")
+        raise FlaxDialect().refused(unit.step, f"its PReLU has one slope for all channels, and this has {unit.outputs}")
     return call("nn.PReLU")
 
 
-def _pool(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _pool(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         step: v.MaxPool | v.AveragePool = unit.step
         size = per_axis(step.size, range(unit.space))
         strides = size if step.stride is None else per_axis(step.stride, size)
@@ -101,8 +101,8 @@ def _pool(name: str) -> Callable[[Unit], Call]:
     return make
 
 
-def _recurrent(cell: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _recurrent(cell: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         relu: dict[str, Value] = {}
         if isinstance(unit.step, v.Rnn) and unit.step.activation == "relu":
             relu = {"activation_fn": plain("nn.relu")}
@@ -111,11 +111,11 @@ def _recurrent(cell: str) -> Callable[[Unit], Call]:
     return make
 
 
-def _attention(unit: Unit) -> Call:
+def _attention(unit: Unit) -> CallExpression:
     return call("nn.MultiHeadDotProductAttention", num_heads=unit.step.heads, use_bias=bias(unit))
 
 
-_MODULES: Mapping[type[v.Step], Callable[[Unit], Call]] = {
+_MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Linear: lambda unit: call("nn.Dense", outputs(unit), use_bias=bias(unit)),
     v.Embedding: lambda unit: call("nn.Embed", ("rows", unit.rows or 0), outputs(unit)),
     v.Conv: _conv,
@@ -176,7 +176,7 @@ def last_step(x):
 }
 
 
-class Flax(Dialect):
+class FlaxDialect(Dialect):
     name = "flax"
     title = "Flax"
     channels_last = True
@@ -198,7 +198,7 @@ y = make_net().apply(variables, x)"""
         found = re.fullmatch(r"layers_(0|[1-9]\d*)", name)
         return int(found[1]) if found else None
 
-    def leaf(self, unit: Unit) -> Call:
+    def expression(self, unit: Unit) -> CallExpression:
         return _MODULES[type(unit.step)](unit)
 
     def concat(self, parts: str, last: bool) -> str:
@@ -229,5 +229,5 @@ y = make_net().apply(variables, x)"""
         return f"def make_net(train=False):\n    return {self.writing().text(net, 4, 7)}"
 
 
-def _type(each: Needed) -> str:
-    return "nn.Module" if isinstance(each.sample, Call | Items) else type(each.sample).__name__
+def _type(each: ClassParameter) -> str:
+    return "nn.Module" if isinstance(each.sample, CallExpression | SequentialExpression) else type(each.sample).__name__

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from converter.architectures import vocabulary as v
-from converter.architectures.codegen.code import Call, Option, Value, call
+from converter.architectures.codegen.code import CallExpression, Option, Value, call
 from converter.architectures.codegen.dialect import Dialect, activation, bias, channel_axis, outputs, window
 from converter.architectures.codegen.program import Class
 from converter.architectures.units import Unit, axes
 
 
-def _linear(unit: Unit) -> Call:
+def _linear(unit: Unit) -> CallExpression:
     """Behind time it must not flatten."""
     flat = unit.given is None or len(unit.given.dims) == 1
     return call("nn.Dense", outputs(unit), **activation(unit), flatten=Option(flat, True), use_bias=bias(unit))
 
 
-def _conv(unit: Unit) -> Call:
+def _conv(unit: Unit) -> CallExpression:
     step: v.Conv = unit.step
     return call(
         f"nn.Conv{unit.space}D",
@@ -33,7 +33,7 @@ def _conv(unit: Unit) -> Call:
     )
 
 
-def _conv_transpose(unit: Unit) -> Call:
+def _conv_transpose(unit: Unit) -> CallExpression:
     step: v.ConvTranspose = unit.step
     return call(
         f"nn.Conv{unit.space}DTranspose",
@@ -47,13 +47,13 @@ def _conv_transpose(unit: Unit) -> Call:
     )
 
 
-def _batch_norm(unit: Unit) -> Call:
+def _batch_norm(unit: Unit) -> CallExpression:
     """It stores both gamma and beta, also where they are not used."""
     return call("nn.BatchNorm", momentum=unit.step.momentum, epsilon=unit.step.epsilon)
 
 
-def _pool(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _pool(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         step: v.MaxPool | v.AveragePool = unit.step
         counts = {"count_include_pad": step.count_padding} if isinstance(step, v.AveragePool) and step.padding else {}
         return call(f"nn.{name}Pool{unit.space}D", *window(step), padding=Option(axes(step.padding), 0), **counts)
@@ -61,8 +61,8 @@ def _pool(name: str) -> Callable[[Unit], Call]:
     return make
 
 
-def _recurrent(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         options: dict[str, Value] = {"activation": unit.step.activation} if isinstance(unit.step, v.Rnn) else {}
         assert unit.inputs is not None
         return call(f"rnn.{name}", outputs(unit), layout="NTC", input_size=unit.inputs, **options)
@@ -70,25 +70,25 @@ def _recurrent(name: str) -> Callable[[Unit], Call]:
     return make
 
 
-def _attention(unit: Unit) -> Call:
+def _attention(unit: Unit) -> CallExpression:
     return call("Attention", outputs(unit), ("heads", unit.step.heads), use_bias=bias(unit))
 
 
-def _zero_pad(unit: Unit) -> Call:
+def _zero_pad(unit: Unit) -> CallExpression:
     if unit.space == 1:
-        raise Gluon().refused(unit.step, "it pads images only")
+        raise GluonDialect().refused(unit.step, "it pads images only")
     return call("ZeroPad", ("padding", tuple(number for pair in unit.step.padding for number in pair)))
 
 
-def _word(name: str) -> Callable[[Unit], Call]:
+def _word(name: str) -> Callable[[Unit], CallExpression]:
     return lambda unit: call("nn.Activation", ("function", name))
 
 
-def _softmax(unit: Unit) -> Call:
+def _softmax(unit: Unit) -> CallExpression:
     return call("Softmax", ("axis", channel_axis(unit)))
 
 
-_MODULES: Mapping[type[v.Step], Callable[[Unit], Call]] = {
+_MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Linear: _linear,
     v.Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), outputs(unit)),
     v.Conv: _conv,
@@ -218,10 +218,10 @@ class Attention(nn.HybridBlock):
 ''',
 }
 
-_WORDS: Mapping[type[v.Step], str] = {v.Relu: "relu", v.Sigmoid: "sigmoid", v.Tanh: "tanh", v.Softplus: "softrelu"}
+_WORDS: Mapping[type[v.NetStep], str] = {v.Relu: "relu", v.Sigmoid: "sigmoid", v.Tanh: "tanh", v.Softplus: "softrelu"}
 
 
-class Gluon(Dialect):
+class GluonDialect(Dialect):
     name = "mxnet"
     title = "MXNet"
     subclassed = True
@@ -238,7 +238,7 @@ net.load_parameters("{name}.params")"""
     def fused(self, unit: Unit) -> str:
         return _WORDS.get(type(unit.step), "")
 
-    def leaf(self, unit: Unit) -> Call:
+    def expression(self, unit: Unit) -> CallExpression:
         if isinstance(unit.step, v.BatchNorm) and len({"scale", "offset"} & unit.roles) < 2:
             raise self.refused(unit.step, "its files have both a scale and an offset, and these weights do not")
         return _MODULES[type(unit.step)](unit)
@@ -249,7 +249,7 @@ net.load_parameters("{name}.params")"""
     def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
         return "row(", [text for _, text in items], ")"
 
-    def line_constructor(self) -> list[str]:
+    def sequential_constructor(self) -> list[str]:
         return ["    def __init__(self, *blocks):", "        super().__init__()", "        self.add(*blocks)", ""]
 
     def signature(self, made: Class) -> list[str]:

@@ -14,7 +14,7 @@ from msgspec import structs
 from msgspec.structs import replace
 
 from converter.architectures import vocabulary as v
-from converter.architectures.codegen.code import Call, Expression, Option, call
+from converter.architectures.codegen.code import CallExpression, Expression, Option, call
 from converter.architectures.codegen.dialect import Dialect, activation, bias, outputs, window
 from converter.architectures.units import Shape, Unit, Units, axes, per_axis
 
@@ -31,11 +31,11 @@ class Crop(msgspec.Struct, frozen=True):
     cropping: tuple[tuple[int, int], ...]
 
 
-def _linear(unit: Unit) -> Call:
+def _linear(unit: Unit) -> CallExpression:
     return call("layers.Dense", outputs(unit), **activation(unit), use_bias=bias(unit))
 
 
-def _conv(unit: Unit) -> Call:
+def _conv(unit: Unit) -> CallExpression:
     step: v.Conv = unit.step
     return call(
         f"layers.Conv{unit.space}D",
@@ -50,7 +50,7 @@ def _conv(unit: Unit) -> Call:
     )
 
 
-def _conv_transpose(unit: Unit) -> Call:
+def _conv_transpose(unit: Unit) -> CallExpression:
     return call(
         f"layers.Conv{unit.space}DTranspose",
         outputs(unit),
@@ -61,7 +61,7 @@ def _conv_transpose(unit: Unit) -> Call:
     )
 
 
-def _batch_norm(unit: Unit) -> Call:
+def _batch_norm(unit: Unit) -> CallExpression:
     step: v.BatchNorm = unit.step
     parts = {
         "center": Option("offset" in unit.roles, True),
@@ -70,20 +70,20 @@ def _batch_norm(unit: Unit) -> Call:
     return call("layers.BatchNormalization", momentum=step.momentum, epsilon=step.epsilon, **parts)
 
 
-def _group_norm(unit: Unit) -> Call:
+def _group_norm(unit: Unit) -> CallExpression:
     groups = unit.step.groups if isinstance(unit.step, v.GroupNorm) else -1
     return call("layers.GroupNormalization", ("groups", groups), epsilon=unit.step.epsilon)
 
 
-def _prelu(unit: Unit) -> Call:
+def _prelu(unit: Unit) -> CallExpression:
     """One slope for all axes but that of the channels, or for all."""
     rank = len(unit.given.dims) if unit.given is not None else 1
     shared = tuple(range(1, rank + (unit.outputs == 1)))
     return call("layers.PReLU", shared_axes=shared) if shared else call("layers.PReLU")
 
 
-def _pool(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _pool(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         step: v.MaxPool | v.AveragePool = unit.step
         same = Option("same" if axes(step.padding) != 0 else "valid", "valid")
         return call(f"layers.{name}Pooling{unit.space}D", *window(step), padding=same)
@@ -91,22 +91,22 @@ def _pool(name: str) -> Callable[[Unit], Call]:
     return make
 
 
-def _recurrent(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         options = {"activation": Option(unit.step.activation, "tanh")} if isinstance(unit.step, v.Rnn) else {}
         return call(f"layers.{name}", outputs(unit), return_sequences=True, **options)
 
     return make
 
 
-def _attention(unit: Unit) -> Call:
+def _attention(unit: Unit) -> CallExpression:
     assert unit.outputs is not None
     head = unit.outputs // unit.step.heads
     made = call("layers.MultiHeadAttention", ("heads", unit.step.heads), ("key_dim", head), use_bias=bias(unit))
     return replace(made, use="{m}({x}, {x})")
 
 
-def _flatten(unit: Unit) -> Call:
+def _flatten(unit: Unit) -> CallExpression:
     """Of an input whose size in space is not known, the number of features is."""
     unknown = unit.given is None or None in unit.given.dims
     if unknown and unit.outputs is not None:
@@ -114,7 +114,7 @@ def _flatten(unit: Unit) -> Call:
     return call("layers.Flatten")
 
 
-def _zero_pad(unit: Unit) -> Call:
+def _zero_pad(unit: Unit) -> CallExpression:
     pairs: Any = unit.step.padding
     if all(a == b for a, b in pairs):
         pairs = axes(tuple(a for a, _ in pairs))
@@ -123,20 +123,20 @@ def _zero_pad(unit: Unit) -> Call:
     return call(f"layers.ZeroPadding{unit.space}D", ("padding", pairs))
 
 
-def _crop(unit: Unit) -> Call:
+def _crop(unit: Unit) -> CallExpression:
     pairs: Any = unit.step.cropping
     return call(f"layers.Cropping{unit.space}D", ("cropping", pairs[0] if unit.space == 1 else pairs))
 
 
-def _word(name: str) -> Callable[[Unit], Call]:
+def _word(name: str) -> Callable[[Unit], CallExpression]:
     return lambda unit: call("layers.Activation", ("function", name))
 
 
-def _gelu(unit: Unit) -> Call:
+def _gelu(unit: Unit) -> CallExpression:
     return call("TanhGelu") if unit.step.approximate else call("layers.Activation", ("function", "gelu"))
 
 
-_MODULES: Mapping[type, Callable[[Unit], Call]] = {
+_MODULES: Mapping[type, Callable[[Unit], CallExpression]] = {
     v.Linear: _linear,
     v.Embedding: lambda unit: call("layers.Embedding", ("rows", unit.rows or 0), outputs(unit)),
     v.Conv: _conv,
@@ -201,7 +201,7 @@ class LastStep(layers.Layer):
         return x[:, -1]
 '''
 
-_WORDS: Mapping[type[v.Step], str] = {
+_WORDS: Mapping[type[v.NetStep], str] = {
     v.Relu: "relu",
     v.Sigmoid: "sigmoid",
     v.Tanh: "tanh",
@@ -210,7 +210,7 @@ _WORDS: Mapping[type[v.Step], str] = {
 }
 
 
-class Keras(Dialect):
+class KerasDialect(Dialect):
     """explicit: whether zeros are put around by a layer of its own wherever a convolution pads."""
 
     name = "tensorflow"
@@ -250,7 +250,7 @@ net.load_weights("{name}.weights.h5")"""
                 raise self.refused(step, "it pads an average with a stride as 'same' alone does (count_padding: false)")
         return _cropped(unit) if isinstance(step, v.ConvTranspose) else (unit,)
 
-    def leaf(self, unit: Unit) -> Call:
+    def expression(self, unit: Unit) -> CallExpression:
         return _MODULES[type(unit.step)](unit)
 
     def concat(self, parts: str, last: bool) -> str:
@@ -299,7 +299,7 @@ def _cropped(unit: Unit) -> tuple[Unit, ...]:
     each = [per_axis(option, unit.kernel) for option in (step.stride, step.padding, step.output_padding)]
     sides = [(p, p - o + max(s - k, 0)) for k, s, p, o in zip(unit.kernel, *each, strict=True)]
     if any(behind < 0 for _, behind in sides):
-        raise Keras().refused(step, f"an output_padding above the padding of {step.padding}")
+        raise KerasDialect().refused(step, f"an output_padding above the padding of {step.padding}")
     if not any(map(any, sides)):
         return (unit,)
-    return unit, Unit(Crop(tuple(sides)), unit.given, unit.gives)
+    return unit, Unit(Crop(tuple(sides)), unit.given, unit.output_shape)

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from converter.architectures import vocabulary as v
-from converter.architectures.codegen.code import Call, Option, Value, call
+from converter.architectures.codegen.code import CallExpression, Option, Value, call
 from converter.architectures.codegen.dialect import Dialect, bias, channel_axis, outputs, window
 from converter.architectures.units import Unit, axes
 
@@ -22,16 +22,16 @@ def _in_out(unit: Unit) -> tuple[tuple[str, Value], ...]:
     return ("inputs", unit.inputs), outputs(unit)
 
 
-def _linear(unit: Unit) -> Call:
+def _linear(unit: Unit) -> CallExpression:
     return call("nn.Linear", *_in_out(unit), bias=bias(unit))
 
 
-def _embedding(unit: Unit) -> Call:
+def _embedding(unit: Unit) -> CallExpression:
     assert unit.rows is not None
     return call("nn.Embedding", ("rows", unit.rows), outputs(unit))
 
 
-def _conv(unit: Unit) -> Call:
+def _conv(unit: Unit) -> CallExpression:
     step: v.Conv = unit.step
     return call(
         f"nn.Conv{unit.space}d",
@@ -45,7 +45,7 @@ def _conv(unit: Unit) -> Call:
     )
 
 
-def _conv_transpose(unit: Unit) -> Call:
+def _conv_transpose(unit: Unit) -> CallExpression:
     step: v.ConvTranspose = unit.step
     return call(
         f"nn.ConvTranspose{unit.space}d",
@@ -58,19 +58,19 @@ def _conv_transpose(unit: Unit) -> Call:
     )
 
 
-def _batch_norm(unit: Unit) -> Call:
+def _batch_norm(unit: Unit) -> CallExpression:
     step: v.BatchNorm = unit.step
     affine = Option(bool({"scale", "offset"} & unit.roles), True)
     momentum = round(1 - step.momentum, 12)
     return call(f"nn.BatchNorm{unit.space or 1}d", _width(unit), eps=step.epsilon, momentum=momentum, affine=affine)
 
 
-def _instance_norm(unit: Unit) -> Call:
+def _instance_norm(unit: Unit) -> CallExpression:
     return call(f"nn.InstanceNorm{unit.space}d", _width(unit), eps=unit.step.epsilon, affine=True)
 
 
-def _pool(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _pool(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         step: v.MaxPool | v.AveragePool = unit.step
         counts = isinstance(step, v.AveragePool) and axes(step.padding) != 0  # where zeros can count
         options = {"count_include_pad": step.count_padding} if counts else {}  # type: ignore[union-attr]
@@ -79,14 +79,14 @@ def _pool(name: str) -> Callable[[Unit], Call]:
     return make
 
 
-def _zero_pad(unit: Unit) -> Call:
+def _zero_pad(unit: Unit) -> CallExpression:
     """The last axis comes first."""
     pairs = tuple(number for pair in reversed(unit.step.padding) for number in pair)
     return call(f"nn.ConstantPad{unit.space}d", ("padding", pairs), ("value", 0.0))
 
 
-def _recurrent(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         options = {"nonlinearity": Option(unit.step.activation, "tanh")} if isinstance(unit.step, v.Rnn) else {}
         made = call(f"nn.{name}", *_in_out(unit), batch_first=True, **options)
         return replace(made, use="{m}({x})[0]")
@@ -94,16 +94,16 @@ def _recurrent(name: str) -> Callable[[Unit], Call]:
     return make
 
 
-def _attention(unit: Unit) -> Call:
+def _attention(unit: Unit) -> CallExpression:
     made = call("nn.MultiheadAttention", _width(unit), ("heads", unit.step.heads), bias=bias(unit), batch_first=True)
     return replace(made, use="{m}({x}, {x}, {x}, need_weights=False)[0]")
 
 
-def _softmax(unit: Unit) -> Call:
+def _softmax(unit: Unit) -> CallExpression:
     return call("nn.Softmax", dim=channel_axis(unit))
 
 
-_MODULES: Mapping[type[v.Step], Callable[[Unit], Call]] = {
+_MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Linear: _linear,
     v.Embedding: _embedding,
     v.Conv: _conv,
@@ -146,7 +146,7 @@ class Last(nn.Module):
 '''
 
 
-class Torch(Dialect):
+class TorchDialect(Dialect):
     name = "torch"
     title = "PyTorch"
     says_names = True
@@ -165,7 +165,7 @@ net.eval()"""
     }
     helpers = {"Last": _LAST}
 
-    def leaf(self, unit: Unit) -> Call:
+    def expression(self, unit: Unit) -> CallExpression:
         step: Any = unit.step
         if isinstance(step, v.BatchNorm) and len({"scale", "offset"} & unit.roles) == 1:
             raise self.refused(step, "its BatchNorm has a scale and an offset, or neither")
