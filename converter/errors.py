@@ -60,7 +60,8 @@ class Problem(msgspec.Struct, frozen=True):
 
     text: one or two sentences without the remedies. kind: the same for problems that are told together; summary: what
     these have in common, with ``{count}`` for their number. subject: the layer, tensor, file or option that has it.
-    about: the option that is wrong, which is said first. expected, met: where two things differ. candidates: what the subject could be. wide: remedies that settle
+    about: the option that is wrong, which is said first. expected, met: where two things differ. candidates: what the
+    subject could be. wide: remedies that settle
     all problems of this kind at once.
     """
 

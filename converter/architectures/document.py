@@ -30,10 +30,10 @@ from converter.architectures.vocabulary import (
     AnyStep,
     Attention,
     Concat,
+    NetStep,
     Residual,
     Sequential,
     Size,
-    Step,
     Steps,
     WithWeights,
     kind_of,
@@ -93,14 +93,14 @@ def of_name(step: str | AnyStep) -> AnyStep:
     return made
 
 
-def layer_paths(step: Step) -> tuple[str, ...]:
+def layer_paths(step: NetStep) -> tuple[str, ...]:
     """The layers whose tensors a step uses: itself, or the four projections of an attention."""
     if isinstance(step, Attention):
         return tuple(".".join(filter(None, (step.path, name))) for name in ("query", "key", "value", "output"))
     return (step.path,) if isinstance(step, WithWeights) else ()
 
 
-def rows_of(step: Step) -> tuple[Steps, ...]:
+def rows_of(step: NetStep) -> tuple[Steps, ...]:
     """The rows of steps inside of a step."""
     if isinstance(step, Residual):
         return (step.body, step.shortcut)
@@ -151,7 +151,7 @@ def check_names(architecture: Architecture) -> None:
 
 def _plain(value: Any) -> Any:
     """As dicts and lists, without what is as it is by default; a step without options as its name."""
-    if isinstance(value, Step):
+    if isinstance(value, NetStep):
         said = {
             field.encode_name: _plain(getattr(value, field.name))
             for field in msgspec.structs.fields(value)

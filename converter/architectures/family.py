@@ -4,54 +4,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec import Struct, ValidationError, convert, structs
 
+from converter.architectures import vocabulary as v
 from converter.architectures.document import Family, layer_paths, of_name, rows_of, walk
-from converter.architectures.vocabulary import (
-    VOCABULARY,
-    AnyStep,
-    Attention,
-    Concat,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    Residual,
-    RmsNorm,
-    Sequential,
-    Steps,
-    WithWeights,
-    kind_of,
-)
+from converter.architectures.vocabulary import kind_of
 from converter.core.patterns import Indices, check_pattern, fill, indices_of, letters
 from converter.errors import ConversionError
+from converter.frameworks import named_forms
 from converter.schema.errors import explained
+from converter.schema.loader import Schema, UncheckedArchitecture
 
 #: Options that the weights of a net tell.
-TOLD = ("num", "out", "kernel", "groups")
+SIZES_IN_WEIGHTS = ("num", "out", "kernel", "groups")
 
 
-def of_weights(steps: Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[AnyStep, ...]:
+def of_weights(steps: v.Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[v.AnyStep, ...]:
     """The steps of a net with layers of these neutral paths.
 
     may_miss: whether a net may do without the layer of this path. Raises ConversionError where steps and layers differ.
     """
-    found = tuple(_Weighed(frozenset(paths), may_miss).row(steps, "", {}))
+    found = tuple(_FromWeights(frozenset(paths), may_miss).row(steps, "", {}))
     surplus = sorted(set(paths) - _paths_once(found))
     if surplus:
         raise ConversionError(f"no step of the architecture uses the layer '{surplus[0]}'")
     return found
 
 
-def of_defaults(steps: Steps, sizes: Mapping[str, int]) -> tuple[AnyStep, ...]:
+def of_defaults(steps: v.Steps, sizes: Mapping[str, int]) -> tuple[v.AnyStep, ...]:
     """The steps of a net without weights, with the sizes that the steps themselves have.
 
     sizes: path of a layer -> its outputs, where they are to be others. Raises ConversionError for an unknown path.
     """
-    told = {path for step, over in placed(steps) for path in _told_paths(step, over)}
-    found = tuple(_Told(frozenset(told), sizes).row(steps, "", {}))
+    told = {path for step, over in placed(steps) for path in _sized_paths(step, over)}
+    found = tuple(_FromDefaults(frozenset(told), sizes).row(steps, "", {}))
     below = next((path for path, size in sizes.items() if size < 1), None)
     if below is not None:
         raise ConversionError(f"sizes: '{below}' cannot have {sizes[below]} outputs")
@@ -61,7 +51,7 @@ def of_defaults(steps: Steps, sizes: Mapping[str, int]) -> tuple[AnyStep, ...]:
     return found
 
 
-def _paths_once(steps: Iterable[AnyStep]) -> set[str]:
+def _paths_once(steps: Iterable[v.AnyStep]) -> set[str]:
     """The layers that the steps use. Raises ConversionError for one that is used twice."""
     paths = [path for step in walk(steps) for path in layer_paths(step)]
     twice = next((path for path in paths if paths.count(path) > 1), None)
@@ -71,41 +61,50 @@ def _paths_once(steps: Iterable[AnyStep]) -> set[str]:
 
 
 def located(
-    steps: Steps, prefix: str = "", over: tuple[str, ...] = ()
-) -> Iterator[tuple[AnyStep, str, tuple[str, ...]]]:
+    steps: v.Steps, prefix: str = "", over: tuple[str, ...] = ()
+) -> Iterator[tuple[v.AnyStep, str, tuple[str, ...]]]:
     """Each step, what stands before its path, and the indices for which it is repeated."""
     for each in steps:
         step = of_name(each)
         yield step, prefix, over
-        inner = joined(prefix, step.path) if isinstance(step, Sequential) else prefix
-        repeated = (*over, *step.each) if isinstance(step, Sequential) else over
+        inner = joined(prefix, step.path) if isinstance(step, v.Sequential) else prefix
+        repeated = (*over, *step.each) if isinstance(step, v.Sequential) else over
         for row in rows_of(step):
             yield from located(row, inner, repeated)
 
 
-def placed(steps: Steps, prefix: str = "") -> Iterator[tuple[WithWeights, tuple[str, ...]]]:
+def placed(steps: v.Steps, prefix: str = "") -> Iterator[tuple[v.WithWeights, tuple[str, ...]]]:
     """Each layer with its whole path, in which indices are open, and the indices for which it is repeated."""
     for step, before, over in located(steps, prefix):
-        if isinstance(step, WithWeights):
+        if isinstance(step, v.WithWeights):
             yield structs.replace(step, path=joined(before, step.path)), over
 
 
-class _Key(Struct, frozen=True):
+class _SchemaPart(Struct, frozen=True):
     """Where it stands in a schema file."""
 
     architecture: Family
 
 
-def family_of(written: Mapping[str, Any], layers: Mapping[str, tuple[str, bool]], text: str) -> Family:
-    """The architecture of a schema file. layers: as in `check_family`. Raises ConversionError with the line."""
+def family_of(schema: Schema) -> Family | None:
+    """The checked architecture of a schema; None if its file describes none. Raises ConversionError with the line."""
+    return None if schema.architecture is None else _checked(schema.architecture)
+
+
+@lru_cache(maxsize=32)
+def _checked(written: UncheckedArchitecture) -> Family:
+    forms = named_forms()
+    layers = {layer.path: (forms.get(layer.kind, layer.kind), layer.optional) for layer in written.layers}
+    file = f"{written.file}: " if written.file else ""
     try:
-        family = convert({"architecture": written}, _Key).architecture
+        family = convert({"architecture": written.data}, _SchemaPart).architecture
     except (ValidationError, RecursionError) as error:
-        raise ConversionError(f"not a schema: {explained(error, text, (Family, *VOCABULARY))}") from None
+        message = explained(error, written.text, (Family, *v.VOCABULARY))
+        raise ConversionError(f"{file}not a schema: {message}") from None
     try:
         check_family(family, layers)
     except ConversionError as error:
-        raise ConversionError(_with_line(str(error), text)) from None
+        raise ConversionError(f"{file}{_with_line(str(error), written.text)}") from None
     return family
 
 
@@ -146,11 +145,11 @@ def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None
         raise ConversionError(f"architecture: no step uses the layer '{unused[0]}'")
 
 
-def layer_kind(step: WithWeights) -> str:
+def layer_kind(step: v.WithWeights) -> str:
     """The kind of its layers in `converter.core.layers`."""
-    if isinstance(step, LayerNorm | GroupNorm | InstanceNorm | RmsNorm):
+    if isinstance(step, v.LayerNorm | v.GroupNorm | v.InstanceNorm | v.RmsNorm):
         return "norm"
-    return "linear" if isinstance(step, Attention) else kind_of(step)
+    return "linear" if isinstance(step, v.Attention) else kind_of(step)
 
 
 class _Expansion(msgspec.Struct, frozen=True):
@@ -158,7 +157,7 @@ class _Expansion(msgspec.Struct, frozen=True):
 
     paths: frozenset[str]
 
-    def row(self, steps: Iterable[str | AnyStep], prefix: str, bound: Indices) -> Iterator[AnyStep]:
+    def row(self, steps: Iterable[str | v.AnyStep], prefix: str, bound: Indices) -> Iterator[v.AnyStep]:
         for each in steps:
             step = of_name(each)
             if step.only_if and joined(prefix, filled(step.only_if, bound)) not in self.paths:
@@ -167,24 +166,24 @@ class _Expansion(msgspec.Struct, frozen=True):
                 continue
             yield from self.step(structs.replace(step, only_if="", unless=""), prefix, bound)
 
-    def step(self, step: AnyStep, prefix: str, bound: Indices) -> Iterator[AnyStep]:
-        if isinstance(step, Sequential):
+    def step(self, step: v.AnyStep, prefix: str, bound: Indices) -> Iterator[v.AnyStep]:
+        if isinstance(step, v.Sequential):
             for indices in self._indices(step, prefix, bound):
                 yield from self.row(step.steps, joined(prefix, filled(step.path, indices)), indices)
-        elif isinstance(step, Residual):
+        elif isinstance(step, v.Residual):
             body, shortcut = (tuple(self.row(row, prefix, bound)) for row in rows_of(step))
-            yield Residual(body=body, shortcut=shortcut)
-        elif isinstance(step, Concat):
-            yield Concat(branches=tuple(tuple(self.row(row, prefix, bound)) for row in rows_of(step)))
-        elif isinstance(step, WithWeights):
+            yield v.Residual(body=body, shortcut=shortcut)
+        elif isinstance(step, v.Concat):
+            yield v.Concat(branches=tuple(tuple(self.row(row, prefix, bound)) for row in rows_of(step)))
+        elif isinstance(step, v.WithWeights):
             yield from self.layer(structs.replace(step, path=joined(prefix, filled(step.path, bound))), bound)
         else:
             yield step
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         raise NotImplementedError
 
-    def _indices(self, step: Sequential, prefix: str, bound: Indices) -> Iterator[Indices]:
+    def _indices(self, step: v.Sequential, prefix: str, bound: Indices) -> Iterator[Indices]:
         """The indices of each repetition."""
         if not step.each:
             yield bound
@@ -201,23 +200,23 @@ class _Expansion(msgspec.Struct, frozen=True):
         yield from ({**bound, step.each: number} for number in sorted(numbers))
 
 
-class _Weighed(_Expansion, frozen=True):
+class _FromWeights(_Expansion, frozen=True):
     may_miss: Callable[[str], bool]
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         missing = [path for path in layer_paths(step) if path not in self.paths]
         if not missing:
             said = isinstance(getattr(step, "groups", None), int)  # of this very layer: no list of defaults
-            yield structs.replace(step, **{name: None for name in told_of(step) if name != "groups" or not said})
+            yield structs.replace(step, **{name: None for name in size_options(step) if name != "groups" or not said})
         elif len(missing) < len(layer_paths(step)) or not self.may_miss(missing[0]):
             raise ConversionError(f"the architecture has a {kind_of(step)} '{missing[0]}' that has no weights")
 
 
-class _Told(_Expansion, frozen=True):
+class _FromDefaults(_Expansion, frozen=True):
     sizes: Mapping[str, int]
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
-        lists = [name for name in told_of(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
+        lists = [name for name in size_options(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
         values = {name: _value(getattr(step, name), bound) for name in lists}
         if lists and not any(values.values()):
             return  # there is none with these indices
@@ -226,9 +225,9 @@ class _Told(_Expansion, frozen=True):
         yield structs.replace(step, **values)
 
 
-def told_of(step: WithWeights) -> list[str]:
+def size_options(step: v.WithWeights) -> list[str]:
     """Which of its options weights tell; the groups of a norm are no size of its tensors."""
-    return [name for name in TOLD if name in step.__struct_fields__ and not isinstance(step, GroupNorm)]
+    return [name for name in SIZES_IN_WEIGHTS if name in step.__struct_fields__ and not isinstance(step, v.GroupNorm)]
 
 
 def _value(told: Any, bound: Indices) -> int | None:
@@ -239,20 +238,20 @@ def _value(told: Any, bound: Indices) -> int | None:
     return told if isinstance(told, int) else None
 
 
-def _told_paths(step: WithWeights, over: tuple[str, ...]) -> Iterator[str]:
+def _sized_paths(step: v.WithWeights, over: tuple[str, ...]) -> Iterator[str]:
     """The layers that the sizes of a step speak of: that of one that is not repeated, and those in a list."""
     out = getattr(step, "out", None)
-    for indices in _told_indices(out, over) if over else [{}]:
+    for indices in _sized_indices(out, over) if over else [{}]:
         yield from (filled(path, indices) for path in layer_paths(step))
 
 
-def _told_indices(told: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
+def _sized_indices(told: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
     if not isinstance(told, tuple):
         if told is not None and not over:
             yield {}
         return
     for number, inner in enumerate(told if over else ()):
-        yield from ({over[0]: number, **rest} for rest in _told_indices(inner, over[1:]))
+        yield from ({over[0]: number, **rest} for rest in _sized_indices(inner, over[1:]))
 
 
 def filled(pattern: str, bound: Indices) -> str:

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from converter.architectures import vocabulary as v
 from converter.architectures.document import Input
-from converter.architectures.vocabulary import Concat, Embedding, Flatten, Residual
 from converter.errors import ConversionError
 
 #: Of `Shape.flattened`, where the channels are not known.
@@ -50,7 +50,7 @@ class Unit(msgspec.Struct, frozen=True):
 
     step: Any
     given: Shape | None
-    gives: Shape | None
+    output_shape: Shape | None
     inputs: int | None = None
     outputs: int | None = None
     kernel: tuple[int, ...] = ()
@@ -66,25 +66,25 @@ class Unit(msgspec.Struct, frozen=True):
     @property
     def space(self) -> int:
         """The number of spatial axes."""
-        known = self.given if self.given is not None else self.gives
+        known = self.given if self.given is not None else self.output_shape
         return len(self.kernel) or (len(known.dims) - 1 if known is not None and known.space is not False else 0)
 
 
 class Fork(msgspec.Struct, frozen=True):
     """Several rows that take the same. joined: ``add`` or ``concat``."""
 
-    step: Residual | Concat
+    step: v.Residual | v.Concat
     branches: tuple[Row, ...]
-    gives: Shape | None
+    output_shape: Shape | None
 
     @property
     def joined(self) -> str:
-        return "concat" if isinstance(self.step, Concat) else "add"
+        return "concat" if isinstance(self.step, v.Concat) else "add"
 
     @property
     def last(self) -> bool:
         """Whether what is put side by side are features, behind all other axes."""
-        return self.gives is not None and self.gives.space is False
+        return self.output_shape is not None and self.output_shape.space is False
 
 
 Row: TypeAlias = "tuple[Unit | Fork, ...]"
@@ -100,7 +100,7 @@ class Units(msgspec.Struct, frozen=True):
     def takes_numbers(self) -> bool:
         """Whether the input are whole numbers, for an embedding."""
         first = next(units_in(self.row), None)
-        return first is not None and isinstance(first.step, Embedding)
+        return first is not None and isinstance(first.step, v.Embedding)
 
     def input_of(self, channels_last: bool) -> Input:
         """The input as a framework takes it, the batch left out."""
@@ -110,7 +110,7 @@ class Units(msgspec.Struct, frozen=True):
     def _takes_space(self) -> bool:
         """Whether the input are channels in space, as the first step tells that is not the same for all."""
         for unit in units_in(self.row) if len(self.input) > 1 else ():
-            if isinstance(unit.step, Flatten):
+            if isinstance(unit.step, v.Flatten):
                 return len(self.input) > 2
             if unit.given is not None and unit.given.space is not None:
                 return unit.given.space
@@ -123,6 +123,11 @@ def per_axis(value: int | tuple[int, ...], axes: Sequence[object]) -> tuple[int,
     if len(found) != len(axes):
         raise ConversionError(f"{list(found)} is for {len(found)} axes of space, and there are {len(axes)}")
     return found
+
+
+def axes(value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    """One number where all axes have the same."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
 def first_shape(row: Row) -> Shape | None:

@@ -21,10 +21,10 @@ Amount = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Number = Annotated[float, Meta(ge=0, le=1e6)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Text = Annotated[str, Meta(max_length=1000)]
-Sizes: TypeAlias = Union[Size, tuple[Size, ...]]  # noqa: UP007 - one object, which msgspec reads
-Amounts: TypeAlias = Union[Amount, tuple[Amount, ...]]  # noqa: UP007
+SizePerAxis: TypeAlias = Union[Size, tuple[Size, ...]]  # noqa: UP007 - one object, which msgspec reads
+AmountPerAxis: TypeAlias = Union[Amount, tuple[Amount, ...]]  # noqa: UP007
 #: A size that weights tell; in repeated steps one for each, by the outermost index first.
-Told: TypeAlias = Union[Size, tuple[Union[Size, tuple[Union[Size, None], ...], None], ...], None]  # noqa: UP007
+SizeInWeights: TypeAlias = Union[Size, tuple[Union[Size, tuple[Union[Size, None], ...], None], ...], None]  # noqa: UP007
 
 
 def snake(name: str) -> str:
@@ -32,7 +32,7 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-class Step(
+class NetStep(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
@@ -47,7 +47,7 @@ class Step(
     unless: Text = ""
 
 
-class WithWeights(Step, frozen=True, kw_only=True):
+class WithWeights(NetStep, frozen=True, kw_only=True):
     """A layer that holds tensors. path: its neutral path, behind those of the sequentials around it."""
 
     path: Text = ""
@@ -59,37 +59,37 @@ class WithWeights(Step, frozen=True, kw_only=True):
 class Linear(WithWeights, frozen=True, kw_only=True):
     """A linear layer on the last axis (features)."""
 
-    out: Told = None
+    out: SizeInWeights = None
     bias: bool = True
 
 
 class Embedding(WithWeights, frozen=True, kw_only=True):
     """A row of ``out`` numbers for each of ``num`` whole numbers."""
 
-    num: Told = None
-    out: Told = None
+    num: SizeInWeights = None
+    out: SizeInWeights = None
 
 
 class Conv(WithWeights, frozen=True, kw_only=True):
     """A convolution over 1, 2 or 3 axes; padding is of zeros, on both sides."""
 
-    out: Told = None
-    kernel: Sizes | None = None
-    stride: Sizes = 1
-    padding: Amounts = 0
-    dilation: Sizes = 1
-    groups: Told = None
+    out: SizeInWeights = None
+    kernel: SizePerAxis | None = None
+    stride: SizePerAxis = 1
+    padding: AmountPerAxis = 0
+    dilation: SizePerAxis = 1
+    groups: SizeInWeights = None
     bias: bool = True
 
 
 class ConvTranspose(WithWeights, frozen=True, kw_only=True):
     """The transpose (gradient) of a convolution; output_padding makes the output larger at the end."""
 
-    out: Told = None
-    kernel: Sizes | None = None
-    stride: Sizes = 1
-    padding: Amounts = 0
-    output_padding: Amounts = 0
+    out: SizeInWeights = None
+    kernel: SizePerAxis | None = None
+    stride: SizePerAxis = 1
+    padding: AmountPerAxis = 0
+    output_padding: AmountPerAxis = 0
     bias: bool = True
 
 
@@ -130,26 +130,26 @@ class RmsNorm(WithWeights, frozen=True, kw_only=True):
 class Prelu(WithWeights, frozen=True, kw_only=True):
     """A slope below zero for each channel, or one for all. out: how many."""
 
-    out: Told = 1
+    out: SizeInWeights = 1
 
 
 class Rnn(WithWeights, frozen=True, kw_only=True):
     """One recurrent layer in one direction, over (time, features); gives every state. out: units."""
 
-    out: Told = None
+    out: SizeInWeights = None
     activation: Literal["tanh", "relu"] = "tanh"
 
 
 class Lstm(WithWeights, frozen=True, kw_only=True):
     """As `Rnn`."""
 
-    out: Told = None
+    out: SizeInWeights = None
 
 
 class Gru(WithWeights, frozen=True, kw_only=True):
     """As `Rnn`; the reset gate is applied behind the recurrent matrix, as in PyTorch."""
 
-    out: Told = None
+    out: SizeInWeights = None
 
 
 class Attention(WithWeights, frozen=True, kw_only=True):
@@ -161,97 +161,97 @@ class Attention(WithWeights, frozen=True, kw_only=True):
 # -- without weights ------------------------------------------------------------------------------------------------
 
 
-class Relu(Step, frozen=True, kw_only=True):
+class Relu(NetStep, frozen=True, kw_only=True):
     """max(0, x)"""
 
 
-class Sigmoid(Step, frozen=True, kw_only=True):
+class Sigmoid(NetStep, frozen=True, kw_only=True):
     """1 / (1 + exp(-x))"""
 
 
-class Tanh(Step, frozen=True, kw_only=True):
+class Tanh(NetStep, frozen=True, kw_only=True):
     """The hyperbolic tangent"""
 
 
-class Gelu(Step, frozen=True, kw_only=True):
+class Gelu(NetStep, frozen=True, kw_only=True):
     """x times the normal distribution up to x, or its approximation by tanh"""
 
     approximate: bool = False
 
 
-class LeakyRelu(Step, frozen=True, kw_only=True):
+class LeakyRelu(NetStep, frozen=True, kw_only=True):
     """max(slope * x, x)"""
 
     slope: Share = 0.01
 
 
-class Elu(Step, frozen=True, kw_only=True):
+class Elu(NetStep, frozen=True, kw_only=True):
     """x, and alpha * (exp(x) - 1) below zero"""
 
     alpha: Number = 1.0
 
 
-class Silu(Step, frozen=True, kw_only=True):
+class Silu(NetStep, frozen=True, kw_only=True):
     """x * sigmoid(x), also called swish"""
 
 
-class Softplus(Step, frozen=True, kw_only=True):
+class Softplus(NetStep, frozen=True, kw_only=True):
     """log(1 + exp(x))"""
 
 
-class Softmax(Step, frozen=True, kw_only=True):
+class Softmax(NetStep, frozen=True, kw_only=True):
     """Over the channels or features"""
 
 
-class MaxPool(Step, frozen=True, kw_only=True):
+class MaxPool(NetStep, frozen=True, kw_only=True):
     """The largest in each window; padding takes no part."""
 
-    size: Sizes
-    stride: Sizes | None = None
-    padding: Amounts = 0
+    size: SizePerAxis
+    stride: SizePerAxis | None = None
+    padding: AmountPerAxis = 0
 
 
-class AveragePool(Step, frozen=True, kw_only=True):
+class AveragePool(NetStep, frozen=True, kw_only=True):
     """The mean of each window. count_padding: whether its zeros count."""
 
-    size: Sizes
-    stride: Sizes | None = None
-    padding: Amounts = 0
+    size: SizePerAxis
+    stride: SizePerAxis | None = None
+    padding: AmountPerAxis = 0
     count_padding: bool = True
 
 
-class GlobalMaxPool(Step, frozen=True, kw_only=True):
+class GlobalMaxPool(NetStep, frozen=True, kw_only=True):
     """The largest in all of space, which keeps its axes, of size 1."""
 
 
-class GlobalAveragePool(Step, frozen=True, kw_only=True):
+class GlobalAveragePool(NetStep, frozen=True, kw_only=True):
     """The mean over all of space, which keeps its axes, of size 1."""
 
 
-class Flatten(Step, frozen=True, kw_only=True):
+class Flatten(NetStep, frozen=True, kw_only=True):
     """All of it in one axis. Each framework has its own order, which the next linear layer's weights follow."""
 
 
-class Dropout(Step, frozen=True, kw_only=True):
+class Dropout(NetStep, frozen=True, kw_only=True):
     """Sets the share ``rate`` to zero, in training."""
 
     rate: Share
 
 
-class ZeroPad(Step, frozen=True, kw_only=True):
+class ZeroPad(NetStep, frozen=True, kw_only=True):
     """Zeros around space: for each axis how many before and behind."""
 
     padding: tuple[tuple[Amount, Amount], ...]
 
 
-class Last(Step, frozen=True, kw_only=True):
+class Last(NetStep, frozen=True, kw_only=True):
     """Of (time, features), the last time step."""
 
 
 # -- containers -----------------------------------------------------------------------------------------------------
 
 
-class Sequential(Step, frozen=True, kw_only=True):
+class Sequential(NetStep, frozen=True, kw_only=True):
     """Steps one after the other. path: stands before theirs. each: an index, for which they are repeated."""
 
     steps: Steps
@@ -259,14 +259,14 @@ class Sequential(Step, frozen=True, kw_only=True):
     each: Annotated[str, Meta(pattern="^[a-z]?$", max_length=1)] = ""
 
 
-class Residual(Step, frozen=True, kw_only=True):
+class Residual(NetStep, frozen=True, kw_only=True):
     """The sum of what two rows of steps make of the same; an empty one leaves it as it is."""
 
     body: Steps
     shortcut: Steps = ()
 
 
-class Concat(Step, frozen=True, kw_only=True):
+class Concat(NetStep, frozen=True, kw_only=True):
     """What several rows of steps make of the same, side by side along the channels or features."""
 
     branches: Annotated[tuple[Steps, ...], Meta(min_length=2)]
@@ -311,11 +311,11 @@ AnyStep: TypeAlias = Union[  # noqa: UP007 - msgspec resolves the names of it wh
 #: A step with no options may be its name alone: ``relu``.
 Steps: TypeAlias = "tuple[str | AnyStep, ...]"
 
-VOCABULARY: tuple[type[Step], ...] = AnyStep.__args__  # type: ignore[attr-defined]
+VOCABULARY: tuple[type[NetStep], ...] = AnyStep.__args__  # type: ignore[attr-defined]
 CONTAINERS = (Sequential, Residual, Concat)
 ACTIVATIONS = (Relu, Sigmoid, Tanh, Gelu, LeakyRelu, Elu, Silu, Softplus, Softmax)
 
 
-def kind_of(step: Step | type[Step]) -> str:
+def kind_of(step: NetStep | type[NetStep]) -> str:
     """The name of it in a file: ``batch_norm``."""
     return str(step.__struct_config__.tag)

@@ -14,22 +14,23 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from converter.architectures.attached import names_in, shapes_of
-from converter.architectures.codegen.scaffold import source_of
+from converter.architectures.codegen import source_of
 from converter.architectures.document import Architecture, Input, decoded
-from converter.architectures.of_net import check_described, known, of_schema, schema_of
+from converter.architectures.instance import described_by, known, of_schema, schema_of
+from converter.architectures.neutral_file import names_in, shapes_of
 from converter.architectures.units import Shapes, Units
-from converter.commands.convert import applied, load_into
+from converter.commands.convert import load_into
 from converter.core.tensors import Array
-from converter.endpoints.checkpoint import StrPath
-from converter.endpoints.endpoint import Side, opened
+from converter.endpoints.endpoint import Endpoint, opened
 from converter.errors import CloneWarning, ConversionError
-from converter.execution.run import compute
+from converter.execution.jobs import compute
 from converter.frameworks import framework as framework_of
 from converter.frameworks.neutral import architecture_in
 from converter.live.run import as_arrays
-from converter.matching.applied_options import Rules
-from converter.planning.plan import plan_new
+from converter.matching.hints import Hints
+from converter.options import MatchOptions, StrPath
+from converter.planning.layout import plan_new
+from converter.planning.prepare import prepared
 from converter.schema.loader import Schema, load_schema
 
 
@@ -101,7 +102,7 @@ def architecture(net: object, *, example_input: Any = None) -> Architecture:
         side = opened(net, stack, inputs=inputs)
         assert side.live is not None
         input = inputs[0].shape[1:] if inputs else ()
-        shapes = lambda kinds: _shapes(side, Rules(schema=kinds, flatten_fix=False))  # noqa: E731
+        shapes = lambda kinds: _shapes(side, Hints(MatchOptions(flatten_fix=False), kinds))  # noqa: E731
         return capture(side.live, side.net, shapes, tuple(input))
 
 
@@ -112,7 +113,7 @@ class _Plan(msgspec.Struct, frozen=True):
     units: Units
     weights: StrPath | object | None
     weights_from: str | None
-    side: Side | None
+    side: Endpoint | None
 
     @property
     def schema(self) -> Schema:
@@ -130,7 +131,7 @@ def _described(
     schema = load_schema(os.fspath(given)) if isinstance(given, str | os.PathLike) and _is_schema(given) else None
     found = given if isinstance(given, Architecture) else None
     if schema is not None:
-        check_described(schema)
+        described_by(schema)
     elif found is None:
         assert isinstance(given, str | os.PathLike)
         found = _of_file(given, stack)
@@ -142,7 +143,7 @@ def _described(
     if weights is not None:
         options = {"framework": weights_from} if weights_from is not None else {}
         side = opened(weights, stack, **options)  # type: ignore[arg-type]
-        shapes = _shapes(side, Rules.of(schema if schema is not None else _names(found, side)))
+        shapes = _shapes(side, Hints(schema=schema if schema is not None else _names(found, side)))
     if schema is not None:
         architecture, units = of_schema(schema, shapes, input, sizes)
     else:
@@ -175,16 +176,16 @@ def _of_file(path: StrPath, stack: ExitStack) -> Architecture:
         raise ConversionError(f"{path}: {error}") from None
 
 
-def _names(architecture: Architecture | None, side: Side) -> Schema | None:
+def _names(architecture: Architecture | None, side: Endpoint) -> Schema | None:
     """What weights of another framework call the layers of an architecture of one net."""
     return None if architecture is None or side.framework.name == "neutral" else names_in(architecture)
 
 
-def _shapes(side: Side, rules: Rules) -> Shapes:
+def _shapes(side: Endpoint, hints: Hints) -> Shapes:
     """The shapes of all tensors in neutral axes."""
     neutral = framework_of("neutral")
-    source, rules = applied(side, rules, neutral)
-    plan = plan_new(source, side.contents, neutral, neutral.default_format, rules)
+    source, hints = prepared(side.net, hints, neutral)
+    plan = plan_new(source, side.contents, neutral, neutral.default_format, hints)
     return shapes_of(step.target for step in plan.steps)
 
 
@@ -251,12 +252,12 @@ def _filled(net: Any, plan: _Plan) -> Any:
         return load_into(net, plan.weights, schema=plan.schema, framework=plan.weights_from)
 
 
-def _tree(plan: _Plan, side: Side) -> dict[str, Any]:
+def _tree(plan: _Plan, side: Endpoint) -> dict[str, Any]:
     """The variables as a file of Flax would hold them."""
     flax = framework_of("flax")
-    source, rules = applied(side, Rules.of(plan.schema), flax)
+    source, hints = prepared(side.net, Hints(schema=plan.schema), flax)
     tree: dict[str, Any] = {}
-    for step in plan_new(source, side.contents, flax, flax.default_format, rules).steps:
+    for step in plan_new(source, side.contents, flax, flax.default_format, hints).steps:
         *parents, leaf = step.target.name.split("/")
         branch = tree
         for parent in parents:

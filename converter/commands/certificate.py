@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +20,8 @@ from msgspec.structs import asdict
 
 from converter._version import __version__
 from converter.commands.hashed_files import HashedFile, files_of, hashed, relative
-from converter.core.transposing import digest
 from converter.core.tensors import Array
+from converter.core.transposing import digest
 from converter.endpoints.checkpoint import Weights, open_weights
 from converter.endpoints.direction import parse_direction
 from converter.errors import ConversionError, OutputError, Remedy
@@ -30,9 +29,9 @@ from converter.execution.jobs import compute
 from converter.formats.io.atomic import discard, disk, partial_path, publish
 from converter.formats.io.locations import is_url, location
 from converter.live.user_code import is_name
+from converter.options import Options, StrPath
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
-from converter.options import Options, StrPath
 from converter.reports.conversion import Report
 
 #: Options that name files.
@@ -210,5 +209,3 @@ def _stored(target: Weights, plan: TensorPlan) -> Callable[[str], Array]:
         (name,) = target
         return lambda row: target[name][int(row)]
     return target.__getitem__
-
-

@@ -146,4 +146,3 @@ def load_into(
         clone = opened(net, stack, inputs=inputs)
         end = opened_source(source, stack, framework, read, inputs, clone)
         return Plan(end, clone.framework, clone, Hints.of(match), None).fill(net, stacklevel=3)
-

@@ -74,7 +74,8 @@ def plan(
     example_input: an array that a live net takes, or a tuple of them: it gives lazy layers their shapes, and shows in
     which order the layers are called and what is flattened. format: that of the file to be written, where it is not the
     usual one. options, keywords: see `converter.options` (ReadOptions, MatchOptions).
-    Raises MatchError when a layer cannot be paired or laid out. The plan holds the source open; it is a context manager.
+    Raises MatchError when a layer cannot be paired or laid out. The plan holds the source open; it is a context
+    manager.
     """
     check_keywords(keywords, options, ReadOptions, MatchOptions)
     read, match = record_of(ReadOptions, options, keywords), record_of(MatchOptions, options, keywords)
@@ -295,7 +296,7 @@ class Plan:
         within_neutral = self.target.name == self.source.framework.name == "neutral"
         if self._hints.schema is not None or architecture is None or within_neutral:
             return self._hints, ()
-        from converter.architectures.attached import names_in
+        from converter.architectures.neutral_file import names_in
 
         try:
             return replace(self._hints, schema=names_in(architecture)), ()
@@ -310,7 +311,7 @@ class Plan:
         of_schema = hints.schema is not None and hints.schema.architecture is not None
         if self.target.name != "neutral" or (architecture is None and not of_schema):
             return tensors
-        from converter.architectures.attached import described
+        from converter.architectures.neutral_file import described
 
         paths = {renaming.source.path: renaming.path for renaming in rename(source, self.target.name, hints)}
         return described(tensors, paths, architecture, hints.schema)

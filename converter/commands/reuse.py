@@ -10,7 +10,7 @@ from converter.commands.plan import as_inputs, opened_source
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, choose_path, destination, refuse_existing
 from converter.endpoints.endpoint import Endpoint, opened
-from converter.errors import ConversionError, Placeholder, Remedy
+from converter.errors import ConversionError
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
 from converter.formats import Format
@@ -98,9 +98,7 @@ def reuse(
         return _report(plan, end, new, target)
 
 
-def _planned(
-    old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints
-) -> ReusePlan:
+def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints) -> ReusePlan:
     goal = goal_of(new, form, by_schema=hints.schema is not None)
     net, hints = prepared(old.net, hints, new.framework)
     hints.check_used(net, goal.net)
@@ -134,9 +132,7 @@ def _filled(plan: ReusePlan, old: Endpoint, new: Endpoint, dry_run: bool) -> Reu
     return _report(plan, old, new, None, new.live.fill(arrays))
 
 
-def _report(
-    plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination | None, net: Any = None
-) -> ReuseReport:
+def _report(plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination | None, net: Any = None) -> ReuseReport:
     steps = [step for one in plan.reused for step in one.steps]
     asked = {one.taking.source.path for one in plan.reused} | {one.layer for one in plan.selection.skipped}
     filled = {step.target.name for step in steps}

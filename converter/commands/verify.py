@@ -6,7 +6,6 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from converter.endpoints.checkpoint import Weights
 from converter.endpoints.endpoint import opened
 from converter.errors import ConversionError
 from converter.matching.hints import Hints
@@ -75,8 +74,7 @@ def verify(
 
     read = record_of(ReadOptions, options, keywords)
     with ExitStack() as stack:
-        files = [isinstance(net, (str, os.PathLike, Weights)) for net in (a, b)]
-        source = opened(a, stack, framework=source_framework, **({"options": read} if files[0] else {}))
+        source = opened(a, stack, framework=source_framework, options=read)
         target = opened(b, stack, framework=target_framework)
         return verify_weights(source, target, hints)
 

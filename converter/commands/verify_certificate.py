@@ -33,7 +33,12 @@ from converter.planning.plan import TensorPlan
 _KNOWN = {
     "direction",
     "like",
-    *(name for kind in (ReadOptions, MatchOptions, WriteOptions) for name, option in options_of(kind).items() if option.recorded),
+    *(
+        name
+        for kind in (ReadOptions, MatchOptions, WriteOptions)
+        for name, option in options_of(kind).items()
+        if option.recorded
+    ),
 }
 
 
@@ -69,11 +74,12 @@ class CertificateCheck(msgspec.Struct, frozen=True):
 
 
 def check_certificate(path: StrPath) -> CertificateCheck:
-    """What checking a certificate found. Raises FormatError for a file that is no certificate.
-    """
+    """What checking a certificate found. Raises FormatError for a file that is no certificate."""
     file = Path(path)
     document = _load(file)
-    problems = [] if document.seal == seal_of(document) else [f"{path}: the certificate was changed after it was written"]
+    problems = (
+        [] if document.seal == seal_of(document) else [f"{path}: the certificate was changed after it was written"]
+    )
     for side, files in (
         ("source", document.source.files),
         ("target", document.target.files),

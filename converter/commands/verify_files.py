@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,11 +17,11 @@ from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import MatchError
-from converter.matching.hints import Hints
 from converter.matching.compatibility import Agreement, Move, Supply, agreements
+from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
-from converter.planning.prepare import prepared
 from converter.planning.plan import plan_into
+from converter.planning.prepare import prepared
 from converter.reports.tables import table
 
 #: Bytes of an array that are looked at together when two differ.
@@ -54,7 +52,7 @@ class TensorComparison(msgspec.Struct, frozen=True):
 
 
 class WeightComparison(msgspec.Struct, frozen=True):
-    """Two files or nets, tensor by tensor. left_out: what no tensor of a layer is, as (in the source, in the target)."""
+    """Two files or nets, tensor by tensor. left_out: what is no tensor of a layer (in the source, in the target)."""
 
     source: str
     target: str

@@ -124,7 +124,9 @@ def verify_nets(a: object, b: object, x: Any, hints: Hints, how: Tolerance) -> F
     couples = _couples(pairs, ours, theirs)
     turned = ours.framework.channels_last != theirs.framework.channels_last and how.move_channels is not False
     inputs = as_arrays(x)
-    inputs_b = as_arrays(how.x_b) if how.x_b is not None else [_for_b(x, ours, turned, how.move_channels) for x in inputs]
+    inputs_b = (
+        as_arrays(how.x_b) if how.x_b is not None else [_for_b(x, ours, turned, how.move_channels) for x in inputs]
+    )
     run_a = run(ours, inputs, {couple[0] for around in couples for couple in around}, before_activation=True)
     run_b = run(theirs, inputs_b, {couple[1] for around in couples for couple in around}, before_activation=True)
     layers, unseen = _layers(pairs, couples, run_a, run_b, how.rtol)

@@ -14,7 +14,7 @@ from converter.core.layers import Layer, Net
 from converter.core.tensors import Array
 from converter.endpoints.readers import RenamedReader
 from converter.errors import ConversionError, FormatError
-from converter.formats import Contents, Format, Reader, ReadOptions, open_reader
+from converter.formats import Contents, Format, Reader, open_reader
 from converter.formats.io.locations import location
 from converter.frameworks import Framework, framework, recognise, understood
 from converter.frameworks.neutral import origin
@@ -22,6 +22,7 @@ from converter.options import ReadKeywords, ReadOptions, Records, StrPath, check
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack  # in typing from Python 3.11
+
 
 class Weights(Mapping[str, Array]):
     """A weight file, opened: a lazy mapping from each tensor's name, as the file spells it, to its array.
@@ -121,6 +122,10 @@ def open(
     """
     check_keywords(keywords, options, ReadOptions)
     return open_weights(path, framework, record_of(ReadOptions, options, keywords))
+
+
+#: As the chapter says it: ``converter.read("mlp.params")``.
+read = open
 
 
 def _check_text(reader: Reader) -> None:

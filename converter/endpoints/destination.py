@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from converter.errors import ConversionError, OutputError, Placeholder, Remedy
 from converter.endpoints.endpoint import Endpoint
+from converter.errors import ConversionError, OutputError, Placeholder, Remedy
 from converter.formats import FORMATS, Format, by_name
 from converter.formats.io.atomic import disk
 from converter.formats.io.locations import location, with_suffix

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from converter.core.layers import Net
 from converter.core.tensors import Array
 from converter.endpoints.checkpoint import Weights, open_weights
-from converter.options import ReadOptions, StrPath
 from converter.errors import ConversionError
-from converter.formats import Reader
+from converter.formats import Contents, Reader
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
+from converter.options import ReadOptions, StrPath
 
 if TYPE_CHECKING:
     from converter.live import LiveNet
@@ -90,7 +90,9 @@ def opened(
         live.make_concrete(inputs)
     reader = LiveReader(live)
     title = "the params" if isinstance(net, Mapping) else type(net).__name__
-    return Endpoint(title, LIVE, live.framework, _live_net(live, reader, inputs), reader, live.framework_name, live=live)
+    return Endpoint(
+        title, LIVE, live.framework, _live_net(live, reader, inputs), reader, live.framework_name, live=live
+    )
 
 
 def clone_of(like: StrPath | object, stack: ExitStack, framework: str | None, inputs: Inputs) -> Endpoint:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from converter.core.tensors import Array, TensorSpec
+from converter.core.tensors import Array
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Reader
 from converter.formats.base import Opening

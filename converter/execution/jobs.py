@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
@@ -61,9 +61,7 @@ class Pace(msgspec.Struct, frozen=True):
         return self.workers or min(MOST_WORKERS, _processors()) + 1
 
 
-def fill(
-    writer: Writer, reader: Reader, steps: Sequence[Step], pace: Pace, own: Reader | None = None
-) -> Counter[str]:
+def fill(writer: Writer, reader: Reader, steps: Sequence[Step], pace: Pace, own: Reader | None = None) -> Counter[str]:
     """Write the target tensors of these steps. own: reads the clone's own values, where steps keep any.
 
     Returns how many values of which tensor became infinite.

@@ -31,7 +31,8 @@ def execute(
 
     The bytes depend on the plan and the source alone, not on the pace. resume: keep complete shards when it is
     stopped, and go on from there the next time. executor: who writes the shards, each as a task of its own: see
-    `shards`. own: reads the clone, whose own values some steps keep. Returns how many values of which target became infinite, because the dtype that the user asked for
+    `shards`. own: reads the clone, whose own values some steps keep.
+    Returns how many values of which target became infinite, because the dtype that the user asked for
     does not reach so far. Raises ConversionError.
     """
     work = work_id(plan, reader.opening.path, form, max_shard_bytes) if resume else None
@@ -44,5 +45,3 @@ def execute(
             steps = [step for step in plan.steps if step.target.name not in writer.done]
             overflowed = fill(writer, reader, steps, pace, own)
     return {spec.name: overflowed[spec.name] for spec in plan.contents.specs if overflowed[spec.name]}
-
-

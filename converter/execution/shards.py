@@ -19,8 +19,8 @@ import msgspec
 
 from converter._version import __version__
 from converter.errors import ConversionError, FormatError, OutputError, Remedy
-from converter.execution.resume import state_of
 from converter.execution.jobs import Pace, fill
+from converter.execution.resume import state_of
 from converter.formats import Format, Reader, by_name
 from converter.formats.base import Opening
 from converter.formats.io.atomic import discard, disk

@@ -26,6 +26,8 @@ from converter.options import ReadOptions
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
+__all__ = ["Opening", "Probe", "ReadOptions", "Reader", "Writer"]
+
 
 class Reader(ABC):
     """A file opened for reading. A context manager; `contents` touches headers only.

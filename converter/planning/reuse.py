@@ -140,7 +140,9 @@ def _flattens(old: Net, new: Net, takings: Iterable[Taking], hints: Hints) -> tu
         if turned and item.path in takes and item.side == INPUTS and item.path not in asked
     ]
     flattens = [item for item in decided if item.path in takes and item.side == INPUTS and item.channels]
-    problems += [_other_positions(item, takes[item.path], size) for item in flattens if (size := _size(takes, new, item))]
+    problems += [
+        _other_positions(item, takes[item.path], size) for item in flattens if (size := _size(takes, new, item))
+    ]
     if problems:
         raise MatchError(problems)
     return tuple(flattens) if turned else ()

@@ -13,8 +13,8 @@ from converter.flattening.decision import Flattened
 from converter.formats import LeftOut
 from converter.matching.partial import SLICED, Skipped
 from converter.planning.reuse import Reused
-from converter.reports.conversion import named
 from converter.reports.checklist import Check
+from converter.reports.conversion import named
 from converter.reports.tables import shape_dict, table
 
 

@@ -115,16 +115,25 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((indices for indices in found if indices is not None), None)
 
 
-class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A schema with its blocks put in their places.
+class UncheckedArchitecture(msgspec.Struct, frozen=True, eq=False):
+    """The ``architecture`` of a schema file as plain data; `converter.architectures.family.family_of` reads it.
 
-    architecture: what its nets compute, if it says so: a `converter.architectures.document.Family`.
+    layers: of the schema, which it must use. text, file: where it was read, to name the line of a mistake.
     """
+
+    data: Mapping[str, Any]
+    layers: tuple[SchemaLayer, ...]
+    text: str
+    file: str
+
+
+class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A schema with its blocks expanded. architecture: what its nets compute, if the file describes it."""
 
     name: str
     layers: tuple[SchemaLayer, ...]
     description: str = ""
-    architecture: Any = None
+    architecture: UncheckedArchitecture | None = None
 
     def entry(self, framework_name: str, path: str) -> SchemaLayer | None:
         """The entry of a layer that is called so there."""
@@ -139,7 +148,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ()
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SchemaEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An entry as it is written: a layer with its ``kind``, or a block to ``use``."""
 
     path: str = ""
@@ -158,9 +167,9 @@ class SchemaFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A schema as it is written."""
 
     name: str
-    layers: tuple[Entry, ...]
+    layers: tuple[SchemaEntry, ...]
     description: str = ""
-    blocks: dict[str, tuple[Entry, ...]] = {}
+    blocks: dict[str, tuple[SchemaEntry, ...]] = {}
     architecture: dict[str, Any] | None = None
 
 
@@ -192,13 +201,13 @@ def load_schema(name: str) -> Schema:
     except UnicodeDecodeError as error:
         raise ConversionError(f"{path}: not a schema: {error}") from None
     try:
-        return parse_schema(text)
+        return parse_schema(text, str(path))
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
 
 
-def parse_schema(text: str) -> Schema:
-    """A schema from its text. Raises ConversionError with the line where there is one."""
+def parse_schema(text: str, file: str = "") -> Schema:
+    """A schema from its text. Raises ConversionError with the line where there is one; file: for later errors."""
     import yaml  # here, because most conversions need no schema
 
     from converter.schema.errors import explained
@@ -206,23 +215,17 @@ def parse_schema(text: str) -> Schema:
     try:
         written = msgspec.convert(yaml.safe_load(text), SchemaFile)
     except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
-        raise ConversionError(f"not a schema: {explained(error, text, (SchemaFile, Entry))}") from None
-    schema = Schema(written.name, tuple(_expanded(written.layers, written.blocks, ())), written.description)
+        raise ConversionError(f"not a schema: {explained(error, text, (SchemaFile, SchemaEntry))}") from None
+    layers = tuple(_expanded(written.layers, written.blocks, ()))
+    data = written.architecture
+    architecture = None if data is None else UncheckedArchitecture(data, layers, text, file)
+    schema = Schema(written.name, layers, written.description, architecture)
     _check(schema)
-    return schema if written.architecture is None else _with_architecture(schema, written.architecture, text)
-
-
-def _with_architecture(schema: Schema, written: Mapping[str, Any], text: str) -> Schema:
-    """The vocabulary of architectures is imported for schemas that use it."""
-    from converter.architectures.family import family_of
-
-    forms = named_forms()
-    rows = {layer.path: (forms.get(layer.kind, layer.kind), layer.optional) for layer in schema.layers}
-    return msgspec.structs.replace(schema, architecture=family_of(written, rows, text))
+    return schema
 
 
 def _expanded(
-    entries: Sequence[Entry], blocks: Mapping[str, Sequence[Entry]], inside: tuple[str, ...]
+    entries: Sequence[SchemaEntry], blocks: Mapping[str, Sequence[SchemaEntry]], inside: tuple[str, ...]
 ) -> Iterable[SchemaLayer]:
     """The layers of the entries, with every block put in its place. ``inside``: the blocks around them."""
     for entry in entries:
@@ -241,14 +244,14 @@ def _expanded(
                 yield _placed(entry, layer)
 
 
-def _layer(entry: Entry) -> SchemaLayer:
+def _layer(entry: SchemaEntry) -> SchemaLayer:
     channels = entry.flatten if isinstance(entry.flatten, int) else None
     flattened = entry.flatten if isinstance(entry.flatten, str) else ""
     options = (entry.heads, channels, entry.unflatten, entry.optional, entry.multiplier)
     return SchemaLayer(entry.path, entry.kind, entry.names, *options, flattened, entry.tied)
 
 
-def _placed(entry: Entry, layer: SchemaLayer) -> SchemaLayer:
+def _placed(entry: SchemaEntry, layer: SchemaLayer) -> SchemaLayer:
     """A layer of a block in the place of the entry that uses it."""
     names = {}
     for name in {**entry.names, **layer.names}:
@@ -336,14 +339,3 @@ def _check_ties(schema: Schema) -> None:
             )
         if twin is not None and layer.tied and letters(twin.path) != letters(layer.path):
             raise ConversionError(f"'{layer.path}' and '{layer.tied}' are tied, and have other indices")
-
-
-def json_schema() -> dict[str, object]:
-    """What editors check a schema file against (https://json-schema.org)."""
-    from converter.architectures.document import Family
-
-    (whole, family), found = msgspec.json.schema_components((SchemaFile, Family), ref_template="#/$defs/{name}")
-    found["SchemaFile"]["properties"]["architecture"] = {"anyOf": [family, {"type": "null"}], "default": None}
-    found["Entry"]["properties"]["kind"]["enum"] = ["", *kinds()]
-    whole |= {"$defs": found, "$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return dict(msgspec.json.decode(msgspec.json.encode(whole)))  # defaults as lists

@@ -11,11 +11,11 @@ import pytest
 
 import converter
 from converter.architectures.document import DEEPEST, decoded, encoded
-from converter.architectures.family import of_defaults
-from converter.architectures.of_net import of_schema
+from converter.architectures.family import family_of, of_defaults
+from converter.architectures.instance import of_schema
 from converter.architectures.vocabulary import VOCABULARY, kind_of
 from converter.errors import ConversionError
-from converter.schema.loader import json_schema, load_schema, parse_schema, shipped
+from converter.schema.loader import load_schema, parse_schema, schema_folder, shipped
 from tests.architectures.test_build import CASES
 from tests.command import ok, refused
 from tests.places import ROOT
@@ -46,8 +46,9 @@ HEAD = "name: net\nlayers: [{path: a, kind: linear}]\narchitecture:\n  input: [4
     ],
 )
 def test_a_faulty_architecture_is_refused_with_its_line(steps: str, message: str) -> None:
+    schema = parse_schema(f"{HEAD}    {steps}\n")
     with pytest.raises(ConversionError) as error:
-        parse_schema(f"{HEAD}    {steps}\n")
+        family_of(schema)
     assert message in str(error.value)
 
 
@@ -60,7 +61,7 @@ def test_a_key_that_nothing_reads_is_refused(tmp_path: Path, capsys: pytest.Capt
 def test_the_json_schema_knows_every_step() -> None:
     kinds = {
         value
-        for definition in json_schema()["$defs"].values()  # type: ignore[attr-defined]
+        for definition in json.loads((schema_folder() / "schema.json").read_text())["$defs"].values()
         for value in definition.get("properties", {}).get("kind", {}).get("enum", [])
     }
     assert {kind_of(step) for step in VOCABULARY} <= kinds
@@ -77,10 +78,21 @@ def test_the_same_architecture_is_the_same_bytes(name: str) -> None:
     assert decoded(msgspec.json.encode(yaml.safe_load(str(found)))) == decoded(encoded(found))
 
 
-def test_every_shipped_architecture_has_sizes_for_a_net_without_weights() -> None:
-    for name in CASES:
-        family = load_schema(name).architecture
-        assert family is not None and family.input and of_defaults(family.steps, {})
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_architecture_is_right_and_has_sizes_for_a_net_without_weights(name: str) -> None:
+    family = family_of(load_schema(name))
+    assert (family is not None) == (name in CASES)
+    assert family is None or (family.input and of_defaults(family.steps, {}))
+
+
+def test_a_mistake_is_reported_with_its_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.yaml"
+    layers = "[{path: hidden, kind: linear}, {path: output, kind: linear}]"
+    path.write_text(f"name: net\nlayers: {layers}\narchitecture:\n  steps: [{{kind: linear, path: b}}]\n")
+    message = f"{path}: line 4: architecture: the linear 'b' is no layer of the schema"
+    assert message in refused(capsys, "schema", "check", path)
+    assert message in refused(capsys, "scaffold", path, "--to", "flax")
+    assert message in refused(capsys, "torch->neutral", MLP, "-o", tmp_path / "net.safetensors", "--schema", path)
 
 
 def altered(path: Path, change: object) -> Path:

@@ -1,11 +1,10 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from converter.core.patterns import fill, indices_of
 from converter.errors import ConversionError
-from converter.schema.loader import json_schema, load_schema, parse_schema, schema_folder
+from converter.schema.loader import load_schema, parse_schema, schema_folder
 
 SHIPPED = sorted(path.stem for path in schema_folder().glob("*.yaml"))
 
@@ -148,7 +147,3 @@ def test_a_first_name_has_every_index() -> None:
     for names in ("[rnn, 'rnn.l{i}']", "['rnn.l{j}']", "['rnn.l{i}', '{j}']"):
         with pytest.raises(ConversionError, match="names of one layer with other indices"):
             parse_schema(f"name: x\nlayers:\n  - {{path: 'rnn.{{i}}', kind: lstm, names: {{torch: {names}}}}}\n")
-
-
-def test_the_published_json_schema_is_current() -> None:
-    assert json.loads((schema_folder() / "schema.json").read_text()) == json_schema(), "run: python tools/tables.py"

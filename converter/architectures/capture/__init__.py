@@ -7,27 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Claim, OutsideError
+from converter.architectures.capture.names import named
 from converter.architectures.document import Architecture, Input, layer_paths, walk
 from converter.architectures.family import layer_kind
-from converter.architectures.naming import named
-from converter.architectures.of_net import known
-from converter.architectures.resolving import resolved
+from converter.architectures.instance import known
+from converter.architectures.shape_inference import resolved
 from converter.architectures.units import Fork, Shape, Shapes, Unit
-from converter.architectures.vocabulary import (
-    AnyStep,
-    BatchNorm,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Flatten,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    MaxPool,
-    Residual,
-    WithWeights,
-    kind_of,
-)
+from converter.architectures.vocabulary import kind_of
 from converter.core.layers import Net
 from converter.formats.keras.config import snake_case
 from converter.live import LiveNet
@@ -73,8 +61,8 @@ def _name(class_name: str) -> str:
     return snake_case(class_name) if class_name.isascii() and class_name not in _NO_NAMES else ""
 
 
-def _kinds(steps: Iterable[AnyStep]) -> Schema:
-    layers = [step for step in walk(steps) if isinstance(step, WithWeights)]
+def _kinds(steps: Iterable[v.AnyStep]) -> Schema:
+    layers = [step for step in walk(steps) if isinstance(step, v.WithWeights)]
     return Schema("", tuple(SchemaLayer(path, layer_kind(step)) for step in layers for path in layer_paths(step)))
 
 
@@ -85,11 +73,11 @@ def _without_idle(row: Sequence[Unit | Fork]) -> tuple[Any, ...]:
         if isinstance(unit, Fork):
             branches = tuple(_without_idle(branch) for branch in unit.branches)
             found.append(
-                Concat(branches=branches)
-                if isinstance(unit.step, Concat)
-                else Residual(body=branches[0], shortcut=branches[1])
+                v.Concat(branches=branches)
+                if isinstance(unit.step, v.Concat)
+                else v.Residual(body=branches[0], shortcut=branches[1])
             )
-        elif not (isinstance(unit.step, Flatten) and unit.given is not None and len(unit.given.dims) == 1):
+        elif not (isinstance(unit.step, v.Flatten) and unit.given is not None and len(unit.given.dims) == 1):
             found.append(unit.step)
     return tuple(found)
 
@@ -107,31 +95,31 @@ def _paths(live: LiveNet, net: Net) -> Mapping[str, str]:
     return paths
 
 
-def _channels_first(input: Input, steps: Iterable[AnyStep]) -> Input:
+def _channels_first(input: Input, steps: Iterable[v.AnyStep]) -> Input:
     """The sizes of an input that has its channels last, as architectures have them."""
     for step in walk(steps) if len(input) > 1 else ():
-        if isinstance(step, (*_IN_SPACE, Flatten)) and (len(input) > 2 or not isinstance(step, Flatten)):
+        if isinstance(step, (*_IN_SPACE, v.Flatten)) and (len(input) > 2 or not isinstance(step, v.Flatten)):
             return (input[-1], *input[:-1])
-        if isinstance(step, WithWeights):
+        if isinstance(step, v.WithWeights):
             break
     return input
 
 
-_IN_SPACE: tuple[type, ...] = (Conv, ConvTranspose, BatchNorm, MaxPool, GlobalMaxPool, GlobalAveragePool)
+_IN_SPACE: tuple[type, ...] = (v.Conv, v.ConvTranspose, v.BatchNorm, v.MaxPool, v.GlobalMaxPool, v.GlobalAveragePool)
 
 
 def _check(row: Sequence[Unit | Fork], claims: Mapping[int, Claim]) -> None:
     """Raises OutsideError where a framework was told otherwise than the vocabulary has it."""
     for unit in row:
-        shape = unit.gives if isinstance(unit, Fork) else unit.given
+        shape = unit.output_shape if isinstance(unit, Fork) else unit.given
         if id(unit.step) in claims and shape is not None:
             _check_claim(claims[id(unit.step)], unit.step, shape)
         for branch in unit.branches if isinstance(unit, Fork) else ():
             _check(branch, claims)
 
 
-def _check_claim(claim: Claim, step: AnyStep, shape: Shape) -> None:
-    rank, over_space = len(shape.dims) + 1, isinstance(step, GlobalMaxPool | GlobalAveragePool)
+def _check_claim(claim: Claim, step: v.AnyStep, shape: Shape) -> None:
+    rank, over_space = len(shape.dims) + 1, isinstance(step, v.GlobalMaxPool | v.GlobalAveragePool)
     channels = 1 if shape.space or rank == 2 else rank - 1
     found = sorted(axis % rank for axis in claim.axes)
     if claim.axes and found != (list(range(2, rank)) if over_space else [channels]):

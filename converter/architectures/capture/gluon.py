@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from converter.architectures.capture.gluon_operators import OPERATORS, Operator, joins
-from converter.architectures.capture.graph import Graph, Place, outside
-from converter.architectures.capture.refused import RefusedError
+from converter.architectures.capture.graph import Graph, TracedTensor, outside
+from converter.architectures.capture.settings import RefusedError
 from converter.architectures.document import Input
 from converter.live import LiveNet
 
@@ -16,7 +16,7 @@ from converter.live import LiveNet
 _INPUT = "the input of the net"
 
 
-def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, Place, Input]:
+def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, TracedTensor, Input]:
     """As `converter.architectures.capture.torch.graph`."""
     import mxnet
 
@@ -28,11 +28,11 @@ def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph,
             raise outside(f"a {type(live.net).__name__} takes no symbols", f"for it says '{reason}'") from error
     if not hasattr(output, "tojson") or len(output.list_outputs()) != 1:
         raise outside(f"a {type(live.net).__name__} gives {type(output).__name__}", "which is not one tensor")
-    walk = _Walk(live, paths)
+    walk = _SymbolReader(live, paths)
     return walk.graph, walk.walk(json.loads(output.tojson())), ()
 
 
-class _Walk:
+class _SymbolReader:
     def __init__(self, live: LiveNet, paths: Mapping[str, str]) -> None:
         found = live.net._collect_params_with_prefix()
         self.graph = Graph()
@@ -42,10 +42,10 @@ class _Walk:
             for name, parameter in found.items()
         }
 
-    def walk(self, symbol: Any) -> Place:
+    def walk(self, symbol: Any) -> TracedTensor:
         """The place of its output."""
         nodes = symbol["nodes"]
-        places: dict[int, Place] = {}
+        places: dict[int, TracedTensor] = {}
         for number, node in enumerate(nodes):
             if node["op"] != "null":
                 given = [entry[0] for entry in node["inputs"]]
@@ -55,7 +55,7 @@ class _Walk:
                 places[number] = self.graph.input
         return places[symbol["heads"][0][0]]
 
-    def _behind(self, node: Any, sources: Sequence[Place], weights: Sequence[str]) -> Place:
+    def _behind(self, node: Any, sources: Sequence[TracedTensor], weights: Sequence[str]) -> TracedTensor:
         unknown = next((name for name in weights if name not in self.parameters), None)
         paths = [self.parameters[name][0] for name in weights if name in self.parameters]
         name = paths[0] if paths else node["name"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from converter.architectures.capture.paddings import LowestPad, merged
+from converter.architectures.capture.settings import LowestPad, merged
 from converter.architectures.document import layer_paths, walk
 from converter.architectures.vocabulary import AnyStep, Concat, Residual
 from converter.errors import ConversionError
@@ -35,12 +35,12 @@ class Claim(msgspec.Struct, frozen=True):
     features: int | None = None
 
 
-class Place(msgspec.Struct, frozen=True):
+class TracedTensor(msgspec.Struct, frozen=True):
     """What passes at one place of a net. steps: what was done last; sources: what that took; joined: add or concat."""
 
     number: int
     steps: tuple[AnyStep, ...] = ()
-    sources: tuple[Place, ...] = ()
+    sources: tuple[TracedTensor, ...] = ()
     joined: str = ""
     claim: Claim | None = None
 
@@ -51,35 +51,35 @@ class Graph(msgspec.Struct):
     claims: by the identity of the step.
     """
 
-    places: list[Place] = msgspec.field(default_factory=list)
+    places: list[TracedTensor] = msgspec.field(default_factory=list)
     claims: dict[int, Claim] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.places.append(Place(0))
+        self.places.append(TracedTensor(0))
 
     @property
-    def input(self) -> Place:
+    def input(self) -> TracedTensor:
         return self.places[0]
 
-    def then(self, source: Place, *steps: Any, claim: Claim | None = None) -> Place:
+    def then(self, source: TracedTensor, *steps: Any, claim: Claim | None = None) -> TracedTensor:
         """Behind steps without a join. claim: of the first of them."""
         if not steps:
             return source
         if claim is not None:
             self.claims[id(steps[0])] = claim
-        return self._add(Place(len(self.places), steps, (source,)))
+        return self._add(TracedTensor(len(self.places), steps, (source,)))
 
-    def join(self, joined: str, sources: Sequence[Place], claim: Claim | None = None) -> Place:
+    def join(self, joined: str, sources: Sequence[TracedTensor], claim: Claim | None = None) -> TracedTensor:
         """The concat, or the sum, of several."""
         if joined == "add" and len(sources) > 2:
             sources = (self.join(joined, sources[:-1]), sources[-1])
-        return self._add(Place(len(self.places), (), tuple(sources), joined, claim))
+        return self._add(TracedTensor(len(self.places), (), tuple(sources), joined, claim))
 
-    def _add(self, place: Place) -> Place:
+    def _add(self, place: TracedTensor) -> TracedTensor:
         self.places.append(place)
         return place
 
-    def steps(self, output: Place) -> tuple[AnyStep, ...]:
+    def steps(self, output: TracedTensor) -> tuple[AnyStep, ...]:
         """All that is done between the input and this place. Raises ConversionError."""
         found = tuple(self._row(output, self.input, self._dominators()))
         if any(isinstance(step, LowestPad) for step in walk(found)):
@@ -93,7 +93,7 @@ class Graph(msgspec.Struct):
             )
         return found
 
-    def _row(self, end: Place, start: Place, dominators: Sequence[int]) -> list[Any]:
+    def _row(self, end: TracedTensor, start: TracedTensor, dominators: Sequence[int]) -> list[Any]:
         """The steps from one place to a later one."""
         rows: list[list[Any]] = []
         while end.number != start.number:
@@ -107,7 +107,7 @@ class Graph(msgspec.Struct):
                 end = end.sources[0]
         return merged(step for row in reversed(rows) for step in row)
 
-    def _joined(self, place: Place, branches: tuple[tuple[Any, ...], ...]) -> Residual | Concat:
+    def _joined(self, place: TracedTensor, branches: tuple[tuple[Any, ...], ...]) -> Residual | Concat:
         if place.joined == "concat":
             step = Concat(branches=branches)
             if place.claim is not None:

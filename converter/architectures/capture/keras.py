@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from converter.architectures.capture.graph import Graph, OutsideError, Place, outside
+from converter.architectures.capture.graph import Graph, OutsideError, TracedTensor, outside
 from converter.architectures.capture.keras_layers import LAYERS, joins
-from converter.architectures.capture.refused import RefusedError
+from converter.architectures.capture.settings import RefusedError
 from converter.architectures.document import Input
 from converter.live import LiveNet
 from converter.live.run import attributes, inference_options
 
 
-def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, Place, Input]:
+def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, TracedTensor, Input]:
     """As `converter.architectures.capture.torch.graph`."""
     net = live.net
     if live.file_format != "keras-h5":
@@ -31,7 +31,7 @@ def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph,
             raise outside(f"a {type(net).__name__} cannot be called on symbols", f"which says '{reason}'") from error
         if not hasattr(output, "_keras_history"):
             raise outside(f"a {type(net).__name__} gives {type(output).__name__}", "which is not one tensor")
-        walk = _Walk(given, layers, paths)
+        walk = _SymbolReader(given, layers, paths)
         return walk.graph, walk.place(output), tuple(given.shape[1:])
 
 
@@ -89,16 +89,16 @@ def _is_known(layer: Any) -> bool:
     return home.startswith("keras.") and ".models" not in home
 
 
-class _Walk:
+class _SymbolReader:
     """From the output back to the input. layers: id of a layer -> its name; paths: as of `graph`."""
 
     def __init__(self, given: Any, layers: Mapping[int, str], paths: Mapping[str, str]) -> None:
         self.graph = Graph()
         self.layers, self.paths = layers, paths
-        self._places: dict[int, Place] = {id(given): self.graph.input}
+        self._places: dict[int, TracedTensor] = {id(given): self.graph.input}
         self._kept: list[Any] = []  # so that no identity is given twice
 
-    def place(self, tensor: Any) -> Place:
+    def place(self, tensor: Any) -> TracedTensor:
         if id(tensor) not in self._places:
             history = getattr(tensor, "_keras_history", None)
             if history is None or not history.operation._inbound_nodes:
@@ -108,7 +108,7 @@ class _Walk:
             self._places[id(tensor)] = self._behind(history.operation, node)
         return self._places[id(tensor)]
 
-    def _behind(self, operation: Any, node: Any) -> Place:
+    def _behind(self, operation: Any, node: Any) -> TracedTensor:
         name = self.layers.get(id(operation), operation.name)
         tensors = [tensor for tensor in node.input_tensors if hasattr(tensor, "_keras_history")]
         try:

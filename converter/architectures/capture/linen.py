@@ -12,10 +12,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.graph import Graph, OutsideError, Place, outside
+from converter.architectures.capture.graph import Graph, OutsideError, TracedTensor, outside
 from converter.architectures.capture.linen_layers import LAYERS
-from converter.architectures.capture.paddings import LowestPad, around
-from converter.architectures.capture.refused import RefusedError, sizes
+from converter.architectures.capture.settings import LowestPad, RefusedError, around, sizes
 from converter.architectures.document import Input
 from converter.live.run import inference_options
 
@@ -23,7 +22,7 @@ from converter.live.run import inference_options
 _LAYER = "converter_layer"
 
 
-def graph(live: Any, paths: Mapping[str, str], input: Input) -> tuple[Graph, Place, Input]:
+def graph(live: Any, paths: Mapping[str, str], input: Input) -> tuple[Graph, TracedTensor, Input]:
     """As `converter.architectures.capture.torch.graph`."""
     import jax
 
@@ -41,7 +40,7 @@ def graph(live: Any, paths: Mapping[str, str], input: Input) -> tuple[Graph, Pla
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise outside(f"a {type(module).__name__} cannot be traced by jax", f"which says '{reason}'") from error
-    walk = _Walk(calls, paths)
+    walk = _JaxprReader(calls, paths)
     outputs = walk.run(traced.jaxpr, [walk.graph.input], traced.consts)
     if len(outputs) != 1:
         raise outside(f"a {type(module).__name__} gives {len(outputs)} tensors", "where an architecture gives one")
@@ -83,19 +82,19 @@ class _Reduced(msgspec.Struct, frozen=True):
     divisor: by which it is still to be divided, for it is a mean. keeps: whether its axes stay, of size 1.
     """
 
-    source: Place
-    step: v.Step
+    source: TracedTensor
+    step: v.NetStep
     divisor: int | None = None
     keeps: bool = False
 
 
-class _Walk:
+class _JaxprReader:
     """From operations to places. Values are places, or what is no tensor of the net: constants."""
 
     def __init__(self, calls: Sequence[tuple[Any, str]], paths: Mapping[str, str]) -> None:
         self.graph = Graph()
         self.calls, self.paths = calls, paths
-        self._made: dict[_Reduced, Place] = {}
+        self._made: dict[_Reduced, TracedTensor] = {}
 
     def run(self, jaxpr: Any, values: Sequence[Any], constants: Sequence[Any]) -> list[Any]:
         known: dict[Any, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
@@ -109,7 +108,7 @@ class _Walk:
             known |= dict(zip(operation.outvars, results, strict=True))
         return [read(variable) for variable in jaxpr.outvars]
 
-    def place(self, value: Any) -> Place:
+    def place(self, value: Any) -> TracedTensor:
         if isinstance(value, _Reduced):
             if value.divisor is not None:
                 raise outside("the net sums over space", "where the vocabulary has means")
@@ -117,7 +116,7 @@ class _Walk:
                 flat = [] if value.keeps else [v.Flatten()]
                 self._made[value] = self.graph.then(value.source, value.step, *flat)
             return self._made[value]
-        if not isinstance(value, Place):
+        if not isinstance(value, TracedTensor):
             raise outside("the net gives something", "which does not depend on its input")
         return value
 
@@ -125,12 +124,12 @@ class _Walk:
         name, options = operation.primitive.name, operation.params
         if name == _LAYER:
             return [self._layer(options["number"], operation.invars[0].aval.shape, self.place(given[0]))]
-        if options.get("name") in _NAMED and isinstance(given[0], Place | _Reduced):
+        if options.get("name") in _NAMED and isinstance(given[0], TracedTensor | _Reduced):
             return [self.graph.then(self.place(given[0]), _NAMED[options["name"]](given[1:]))]
         inside = options.get("jaxpr") or options.get("call_jaxpr")
         if inside is not None and name in ("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call"):
             return self.run(inside.jaxpr, given, inside.consts)
-        tensors = [value for value in given if isinstance(value, Place | _Reduced)]
+        tensors = [value for value in given if isinstance(value, TracedTensor | _Reduced)]
         if not tensors:
             return [given[0] if given else None] * len(operation.outvars)
         shape = tuple(operation.invars[0].aval.shape)
@@ -141,7 +140,7 @@ class _Walk:
         except RefusedError as refusal:
             raise outside(f"the net calls '{name}' of jax", str(refusal)) from None
 
-    def _layer(self, number: int, shape: Sequence[int], source: Place) -> Place:
+    def _layer(self, number: int, shape: Sequence[int], source: TracedTensor) -> TracedTensor:
         layer, name = self.calls[number]
         kind = type(layer).__name__
         try:
@@ -157,7 +156,7 @@ class _Walk:
         return given[0]
 
     def add(self, given: Sequence[Any], shape: Sequence[int], operation: Any) -> Any:
-        if not all(isinstance(value, Place | _Reduced) for value in given):
+        if not all(isinstance(value, TracedTensor | _Reduced) for value in given):
             raise RefusedError("which adds a number")
         return self.graph.join("add", [self.place(value) for value in given])
 
@@ -168,7 +167,7 @@ class _Walk:
 
     def divide(self, given: Sequence[Any], shape: Sequence[int], operation: Any) -> Any:
         reduced, by = given
-        is_number = not isinstance(by, Place | _Reduced) and np.ndim(by) == 0
+        is_number = not isinstance(by, TracedTensor | _Reduced) and np.ndim(by) == 0
         if not (isinstance(reduced, _Reduced) and is_number and by == reduced.divisor):
             raise RefusedError("which is no mean")
         return replace(reduced, divisor=None)
@@ -234,29 +233,29 @@ def _all_of_space(shape: Sequence[int], operation: Any) -> None:
 
 
 #: Function of jax.nn that is an operation by its name -> its step, by the arguments behind the tensor.
-_NAMED: Mapping[str, Callable[[Sequence[Any]], v.Step]] = {
+_NAMED: Mapping[str, Callable[[Sequence[Any]], v.NetStep]] = {
     "relu": lambda rest: v.Relu(),
     "silu": lambda rest: v.Silu(),
     "softplus": lambda rest: v.Softplus(),
     "elu": lambda rest: v.Elu(alpha=float(rest[0]) if rest else 1.0),
     "leaky_relu": lambda rest: v.LeakyRelu(slope=float(rest[0]) if rest else 0.01),
 }
-_OPERATIONS: Mapping[str, Callable[[_Walk, Sequence[Any], Sequence[int], Any], Any]] = {
+_OPERATIONS: Mapping[str, Callable[[_JaxprReader, Sequence[Any], Sequence[int], Any], Any]] = {
     "logistic": lambda walk, given, shape, operation: walk.graph.then(walk.place(given[0]), v.Sigmoid()),
     "tanh": lambda walk, given, shape, operation: walk.graph.then(walk.place(given[0]), v.Tanh()),
-    "max": _Walk.maximum,
-    "add": _Walk.add,
-    "div": _Walk.divide,
-    "reduce_sum": _Walk.sum,
-    "reduce_max": _Walk.largest,
-    "broadcast_in_dim": _Walk.broadcast,
-    "reduce_window_max": _Walk.window,
-    "reduce_window_sum": _Walk.window,
-    "reshape": _Walk.reshape,
-    "squeeze": _Walk.reshape,
-    "concatenate": _Walk.concatenate,
-    "pad": _Walk.pad,
-    **dict.fromkeys(("convert_element_type", "copy", "stop_gradient"), _Walk.same),
+    "max": _JaxprReader.maximum,
+    "add": _JaxprReader.add,
+    "div": _JaxprReader.divide,
+    "reduce_sum": _JaxprReader.sum,
+    "reduce_max": _JaxprReader.largest,
+    "broadcast_in_dim": _JaxprReader.broadcast,
+    "reduce_window_max": _JaxprReader.window,
+    "reduce_window_sum": _JaxprReader.window,
+    "reshape": _JaxprReader.reshape,
+    "squeeze": _JaxprReader.reshape,
+    "concatenate": _JaxprReader.concatenate,
+    "pad": _JaxprReader.pad,
+    **dict.fromkeys(("convert_element_type", "copy", "stop_gradient"), _JaxprReader.same),
 }
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.paddings import around, same
-from converter.architectures.capture.refused import RefusedError, only, sizes
+from converter.architectures.capture.settings import RefusedError, around, only, same, sizes
 
 #: (layer, its neutral path, the shape of what it takes with the batch) -> what it does.
-Reading: TypeAlias = Callable[[Any, str, Sequence[int]], "list[v.Step]"]
+LayerReader: TypeAlias = Callable[[Any, str, Sequence[int]], "list[v.NetStep]"]
 
 
 def _each(value: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
@@ -18,7 +17,7 @@ def _each(value: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
     return (value or 1,) * count if value is None or isinstance(value, int) else tuple(value)
 
 
-def _conv(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]:
+def _conv(layer: Any, path: str, shape: Sequence[int]) -> list[v.NetStep]:
     kernel = _each(layer.kernel_size, len(shape) - 2)
     if set(_each(layer.input_dilation, len(kernel))) != {1} or layer.mask is not None:
         raise RefusedError("which has an input_dilation or a mask")
@@ -39,7 +38,7 @@ def _conv(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]:
     return [*before, v.Conv(path=path, groups=layer.feature_group_count, **options)]
 
 
-def _conv_transpose(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]:
+def _conv_transpose(layer: Any, path: str, shape: Sequence[int]) -> list[v.NetStep]:
     """Its padding is that of the widened input, as jax has it."""
     kernel = _each(layer.kernel_size, len(shape) - 2)
     stride = _each(layer.strides, len(kernel))
@@ -59,33 +58,33 @@ def _conv_transpose(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]
     return [v.ConvTranspose(path=path, stride=sizes(stride), **made)]
 
 
-def _batch_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]:
+def _batch_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.NetStep]:
     only(layer, axis=-1)
     return [v.BatchNorm(path=path, epsilon=layer.epsilon, momentum=layer.momentum)]
 
 
-def _layer_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]:
+def _layer_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.NetStep]:
     only(layer, reduction_axes=-1, feature_axes=-1, use_bias=True, use_scale=True)
     return [v.LayerNorm(path=path, epsilon=layer.epsilon)]
 
 
-def _group_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]:
+def _group_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.NetStep]:
     only(layer, group_size=None, use_bias=True, use_scale=True)
     return [v.GroupNorm(path=path, groups=layer.num_groups, epsilon=layer.epsilon)]
 
 
-def _instance_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]:
+def _instance_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.NetStep]:
     only(layer, feature_axes=-1, use_bias=True, use_scale=True)
     return [v.InstanceNorm(path=path, epsilon=layer.epsilon)]
 
 
-def _rms_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.Step]:
+def _rms_norm(layer: Any, path: str, shape: Sequence[int]) -> list[v.NetStep]:
     only(layer, reduction_axes=-1, feature_axes=-1, use_scale=True)
     return [v.RmsNorm(path=path, epsilon=layer.epsilon)]
 
 
 #: Class of flax.linen -> how it is read.
-LAYERS: Mapping[str, Reading] = {
+LAYERS: Mapping[str, LayerReader] = {
     "Dense": lambda layer, path, shape: [v.Linear(path=path)],
     "Embed": lambda layer, path, shape: [v.Embedding(path=path)],
     "Conv": _conv,

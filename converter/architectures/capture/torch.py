@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.graph import Claim, Graph, Place, outside
-from converter.architectures.capture.refused import RefusedError
+from converter.architectures.capture.graph import Claim, Graph, TracedTensor, outside
+from converter.architectures.capture.settings import RefusedError
 from converter.architectures.capture.torch_functions import FUNCTIONS, arguments_of, called
 from converter.architectures.capture.torch_modules import LAYERS, STEPS
 from converter.architectures.document import Input
 from converter.live import LiveNet
 
 
-def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, Place, Input]:
+def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, TracedTensor, Input]:
     """The graph of a net, its output, and the sizes of its input, if it tells them.
 
     paths: name of a module -> neutral path of its layer. input: sizes as in `capture`. Raises ConversionError.
@@ -32,19 +32,19 @@ def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph,
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise outside(f"a {type(net).__name__} cannot be traced by torch.fx", f"which says '{reason}'") from error
-    return (*_Walk(net, paths).walk(traced), ())
+    return (*_FxReader(net, paths).walk(traced), ())
 
 
-class _Walk:
+class _FxReader:
     """From nodes of torch.fx to places. Nodes that are no tensors of the net (its sizes) have none."""
 
     def __init__(self, net: Any, paths: Mapping[str, str]) -> None:
         self.modules = dict(net.named_modules())
         self.paths = paths
         self.graph = Graph()
-        self.places: dict[Any, Place] = {}
+        self.places: dict[Any, TracedTensor] = {}
 
-    def walk(self, traced: Any) -> tuple[Graph, Place]:
+    def walk(self, traced: Any) -> tuple[Graph, TracedTensor]:
         used = _used(traced)
         for node in traced.nodes:
             if node not in used and node.op != "placeholder":
@@ -96,7 +96,7 @@ class _Walk:
         else:
             raise RefusedError("which is none of its layers")
 
-    def _only_source(self, node: Any, count: int) -> Place:
+    def _only_source(self, node: Any, count: int) -> TracedTensor:
         """What a module is called on: one tensor, or the same several times."""
         sources = {self.places.get(arg) for arg in node.args[:count]}
         if len(node.args) != count or len(sources) != 1 or None in sources:
@@ -131,7 +131,7 @@ class _Walk:
         axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         self.places[node] = self.graph.join("concat", [self.places[tensor] for tensor in tensors], Claim(axes=(axis,)))
 
-    def _item(self, node: Any, source: Place) -> None:
+    def _item(self, node: Any, source: TracedTensor) -> None:
         """``rnn(x)[0]`` is what the layer gives; ``x[:, -1]`` the last step."""
         index = node.args[1]
         given = node.args[0]

@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Claim
-from converter.architectures.capture.refused import RefusedError, sizes
+from converter.architectures.capture.settings import RefusedError, sizes
 
 #: The steps, and what else must be so of the first of them.
-Does: TypeAlias = "tuple[list[Any], Claim | None]"
+StepsAndClaim: TypeAlias = "tuple[list[Any], Claim | None]"
 
 
 def called(target: Any) -> str:
@@ -44,8 +44,8 @@ _ORDER: Mapping[str, Sequence[str]] = {
 }
 
 
-def _plain(make: Callable[[], v.Step]) -> Callable[[Mapping[str, Any]], Does]:
-    def step(given: Mapping[str, Any]) -> Does:
+def _plain(make: Callable[[], v.NetStep]) -> Callable[[Mapping[str, Any]], StepsAndClaim]:
+    def step(given: Mapping[str, Any]) -> StepsAndClaim:
         _allow(given, ())
         return [make()], None
 
@@ -58,14 +58,14 @@ def _allow(given: Mapping[str, Any], names: Sequence[str], **usual: Any) -> None
             raise RefusedError(f"which has {name}={value}")
 
 
-def _flattened(given: Mapping[str, Any]) -> Does:
+def _flattened(given: Mapping[str, Any]) -> StepsAndClaim:
     _allow(given, (), start_dim=1, end_dim=-1)
     if given.get("start_dim", 0) != 1:
         raise RefusedError("which flattens the batch, too")
     return [v.Flatten()], None
 
 
-def _viewed(given: Mapping[str, Any]) -> Does:
+def _viewed(given: Mapping[str, Any]) -> StepsAndClaim:
     """``x.view(len, -1)`` and, of the features that there are, ``x.view(-1, 400)``."""
     shape = given["shape"]
     if not isinstance(shape, tuple | list) or len(shape) != 2 or -1 not in shape:
@@ -73,7 +73,7 @@ def _viewed(given: Mapping[str, Any]) -> Does:
     return [v.Flatten()], Claim(features=shape[1]) if shape[1] != -1 else None
 
 
-def _mean(given: Mapping[str, Any]) -> Does:
+def _mean(given: Mapping[str, Any]) -> StepsAndClaim:
     _allow(given, ("dim", "keepdim"))
     dims = given.get("dim")
     if dims is None:
@@ -89,13 +89,13 @@ def _pooled(given: Mapping[str, Any], **usual: Any) -> dict[str, Any]:
     return {"size": sizes(size), "stride": sizes(stride or size), "padding": sizes(given.get("padding", 0))}
 
 
-def _averaged(given: Mapping[str, Any]) -> Does:
+def _averaged(given: Mapping[str, Any]) -> StepsAndClaim:
     counts = given.get("count_include_pad", True)
     return [v.AveragePool(**_pooled(given, divisor_override=None), count_padding=counts)], None
 
 
-def _adaptive(make: Callable[[], v.Step]) -> Callable[[Mapping[str, Any]], Does]:
-    def step(given: Mapping[str, Any]) -> Does:
+def _adaptive(make: Callable[[], v.NetStep]) -> Callable[[Mapping[str, Any]], StepsAndClaim]:
+    def step(given: Mapping[str, Any]) -> StepsAndClaim:
         _allow(given, ("output_size",), return_indices=False)
         if sizes(given["output_size"]) != 1:
             raise RefusedError(f"which has output_size={given['output_size']}")
@@ -104,23 +104,23 @@ def _adaptive(make: Callable[[], v.Step]) -> Callable[[Mapping[str, Any]], Does]
     return step
 
 
-def _gelu_of(given: Mapping[str, Any]) -> Does:
+def _gelu_of(given: Mapping[str, Any]) -> StepsAndClaim:
     _allow(given, ("approximate",))
     return [v.Gelu(approximate=given.get("approximate", "none") == "tanh")], None
 
 
-def _softmax_of(given: Mapping[str, Any]) -> Does:
+def _softmax_of(given: Mapping[str, Any]) -> StepsAndClaim:
     _allow(given, ("dim",), _stacklevel=3, dtype=None)
     return [v.Softmax()], Claim(axes=(given.get("dim", 1),))
 
 
-def _dropped(given: Mapping[str, Any]) -> Does:
+def _dropped(given: Mapping[str, Any]) -> StepsAndClaim:
     _allow(given, ("p",))
     return [v.Dropout(rate=given.get("p", 0.5))], None
 
 
 #: Function of torch, or method of a tensor -> the steps that it is.
-FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], Does]] = {
+FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any]], StepsAndClaim]] = {
     **dict.fromkeys(("relu", "relu_"), _plain(v.Relu)),
     **dict.fromkeys(("sigmoid", "sigmoid_"), _plain(v.Sigmoid)),
     **dict.fromkeys(("tanh", "tanh_"), _plain(v.Tanh)),

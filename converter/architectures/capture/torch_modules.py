@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.refused import RefusedError, only, sizes
+from converter.architectures.capture.settings import RefusedError, only, sizes
 
 
 def _conv(module: Any, path: str) -> v.Conv:
@@ -67,8 +67,8 @@ def _embedding(module: Any, path: str) -> v.Embedding:
     return v.Embedding(path=path)
 
 
-def _recurrent(make: Callable[..., v.Step]) -> Callable[[Any, str], v.Step]:
-    def step(module: Any, path: str) -> v.Step:
+def _recurrent(make: Callable[..., v.NetStep]) -> Callable[[Any, str], v.NetStep]:
+    def step(module: Any, path: str) -> v.NetStep:
         only(module, num_layers=1, bidirectional=False, batch_first=True, proj_size=0)
         return make(path=path, **({"activation": module.nonlinearity} if make is v.Rnn else {}))
 
@@ -96,8 +96,8 @@ def _average_pool(module: Any) -> v.AveragePool:
     return v.AveragePool(**made, count_padding=bool(module.count_include_pad))
 
 
-def _global(make: Callable[[], v.Step]) -> Callable[[Any], v.Step]:
-    def step(module: Any) -> v.Step:
+def _global(make: Callable[[], v.NetStep]) -> Callable[[Any], v.NetStep]:
+    def step(module: Any) -> v.NetStep:
         if sizes(module.output_size) != 1:
             raise RefusedError(f"which has output_size={module.output_size}")
         return make()
@@ -127,7 +127,7 @@ def _pad(module: Any) -> v.ZeroPad:
 
 
 #: Class of torch.nn -> the layer that it is.
-LAYERS: Mapping[str, Callable[[Any, str], v.Step]] = {
+LAYERS: Mapping[str, Callable[[Any, str], v.NetStep]] = {
     "Linear": lambda module, path: v.Linear(path=path),
     "Embedding": _embedding,
     **{f"Conv{n}d": _conv for n in (1, 2, 3)},
@@ -144,7 +144,7 @@ LAYERS: Mapping[str, Callable[[Any, str], v.Step]] = {
     "MultiheadAttention": _attention,
 }
 #: Class of torch.nn -> the step without weights that it is; None for one that does nothing.
-STEPS: Mapping[str, Callable[[Any], v.Step | None]] = {
+STEPS: Mapping[str, Callable[[Any], v.NetStep | None]] = {
     "Identity": lambda module: None,
     "ReLU": lambda module: v.Relu(),
     "Sigmoid": lambda module: v.Sigmoid(),

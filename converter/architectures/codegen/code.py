@@ -52,7 +52,7 @@ class Option(msgspec.Struct, frozen=True):
     usual: Value | None
 
 
-class Call(msgspec.Struct, frozen=True):
+class CallExpression(msgspec.Struct, frozen=True):
     """What makes a module: ``nn.Linear(20, 256)``; or a function that is a step itself: ``nn.relu``.
 
     use: how the module is called on what passes. plain: whether it is a function, and no module.
@@ -69,38 +69,38 @@ class Call(msgspec.Struct, frozen=True):
         return self.use == "{m}({x})"
 
 
-class Items(msgspec.Struct, frozen=True):
+class SequentialExpression(msgspec.Struct, frozen=True):
     """A Sequential: its modules with their names in it. named: whether the names must be said."""
 
     items: tuple[tuple[str, Expression], ...]
     named: bool = False
 
 
-class ClassOf(msgspec.Struct, frozen=True):
+class UnwrittenClass(msgspec.Struct, frozen=True):
     """The class of a block that is not written yet; its number in the order of the net."""
 
     number: int
 
 
-Expression: TypeAlias = "Call | Items | ClassOf | Parameter"
+Expression: TypeAlias = "CallExpression | SequentialExpression | UnwrittenClass | Parameter"
 Value: TypeAlias = "Expression | Training | int | float | bool | str | tuple[Value, ...]"
 
 
-def call(function: str, /, *positional: tuple[str, Value], **keywords: Value | Option) -> Call:
+def call(function: str, /, *positional: tuple[str, Value], **keywords: Value | Option) -> CallExpression:
     """``call("nn.Linear", ("inputs", 20), ("outputs", 256), bias=Option(False, True))``"""
     arguments = [Argument(role, value) for role, value in positional]
     for role, value in keywords.items():
         option = value if isinstance(value, Option) else Option(value, None)
         arguments.append(Argument(role, option.value, True, option.usual))
-    return Call(function, tuple(arguments))
+    return CallExpression(function, tuple(arguments))
 
 
-def plain(function: str, /, **keywords: Value | Option) -> Call:
+def plain(function: str, /, **keywords: Value | Option) -> CallExpression:
     """A function that is a step itself."""
     return replace(call(function, **keywords), plain=True)
 
 
-class Writing(msgspec.Struct, frozen=True):
+class ExpressionWriter(msgspec.Struct, frozen=True):
     """How expressions are written.
 
     row: a Sequential of these texts (name, module), the names being said or not. parameter: a parameter by its name.
@@ -114,7 +114,7 @@ class Writing(msgspec.Struct, frozen=True):
     def text(self, value: Value, indent: int = 0, before: int = 0) -> str:
         """The expression; on several lines where one is too long. before: the characters in front of it."""
         flat = self._flat(value)
-        if indent + before + len(flat) <= WIDTH or not isinstance(value, Call | Items):
+        if indent + before + len(flat) <= WIDTH or not isinstance(value, CallExpression | SequentialExpression):
             return flat
         opening, parts, closing = self._parts(value, indent + 4)
         if not parts:
@@ -122,8 +122,8 @@ class Writing(msgspec.Struct, frozen=True):
         pad = " " * (indent + 4)
         return f"{opening}\n" + "".join(f"{pad}{part},\n" for part in parts) + f"{' ' * indent}{closing}"
 
-    def _parts(self, value: Call | Items, indent: int) -> tuple[str, Sequence[str], str]:
-        if isinstance(value, Items):
+    def _parts(self, value: CallExpression | SequentialExpression, indent: int) -> tuple[str, Sequence[str], str]:
+        if isinstance(value, SequentialExpression):
             named = [(name, self.text(item, indent, len(name) + 10 * value.named)) for name, item in value.items]
             return self.row(named, value.named)
         function, arguments = _as_value(value)
@@ -135,10 +135,10 @@ class Writing(msgspec.Struct, frozen=True):
             return self.parameter(value.name)
         if isinstance(value, Training):
             return f"not {self.training}" if value.negated else self.training
-        if isinstance(value, Items):
+        if isinstance(value, SequentialExpression):
             opening, parts, closing = self.row([(name, self._flat(item)) for name, item in value.items], value.named)
             return opening + ", ".join(parts) + closing
-        if isinstance(value, Call):
+        if isinstance(value, CallExpression):
             function, arguments = _as_value(value)
             if value.plain and not arguments:
                 return function
@@ -148,17 +148,17 @@ class Writing(msgspec.Struct, frozen=True):
             return f"({inner},)" if len(value) == 1 else f"({inner})"
         return literal(value)
 
-    def arguments(self, call: Call) -> str:
+    def arguments(self, call: CallExpression) -> str:
         """Those of a plain function, behind what it is applied to."""
         said = (argument for argument in call.arguments if not argument.is_usual)
         return "".join(f", {_keyword(a)}{self._flat(a.value)}" for a in said)
 
 
-def _as_value(call: Call) -> tuple[str, tuple[Argument, ...]]:
+def _as_value(call: CallExpression) -> tuple[str, tuple[Argument, ...]]:
     """A plain function as a value waits for what it is applied to."""
     said = tuple(argument for argument in call.arguments if not argument.is_usual)
     if call.plain and said:
-        return "partial", (Argument("function", Call(call.function, plain=True)), *said)
+        return "partial", (Argument("function", CallExpression(call.function, plain=True)), *said)
     return call.function, said
 
 
@@ -177,13 +177,13 @@ def literal(value: object) -> str:
     raise ValueError(f"{value!r} is nothing that code may hold")
 
 
-def calls_in(value: Value) -> Iterator[Call]:
+def calls_in(value: Value) -> Iterator[CallExpression]:
     """Every call inside of it, itself among them."""
-    if isinstance(value, Call):
+    if isinstance(value, CallExpression):
         yield value
         for argument in value.arguments:
             yield from calls_in(argument.value)
-    elif isinstance(value, Items):
+    elif isinstance(value, SequentialExpression):
         for _, item in value.items:
             yield from calls_in(item)
     elif isinstance(value, tuple):
@@ -193,8 +193,8 @@ def calls_in(value: Value) -> Iterator[Call]:
 
 def says_training(value: Value) -> bool:
     """Whether it depends on whether the net trains."""
-    if isinstance(value, Call):
+    if isinstance(value, CallExpression):
         return any(says_training(argument.value) for argument in value.arguments)
-    if isinstance(value, Items):
+    if isinstance(value, SequentialExpression):
         return any(says_training(item) for _, item in value.items)
     return isinstance(value, Training)

@@ -8,11 +8,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from converter.architectures.codegen.code import WIDTH, Call, Expression, Writing, calls_in, literal
-from converter.architectures.codegen.program import Applied, Attribute, Called, Class, Joined, Program, Statements
+from converter.architectures import vocabulary as v
+from converter.architectures.codegen.code import (
+    WIDTH,
+    CallExpression,
+    Expression,
+    ExpressionWriter,
+    Option,
+    Value,
+    calls_in,
+    literal,
+)
+from converter.architectures.codegen.program import (
+    Attribute,
+    Class,
+    FunctionCall,
+    Join,
+    ModuleCall,
+    Program,
+    Statements,
+)
 from converter.architectures.codegen.tree import free, is_attribute
-from converter.architectures.units import Unit, Units
-from converter.architectures.vocabulary import Step, kind_of
+from converter.architectures.units import Unit, Units, axes
+from converter.architectures.vocabulary import kind_of
 from converter.errors import ConversionError
 
 
@@ -40,7 +58,7 @@ class Dialect(ABC):
     line: ClassVar[str]
 
     @abstractmethod
-    def leaf(self, unit: Unit) -> Call:
+    def expression(self, unit: Unit) -> CallExpression:
         """What makes the module of a single step. Raises ConversionError for one that the framework cannot have."""
 
     def number(self, name: str) -> int | None:
@@ -55,7 +73,7 @@ class Dialect(ABC):
         """The step as those that the framework has."""
         return (unit,)
 
-    def refused(self, step: Step, reason: str) -> ConversionError:
+    def refused(self, step: v.NetStep, reason: str) -> ConversionError:
         name = f"'{step.path}' ({kind_of(step)})" if hasattr(step, "path") else kind_of(step)
         return ConversionError(f"{name} cannot be built in {self.title}: {reason}")
 
@@ -69,8 +87,8 @@ class Dialect(ABC):
         """The function that makes the net."""
         return f"def make_net():\n    return {self.writing().text(net, 4, 7)}"
 
-    def writing(self, parameter: str = "{}", training: str = "train") -> Writing:
-        return Writing(self.row, parameter.format, training)
+    def writing(self, parameter: str = "{}", training: str = "train") -> ExpressionWriter:
+        return ExpressionWriter(self.row, parameter.format, training)
 
     @abstractmethod
     def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
@@ -99,13 +117,13 @@ class Dialect(ABC):
 
     def class_text(self, made: Class) -> str:
         lines = [f"class {made.name}({self.line if made.is_line else self.net if made.is_net else self.base}):"]
-        lines += self.line_constructor() if made.is_line else self.constructor(made)
+        lines += self.sequential_constructor() if made.is_line else self.constructor(made)
         lines += [*self.signature(made), *self._forward(made)]
         if made.called:
             lines += ["", "", f'{made.name}.__name__ = "{made.called}"  # by which its Sequential counts it']
         return "\n".join(lines)
 
-    def line_constructor(self) -> list[str]:
+    def sequential_constructor(self) -> list[str]:
         """Of a class that is a Sequential, where it takes no modules by itself."""
         return []
 
@@ -118,7 +136,7 @@ class Dialect(ABC):
         lines += [f"        self.{flag} = {flag}" for flag in made.flags]
         return [*lines, ""]
 
-    def attributes(self, inside: Sequence[Attribute], writing: Writing, flag: str = "{}") -> list[str]:
+    def attributes(self, inside: Sequence[Attribute], writing: ExpressionWriter, flag: str = "{}") -> list[str]:
         """The modules inside; those of a branch that may be missing behind a condition."""
         lines: list[str] = []
         former = ""
@@ -129,7 +147,7 @@ class Dialect(ABC):
             lines.append(self.assigned(each.name, each.made, writing, 12 if each.flag else 8))
         return lines
 
-    def assigned(self, name: str, made: Expression, writing: Writing, indent: int) -> str:
+    def assigned(self, name: str, made: Expression, writing: ExpressionWriter, indent: int) -> str:
         """``self.name = made``."""
         pad = " " * indent
         if is_attribute(name):
@@ -156,7 +174,7 @@ class Dialect(ABC):
         lines: list[str] = []
         pad, expression = " " * indent, start
         for step in steps:
-            if isinstance(step, Joined):
+            if isinstance(step, Join):
                 if not expression.isidentifier():
                     lines.append(f"{pad}{name} = {expression}")
                     expression = name
@@ -170,8 +188,8 @@ class Dialect(ABC):
             expression = longer
         return lines, expression
 
-    def _applied(self, step: Called | Applied, x: str) -> str:
-        if isinstance(step, Applied):
+    def _applied(self, step: ModuleCall | FunctionCall, x: str) -> str:
+        if isinstance(step, FunctionCall):
             return f"{step.call.function}({x}{self.writing().arguments(step.call)})"
         if not step.name:
             return self.inner(x)
@@ -182,7 +200,7 @@ class Dialect(ABC):
         """What the Sequential that a class is makes of it."""
         return f"super().{self.forward}({x})"
 
-    def _join(self, step: Joined, x: str, taken: set[str], indent: int) -> tuple[list[str], str]:
+    def _join(self, step: Join, x: str, taken: set[str], indent: int) -> tuple[list[str], str]:
         pad = " " * indent
         lines: list[str] = []
         parts = []
@@ -212,11 +230,39 @@ def _defined(parameters: Sequence[str]) -> list[str]:
     return ["    def __init__(", *(f"        {parameter}," for parameter in parameters), "    ):"]
 
 
-def _applied(statements: Statements) -> list[Call]:
-    found: list[Call] = []
+def _applied(statements: Statements) -> list[CallExpression]:
+    found: list[CallExpression] = []
     for step in statements:
-        if isinstance(step, Applied):
+        if isinstance(step, FunctionCall):
             found.append(step.call)
-        elif isinstance(step, Joined):
+        elif isinstance(step, Join):
             found += [call for branch in step.branches for call in _applied(branch.steps)]
     return found
+
+
+# -- arguments that layers of several frameworks have in common -------------------------------------------------------
+
+
+def outputs(unit: Unit, role: str = "outputs") -> tuple[str, Value]:
+    assert unit.outputs is not None
+    return role, unit.outputs
+
+
+def bias(unit: Unit) -> Option:
+    return Option("bias" in unit.roles, True)
+
+
+def activation(unit: Unit) -> dict[str, Option]:
+    """The step behind it, where the layer does that itself."""
+    return {"activation": Option(unit.activation, "")}
+
+
+def window(step: v.MaxPool | v.AveragePool) -> tuple[tuple[str, Value], tuple[str, Value]]:
+    """The size of a pool, and the stride, which is the size where none is said."""
+    stride = step.size if step.stride is None else step.stride
+    return ("size", axes(step.size)), ("stride", axes(stride))
+
+
+def channel_axis(unit: Unit) -> int:
+    """Where the channels stand, if they stand first; the last axis of features."""
+    return 1 if unit.given is None or unit.given.space is not False else -1

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from converter.architectures.codegen.code import Call, ClassOf, Expression, Items, Parameter, Training, Value
+from converter.architectures.codegen.code import (
+    CallExpression,
+    Expression,
+    Parameter,
+    SequentialExpression,
+    Training,
+    UnwrittenClass,
+    Value,
+)
 from converter.architectures.codegen.tree import free, is_attribute
 
 #: Roles that are all numbers of channels or features.
@@ -40,16 +48,16 @@ class Parameters(msgspec.Struct):
         first = known[0]
         if all(value == first and type(value) is type(first) for value in known):
             return first
-        if all(isinstance(value, Call) for value in known):
+        if all(isinstance(value, CallExpression) for value in known):
             return self._call(module, values)
-        if all(isinstance(value, Items) for value in known):
+        if all(isinstance(value, SequentialExpression) for value in known):
             return self._items(module, values)
-        if any(isinstance(value, Call | Items | ClassOf) for value in known):
+        if any(isinstance(value, CallExpression | SequentialExpression | UnwrittenClass) for value in known):
             return None
         return self._parameter(module, role, values)
 
     def _call(self, module: str, values: Sequence[Value | None]) -> Value | None:
-        calls = [value if isinstance(value, Call) else None for value in values]
+        calls = [value if isinstance(value, CallExpression) else None for value in values]
         first = next(each for each in calls if each is not None)
         forms = {(c.function, c.use, c.plain, tuple((a.role, a.keyword) for a in c.arguments)) for c in calls if c}
         if len(forms) > 1:
@@ -63,14 +71,14 @@ class Parameters(msgspec.Struct):
         return replace(first, arguments=tuple(arguments))
 
     def _items(self, module: str, values: Sequence[Value | None]) -> Value | None:
-        rows = [value if isinstance(value, Items) else None for value in values]
+        rows = [value if isinstance(value, SequentialExpression) else None for value in values]
         first = next(row for row in rows if row is not None)
         if len({(row.named, tuple(name for name, _ in row.items)) for row in rows if row}) > 1:
             return None
         items = []
         for i, (name, _) in enumerate(first.items):
             made = self._common(module, "item", [row.items[i][1] if row else None for row in rows])
-            if not isinstance(made, Call | Items):
+            if not isinstance(made, CallExpression | SequentialExpression):
                 return None
             items.append((name, made))
         return replace(first, items=tuple(items))
@@ -112,9 +120,9 @@ def with_names(value: Expression, names: Sequence[str]) -> Expression:
 def _renamed(value: Value, names: Sequence[str]) -> Value:
     if isinstance(value, Parameter):
         return Parameter(names[int(value.name)])
-    if isinstance(value, Call):
+    if isinstance(value, CallExpression):
         return replace(value, arguments=tuple(replace(a, value=_renamed(a.value, names)) for a in value.arguments))
-    if isinstance(value, Items):
+    if isinstance(value, SequentialExpression):
         return replace(value, items=tuple((name, with_names(item, names)) for name, item in value.items))
     if isinstance(value, tuple):
         return tuple(_renamed(item, names) for item in value)

@@ -6,20 +6,20 @@ from typing import TypeAlias
 
 import msgspec
 
-from converter.architectures.codegen.code import Call, Expression, Value
+from converter.architectures.codegen.code import CallExpression, Expression, Value
 
 
-class Called(msgspec.Struct, frozen=True):
+class ModuleCall(msgspec.Struct, frozen=True):
     """``x = self.name(x)``, as the module's ``use`` says; "" for the Sequential that the class itself is."""
 
     name: str
     use: str = "{m}({x})"
 
 
-class Applied(msgspec.Struct, frozen=True):
+class FunctionCall(msgspec.Struct, frozen=True):
     """A plain function on what passes."""
 
-    call: Call
+    call: CallExpression
 
 
 class Branch(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Branch(msgspec.Struct, frozen=True):
     flag: str = ""
 
 
-class Joined(msgspec.Struct, frozen=True):
+class Join(msgspec.Struct, frozen=True):
     """joined: ``add`` or ``concat`` of what the branches make of the same. last: as of `Fork`."""
 
     joined: str
@@ -37,7 +37,7 @@ class Joined(msgspec.Struct, frozen=True):
     branches: tuple[Branch, ...]
 
 
-Statements: TypeAlias = "tuple[Called | Applied | Joined, ...]"
+Statements: TypeAlias = "tuple[ModuleCall | FunctionCall | Join, ...]"
 
 
 class Attribute(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ class Attribute(msgspec.Struct, frozen=True):
     flag: str = ""
 
 
-class Needed(msgspec.Struct, frozen=True):
+class ClassParameter(msgspec.Struct, frozen=True):
     """A parameter of a class. sample: one of its values. always: whether it must be given."""
 
     name: str
@@ -63,7 +63,7 @@ class Class(msgspec.Struct, frozen=True):
     """
 
     name: str
-    parameters: tuple[Needed, ...]
+    parameters: tuple[ClassParameter, ...]
     flags: tuple[str, ...]
     attributes: tuple[Attribute, ...]
     statements: Statements

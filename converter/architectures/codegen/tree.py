@@ -4,41 +4,40 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterable
-from typing import ClassVar, Protocol, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
-from converter.architectures.codegen.code import Call
 from converter.architectures.units import Fork, Unit
 from converter.architectures.vocabulary import snake
 
 
-class Leaf(msgspec.Struct, frozen=True):
+class SingleModule(msgspec.Struct, frozen=True):
     """A single layer or step."""
 
     unit: Unit
 
 
-class Line(msgspec.Struct, frozen=True):
+class SequentialModule(msgspec.Struct, frozen=True):
     """A Sequential: modules with their names in it. named: whether these are said, and not given by itself."""
 
-    items: tuple[tuple[str, Node], ...]
+    items: tuple[tuple[str, ModuleNode], ...]
     named: bool = False
 
 
-class Use(msgspec.Struct, frozen=True):
+class UseChild(msgspec.Struct, frozen=True):
     """Call a child; "" for the Sequential that the block itself is."""
 
     name: str
 
 
-class Do(msgspec.Struct, frozen=True):
+class DoStep(msgspec.Struct, frozen=True):
     """A step without weights."""
 
     unit: Unit
 
 
-class Split(msgspec.Struct, frozen=True):
+class SplitSteps(msgspec.Struct, frozen=True):
     """Several bodies that take the same, and how their results are joined (as of `Fork`)."""
 
     joined: str
@@ -46,46 +45,23 @@ class Split(msgspec.Struct, frozen=True):
     branches: tuple[Body, ...]
 
 
-Body: TypeAlias = "tuple[Use | Do | Split, ...]"
+Body: TypeAlias = "tuple[UseChild | DoStep | SplitSteps, ...]"
 
 
-class Block(msgspec.Struct, frozen=True):
+class ClassModule(msgspec.Struct, frozen=True):
     """A class. hint: what it may be called; counted: what it must be, for a Sequential counts it by its class.
 
     line: where the block is a Sequential that does more with its result.
     """
 
-    children: tuple[tuple[str, Node], ...]
+    children: tuple[tuple[str, ModuleNode], ...]
     body: Body
     hint: str
-    line: Line | None = None
+    line: SequentialModule | None = None
     counted: bool = False
 
 
-Node: TypeAlias = "Leaf | Line | Block"
-
-
-class Rules(Protocol):
-    """How a framework names the modules in a Sequential, and what its layers do themselves.
-
-    counted: its Sequential names modules by class and count (Keras). says_names: it may be told their names (PyTorch).
-    subclassed: a class of its own may be one. flattens: its linear layer flattens what it takes (gluon).
-    """
-
-    title: ClassVar[str]
-    counted: ClassVar[bool]
-    says_names: ClassVar[bool]
-    subclassed: ClassVar[bool]
-    flattens: ClassVar[bool]
-
-    def number(self, name: str) -> int | None:
-        """The place in a Sequential that a name says; None where it says none."""
-
-    def fused(self, unit: Unit) -> str:
-        """The activation as an option of the layer before it; "" where it cannot be one."""
-
-    def leaf(self, unit: Unit) -> Call:
-        """What makes the module."""
+ModuleNode: TypeAlias = "SingleModule | SequentialModule | ClassModule"
 
 
 def is_attribute(name: str) -> bool:

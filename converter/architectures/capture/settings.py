@@ -1,5 +1,7 @@
-"""Padding: ``same``, which depends on the size of the input, as numbers; and what is a step of its own as a part of the
-layer behind it, where that can have it.
+"""How the settings of a live layer are read: sizes and paddings, and what is refused of them.
+
+``same`` depends on the size of the input and becomes numbers; a padding that is a step of its own becomes an option of
+the layer after it, where that can have it.
 """
 
 from __future__ import annotations
@@ -10,10 +12,29 @@ from typing import Any
 from msgspec import structs
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.refused import RefusedError, sizes
 
 
-class LowestPad(v.Step, frozen=True, kw_only=True):
+class RefusedError(Exception):
+    """Why a layer or a function is none of the vocabulary, as the end of a sentence: ``which has groups=2``."""
+
+
+def only(layer: Any, **wanted: Any) -> None:
+    """Raises RefusedError for a setting that not all frameworks have."""
+    for name, value in wanted.items():
+        found = getattr(layer, name)
+        if found != value:
+            raise RefusedError(f"which has {name}={found}")
+
+
+def sizes(value: int | Sequence[int]) -> Any:
+    """One number, or one for each axis where these differ."""
+    if isinstance(value, int):
+        return value
+    found = tuple(int(size) for size in value)
+    return found[0] if len(set(found)) == 1 else found
+
+
+class LowestPad(v.NetStep, frozen=True, kw_only=True):
     """Minus infinity around space, which no maximum takes: of a net, and no step of the vocabulary."""
 
     padding: tuple[tuple[int, int], ...]
@@ -31,7 +52,7 @@ def same(space: Sequence[int | None], windows: Sequence[int], strides: Sequence[
     return tuple(pairs)
 
 
-def around(pairs: Sequence[tuple[int, int]]) -> tuple[list[v.Step], Any]:
+def around(pairs: Sequence[tuple[int, int]]) -> tuple[list[v.NetStep], Any]:
     """Zeros before a layer, where it cannot have them itself, and those that it has, as many on both sides."""
     if any(before != behind for before, behind in pairs):
         return [v.ZeroPad(padding=tuple(pairs))], 0

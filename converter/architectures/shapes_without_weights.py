@@ -8,20 +8,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from converter.architectures import vocabulary as v
 from converter.architectures.units import UNKNOWN, Shape, per_axis
-from converter.architectures.vocabulary import (
-    AveragePool,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    Last,
-    MaxPool,
-    Softmax,
-    Step,
-    ZeroPad,
-    kind_of,
-)
+from converter.architectures.vocabulary import kind_of
 from converter.errors import ConversionError
 
 
@@ -29,11 +18,11 @@ class OtherSizeError(ConversionError):
     """The weights are of a net for inputs of another size."""
 
 
-def same(step: Step, given: Shape | None) -> Shape | None:
+def same(step: v.NetStep, given: Shape | None) -> Shape | None:
     return given
 
 
-def _pool(step: MaxPool | AveragePool, given: Shape | None) -> Shape:
+def _pool(step: v.MaxPool | v.AveragePool, given: Shape | None) -> Shape:
     taken = in_space(step, given)
     space = taken.dims[1:]
     if any(2 * p > k for p, k in zip(per_axis(step.padding, space), per_axis(step.size, space), strict=True)):
@@ -41,12 +30,12 @@ def _pool(step: MaxPool | AveragePool, given: Shape | None) -> Shape:
     return Shape((taken.dims[0], *windows(step, space, per_axis(step.size, space))), True)
 
 
-def _global_pool(step: Step, given: Shape | None) -> Shape:
+def _global_pool(step: v.NetStep, given: Shape | None) -> Shape:
     taken = in_space(step, given)
     return Shape((taken.dims[0], *(1 for _ in taken.dims[1:])), True)
 
 
-def _flatten(step: Flatten, given: Shape | None) -> Shape:
+def _flatten(step: v.Flatten, given: Shape | None) -> Shape:
     if given is None:
         return Shape((None,), False, UNKNOWN)
     features = None if None in given.dims else math.prod(size or 0 for size in given.dims)
@@ -58,7 +47,7 @@ def _flatten(step: Flatten, given: Shape | None) -> Shape:
     return Shape((features,), False, UNKNOWN if channels is None else channels if channels > 1 else 0)
 
 
-def _padded(step: ZeroPad, given: Shape | None) -> Shape:
+def _padded(step: v.ZeroPad, given: Shape | None) -> Shape:
     taken = in_space(step, given)
     if len(step.padding) != len(taken.dims) - 1:
         raise ConversionError(f"zero_pad: {len(step.padding)} pairs of padding for {len(taken.dims) - 1} axes of space")
@@ -66,27 +55,27 @@ def _padded(step: ZeroPad, given: Shape | None) -> Shape:
     return Shape((taken.dims[0], *(None if size is None else size + a + b for size, (a, b) in pairs)), True)
 
 
-def _softmax(step: Softmax, given: Shape | None) -> Shape | None:
+def _softmax(step: v.Softmax, given: Shape | None) -> Shape | None:
     if given is not None and given.space is None and len(given.dims) > 1:
         raise ConversionError("softmax: whether it is over channels or features must be known from a layer before it")
     return given
 
 
-def _last(step: Last, given: Shape | None) -> Shape:
+def _last(step: v.Last, given: Shape | None) -> Shape:
     taken = sequence(step, given, given.dims[-1] if given is not None else None)
     return Shape((taken.dims[-1],), False)
 
 
-WITHOUT_WEIGHTS: Mapping[type[Step], Callable[[Any, Shape | None], Shape | None]] = {
-    MaxPool: _pool,
-    AveragePool: _pool,
-    GlobalMaxPool: _global_pool,
-    GlobalAveragePool: _global_pool,
-    Flatten: _flatten,
-    ZeroPad: _padded,
-    Softmax: _softmax,
-    Last: _last,
-    Dropout: same,
+WITHOUT_WEIGHTS: Mapping[type[v.NetStep], Callable[[Any, Shape | None], Shape | None]] = {
+    v.MaxPool: _pool,
+    v.AveragePool: _pool,
+    v.GlobalMaxPool: _global_pool,
+    v.GlobalAveragePool: _global_pool,
+    v.Flatten: _flatten,
+    v.ZeroPad: _padded,
+    v.Softmax: _softmax,
+    v.Last: _last,
+    v.Dropout: same,
 }
 
 
@@ -112,7 +101,7 @@ def spatial(step: Any, given: Shape | None, space: int, channels: int) -> Shape:
     return Shape((channels, *given.dims[1:]), True)
 
 
-def in_space(step: Step, given: Shape | None) -> Shape:
+def in_space(step: v.NetStep, given: Shape | None) -> Shape:
     if given is None:
         raise ConversionError(f"{kind_of(step)}: the input must say how many axes of space there are")
     if given.space is False or len(given.dims) < 2:

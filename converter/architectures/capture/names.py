@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec import structs
 
-from converter.architectures.codegen.keras import Keras
-from converter.architectures.codegen.modules import Part, Steps, layers_in, parts_of
+from converter.architectures.codegen.keras import KerasDialect
+from converter.architectures.codegen.modules import NamedSteps, StepList, layers_in, runs_by_name
 from converter.architectures.codegen.tree import camel, is_attribute
 from converter.architectures.document import Architecture, layer_paths
 from converter.architectures.units import Fork, Unit, Units, units_in
@@ -55,9 +55,9 @@ class _Naming(msgspec.Struct, frozen=True):
     names: _Names
     framework_name: str
 
-    def net(self, row: Steps) -> list[tuple[Unit, tuple[str, ...]]]:
+    def net(self, row: StepList) -> list[tuple[Unit, tuple[str, ...]]]:
         """Each layer with its name. In Keras the net is a Sequential: its files count what is in it by class."""
-        found, parts = list(self.row(row, 0)), parts_of(row, self.names, 0)
+        found, parts = list(self.row(row, 0)), runs_by_name(row, self.names, 0)
         named = [part for part in parts or () if part.name]
         kinds = [self._kind(part, 0) for part in named]
         if self.framework_name != "tensorflow" or (parts and self._is_sequential(parts, 0) and all(kinds)):
@@ -68,9 +68,9 @@ class _Naming(msgspec.Struct, frozen=True):
         around = kinds[0] or (name if is_attribute(name) and snake_case(camel(name)) == name else "net")
         return [(unit, (around, *rest)) for unit, (_, *rest) in found]
 
-    def row(self, row: Steps, depth: int) -> Iterator[tuple[Unit, tuple[str, ...]]]:
+    def row(self, row: StepList, depth: int) -> Iterator[tuple[Unit, tuple[str, ...]]]:
         """Each layer with its name below the modules around this row."""
-        parts = parts_of(row, self.names, depth)
+        parts = runs_by_name(row, self.names, depth)
         if parts is None or not self._is_sequential(parts, depth):
             found = {name: self._steps_of(row, name, depth) for name in self._next_names(row, depth)}
             chosen = {name: self._alone(name) for name in found}
@@ -83,7 +83,7 @@ class _Naming(msgspec.Struct, frozen=True):
             inside = self.row(steps, depth + 1) if not own else ()
             yield from ((unit, (chosen[name], *rest)) for unit, rest in inside)
 
-    def _is_sequential(self, parts: Sequence[Part], depth: int) -> bool:
+    def _is_sequential(self, parts: Sequence[NamedSteps], depth: int) -> bool:
         """Whether the names are those that a Sequential gives: numbers, or in Keras its classes with a count."""
         names = [part.name for part in parts if part.name]
         if all(_number(name) is not None for name in names):
@@ -99,7 +99,7 @@ class _Naming(msgspec.Struct, frozen=True):
             kind in ("", stem) for kind, stem in zip(kinds, stems, strict=True)
         )
 
-    def _numbered(self, parts: Sequence[Part], depth: int) -> dict[str, str]:
+    def _numbered(self, parts: Sequence[NamedSteps], depth: int) -> dict[str, str]:
         if self.framework_name != "tensorflow":
             form = "layers_{}" if self.framework_name == "flax" else "{}"
             return {part.name: form.format(place) for place, part in enumerate(parts) if part.name}
@@ -113,20 +113,20 @@ class _Naming(msgspec.Struct, frozen=True):
             counts[kind] += 1
         return chosen
 
-    def _kind(self, part: Part, depth: int) -> str:
+    def _kind(self, part: NamedSteps, depth: int) -> str:
         """What Keras counts a module in a Sequential by; "" where that is a class of one's own."""
         first = part.steps[0]
         if isinstance(first, Unit) and len(self.names.get(first.path, ())) == depth + 1:
-            return snake_case(Keras().leaf(first).function.rpartition(".")[2])
-        inside = parts_of(part.steps, self.names, depth + 1)
+            return snake_case(KerasDialect().expression(first).function.rpartition(".")[2])
+        inside = runs_by_name(part.steps, self.names, depth + 1)
         if inside is None or not self._is_sequential(inside, depth + 1):
             return ""
         return "sequential" if all(self._kind(each, depth + 1) for each in inside if each.name) else ""
 
-    def _next_names(self, row: Steps, depth: int) -> list[str]:
+    def _next_names(self, row: StepList, depth: int) -> list[str]:
         return list(dict.fromkeys(self.names[path][depth] for path in layers_in(row)))
 
-    def _steps_of(self, row: Steps, name: str, depth: int) -> Steps:
+    def _steps_of(self, row: StepList, name: str, depth: int) -> StepList:
         """The steps of one module, with those between them that have no weights."""
         inside = [any(self.names[path][depth] == name for path in layers_in([step])) for step in row]
         if True not in inside:

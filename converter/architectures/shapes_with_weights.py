@@ -8,31 +8,14 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from converter.architectures.passing import fits, sequence, spatial, windows
+from converter.architectures import vocabulary as v
+from converter.architectures.shapes_without_weights import fits, sequence, spatial, windows
 from converter.architectures.units import Shape, Unit, per_axis
-from converter.architectures.vocabulary import (
-    Attention,
-    BatchNorm,
-    Conv,
-    ConvTranspose,
-    Embedding,
-    GroupNorm,
-    Gru,
-    InstanceNorm,
-    LayerNorm,
-    Linear,
-    Lstm,
-    Prelu,
-    RmsNorm,
-    Rnn,
-    Step,
-    WithWeights,
-    kind_of,
-)
+from converter.architectures.vocabulary import kind_of
 from converter.errors import ConversionError
 
 
-class Told(msgspec.Struct, frozen=True):
+class SizeSource(msgspec.Struct, frozen=True):
     """What weights, or else the step, tell of the sizes of a layer."""
 
     step: Any
@@ -61,48 +44,48 @@ class Told(msgspec.Struct, frozen=True):
         return self.shapes[role]
 
 
-def optional_roles(step: Step) -> frozenset[str]:
+def optional_roles(step: v.NetStep) -> frozenset[str]:
     """The optional roles of a layer without weights."""
     return frozenset(role for role in ("bias", "scale", "offset") if getattr(step, role, True))
 
 
-def _linear(step: Linear, given: Shape | None, told: Told) -> Unit:
-    outputs = told.size("weight", 0)
+def _linear(step: v.Linear, given: Shape | None, source: SizeSource) -> Unit:
+    outputs = source.size("weight", 0)
     if given is not None and given.space:
         raise ConversionError(f"'{step.path}' is linear and takes {given}: channels in space, which need a flatten")
-    inputs = told.shape("weight")[1] if told.weights is not None else _known(step, given)
+    inputs = source.shape("weight")[1] if source.weights is not None else _known(step, given)
     fits(step, inputs, given)
     dims = (*given.dims[:-1], outputs) if given is not None else (outputs,)
     taken = replace(given, space=False) if given else Shape((inputs,), False)
     return Unit(step, taken, Shape(dims, False), inputs, outputs)
 
 
-def _embedding(step: Embedding, given: Shape | None, told: Told) -> Unit:
-    rows, outputs = told.size("weight", 0, "num"), told.size("weight", 1)
+def _embedding(step: v.Embedding, given: Shape | None, source: SizeSource) -> Unit:
+    rows, outputs = source.size("weight", 0, "num"), source.size("weight", 1)
     dims = (*(given.dims if given is not None else (None,)), outputs)
     return Unit(step, given, Shape(dims, False), None, outputs, rows=rows)
 
 
-def _conv(step: Conv, given: Shape | None, told: Told) -> Unit:
-    outputs, kernel = told.size("weight", 0), _kernel(step, given, told)
-    if told.weights is not None:
-        width = told.shape("weight")[1]
+def _conv(step: v.Conv, given: Shape | None, source: SizeSource) -> Unit:
+    outputs, kernel = source.size("weight", 0), _kernel(step, given, source)
+    if source.weights is not None:
+        width = source.shape("weight")[1]
         known = given.dims[0] if given is not None and given.dims[0] is not None else width
         inputs = width * step.groups if isinstance(step.groups, int) else known
         groups = inputs // width
     else:
         inputs, groups = _known(step, given), step.groups if isinstance(step.groups, int) else 1
     taken = spatial(step, given, len(kernel), inputs)
-    if inputs % groups or outputs % groups or (told.weights is not None and inputs != groups * width):
+    if inputs % groups or outputs % groups or (source.weights is not None and inputs != groups * width):
         raise ConversionError(f"'{step.path}': {inputs} channels in and {outputs} out are not of {groups} groups")
     reach = [d * (k - 1) for d, k in zip(per_axis(step.dilation, kernel), kernel, strict=True)]
     space = windows(step, taken.dims[1:], [size + 1 for size in reach])
     return Unit(step, taken, Shape((outputs, *space), True), inputs, outputs, kernel, groups)
 
 
-def _conv_transpose(step: ConvTranspose, given: Shape | None, told: Told) -> Unit:
-    kernel = _kernel(step, given, told)
-    inputs = told.shape("weight")[0] if told.weights is not None else _known(step, given)
+def _conv_transpose(step: v.ConvTranspose, given: Shape | None, source: SizeSource) -> Unit:
+    kernel = _kernel(step, given, source)
+    inputs = source.shape("weight")[0] if source.weights is not None else _known(step, given)
     taken = spatial(step, given, len(kernel), inputs)
     each = zip(
         taken.dims[1:],
@@ -111,15 +94,15 @@ def _conv_transpose(step: ConvTranspose, given: Shape | None, told: Told) -> Uni
         strict=True,
     )
     space = (None if size is None else (size - 1) * s + k - 2 * p + o for size, k, s, p, o in each)
-    outputs = told.size("weight", 1)
+    outputs = source.size("weight", 1)
     return Unit(step, taken, Shape((outputs, *space), True), inputs, outputs, kernel)
 
 
-def _channel_norm(step: WithWeights, given: Shape | None, told: Told) -> Unit:
+def _channel_norm(step: v.WithWeights, given: Shape | None, source: SizeSource) -> Unit:
     """Over channels; of features, those are the channels."""
-    role = next((role for role in ("mean", "scale", "offset") if role in told.shapes), None)
-    width = told.shapes[role][0] if role else _known(step, given)
-    if given is not None and given.space is False and (len(given.dims) > 1 or not isinstance(step, BatchNorm)):
+    role = next((role for role in ("mean", "scale", "offset") if role in source.shapes), None)
+    width = source.shapes[role][0] if role else _known(step, given)
+    if given is not None and given.space is False and (len(given.dims) > 1 or not isinstance(step, v.BatchNorm)):
         raise ConversionError(f"'{step.path}' ({kind_of(step)}) takes channels in space, not features behind time")
     if given is not None and given.flattened:
         raise ConversionError(f"'{step.path}' ({kind_of(step)}) stands between a flatten and a linear layer")
@@ -127,13 +110,13 @@ def _channel_norm(step: WithWeights, given: Shape | None, told: Told) -> Unit:
     fits(step, width, taken)
     if taken is not None:
         taken = replace(taken, dims=(width, *taken.dims[1:]))
-    if isinstance(step, GroupNorm) and width % step.groups:
+    if isinstance(step, v.GroupNorm) and width % step.groups:
         raise ConversionError(f"'{step.path}': {width} channels are not of {step.groups} groups")
     return Unit(step, taken, taken, width, width)
 
 
-def _feature_norm(step: WithWeights, given: Shape | None, told: Told) -> Unit:
-    width = told.size("scale", 0) if told.weights is not None else _known(step, given)
+def _feature_norm(step: v.WithWeights, given: Shape | None, source: SizeSource) -> Unit:
+    width = source.size("scale", 0) if source.weights is not None else _known(step, given)
     if given is not None and given.space:
         raise ConversionError(f"'{step.path}' ({kind_of(step)}) takes features, not channels in space")
     if given is not None and given.flattened:
@@ -143,25 +126,25 @@ def _feature_norm(step: WithWeights, given: Shape | None, told: Told) -> Unit:
     return Unit(step, taken, taken, width, width)
 
 
-def _prelu(step: Prelu, given: Shape | None, told: Told) -> Unit:
-    count = told.size("slope", 0)
+def _prelu(step: v.Prelu, given: Shape | None, source: SizeSource) -> Unit:
+    count = source.size("slope", 0)
     if count > 1:
         fits(step, count, given)
     return Unit(step, given, given, count, count)
 
 
-def _recurrent(step: Rnn | Lstm | Gru, given: Shape | None, told: Told) -> Unit:
-    if told.weights is not None:
-        inputs, units = told.shape("input_weight")[1], told.shape("recurrent_weight")[1]
+def _recurrent(step: v.Rnn | v.Lstm | v.Gru, given: Shape | None, source: SizeSource) -> Unit:
+    if source.weights is not None:
+        inputs, units = source.shape("input_weight")[1], source.shape("recurrent_weight")[1]
     else:
-        inputs, units = _known(step, given), told.size("", 0)
+        inputs, units = _known(step, given), source.size("", 0)
     taken = sequence(step, given, inputs)
     return Unit(step, taken, Shape((taken.dims[0], units), False), inputs, units)
 
 
-def _attention(step: Attention, given: Shape | None, told: Told) -> Unit:
-    if told.weights is not None:
-        width, inputs = told.shape("weight")
+def _attention(step: v.Attention, given: Shape | None, source: SizeSource) -> Unit:
+    if source.weights is not None:
+        width, inputs = source.shape("weight")
     else:
         width = inputs = _known(step, given)
     if width != inputs or width % step.heads:
@@ -170,27 +153,27 @@ def _attention(step: Attention, given: Shape | None, told: Told) -> Unit:
     return Unit(step, taken, taken, inputs, width)
 
 
-WITH_WEIGHTS: Mapping[type[Step], Callable[[Any, Shape | None, Told], Unit]] = {
-    Linear: _linear,
-    Embedding: _embedding,
-    Conv: _conv,
-    ConvTranspose: _conv_transpose,
-    BatchNorm: _channel_norm,
-    GroupNorm: _channel_norm,
-    InstanceNorm: _channel_norm,
-    LayerNorm: _feature_norm,
-    RmsNorm: _feature_norm,
-    Prelu: _prelu,
-    Rnn: _recurrent,
-    Lstm: _recurrent,
-    Gru: _recurrent,
-    Attention: _attention,
+WITH_WEIGHTS: Mapping[type[v.NetStep], Callable[[Any, Shape | None, SizeSource], Unit]] = {
+    v.Linear: _linear,
+    v.Embedding: _embedding,
+    v.Conv: _conv,
+    v.ConvTranspose: _conv_transpose,
+    v.BatchNorm: _channel_norm,
+    v.GroupNorm: _channel_norm,
+    v.InstanceNorm: _channel_norm,
+    v.LayerNorm: _feature_norm,
+    v.RmsNorm: _feature_norm,
+    v.Prelu: _prelu,
+    v.Rnn: _recurrent,
+    v.Lstm: _recurrent,
+    v.Gru: _recurrent,
+    v.Attention: _attention,
 }
 
 
-def _kernel(step: Conv | ConvTranspose, given: Shape | None, told: Told) -> tuple[int, ...]:
-    if told.weights is not None:
-        return told.shape("weight")[2:]
+def _kernel(step: v.Conv | v.ConvTranspose, given: Shape | None, source: SizeSource) -> tuple[int, ...]:
+    if source.weights is not None:
+        return source.shape("weight")[2:]
     if step.kernel is None:
         raise ConversionError(f"'{step.path}' ({kind_of(step)}): no weights and no `kernel` say its size")
     if isinstance(step.kernel, int) and given is None:
@@ -206,4 +189,4 @@ def _known(step: Any, given: Shape | None) -> int:
     return size
 
 
-_IN_SPACE = (Conv, ConvTranspose, BatchNorm, GroupNorm, InstanceNorm)
+_IN_SPACE = (v.Conv, v.ConvTranspose, v.BatchNorm, v.GroupNorm, v.InstanceNorm)

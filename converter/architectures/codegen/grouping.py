@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from converter.architectures.codegen.code import Expression, Items
-from converter.architectures.codegen.program import Applied, Branch, Called, Joined, Statements
+from converter.architectures.codegen.code import Expression, SequentialExpression
+from converter.architectures.codegen.program import Branch, FunctionCall, Join, ModuleCall, Statements
 from converter.architectures.codegen.tree import free
 
 
@@ -20,7 +20,7 @@ class Draft(msgspec.Struct, frozen=True):
     height: int
     attributes: Mapping[str, Expression]
     statements: Statements
-    items: Items | None
+    items: SequentialExpression | None
     counted: bool
 
 
@@ -46,11 +46,11 @@ def _merged(bodies: Sequence[Statements]) -> Statements | None:
     lengths = {len(body) for body in bodies}
     if len(lengths) > 1:
         return None
-    found: list[Called | Applied | Joined] = []
+    found: list[ModuleCall | FunctionCall | Join] = []
     for column in zip(*bodies, strict=True):
         first = column[0]
-        if isinstance(first, Joined):
-            forks = [step for step in column if isinstance(step, Joined)]
+        if isinstance(first, Join):
+            forks = [step for step in column if isinstance(step, Join)]
             if len(forks) < len(column) or len({(step.joined, step.last, len(step.branches)) for step in forks}) > 1:
                 return None
             branches = []
@@ -76,9 +76,9 @@ def _disjoint(merged: Statements, drafts: Sequence[Draft]) -> bool:
 
 def _names_in(statements: Statements, flagged: bool = False) -> Iterator[tuple[str, bool]]:
     for step in statements:
-        if isinstance(step, Called):
+        if isinstance(step, ModuleCall):
             yield step.name, flagged
-        elif isinstance(step, Joined):
+        elif isinstance(step, Join):
             for branch in step.branches:
                 yield from _names_in(branch.steps, flagged or bool(branch.flag))
 
@@ -99,18 +99,18 @@ class Flags:
         self.attributes = {name: self._flags.get(name, "") for name in order}
 
     def _named(self, statements: Statements, flag: str) -> Statements:
-        found: list[Called | Applied | Joined] = []
+        found: list[ModuleCall | FunctionCall | Join] = []
         for step in statements:
-            if isinstance(step, Joined):
+            if isinstance(step, Join):
                 branches = (self._branch(step, i, branch, flag) for i, branch in enumerate(step.branches))
                 found.append(replace(step, branches=tuple(branches)))
                 continue
-            if isinstance(step, Called) and flag and step.name not in self._always:
+            if isinstance(step, ModuleCall) and flag and step.name not in self._always:
                 self._flags[step.name] = flag
             found.append(step)
         return tuple(found)
 
-    def _branch(self, fork: Joined, place: int, branch: Branch, flag: str) -> Branch:
+    def _branch(self, fork: Join, place: int, branch: Branch, flag: str) -> Branch:
         if branch.flag:
             word = ("body", "shortcut")[place] if fork.joined == "add" else f"branch_{place + 1}"
             flag = free(f"has_{word}", (*self.values, *self._modules))

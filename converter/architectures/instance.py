@@ -7,20 +7,11 @@ from typing import Any
 
 from msgspec import structs
 
-from converter.architectures.codegen.arguments import axes
-from converter.architectures.document import Architecture, Input, check_names, layer_paths, walk
-from converter.architectures.family import layer_kind, of_defaults, of_weights
-from converter.architectures.resolving import resolved
-from converter.architectures.units import UNKNOWN, Shapes, Unit, Units, units_in
-from converter.architectures.vocabulary import (
-    AnyStep,
-    Attention,
-    Concat,
-    Conv,
-    Linear,
-    Residual,
-    WithWeights,
-)
+from converter.architectures import vocabulary as v
+from converter.architectures.document import Architecture, Family, Input, check_names, layer_paths, walk
+from converter.architectures.family import family_of, layer_kind, of_defaults, of_weights
+from converter.architectures.shape_inference import resolved
+from converter.architectures.units import UNKNOWN, Shapes, Unit, Units, axes, units_in
 from converter.errors import ConversionError
 from converter.matching.schema_layers import spelled
 from converter.schema.loader import Schema, SchemaLayer
@@ -34,8 +25,7 @@ def of_schema(
     input: what it takes, where that is not what the schema says. sizes: other outputs for some layers, without weights.
     Raises ConversionError.
     """
-    check_described(schema)
-    family = schema.architecture
+    family = described_by(schema)
     if shapes is None:
         steps = of_defaults(family.steps, sizes or {})
         paths: Collection[str] = [path for step in _layers(steps) for path in layer_paths(step)]
@@ -47,12 +37,12 @@ def of_schema(
     return known(found, shapes, input)
 
 
-def check_described(schema: Schema) -> None:
-    """Raises ConversionError for a schema without an architecture."""
-    if schema.architecture is None:
-        raise ConversionError(
-            f"schema '{schema.name}' has no architecture: it says what the layers are called, and no more"
-        )
+def described_by(schema: Schema) -> Family:
+    """The architecture of a schema that must have one. Raises ConversionError."""
+    family = family_of(schema)
+    if family is None:
+        raise ConversionError(f"schema '{schema.name}' has no architecture: it only names the layers")
+    return family
 
 
 def known(
@@ -60,7 +50,7 @@ def known(
 ) -> tuple[Architecture, Units]:
     """With all sizes. shapes: of the weights, which overrule those that the steps say; the rest as in `of_schema`."""
     check_names(architecture)
-    steps: Sequence[AnyStep] = tuple(
+    steps: Sequence[v.AnyStep] = tuple(
         of_weights(architecture.steps, shapes, lambda path: False)
         if shapes is not None
         else of_defaults(architecture.steps, sizes or {})
@@ -76,7 +66,7 @@ def schema_of(architecture: Architecture, units: Units) -> Schema:
     layers = []
     for unit in units_in(units.row):
         for path in layer_paths(unit.step):
-            heads = unit.step.heads if isinstance(unit.step, Attention) else None
+            heads = unit.step.heads if isinstance(unit.step, v.Attention) else None
             names = architecture.names.get(path, {})
             layers.append(SchemaLayer(path, layer_kind(unit.step), names, heads, _flattened(unit), unflatten=0))
     return Schema(architecture.name, tuple(layers))
@@ -84,7 +74,7 @@ def schema_of(architecture: Architecture, units: Units) -> Schema:
 
 def _flattened(unit: Unit) -> int:
     """Other layers than linear ones are refused behind a flatten (see `units`)."""
-    if not isinstance(unit.step, Linear):
+    if not isinstance(unit.step, v.Linear):
         return 0
     flattened = (unit.given.flattened if unit.given is not None else None) or 0
     if flattened == UNKNOWN:
@@ -95,13 +85,13 @@ def _flattened(unit: Unit) -> int:
     return flattened
 
 
-def _with_sizes(step: AnyStep, units: Mapping[str, Unit]) -> Any:
-    if isinstance(step, Residual):
+def _with_sizes(step: v.AnyStep, units: Mapping[str, Unit]) -> Any:
+    if isinstance(step, v.Residual):
         body, shortcut = (tuple(_with_sizes(inner, units) for inner in row) for row in (step.body, step.shortcut))  # type: ignore[arg-type]
-        return Residual(body=body, shortcut=shortcut)
-    if isinstance(step, Concat):
-        return Concat(branches=tuple(tuple(_with_sizes(inner, units) for inner in row) for row in step.branches))  # type: ignore[arg-type]
-    if not isinstance(step, WithWeights):
+        return v.Residual(body=body, shortcut=shortcut)
+    if isinstance(step, v.Concat):
+        return v.Concat(branches=tuple(tuple(_with_sizes(inner, units) for inner in row) for row in step.branches))  # type: ignore[arg-type]
+    if not isinstance(step, v.WithWeights):
         return step
     unit = units[step.path]
     sizes: dict[str, Any] = {
@@ -112,13 +102,13 @@ def _with_sizes(step: AnyStep, units: Mapping[str, Unit]) -> Any:
         "scale": "scale" in unit.roles,
         "offset": "offset" in unit.roles,
     }
-    if isinstance(step, Conv):
+    if isinstance(step, v.Conv):
         sizes["groups"] = unit.groups
     return structs.replace(step, **{name: size for name, size in sizes.items() if name in step.__struct_fields__})
 
 
-def _layers(steps: Iterable[AnyStep]) -> list[WithWeights]:
-    return [step for step in walk(steps) if isinstance(step, WithWeights)]
+def _layers(steps: Iterable[v.AnyStep]) -> list[v.WithWeights]:
+    return [step for step in walk(steps) if isinstance(step, v.WithWeights)]
 
 
 def _entry(schema: Schema, path: str) -> str:

@@ -8,25 +8,30 @@ from typing import Any
 from msgspec import structs
 from msgspec.structs import replace
 
+from converter.architectures import vocabulary as v
 from converter.architectures.document import Architecture, decoded, encoded, layer_paths, of_name, rows_of
-from converter.architectures.of_net import known, of_schema, schema_of
+from converter.architectures.family import family_of
+from converter.architectures.instance import known, of_schema, schema_of
 from converter.architectures.units import Shapes
-from converter.architectures.vocabulary import Attention, Concat, Residual, Sequential, Steps, WithWeights
 from converter.core.contents import LeftOut
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.frameworks.neutral import with_architecture
-from converter.planning.plan import Plan
+from converter.planning.plan import TensorPlan
 from converter.schema.loader import Schema
 
 
-def described(plan: Plan, paths: Mapping[str, str], given: Architecture | bytes | None, schema: Schema | None) -> Plan:
+def described(
+    plan: TensorPlan, paths: Mapping[str, str], given: Architecture | bytes | None, schema: Schema | None
+) -> TensorPlan:
     """The plan of a neutral file with the architecture in it; left out, with the reason, where it does not fit.
 
     paths: layers of the source -> as they are called in the file. given: that of the source (JSON), or one that the
     user gives, which must fit; else that of the schema is taken. Raises ConversionError.
     """
     found, left_out = None, plan.left_out
+    if schema is not None and family_of(schema) is None:  # outside of `try`: a wrong schema is an error
+        schema = None
     try:
         found = _of_net(given, paths, shapes_of(step.target for step in plan.steps), schema)
     except ConversionError as error:
@@ -40,7 +45,7 @@ def described(plan: Plan, paths: Mapping[str, str], given: Architecture | bytes 
 def _of_net(
     given: Architecture | bytes | None, paths: Mapping[str, str], shapes: Shapes, schema: Schema | None
 ) -> Architecture | None:
-    if not isinstance(given, Architecture) and schema is not None and schema.architecture is not None:
+    if not isinstance(given, Architecture) and schema is not None:
         return of_schema(schema, shapes)[0]
     if given is None:
         return None
@@ -66,17 +71,17 @@ def _renamed(architecture: Architecture, paths: Mapping[str, str]) -> Architectu
     return structs.replace(architecture, steps=_steps(architecture.steps, paths), names=names)
 
 
-def _steps(steps: Steps, paths: Mapping[str, str]) -> tuple[Any, ...]:
+def _steps(steps: v.Steps, paths: Mapping[str, str]) -> tuple[Any, ...]:
     return tuple(_step(of_name(step), paths) for step in steps)
 
 
 def _step(step: Any, paths: Mapping[str, str]) -> Any:
-    if isinstance(step, WithWeights):
+    if isinstance(step, v.WithWeights):
         path = paths.get(layer_paths(step)[0], layer_paths(step)[0])
-        return structs.replace(step, path=path.rpartition(".")[0] if isinstance(step, Attention) else path)
+        return structs.replace(step, path=path.rpartition(".")[0] if isinstance(step, v.Attention) else path)
     rows: Sequence[Any] = [_steps(row, paths) for row in rows_of(step)]
-    if isinstance(step, Residual):
+    if isinstance(step, v.Residual):
         return structs.replace(step, body=rows[0], shortcut=rows[1])
-    if isinstance(step, Concat):
+    if isinstance(step, v.Concat):
         return structs.replace(step, branches=tuple(rows))
-    return structs.replace(step, steps=rows[0]) if isinstance(step, Sequential) else step
+    return structs.replace(step, steps=rows[0]) if isinstance(step, v.Sequential) else step
