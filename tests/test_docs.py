@@ -46,5 +46,5 @@ def test_declared_checksums_are_compared_unless_told_not_to(
 
     if row.checksums and "OCDBT" not in row.checksums:
         with pytest.raises(FormatError):
-            read(verify=True)
-    assert read(verify=False) != array.tobytes()
+            read(checksums=True)
+    assert read(checksums=False) != array.tobytes()

@@ -70,7 +70,7 @@ def _step_dict(step: Step) -> dict[str, Any]:
         "layer": step.layer,
         "kind": step.kind,
         "sources": [shape_dict(spec) for spec in step.sources],
-        "kept": [shape_dict(spec) for spec in step.own],
+        **({"kept": [shape_dict(spec) for spec in step.own]} if step.own else {}),
         "target": shape_dict(step.target),
         "done": [str(op) for op in step.ops],
         "reason": step.reason,

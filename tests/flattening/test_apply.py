@@ -15,7 +15,7 @@ from converter.core.layers import Layer
 from converter.core.tensors import DTYPES, TensorSpec
 from converter.flattening.guesses import guesses
 from converter.frameworks import framework
-from converter.matching.applied_options import narrowed
+from converter.matching.hints import narrowed
 from tests.command import ok, refused
 
 KINDS = {

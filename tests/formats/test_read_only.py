@@ -96,5 +96,5 @@ def test_declared_checksums_are_compared_unless_told_not_to(tmp_path: Path, row:
 
     if by_name(row).checksums:
         with pytest.raises(FormatError):
-            read(verify=True)
-    assert read(verify=False) != array.tobytes()
+            read(checksums=True)
+    assert read(checksums=False) != array.tobytes()
