@@ -215,8 +215,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("url", "said"),
     [
         ("nosuch://x/s.pt", "fsspec knows no protocol 'nosuch'"),
-        ("bucket:///there/none.pt", "nothing is there"),
-        ("bucket:///gone/none.pt", "nothing is there"),
+        ("bucket:///there/none.pt", "it does not exist"),
+        ("bucket:///gone/none.pt", "it does not exist"),
     ],
 )
 def test_a_source_that_is_not_there(
