@@ -24,7 +24,7 @@ from converter.errors import ConversionError, FormatError, MissingLibraryError, 
 from converter.formats import Contents, by_name, open_reader, open_writer
 from converter.formats.io import upload
 from converter.formats.io.locations import is_url, location
-from converter.formats.io.remote_source import BLOCK, RemoteSource
+from converter.formats.io.remote import BLOCK, RemoteSource
 from tests.command import ok, refused
 from tests.formats.every import FILES, names
 
