@@ -50,6 +50,8 @@ def detect(probe: Probe) -> bool:
 class FileReader(Reader):
     """The chosen step, read by its own format. Raises FormatError when there is no such step."""
 
+    takes = frozenset({"step", "key"})
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         try:

@@ -75,6 +75,8 @@ def detect(probe: Probe) -> bool:
 class FileReader(Reader):
     """Lazy: one walk over the headers; each tensor is a view of the mapped file, a chunked one is a copy."""
 
+    takes = frozenset({"key"})
+
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:

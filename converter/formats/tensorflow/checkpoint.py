@@ -54,6 +54,8 @@ class FileReader(Reader):
     ``options.checksums`` is False.
     """
 
+    takes = frozenset({"step"})
+
     dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
     parallel = True
 

@@ -57,7 +57,8 @@ def _files(path: Path, step: int | None = None) -> list[Path]:
     if not names or any(name.endswith(INDEX) for name in names_in(folder)):
         return []
     newest = state_of(folder)
-    name = choose(path, folder, names, step) if newest is None or _stem(newest) not in names else _stem(newest)
+    is_newest = step is None and newest is not None and _stem(newest) in names
+    name = _stem(newest) if is_newest and newest is not None else choose(path, folder, names, step)
     return _shards(folder, name) or [folder / name]
 
 
@@ -94,6 +95,7 @@ class FileReader(Reader):
     """Reads the lists of tensors at once, and of the rest the blocks of a tensor when it is asked for."""
 
     dtypes = DTYPES_OF_VALUES
+    takes = frozenset({"step"})
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)

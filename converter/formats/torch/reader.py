@@ -18,6 +18,8 @@ __all__ = ["TorchReader"]
 class TorchReader(Reader):
     """A subclass says in `open` what kind of `TorchFile` it reads."""
 
+    takes = frozenset({"key"})
+
     dtypes = tuple(TORCH_DTYPES)
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
