@@ -28,7 +28,7 @@ import numpy as np
 
 import converter
 from converter.core.tensors import DTYPES, TensorSpec
-from converter.endpoints.destination import parse_size
+from converter.options import parse_size
 from converter.formats import Contents, by_name, open_writer
 
 PAGE = Path(__file__).parent.parent / "docs" / "machines.md"

@@ -13,15 +13,17 @@ from converter.architectures.document import Architecture, decoded, encoded, lay
 from converter.architectures.family import family_of
 from converter.architectures.instance import of_schema, resolve, schema_of
 from converter.architectures.units import Shapes
+from converter.core.contents import LeftOut
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import LeftOut
 from converter.frameworks.neutral import with_architecture
-from converter.planning.plan import Plan
+from converter.planning.plan import TensorPlan
 from converter.schema.loader import Schema
 
 
-def described(plan: Plan, paths: Mapping[str, str], stored: Architecture | bytes | None, schema: Schema | None) -> Plan:
+def described(
+    plan: TensorPlan, paths: Mapping[str, str], stored: Architecture | bytes | None, schema: Schema | None
+) -> TensorPlan:
     """The plan of a neutral file with the architecture added, or listed as left out where it does not fit.
 
     paths: layers of the source -> their paths in the file. stored: the architecture of the source (JSON), or one that

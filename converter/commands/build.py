@@ -19,18 +19,19 @@ from converter.architectures.document import Architecture, Input, decoded
 from converter.architectures.instance import described_by, of_schema, resolve, schema_of
 from converter.architectures.neutral_file import names_in, shapes_of
 from converter.architectures.units import Shapes, Units
-from converter.commands.convert import applied, load_into
+from converter.commands.convert import load_into
 from converter.core.tensors import Array
-from converter.endpoints.checkpoint import StrPath
-from converter.endpoints.endpoint import Side, opened
+from converter.endpoints.endpoint import Endpoint, opened
 from converter.errors import CloneWarning, ConversionError
-from converter.execution.run import compute
+from converter.execution.jobs import compute
 from converter.frameworks import framework as framework_of
 from converter.frameworks.base import Framework
 from converter.frameworks.neutral import architecture_in
 from converter.live.run import as_arrays
-from converter.matching.applied_options import Rules
-from converter.planning.plan import plan_new
+from converter.matching.hints import Hints
+from converter.options import MatchOptions, StrPath
+from converter.planning.layout import plan_new
+from converter.planning.prepare import prepared
 from converter.schema.loader import Schema, load_schema
 
 
@@ -97,7 +98,7 @@ def architecture(net: object, *, example_input: Any = None) -> Architecture:
         side = opened(net, stack, inputs=inputs)
         assert side.live is not None
         input = inputs[0].shape[1:] if inputs else ()
-        shapes = lambda kinds: _shapes(side, Rules(schema=kinds, flatten_fix=False))  # noqa: E731
+        shapes = lambda kinds: _shapes(side, Hints(MatchOptions(flatten_fix=False), kinds))  # noqa: E731
         return capture(side.live, side.net, shapes, tuple(input))
 
 
@@ -111,7 +112,7 @@ class _Blueprint(msgspec.Struct, frozen=True):
     units: Units
     weights: StrPath | object | None
     weights_from: str | None
-    side: Side | None
+    side: Endpoint | None
 
     @property
     def schema(self) -> Schema:
@@ -159,7 +160,7 @@ def _blueprint(
         names = described if isinstance(described, Schema) else None
         if isinstance(described, Architecture) and side.framework.name != "neutral":
             names = names_in(described)
-        shapes = _shapes(side, Rules.of(names))
+        shapes = _shapes(side, Hints(schema=names))
     if isinstance(described, Schema):
         resolved, units = of_schema(described, shapes, input, sizes)
     else:
@@ -192,11 +193,11 @@ def _stored_in(path: StrPath, stack: ExitStack) -> Architecture:
         raise ConversionError(f"{path}: {error}") from None
 
 
-def _shapes(side: Side, rules: Rules) -> Shapes:
+def _shapes(side: Endpoint, hints: Hints) -> Shapes:
     """The shapes of all tensors in neutral axes."""
     neutral = framework_of("neutral")
-    source, rules = applied(side, rules, neutral)
-    plan = plan_new(source, side.contents, neutral, neutral.default_format, rules)
+    source, hints = prepared(side.net, hints, neutral)
+    plan = plan_new(source, side.contents, neutral, neutral.default_format, hints)
     return shapes_of(step.target for step in plan.steps)
 
 
@@ -256,12 +257,12 @@ def _flax(net: Any, blueprint: _Blueprint) -> Any:
     return net, net.init(jax.random.PRNGKey(0), blueprint.example(channels_last=True))
 
 
-def _variables(blueprint: _Blueprint, side: Side) -> dict[str, Any]:
+def _variables(blueprint: _Blueprint, side: Endpoint) -> dict[str, Any]:
     """The nested variables that a file of Flax would hold."""
     flax = framework_of("flax")
-    source, rules = applied(side, Rules.of(blueprint.schema), flax)
+    source, hints = prepared(side.net, Hints(schema=blueprint.schema), flax)
     tree: dict[str, Any] = {}
-    for step in plan_new(source, side.contents, flax, flax.default_format, rules).steps:
+    for step in plan_new(source, side.contents, flax, flax.default_format, hints).steps:
         *parents, last = step.target.name.split("/")
         branch = tree
         for parent in parents:

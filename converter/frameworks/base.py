@@ -16,23 +16,12 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.axes import Sizes, groups, ndim_of, solve, wild_axes
-from converter.core.layers import (
-    KINDS,
-    UNKNOWN,
-    Form,
-    Layer,
-    Leaf,
-    Net,
-    Reading,
-    Stored,
-    lacking,
-    natural_key,
-    words_in,
-)
+from converter.core.contents import Contents, LeftOut
+from converter.core.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, words_in
+from converter.core.natural_order import natural_key
 from converter.core.ops import Op
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents, LeftOut
 from converter.frameworks.dense import AXES
 
 #: Between a prefix of names and what `Framework.placed` says beside it of the layer there; no name contains it.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from converter.core.contents import Contents
 from converter.core.layers import Layer, form
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Part, classed
 from converter.frameworks.cells import RECURRENT, is_bare, numbered
 from converter.frameworks.torch import alone, cells, dotted

@@ -8,9 +8,9 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.contents import Container, Contents
 from converter.core.layers import KINDS, Form, Layer, Leaf, Net, Reading, form, stacked
 from converter.errors import ConversionError
-from converter.formats.base import Container, Contents
 from converter.frameworks.base import Framework, Part, parameter
 
 #: Key of the safetensors metadata that holds the JSON document.

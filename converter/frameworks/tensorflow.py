@@ -17,10 +17,10 @@ from itertools import combinations
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked, words_in
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents
 from converter.frameworks.base import Framework, Part, classed, parameter
 from converter.frameworks.dense import MANY_AXES, many_axes
 from converter.frameworks.keras_groups import further_groups, is_cell_of_stack, is_own_weight

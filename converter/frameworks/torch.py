@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, lacking, stacked
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
 from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
 from converter.frameworks.base import MARK, Framework, Part, classed
 from converter.frameworks.cells import is_bare

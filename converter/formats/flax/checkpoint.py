@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.flax import msgpack as flax_msgpack
 from converter.formats.flax import orbax
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.left_out import reason
 from converter.formats.tensorflow.paths import INDEX, STATE_FILE, choose, names_in, state_of
@@ -103,7 +104,7 @@ class FileReader(Reader):
             self._refuse_missing(files)
             self._first = files[0]
             for file in files:
-                self._tables.append(Table(file, options.verify))
+                self._tables.append(Table(file, options.checksums))
                 self._list(self._tables[-1])
             self._refuse_incomplete()
         except BaseException:
