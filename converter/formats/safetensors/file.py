@@ -31,7 +31,7 @@ from converter.formats.safetensors.header import (
     HASHES,
     MAX_HEADER,
     PACKED,
-    Entry,
+    TensorInfo,
     digests_of,
     entry_bytes,
     read_header,
@@ -135,7 +135,7 @@ class FileWriter(InPlaceWriter):
         return len(text).to_bytes(8, "little") + text
 
 
-def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Entry]:
+def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, TensorInfo]:
     """The entries in the order of the specs, their data by falling element size."""
     entries, start = {}, 0
     for spec in sorted(specs, key=lambda spec: -spec.dtype.itemsize):
@@ -144,7 +144,7 @@ def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Entry]:
             found = f"is {spec.dtype}, which safetensors cannot hold" if code is None else "is a reserved name"
             raise OutputError(f"{path}: '{spec.name}' {found}. Cast or rename it, or choose another format.")
         try:
-            entries[spec.name] = Entry(spec, code, start, start + entry_bytes(code, spec))
+            entries[spec.name] = TensorInfo(spec, code, start, start + entry_bytes(code, spec))
         except ValueError as error:
             raise OutputError(f"{path}: {error}. Cast it, or choose another format.") from None
         start = entries[spec.name].end

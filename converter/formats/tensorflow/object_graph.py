@@ -31,7 +31,7 @@ _STEPS = frozenset({"iter", "iterations", "_iterations"})
 _PATH_EXPANSION = 64
 
 
-class Node(msgspec.Struct):
+class TrackableObject(msgspec.Struct):
     """children: name -> node. keys: checkpoint key -> the variable's name in the program. slots: nodes.
 
     expected: written for a node without values, so that an object which comes later is still matched.
@@ -47,7 +47,7 @@ class ObjectGraph:
     """A graph read from its proto; node 0 is the root. Raises WireError."""
 
     def __init__(self, data: bytes) -> None:
-        self.nodes = [_node(message) for message in Message(data).messages(1)] or [Node()]
+        self.nodes = [_node(message) for message in Message(data).messages(1)] or [TrackableObject()]
         for node in self.nodes:
             for number in [*node.children.values(), *node.slots]:
                 if number >= len(self.nodes):
@@ -106,17 +106,17 @@ class ObjectGraph:
         return path
 
 
-def _node(message: Message) -> Node:
+def _node(message: Message) -> TrackableObject:
     """children = 1 {node_id = 1, local_name = 2}, attributes = 2 {full_name = 2, checkpoint_key = 3},
     slot_variables = 3 {slot_variable_node_id = 3}."""
-    return Node(
+    return TrackableObject(
         {child.text(2): child.integer(1) for child in message.messages(1)},
         {attribute.text(3): attribute.text(2) for attribute in message.messages(2)},
         [slot.integer(3) for slot in message.messages(3)],
     )
 
 
-def _is_optimizer(node: Node) -> bool:
+def _is_optimizer(node: TrackableObject) -> bool:
     return not _RATES.isdisjoint(node.children) and not _STEPS.isdisjoint(node.children)
 
 
@@ -148,7 +148,7 @@ def build_graph(keys: Iterable[str], links: Mapping[str, str]) -> bytes:
 
 class _Builder:
     def __init__(self) -> None:
-        self.nodes = [Node()]
+        self.nodes = [TrackableObject()]
 
     def ensure(self, path: str) -> int:
         """The node of a path, made where it is missing."""
@@ -157,7 +157,7 @@ class _Builder:
             children = self.nodes[number].children
             if name not in children:
                 children[name] = len(self.nodes)
-                self.nodes.append(Node())
+                self.nodes.append(TrackableObject())
             number = children[name]
         return number
 
@@ -180,7 +180,7 @@ def _names(path: str) -> list[str]:
     return [unescape(part) for part in path.split("/")] if path else []
 
 
-def _serialized(node: Node) -> bytes:
+def _serialized(node: TrackableObject) -> bytes:
     children = put_all(1, (put_integer(1, number) + put_text(2, name) for name, number in node.children.items()))
     attributes = put_all(
         2, (put_text(1, _ATTRIBUTE) + put_text(2, name) + put_text(3, key) for key, name in node.keys.items())
