@@ -97,7 +97,7 @@ FORMATS: tuple[Format, ...] = (
         extensions=(".safetensors.index.json",),
         checksums="xxh3-128 (ours)",
     ),
-    Format("mxnet2", "MXNet 2 parameters", "mxnet.mxnet2", _MXNET, (".params",), checksums="CRC-32"),
+    Format("mxnet2", "MXNet 2 parameters", "mxnet.npz", _MXNET, (".params",), checksums="CRC-32"),
     Format("npz", "NumPy archive", "numpy.npz", extensions=(".npz",), checksums="CRC-32"),
     Format("npy", "NumPy array", "numpy.npy", extensions=(".npy",)),
     Format("flax-checkpoint", "Flax checkpoint folder", "flax.checkpoint", _FLAX),
