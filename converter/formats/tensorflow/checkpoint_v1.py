@@ -21,7 +21,7 @@ from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.tiling import Slice, check_tiling
-from converter.formats.tensorflow.left_out import reason
+from converter.formats.tensorflow.object_graph import why_left_out
 from converter.formats.tensorflow.paths import INDEX, STATE_FILE, choose, names_in, state_of
 from converter.formats.tensorflow.protowire import Message, WireError
 from converter.formats.tensorflow.table import Table, is_table
@@ -127,7 +127,7 @@ class FileReader(Reader):
         for name in sorted(self._tensors, key=natural_key):
             tensor = self._tensors[name]
             dtype = DTYPE_OF_CODE.get(tensor.code)
-            why = reason(name, self._tensors)
+            why = why_left_out(name, self._tensors)
             if dtype is None:
                 why = f"holds {OTHER_TYPES.get(tensor.code, f'type {tensor.code}')}, not numbers"
             if dtype is None or why is not None:
