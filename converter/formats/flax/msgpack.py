@@ -266,8 +266,8 @@ def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, Msgpac
     return "" in flagged
 
 
-def _pop_numbered(found: dict[str, T], prefix: str) -> list[T]:
+def _pop_numbered(named: dict[str, T], prefix: str) -> list[T]:
     items: list[T] = []
-    while (name := f"{prefix}{len(items)}") in found:
-        items.append(found.pop(name))
+    while (name := f"{prefix}{len(items)}") in named:
+        items.append(named.pop(name))
     return items

@@ -23,24 +23,24 @@ _LOCAL = ("file", "local")
 
 def location(path: str | os.PathLike[str]) -> Path:
     """A path, a URL, or what is one already. Raises ConversionError for a URL that nothing here can open."""
-    found = _URL.match(path) if isinstance(path, str) else None
-    if not found or not isinstance(path, str):
+    match = _URL.match(path) if isinstance(path, str) else None
+    if not match or not isinstance(path, str):
         return path if is_url(path) else Path(path)  # type: ignore[return-value]
-    if found[1].lower() in _LOCAL:
-        return Path(path[found.end() :])
+    if match[1].lower() in _LOCAL:
+        return Path(path[match.end() :])
     try:
         import fsspec
         from upath import UPath
     except ImportError:
         raise MissingLibraryError(f"{path}: URLs need fsspec: pip install 'weights-converter[url]'") from None
     try:
-        fsspec.get_filesystem_class(found[1].lower())
+        fsspec.get_filesystem_class(match[1].lower())
     except ValueError:
         raise ConversionError(
-            f"{path}: fsspec knows no protocol '{found[1]}'. Say one such as s3, gs, az, http or sftp, or a path."
+            f"{path}: fsspec knows no protocol '{match[1]}'. Say one such as s3, gs, az, http or sftp, or a path."
         ) from None
     except ImportError as error:
-        raise MissingLibraryError(f"{path}: a package for '{found[1]}' is missing: {error}") from None
+        raise MissingLibraryError(f"{path}: a package for '{match[1]}' is missing: {error}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # for a protocol with no peculiarities that UPath knows of
@@ -57,9 +57,9 @@ def is_url(path: object) -> bool:
 
 def store(url: Path) -> Any:
     """The file system of a URL, which sees what others wrote meanwhile."""
-    found: Any = url.fs  # type: ignore[attr-defined]
-    found.invalidate_cache()
-    return found
+    system: Any = url.fs  # type: ignore[attr-defined]
+    system.invalidate_cache()
+    return system
 
 
 def place(url: Path) -> str:

@@ -59,14 +59,14 @@ class Shard(msgspec.Struct, frozen=True):
 class ShardWriter(Writer):
     """Streams. ``path`` is that of the index; the shards stand beside it, as ``NAME-00001-of-00002.bin``.
 
-    A subclass says how the name of the index ends (`ending`), that of a shard (`suffix`), and what writes one.
+    A subclass has the extension of the index, that of a shard (`suffix`), and the writer of one.
     Over former shards of the same names there is an instant without an index, never a mixture: see `atomic.publish`.
     max_shard_bytes: data that goes into one shard; a larger tensor has one for itself.
     resume: what tells this work from any other. Then complete shards wait for the rest, also after an error or a
-    kill, and are not written again by a writer that is given the same text: see `Staging`.
+    kill, and are not written again by a writer with the same text: see `Staging`.
     """
 
-    ending: ClassVar[str]
+    extension: ClassVar[str]
     suffix: ClassVar[str]
     shard_writer: ClassVar[type[InPlaceWriter]]
 
@@ -95,10 +95,10 @@ class ShardWriter(Writer):
     @classmethod
     def shards(cls, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES) -> tuple[Shard, ...]:
         """The files beside that index. Raises OutputError for a name that no index has."""
-        if not path.name.endswith(cls.ending):
-            raise OutputError(f"{path}: the name of the index of shards must end in '{cls.ending}'")
+        if not path.name.endswith(cls.extension):
+            raise OutputError(f"{path}: the name of the index of shards must end in '{cls.extension}'")
         groups = _groups(contents.specs, max_shard_bytes)
-        stem = path.name.removesuffix(cls.ending)
+        stem = path.name.removesuffix(cls.extension)
         return tuple(
             Shard(
                 f"{stem}-{number:05}-of-{len(groups):05}{cls.suffix}",

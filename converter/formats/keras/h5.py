@@ -46,7 +46,7 @@ class FileReader(H5Reader):
 def keras_contents(file: H5File) -> Contents:
     """What a file in the layout of Keras 3 holds."""
     tree = file.tree()
-    ordered = [found.spec for found in sorted(tree.datasets, key=_age_then_number(tree))]
+    ordered = [dataset.spec for dataset in sorted(tree.datasets, key=_age_then_number(tree))]
     states = [LeftOut(spec.name, why) for spec in ordered if (why := _state(spec.name))]
     return Contents(
         specs=check_names(file.path, (spec for spec in ordered if not _state(spec.name))),
@@ -58,12 +58,12 @@ def keras_contents(file: H5File) -> Contents:
 
 def _age_then_number(tree: Tree) -> Any:
     ages: dict[str, int] = {}
-    for found in tree.datasets:
-        group = found.spec.name.rpartition("/")[0]
-        ages[group] = max(ages.get(group, 0), found.age)
+    for dataset in tree.datasets:
+        group = dataset.spec.name.rpartition("/")[0]
+        ages[group] = max(ages.get(group, 0), dataset.age)
 
-    def key(found: Dataset) -> tuple[Any, ...]:
-        group, _, leaf = found.spec.name.rpartition("/")
+    def key(dataset: Dataset) -> tuple[Any, ...]:
+        group, _, leaf = dataset.spec.name.rpartition("/")
         return ages[group], natural_key(group), natural_key(leaf)
 
     return key

@@ -84,7 +84,7 @@ class Dataset(msgspec.Struct, frozen=True):
 
 
 class Tree(msgspec.Struct):
-    """What a walk found; paths have no leading slash. ages: group -> the highest address of its objects."""
+    """The objects of a file; paths have no leading slash. ages: group -> the highest address of its objects."""
 
     datasets: list[Dataset] = msgspec.field(default_factory=list)
     groups: list[str] = msgspec.field(default_factory=list)
@@ -213,10 +213,10 @@ class _TreeScan:
 
     def _opened(self, group: Any, name: str) -> Any:
         """``group[name]``, which takes h5py three times as long."""
-        found = self._h5py.h5o.open(group.id, name.encode())
+        opened = self._h5py.h5o.open(group.id, name.encode())
         for low, high in ((self._h5py.h5g.GroupID, self._h5py.Group), (self._h5py.h5d.DatasetID, self._h5py.Dataset)):
-            if isinstance(found, low):
-                return high(found)
+            if isinstance(opened, low):
+                return high(opened)
         return group[name]
 
     def _names(self, group: Any) -> Sequence[str]:
@@ -280,12 +280,12 @@ def _texts(h5py: Any, pread: Pread, size: int, item: Any, attribute: str) -> lis
     """A text attribute of one or several values, [] when there is none."""
     if attribute not in item.attrs:
         return []
-    found = item.attrs.get_id(attribute)
-    kind = h5py.check_string_dtype(found.dtype)
-    count = math.prod(found.shape)
+    stored = item.attrs.get_id(attribute)
+    kind = h5py.check_string_dtype(stored.dtype)
+    count = math.prod(stored.shape)
     if count == 0:  # an empty list has the type of no text: Keras 2 writes it as float64
         return []
-    if kind is None or count * found.dtype.itemsize > size:
+    if kind is None or count * stored.dtype.itemsize > size:
         raise ValueError("not a text, or larger than the file")
     if kind.length is None:
         return read_texts(pread, object_address(h5py, item), attribute, count) or []

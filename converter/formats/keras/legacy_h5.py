@@ -51,7 +51,7 @@ class FileReader(H5Reader):
     @cached_property
     def contents(self) -> Contents:
         tree = self._file.tree()
-        specs = {found.spec.name: found.spec for found in tree.datasets}
+        specs = {dataset.spec.name: dataset.spec for dataset in tree.datasets}
         optimizer = [LeftOut(name, "state of the optimizer") for name in specs if name.startswith(_OPTIMIZER)]
         rest = sorted((name for name in specs if not name.startswith(_OPTIMIZER)), key=natural_key)
         # A variable that two layers share stands twice in the attributes.
@@ -83,12 +83,12 @@ class FileReader(H5Reader):
 
     def _list(self, group: str, attribute: str) -> list[str]:
         """A list of names, which may be cut into several attributes."""
-        found = self._file.texts(group, attribute)
+        names = self._file.texts(group, attribute)
         number = 0
         while part := self._file.texts(group, f"{attribute}{number}"):
-            found += part
+            names += part
             number += 1
-        return found
+        return names
 
 
 class FileWriter(H5Writer):

@@ -20,8 +20,8 @@ def detect(probe: Probe) -> bool:
 class FileReader(npz.FileReader):
     @cached_property
     def contents(self) -> Contents:
-        found = super().contents
-        return Contents(found.specs, left_out=found.left_out, writer="MXNet 2")
+        contents = super().contents
+        return Contents(contents.specs, left_out=contents.left_out, writer="MXNet 2")
 
 
 class FileWriter(npz.FileWriter):

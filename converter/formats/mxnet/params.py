@@ -86,8 +86,8 @@ class FileWriter(InPlaceWriter):
     def __init__(self, path: Path, contents: Contents) -> None:
         for spec in contents.specs:
             if spec.dtype.name not in WRITABLE:
-                found = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
-                raise OutputError(f"{path}: {found}. Cast it, or choose another format.")
+                problem = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
+                raise OutputError(f"{path}: {problem}. Cast it, or choose another format.")
         magic = V2 if _is_net(contents) else V3
         pieces = {0: _u64(MAGIC, 0, len(contents.specs))}
         end = len(pieces[0])
@@ -160,8 +160,8 @@ def _read_records(source: Source) -> tuple[dict[str, Record], Container]:
 
 def symbol_beside(path: Path) -> Path | None:
     """The graph that belongs to ``net-0000.params``, if it lies there."""
-    found = re.fullmatch(r"(.+)-\d{4}\.params", path.name)
-    graph = path.with_name(f"{found[1]}-symbol.json") if found else None
+    match = re.fullmatch(r"(.+)-\d{4}\.params", path.name)
+    graph = path.with_name(f"{match[1]}-symbol.json") if match else None
     return graph if graph is not None and graph.is_file() else None
 
 
@@ -171,16 +171,16 @@ def operators(path: Path) -> Mapping[str, str]:
     """
     try:
         nodes = read_json(path)["nodes"]
-        found: dict[str, str] = {}
+        users: dict[str, str] = {}
         for node in nodes:
             for number, *_ in node.get("inputs", ()):
                 used = nodes[number]
                 if used["op"] == "null":
-                    found.setdefault(str(used["name"]), _operator(node))
+                    users.setdefault(str(used["name"]), _operator(node))
     except (FormatError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         why = error.reason if isinstance(error, FormatError) else repr(error)
         raise FormatError(path, f"is no graph of MXNet: {why}. Move it away to go by the names alone.") from None
-    return found
+    return users
 
 
 def _operator(node: Mapping[str, Any]) -> str:

@@ -86,8 +86,8 @@ def _plain_arrays(source: Source, header: Header) -> Iterator[tuple[str, tuple[i
     offset = 0
     for index in count():
         if header.dtype is None or header.is_pickle:
-            found = header.problem or "objects behind an array"
-            raise FormatError(source.path, f"holds no numbers: the elements at byte {offset} are {found}")
+            elements = header.problem or "objects after an array"
+            raise FormatError(source.path, f"holds no numeric values: the elements at byte {offset} are {elements}")
         end = offset + header.start + header.nbytes
         rest = source.size - offset - header.start
         if end > source.size or (
@@ -138,8 +138,8 @@ def _stacks(specs: Sequence[TensorSpec]) -> bool:
 def _plain_header(path: Path, spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
     descr = npy_header.descr_of(spec.dtype)
     if descr is None:
-        found = f"'{spec.name}' is {spec.dtype}, which an .npy cannot name"
-        raise OutputError(f"{path}: {found}. Cast it, or write .safetensors.")
+        problem = f"'{spec.name}' is {spec.dtype}, which an .npy cannot name"
+        raise OutputError(f"{path}: {problem}. Cast it, or write .safetensors.")
     return npy_header.build(shape, descr)
 
 

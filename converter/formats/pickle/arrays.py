@@ -106,8 +106,8 @@ class _MxnetShell(Shell):
 def _mxnet_array(record: bytes | memoryview) -> Array | Opaque:
     source = MemorySource(Path("mxnet"), record)
     try:
-        found = mxnet_record.parse(source, 0, "the MXNet array")
-        return mxnet_record.read(source, found, "the MXNet array") if found.parts else Opaque("mxnet NDArray")
+        parsed = mxnet_record.parse(source, 0, "the MXNet array")
+        return mxnet_record.read(source, parsed, "the MXNet array") if parsed.parts else Opaque("mxnet NDArray")
     except FormatError as error:
         raise PickleError(error.reason) from None
 

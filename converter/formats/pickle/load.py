@@ -39,7 +39,7 @@ def load(
     """The object that the pickle at the start of ``data`` describes, and the number of bytes that it takes.
 
     known: "module name" of a global -> our own function that stands for it; None for one that may only be
-        mentioned (a dtype, a class given as an argument).
+        mentioned (a dtype, a class as an argument).
     persistent: called with each persistent id (torch: the storages).
     unknown: called with "module name" of any other global; what it returns stands for it, as in `known`
         (`inert_class` makes `Opaque` instances). Without it such a global is refused.
@@ -120,17 +120,17 @@ HARMLESS = frozenset(
 def _pairs(items: object = ()) -> dict[object, object]:
     if not items:
         return {}
-    found = list(items.items()) if isinstance(items, dict) else list(items)  # type: ignore[call-overload]
-    if not all(has_simple_hash(key) for key, _ in found):
+    pairs = list(items.items()) if isinstance(items, dict) else list(items)  # type: ignore[call-overload]
+    if not all(has_simple_hash(key) for key, _ in pairs):
         raise PickleError("an unusual key of a dict")
-    return dict(found)
+    return dict(pairs)
 
 
 def _members(items: Iterable[object] = ()) -> set[object]:
-    found = list(items)
-    if not all(has_simple_hash(item) for item in found):
+    members = list(items)
+    if not all(has_simple_hash(item) for item in members):
         raise PickleError("an unusual member of a set")
-    return set(found)
+    return set(members)
 
 
 def _instance(kind: object, base: object = None, state: object = None) -> object:

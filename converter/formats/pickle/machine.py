@@ -25,7 +25,7 @@ from converter.formats.pickle.values import (
 
 #: Longer bytes are views of the data.
 VIEW_FROM = 4096
-#: After so many of such bytes it is said that the data behind is done with.
+#: `passed` is called after every PASSED_EVERY byte strings of at least LARGE bytes.
 LARGE, PASSED_EVERY = 1 << 20, 5
 #: Memory that a pickle may take beyond its own size: MEMORY_FLOOR, or MEMORY_FACTOR times its size if that is more.
 MEMORY_FLOOR = 128 << 20

@@ -153,7 +153,7 @@ class DistributedCheckpoint(TorchFile):
 
     def _stored(self, entries: Mapping[object, object]) -> Mapping[tuple[object, object], Mapping[object, object]]:
         """(name, offsets) -> file, begin and length."""
-        found: dict[tuple[object, object], Mapping[object, object]] = {}
+        stored: dict[tuple[object, object], Mapping[object, object]] = {}
         for index, info in entries.items():
             if not isinstance(index, Opaque) or not isinstance(info, Opaque):
                 raise PickleError("its storage data are not what such a checkpoint has")
@@ -161,8 +161,8 @@ class DistributedCheckpoint(TorchFile):
             name, offset = key.get("fqn"), key.get("offset")
             if not isinstance(name, str) or not isinstance(offset, (tuple, type(None))):
                 raise PickleError("an entry of its storage data has no name")
-            found[name, None if offset is None else sizes_of(offset)] = info.attributes
-        return found
+            stored[name, None if offset is None else sizes_of(offset)] = info.attributes
+        return stored
 
     def _leaf(
         self, name: object, meta: object, stored: Mapping[tuple[object, object], Mapping[object, object]]

@@ -43,7 +43,7 @@ _NUMBERS = frozenset(DTYPES.values())
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """The tensors of the file by name, and what was found beside them."""
+    """The tensors of the file by name, and what else is in it."""
 
     container: Container
     tensors: Mapping[str, FileTensor | Array]
@@ -106,8 +106,8 @@ def object_children(value: object) -> Iterable[Child] | None:
     if all(isinstance(attributes.get(name), dict) for name in _HOOKS):
         return _module_children(attributes)
     scripted = value.name.startswith("__torch__")  # of TorchScript's objects only the tensors are of interest
-    found = attributes.items()
-    inside = [(".", str(name), item) for name, item in found if not scripted or _is_tensor(item) or _is_open(item)]
+    items = attributes.items()
+    inside = [(".", str(name), item) for name, item in items if not scripted or _is_tensor(item) or _is_open(item)]
     inside += plain_children(value.mapping) or ()
     inside += plain_children(value.items) or ()
     return inside or None
@@ -232,7 +232,7 @@ def _weight_key(value: object) -> str | None:
 
 
 def _holds_tensors(value: object) -> bool:
-    """Whether a tensor is inside, not too deep to be found quickly."""
+    """Whether a tensor is inside, at most twelve levels down."""
     level = [value]
     for _ in range(12):
         below: list[object] = []

@@ -68,12 +68,12 @@ class QuantizedTensor(FileTensor, frozen=True, eq=False):
 
     def _along_axis(self, values: Values, file: TorchFile) -> Array:
         """With as many axes as the tensor."""
-        found = values.read(file) if isinstance(values, StridedTensor) else np.asarray(values)
+        along = values.read(file) if isinstance(values, StridedTensor) else np.asarray(values)
         if self.axis is None:
-            return found.reshape((1,) * len(self.shape))
-        if found.shape != (self.shape[self.axis],):
+            return along.reshape((1,) * len(self.shape))
+        if along.shape != (self.shape[self.axis],):
             raise PickleError(f"it is quantized, with scales or zero points that do not fit its axis {self.axis}")
-        return found.reshape([-1 if axis == self.axis else 1 for axis in range(len(self.shape))])
+        return along.reshape([-1 if axis == self.axis else 1 for axis in range(len(self.shape))])
 
 
 def quantized(steps: StridedTensor, scheme: object) -> FileTensor:

@@ -101,7 +101,7 @@ class TorchFile(ABC):
 
 
 class NotATensor(msgspec.Struct, frozen=True):
-    """Something that is found where a tensor could be, and why it is not one to hand on."""
+    """Something in the position of a tensor, and why it is not read as one."""
 
     reason: str
 
@@ -141,7 +141,7 @@ class FileTensor(msgspec.Struct, frozen=True, eq=False):
 
 
 class Storage(msgspec.Struct, frozen=True, eq=False):
-    """The memory behind tensors. `begin`: the byte in the file's storage ``key`` where this one starts."""
+    """The memory that tensors share. `begin`: the byte in the file's storage ``key`` where this one starts."""
 
     key: str
     dtype: DType

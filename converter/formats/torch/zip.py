@@ -52,8 +52,8 @@ class FileReader(TorchReader):
     def peek(self, name: str) -> Array:
         assert isinstance(self.file, TorchArchive)
         leaf = self.weights.tensors[name]
-        if isinstance(leaf, StridedTensor) and (found := self.file.ends(leaf, f"'{name}'")) is not None:
-            return found
+        if isinstance(leaf, StridedTensor) and (ends := self.file.ends(leaf, f"'{name}'")) is not None:
+            return ends
         with self.file.zip.unverified():
             return self.read(name)
 
