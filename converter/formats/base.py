@@ -252,10 +252,10 @@ class Probe:
 
 
 def check_names(path: Path, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """The specs as a tuple, after making sure that no name stands twice."""
+    """The specs as a tuple, after making sure that no name occurs twice."""
     seen: dict[str, TensorSpec] = {}
     for spec in specs:
         if spec.name in seen:
-            raise FormatError(path, f"the name '{spec.name}' stands twice in the file")
+            raise FormatError(path, f"the name '{spec.name}' occurs twice in the file")
         seen[spec.name] = spec
     return tuple(seen.values())

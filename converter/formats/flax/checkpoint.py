@@ -59,7 +59,9 @@ class FileReader(Reader):
         except OSError as error:
             raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
         if module is None:
-            raise FormatError(self.step.path, "is no Orbax checkpoint and no Flax msgpack file, or it is damaged")
+            raise FormatError(
+                self.step.path, "is neither an Orbax checkpoint nor a Flax msgpack file, or it is damaged"
+            )
         self._inner: Reader = module.FileReader(self.step.path, options)
         others = sorted({step.prefix for step in steps} - {self.step.prefix})
         lines = tuple(

@@ -120,7 +120,9 @@ class Cursor:
         at = self.position
         kind, value, _ = self.head()
         if kind not in kinds or not isinstance(value, int):
-            raise FormatError(self.source.path, f"at byte {at} stands a msgpack {kind}, not {' or '.join(kinds)}")
+            raise FormatError(
+                self.source.path, f"at byte {at} there is a msgpack {kind}, expected {' or '.join(kinds)}"
+            )
         return value
 
 
@@ -207,7 +209,7 @@ def _key(cursor: Cursor) -> str:
     if kind == "int":
         return str(value)
     if kind != "str" or not isinstance(value, int) or value > MAX_KEY:
-        raise FormatError(cursor.source.path, f"at byte {at} a key must stand, but there is a {kind} ({value})")
+        raise FormatError(cursor.source.path, f"at byte {at} there is a {kind} ({value}), expected a key")
     try:
         return cursor.take(value, "a key").decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What an Orbax folder says is in it: the leaves of its tree, where each is stored, and what holds no numbers.
+"""What an Orbax folder says is in it: the leaves of its tree, where each is stored, and what holds no numeric values.
 
 Formats: ``_METADATA`` of orbax/checkpoint/_src/metadata/tree.py; before it (to 0.4) a msgpack file
 ``checkpoint`` in which ``PLACEHOLDER://a.b`` stands for the zarr folder ``a.b`` (0.2.6 utils.py).
@@ -104,7 +104,7 @@ def _held(store: Store, storages: list[tuple[str, str]]) -> dict[str, Held]:
     leaves: dict[str, Held] = {}
     for array in store.arrays(storages):
         if array.spec.name in leaves:
-            raise FormatError(store.root, f"the name '{array.spec.name}' stands twice")
+            raise FormatError(store.root, f"the name '{array.spec.name}' occurs twice")
         leaves[array.spec.name] = Held(array.spec, _reading(store, array))
     return leaves
 

@@ -270,7 +270,7 @@ def _check_link(root: Path, place: str) -> None:
 
 
 def _file_sizes(root: Path, place: str = "") -> int:
-    """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or what is no file."""
+    """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or something other than a file."""
     if place:
         _check_link(root, place)
     if is_url(root):
@@ -284,7 +284,7 @@ def _file_sizes(root: Path, place: str = "") -> int:
                 _check_link(root, os.path.relpath(file, root))
                 status = os.stat(file)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                raise UnsafeFileError(file, "is no regular file")
+                raise UnsafeFileError(file, "is not a regular file")
             total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 

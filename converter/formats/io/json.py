@@ -1,4 +1,4 @@
-"""JSON in weight files: an object in which no name stands twice, of a bounded size."""
+"""JSON in weight files: an object in which no name occurs twice, of a bounded size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         parsed = dict(pairs)
         if len(parsed) != len(pairs):
-            raise FormatError(path, f"a name stands twice in {what}, among {[name for name, _ in pairs][:5]}")
+            raise FormatError(path, f"a name occurs twice in {what}, among {[name for name, _ in pairs][:5]}")
         return parsed
 
     if len(text) > MAX_JSON:

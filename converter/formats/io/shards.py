@@ -31,7 +31,7 @@ def shard_path(index: Path, folder: Path, name: str) -> Path:
     (``snapshots/REVISION/NAME`` -> ``blobs/HASH``), to the folder ``blobs`` two levels up.
     """
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not beside it")
+        raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not in its folder")
     path = folder / name
     if is_url(path):  # where there are no links
         if not path.is_file():

@@ -23,7 +23,7 @@ from converter.formats.keras.hdf5_file import Dataset, H5File, H5Reader, Tree, i
 from converter.formats.keras.hdf5_writer import H5Writer
 
 VARS = "vars"
-#: What the model holds at the top that is no weight. (Both are reserved names of a Keras model.)
+#: What the model holds at the top that is not a weight. (Both are reserved names of a Keras model.)
 _STATES = {"optimizer": "state of the optimizer", "metrics": "state of a metric"}
 
 
@@ -76,7 +76,7 @@ def _labels(file: H5File, tree: Tree) -> Mapping[str, str]:
 
 
 def _state(path: str) -> str | None:
-    """Why what has this path is no weight."""
+    """Why what has this path is not a weight."""
     top, slash, _ = path.partition("/")
     return _STATES.get(top) if slash else None
 

@@ -77,7 +77,7 @@ def import_h5py(path: Path) -> Any:
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A dataset of numbers. ``age`` grows with the time of its writing (see `H5File`)."""
+    """A numeric dataset. ``age`` grows with the time of its writing (see `H5File`)."""
 
     spec: TensorSpec
     age: int
@@ -220,7 +220,7 @@ class _TreeScan:
         return group[name]
 
     def _names(self, group: Any) -> Sequence[str]:
-        names = [name.decode("utf-8") for name in group.id]  # raises for a name that is no text
+        names = [name.decode("utf-8") for name in group.id]  # raises for a name that is not text
         if group.id.get_create_plist().get_link_creation_order():
             return names
         return sorted(names, key=lambda name: (name != "layers", natural_key(name)))
@@ -255,7 +255,7 @@ class _TreeScan:
                 return DTYPES[name]
         if dtype.kind in "biufc" and dtype.newbyteorder("=").name in DTYPES:
             return DTYPES[dtype.newbyteorder("=").name]
-        raise FormatError(self._path, f"'{path}' has the type {dtype}, expected numbers")
+        raise FormatError(self._path, f"'{path}' has the type {dtype}, expected numeric values")
 
     def _refuse_too_large(self, spec: TensorSpec, dataset: Any) -> None:
         stored = min(dataset.id.get_storage_size(), self._size)

@@ -54,7 +54,7 @@ class FileReader(H5Reader):
         specs = {dataset.spec.name: dataset.spec for dataset in tree.datasets}
         optimizer = [LeftOut(name, "state of the optimizer") for name in specs if name.startswith(_OPTIMIZER)]
         rest = sorted((name for name in specs if not name.startswith(_OPTIMIZER)), key=natural_key)
-        # A variable that two layers share stands twice in the attributes.
+        # A variable that two layers share occurs twice in the attributes.
         names = dict.fromkeys([*(name for name in self._names_in_order() if name in specs), *rest])
         return Contents(
             specs=tuple(specs[name] for name in names),
@@ -112,7 +112,7 @@ def _parted(path: Path, name: str) -> tuple[str, str, str]:
     root = _MODEL if name.startswith(f"{_MODEL}/") else ""
     layer, _, weight = name.removeprefix(f"{_MODEL}/").partition("/")
     if not weight:
-        raise OutputError(f"{path}: '{name}' is no name of Keras 2, which are like 'dense/dense/kernel:0'")
+        raise OutputError(f"{path}: '{name}' is not a Keras 2 name such as 'dense/dense/kernel:0'")
     return root, layer, weight
 
 

@@ -167,7 +167,7 @@ def symbol_beside(path: Path) -> Path | None:
 
 def operators(path: Path) -> Mapping[str, str]:
     """Name of each variable -> the operator that uses it, in the order of use; ``batchnorm(fix_gamma)`` for one
-    that takes its gamma as one. Raises FormatError for a file that is no graph.
+    that takes its gamma as one. Raises FormatError for a file that is not a graph.
     """
     try:
         nodes = read_json(path)["nodes"]
@@ -179,7 +179,7 @@ def operators(path: Path) -> Mapping[str, str]:
                     users.setdefault(str(used["name"]), _operator(node))
     except (FormatError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         why = error.reason if isinstance(error, FormatError) else repr(error)
-        raise FormatError(path, f"is no graph of MXNet: {why}. Move it away to go by the names alone.") from None
+        raise FormatError(path, f"is not a graph of MXNet: {why}. Move it away to go by the names alone.") from None
     return users
 
 

@@ -94,7 +94,7 @@ def _plain_arrays(source: Source, header: Header) -> Iterator[tuple[str, tuple[i
             end < source.size and source.take(end, min(6, source.size - end), "") != npy_header.MAGIC
         ):
             what = f"an array of {header.dtype} and shape {header.shape}"
-            raise FormatError(source.path, f"{what} needs {header.nbytes} bytes; {rest} stand in the file")
+            raise FormatError(source.path, f"{what} needs {header.nbytes} bytes; {rest} are in the file")
         yield str(index), (offset, header)
         if end == source.size:
             return

@@ -124,7 +124,7 @@ class FileReader(Reader):
         size = self._members.members[name].size
         if header.dtype is not None and not header.is_pickle and header.start + header.nbytes != size:
             what = f"'{name}' of {header.dtype} and shape {header.shape} needs {header.nbytes} bytes"
-            raise FormatError(self.path, f"{what}; {size - header.start} stand in the archive")
+            raise FormatError(self.path, f"{what}; {size - header.start} are in the archive")
         return _Dense(name, header)
 
     def _sparse_folders(self, names: list[str]) -> dict[str, str]:
@@ -139,7 +139,7 @@ class FileReader(Reader):
             kind = next((kind for kind, pattern in patterns.items() if leaves == pattern), None)
             if kind is None:
                 continue
-            # MXNet's header of this member is no Python literal; what follows it is the text
+            # MXNet's header of this member is not a Python literal; what follows it is the text
             said = self._members.head(_joined(folder, "format"), 1 << 12)[10:].rpartition(b"\n")[2].rstrip(b"\0")
             if said.replace(b"\0", b"") != kind.encode():
                 raise FormatError(self.path, f"'{folder}' is a sparse array of the format {said[:20]!r}, not {kind}")
@@ -149,10 +149,10 @@ class FileReader(Reader):
     def _sparse(self, folder: str, kind: str) -> _Sparse:
         shape, *parts = (self._header(_joined(folder, part)) for part in ("shape", "data", *SPARSE_PARTS[kind]))
         if any(part.header.dtype is None or part.header.is_pickle for part in (shape, *parts)):
-            raise FormatError(self.path, f"the sparse array '{folder}' has parts that are no numbers")
+            raise FormatError(self.path, f"the sparse array '{folder}' has parts that are not numeric")
         sizes = self._dense(shape)
         if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or sizes.size > 32:
-            raise FormatError(self.path, f"the shape of the sparse array '{folder}' is no list of sizes")
+            raise FormatError(self.path, f"the shape of the sparse array '{folder}' is not a list of sizes")
         return _Sparse(kind, tuple(parts), tuple(int(size) for size in sizes))
 
 

@@ -52,7 +52,7 @@ def read_pickle(data: bytes | memoryview, path: Path, passed: Callable[[], None]
     entries = list(flatten(value, path, object_children))
     kept = [entry for entry in entries if _is_array(entry.value) and not _is_of_training(entry)]
     if not kept and entries:
-        raise FormatError(path, f"holds no arrays of numbers; '{entries[0].name}' is {_what(entries[0].value)}")
+        raise FormatError(path, f"holds no numeric arrays; '{entries[0].name}' is {_what(entries[0].value)}")
     arrays = {entry.name: entry.value for entry in kept if isinstance(entry.value, np.ndarray)}
     specs = check_names(path, [TensorSpec(entry.name, *_form(entry.value)) for entry in kept])
     return PickledArrays(Contents(specs, _container(value, kept), left_out=left_out(entries, kept, _what)), arrays)
@@ -83,7 +83,7 @@ def _what(value: object) -> str:
     if isinstance(value, (Opaque, Global)):
         return f"not an array but {value.name.replace(' ', '.')}"
     if isinstance(value, np.ndarray):
-        return "an array beside the weights" if _is_array(value) else "an array of no numbers"
+        return "an array beside the weights" if _is_array(value) else "an array of values that are not numeric"
     text = repr(value) if isinstance(value, (bool, float, str, type(None))) else ""
     return f"not an array but {text[:60] or type(value).__name__}"
 

@@ -73,7 +73,7 @@ def dtype_of(value: object) -> DType | None:
         return value
     if isinstance(value, Opaque):
         return None
-    raise PickleError("an array whose dtype is none")
+    raise PickleError("an array without a dtype")
 
 
 def array_of(raw: object, dtype: object, shape: object, order: object = "C") -> Array | Opaque:
@@ -100,9 +100,9 @@ def array_of(raw: object, dtype: object, shape: object, order: object = "C") -> 
 def _shape(shape: object) -> tuple[int, ...]:
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     if len(sizes) > _MAX_DIMENSIONS or not all(isinstance(size, int) and 0 <= size < 2**63 for size in sizes):
-        raise PickleError("an array with an unfit shape")
+        raise PickleError("an array with an invalid shape")
     if math.prod(size or 1 for size in sizes) >= 2**63:
-        raise PickleError("an array with an unfit shape")
+        raise PickleError("an array with an invalid shape")
     return sizes
 
 

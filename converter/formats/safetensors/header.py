@@ -101,7 +101,9 @@ def _entry(path: Path, name: str, entry: object) -> TensorInfo:
     if CODES[code] not in DTYPES:
         raise FormatError(path, f"'{name}' is {code}, which the installed ml_dtypes lacks; 0.5 and later have it")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(path, f"'{name}' has the shape {shape!r} and the offsets {offsets!r}, which are no sizes")
+        raise FormatError(
+            path, f"'{name}' has the shape {shape!r} and the offsets {offsets!r}, which are not valid sizes"
+        )
     dtype = DTYPES[CODES[code]]
     spec = TensorSpec(name, check_shape(path, shape, dtype, f"'{name}'"), dtype)
     start, end = offsets

@@ -56,7 +56,7 @@ class BundleEntry(msgspec.Struct, frozen=True):
 
     @property
     def dtype(self) -> DType | None:
-        """None for what is no number (text, resources, quantized types)."""
+        """None for what is not numeric (text, resources, quantized types)."""
         return DTYPE_OF_CODE.get(self.code)
 
     @property
@@ -93,10 +93,10 @@ class Bundle:
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05}-of-{self.shards:05}")
 
     def read(self, name: str) -> Array:
-        """One tensor of numbers."""
+        """One numeric tensor."""
         entry = self.entries[name]
         dtype = entry.dtype
-        assert dtype is not None, "callers ask for tensors of numbers"
+        assert dtype is not None, "callers ask for numeric tensors"
         if len(entry.parts) == 1 and entry.parts[0][0] is None:
             return self._numbers(entry.parts[0][1], dtype, entry.shape, name)
         return self._joined(entry, dtype, name)

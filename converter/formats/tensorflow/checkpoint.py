@@ -81,7 +81,7 @@ class FileReader(Reader):
 
     def _spec(self, name: str) -> TensorSpec:
         entry = self._bundle.entries[name]
-        assert entry.dtype is not None, "what is no number is left out"
+        assert entry.dtype is not None, "what is not numeric is left out"
         return TensorSpec(name, entry.shape, entry.dtype)
 
     @cached_property
@@ -102,7 +102,7 @@ class FileReader(Reader):
 
     @cached_property
     def _reasons(self) -> Mapping[str, str]:
-        """name -> why it is no weight."""
+        """name -> why it is not a weight."""
         optimizer = self._graph.optimizer_keys() if self._graph else set()
         reasons = {}
         for name in self._names:

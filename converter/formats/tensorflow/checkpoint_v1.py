@@ -35,7 +35,7 @@ _MOST_EXPANSION = 8
 
 
 def detect(probe: Probe) -> bool:
-    """A table that is no index of the second format, its prefix or folder, or the state file of one."""
+    """A table that is not an index of the second format, its prefix or folder, or the state file of one."""
     try:
         if probe.is_file and probe.path.name != STATE_FILE and not is_table(probe.tail):
             return False

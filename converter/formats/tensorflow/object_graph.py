@@ -189,7 +189,7 @@ def _serialized(node: TrackableObject) -> bytes:
     return children + attributes + (_HAS_VALUES if node.expected else b"")
 
 
-# -- what is no weight, by its name: in a checkpoint without a graph, and for what the graph does not tell -------------
+# -- what is not a weight, by its name: in a checkpoint without a graph, and for what the graph does not tell -------------
 
 OPTIMIZER = "state of the optimizer"
 _RANDOM = "state of a random generator"

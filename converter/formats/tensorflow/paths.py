@@ -35,7 +35,7 @@ def find_prefix(path: Path, step: int | None) -> Path:
         return prefix
     folder = folder_of(path)
     if folder is None:
-        raise FormatError(path, f"no checkpoint: there is no '{path.name}{INDEX}'")
+        raise FormatError(path, f"not a checkpoint: there is no '{path.name}{INDEX}'")
     inner = folder / "variables"
     if not indexes(folder) and indexes(inner):
         folder = inner

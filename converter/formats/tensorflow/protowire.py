@@ -17,7 +17,7 @@ _MASK64 = (1 << 64) - 1
 
 
 class WireError(ValueError):
-    """Bytes that are no message: a field that runs over the end, an unknown wire type, a wrong type."""
+    """Bytes that are not a message: a field that runs over the end, an unknown wire type, a wrong type."""
 
 
 def read_varint(data: memoryview | bytes, position: int) -> tuple[int, int]:

@@ -59,7 +59,7 @@ class Table:
         for _, offset, size in self._blocks:
             for key, value in self._block(offset, size):
                 if last is not None and key <= last:
-                    raise FormatError(self.path, f"the key {_show(key)} is out of order or stands twice")
+                    raise FormatError(self.path, f"the key {_show(key)} is out of order or occurs twice")
                 last = key
                 total += len(key)
                 if total > _KEY_EXPANSION * (self.size + 1024):

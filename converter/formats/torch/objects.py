@@ -92,7 +92,7 @@ def find_weights(value: object, path: Path, key: str | None = None) -> Weights:
     tensors: dict[str, FileTensor | Array] = {}
     for entry in kept:
         if entry.name in tensors:
-            raise FormatError(path, f"the name '{entry.name}' stands twice in the file")
+            raise FormatError(path, f"the name '{entry.name}' occurs twice in the file")
         assert isinstance(entry.value, (FileTensor, np.ndarray))
         tensors[entry.name] = entry.value
     return Weights(_container(root), tensors, (*beside, *left_out(entries, kept, _why)), _writer(value))

@@ -18,7 +18,7 @@ from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, 
 
 __all__ = ["QuantizedTensor", "quantized"]
 
-_ADVICE = "make it plain numbers in PyTorch first (dequantize())"
+_ADVICE = "make it a plain tensor in PyTorch first (dequantize())"
 Values: TypeAlias = "StridedTensor | float | tuple[float, ...]"
 #: Times a scale of 24 bits this is exact in float64.
 _MOST_STEPS = 1 << 29
@@ -64,7 +64,7 @@ class QuantizedTensor(FileTensor, frozen=True, eq=False):
                 plain = wide.astype(np.float32)
             if (plain == wide).all():
                 return np.asarray(plain, order="C")
-        raise PickleError(f"it is quantized, and not all of its numbers are float32 exactly; {_ADVICE}")
+        raise PickleError(f"it is quantized, and not all of its values are exact in float32; {_ADVICE}")
 
     def _along_axis(self, values: Values, file: TorchFile) -> Array:
         """With as many axes as the tensor."""

@@ -156,7 +156,7 @@ class Storage(msgspec.Struct, frozen=True, eq=False):
 class StridedTensor(FileTensor, frozen=True, eq=False):
     """Elements of a storage: `offset` and `stride` count elements.
 
-    problem: why it cannot be read as plain numbers, although its storage is known; its elements may be packed there.
+    problem: why it cannot be read as plain values, although its storage is known; its elements may be packed there.
     """
 
     storage: Storage
@@ -245,10 +245,10 @@ def storage_of(kind: object, key: object, count: object) -> Storage:
 def sizes_of(values: object) -> tuple[int, ...]:
     """A shape, strides or offsets, if they are such. Raises PickleError."""
     if not isinstance(values, (tuple, list)) or len(values) > MAX_AXES:
-        raise PickleError("a tensor with an unfit shape")
+        raise PickleError("a tensor with an invalid shape")
     for value in values:
         if not isinstance(value, int) or not 0 <= value < MAX_SIZE:
-            raise PickleError("a tensor with a negative or absurd size or stride")
+            raise PickleError("a tensor with an invalid size or stride")
     return tuple(values)
 
 

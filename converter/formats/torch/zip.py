@@ -26,7 +26,7 @@ _FIRST_NAMES = (b"/data.pkl", b"/constants.pkl", b"/code/__torch__", b"/.format_
 
 
 def detect(probe: Probe) -> bool:
-    """A zip with a member ``FOLDER/data.pkl``; for a cut one, such a name at its start. No part of a `torch_dcp`."""
+    """A zip with a member ``FOLDER/data.pkl``; for a cut one, such a name at its start. Not a file of a distributed checkpoint."""
     if not probe.is_zip or probe.path.suffix == ".distcp":
         return False
     if _is_pickle(probe.first_member):
