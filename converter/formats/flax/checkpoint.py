@@ -59,9 +59,7 @@ class FileReader(Reader):
         except OSError as error:
             raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
         if module is None:
-            raise FormatError(
-                self.step.path, "is neither an Orbax checkpoint nor a Flax msgpack file, or it is damaged"
-            )
+            raise FormatError(self.step.path, "is neither an Orbax checkpoint nor Flax msgpack, or it is damaged")
         self._inner: Reader = module.FileReader(self.step.path, options)
         others = sorted({step.prefix for step in steps} - {self.step.prefix})
         lines = tuple(
@@ -96,7 +94,7 @@ def _steps(folder: Path) -> list[SavedStep]:
 
 
 def _is_foreign(path: Path) -> bool:
-    """TensorBoard's event files end in numbers too."""
+    """TensorBoard's event files have a number at the end too."""
     return "tfevents" in path.name or "tmp" in path.name.split("-")
 
 

@@ -120,9 +120,7 @@ class Cursor:
         at = self.position
         kind, value, _ = self.head()
         if kind not in kinds or not isinstance(value, int):
-            raise FormatError(
-                self.source.path, f"at byte {at} there is a msgpack {kind}, expected {' or '.join(kinds)}"
-            )
+            raise FormatError(self.source.path, f"at byte {at} is a msgpack {kind}, expected {' or '.join(kinds)}")
         return value
 
 

@@ -1,6 +1,6 @@
 """Where files are: paths of this machine, and URLs of whatever fsspec has a file system for (``s3://bucket/model.pt``).
 
-A URL is a `UPath` of universal_pathlib, which does what a `Path` does; it is called one in all annotations here.
+A URL is a `UPath` of universal_pathlib, which behaves like a `Path`; annotations call it a `Path`.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def store(url: Path) -> Any:
 
 
 def place(url: Path) -> str:
-    """What its file system calls it."""
+    """The path of the URL within its file system."""
     return cast(str, url.path)  # type: ignore[attr-defined]
 
 
 def exists(path: Path) -> bool:
-    """Whether it is there now, also when another machine made it."""
+    """Whether it exists now, even if another machine made it."""
     if is_url(path):
         return bool(store(path).exists(place(path)))
     return path.exists()
@@ -79,7 +79,7 @@ def with_suffix(path: Path, suffix: str) -> Path:
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """The file, to look at some places of it."""
+    """The file, opened to read parts of it."""
     if is_url(path):
         return cast(BinaryIO, store(path).open(place(path), "rb", cache_type="none"))
     return path.open("rb")
@@ -87,7 +87,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever the file system of a URL meets is a FormatError: each has exceptions of its own."""
+    """Turn the errors of a URL's file system into FormatError: each has exceptions of its own."""
     try:
         yield
     except Exception as error:

@@ -57,12 +57,12 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class ShardWriter(Writer):
-    """Streams. ``path`` is that of the index; the shards stand beside it, as ``NAME-00001-of-00002.bin``.
+    """Streams. ``path`` is that of the index; the shards are written to its folder, as ``NAME-00001-of-00002.bin``.
 
     A subclass has the extension of the index, that of a shard (`suffix`), and the writer of one.
     Over former shards of the same names there is an instant without an index, never a mixture: see `atomic.publish`.
-    max_shard_bytes: data that goes into one shard; a larger tensor has one for itself.
-    resume: what tells this work from any other. Then complete shards wait for the rest, also after an error or a
+    max_shard_bytes: limit of the data in one shard; a larger tensor gets a shard of its own.
+    resume: an identifier of this conversion. Then complete shards wait for the rest, also after an error or a
     kill, and are not written again by a writer with the same text: see `Staging`.
     """
 
@@ -94,7 +94,7 @@ class ShardWriter(Writer):
 
     @classmethod
     def shards(cls, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES) -> tuple[Shard, ...]:
-        """The files beside that index. Raises OutputError for a name that no index has."""
+        """The files beside that index. Raises OutputError for an index with another extension."""
         if not path.name.endswith(cls.extension):
             raise OutputError(f"{path}: the name of the index of shards must end in '{cls.extension}'")
         groups = _groups(contents.specs, max_shard_bytes)
@@ -160,9 +160,9 @@ def _groups(specs: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec
 class Staging:
     """Shards get their names in `folder` when they are whole; `publish` gives all of them their places at once.
 
-    work: what tells this work from any other; then shards of an earlier attempt at it are there already, also after
+    work: an identifier of this conversion; then shards of an earlier attempt at it are there already, also after
     an error or a kill, and `leave` keeps them in ``.INDEX.resume``. None: the folder is new, and `leave` removes it.
-    running: a file that is there as long as somebody waits for the shards.
+    running: a file that exists as long as a process waits for the shards.
     Raises OutputError when the folder of the index is not there or cannot be written to.
     """
 
@@ -182,18 +182,18 @@ class Staging:
         self.running.touch()
 
     def has(self, shard: str) -> bool:
-        """Whether it is there: it got its name when it was whole and on the disk."""
+        """Whether the shard is complete: it gets its name when it is on the disk."""
         return exists(self.folder / shard)
 
     def publish(self, shards: Iterable[str], index: str) -> None:
-        """Write the index, give everything its place, and remove the folder."""
+        """Write the index, give all files their final names, and remove the folder."""
         written = self.folder / self.path.name
         written.write_text(index, encoding="utf-8")
         publish([*((self.folder / shard, self.path.parent / shard) for shard in shards), (written, self.path)])
         discard(self.folder)
 
     def leave(self) -> None:
-        """Keep what is worth it."""
+        """Keep the folder if it holds complete shards."""
         discard(self.running)
         if not exists(self._work) or list(self.folder.glob("*")) == [self._work]:
             discard(self.folder)

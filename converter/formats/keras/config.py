@@ -1,4 +1,4 @@
-"""The names that a user gave to the layers, from the ``config.json`` of a Keras model.
+"""The names that the user chose for layers, from the ``config.json`` of a Keras model.
 
 Keras before 3.1 does not write them beside the weights, but the paths of the weights follow from the
 config: ``layers/<class name in snake case>``, with a counter. Source: keras/src/saving/saving_lib.py

@@ -1,7 +1,7 @@
 """Keras 3 weights, ``.weights.h5``; also any other HDF5 file of plain arrays, which is read alike.
 
-A tensor is called as its dataset: ``layers/dense/vars/0``. The paths are made of attributes and of
-class names with a counter; the name that the user gave to a layer is the attribute ``name`` of the
+A tensor has the name of its dataset: ``layers/dense/vars/0``. The paths are made of attributes and of
+class names with a counter; the name that the user chose for a layer is the attribute ``name`` of the
 group ``vars``. Source: keras/src/saving/saving_lib.py (H5IOStore).
 
 Order: groups as they were written (see `H5File`), in each the variables by number. An array with

@@ -1,6 +1,6 @@
 """Keras 2 (tf_keras) HDF5: weights, and whole models with the weights under ``model_weights/``.
 
-A tensor is called as its dataset, ``dense/mlp/dense/kernel:0``: a group for the layer, below it the
+A tensor has the name of its dataset, ``dense/mlp/dense/kernel:0``: a group for the layer, below it the
 variable's name with its scopes. The attributes ``layer_names`` and ``weight_names`` hold the order of
 the model, by which Keras loads. Source: tf_keras/src/saving/legacy/hdf5_format.py.
 """

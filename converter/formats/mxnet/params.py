@@ -1,7 +1,7 @@
 """MXNet ``.params``: what ``Block.save_parameters``, ``export``, ``mx.nd.save`` and (1.x) ``npx.save`` write.
 
 Format: ``NDArray::Save(Stream*, vector<NDArray>, vector<string>)`` in ``src/ndarray/ndarray.cc``: u64
-0x112, u64 0, u64 n, n records (see `mxnet_record`), u64 number of names (n, or 0 for a list), then the
+0x112, u64 0, u64 n, n records (see `mxnet.record`), u64 number of names (n, or 0 for a list), then the
 names as {u64 length, bytes}. ``npx.save`` of one array writes a list of one, read here as a tensor.
 
 Which record version is written. MXNet 1.9.1 refuses V2 in ``npx.load``, and V3 outside of NumPy mode

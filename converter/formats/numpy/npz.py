@@ -95,7 +95,7 @@ class FileReader(Reader):
         )
 
     def _arrays(self) -> Iterator[tuple[str, _Dense | _Sparse | _Inside]]:
-        """Name and what stands there, in the order of the archive."""
+        """Name and array, in the order of the archive."""
         names = [name for name in self._members.members if name.endswith(SUFFIX)]
         self._left_out += [LeftOut(name, "not an array") for name in self._members.members if not name.endswith(SUFFIX)]
         sparse = self._sparse_folders(names)

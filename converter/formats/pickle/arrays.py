@@ -1,12 +1,12 @@
 """Arrays of any framework inside of a plain pickle: in ``.pkl`` files and in the object arrays of NumPy.
 
-What each framework leaves in a pickle, beside NumPy's own (`pickled_numpy`):
+What each framework leaves in a pickle, beside NumPy's own (`pickle.numpy`):
 
 * TensorFlow: ``convert_to_tensor`` of an array (``EagerTensor.__reduce__`` in ``framework/ops.py``).
 * JAX: ``_reconstruct_array`` of the parts of an array (``jax/_src/array.py``; before 0.4
   ``reconstruct_device_array`` in ``jax/_src/device_array.py``; before 0.3 plain NumPy).
-* MXNet: an NDArray whose state holds one record (`mxnet_record`).
-* PyTorch: whole small files of its own, see `pickled_torch`.
+* MXNet: an NDArray whose state holds one record (`mxnet.record`).
+* PyTorch: whole small files of its own, see `pickle.torch`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PickledArrays(msgspec.Struct, frozen=True):
 def read_pickle(data: bytes | memoryview, path: Path, passed: Callable[[], None] | None = None) -> PickledArrays:
     """All arrays of the pickle, named by where they stand; the state of an optimizer beside them is left out.
 
-    passed: see `pickles.load`. Nothing is run. Raises FormatError, also when there is no array.
+    passed: see `load`. Nothing is run. Raises FormatError, also when there is no array.
     """
     value, size = load(data, path, {**torch_globals(path), **GLOBALS}, unknown=inert_class, passed=passed)
     if size != len(data):
@@ -148,7 +148,7 @@ class _VariableShell(Shell):
 
 _VARIABLE = "tensorflow.python.ops.resource_variable_ops ResourceVariable"
 
-#: For `known` of `pickles.load`, beside PyTorch's: our own function for each global of a pickle of arrays.
+#: For `known` of `load`, beside PyTorch's: our own function for each global of a pickle of arrays.
 GLOBALS: Mapping[str, Callable[..., object] | None] = {
     **COLLECTION_GLOBALS,
     **NUMPY_GLOBALS,

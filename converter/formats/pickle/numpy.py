@@ -1,4 +1,4 @@
-"""NumPy's arrays, dtypes and scalars inside pickles: our own reconstructors, for `pickles.load`.
+"""NumPy's arrays, dtypes and scalars inside pickles: our own reconstructors, for `load`.
 
 What NumPy writes is in ``numpy/_core/src/multiarray/methods.c`` (array_reduce_ex, array_setstate),
 ``descriptor.c`` (arraydescr_reduce) and ``numpy/_core/numeric.py`` (_frombuffer).
@@ -138,7 +138,7 @@ _FUNCTIONS: Mapping[str, Callable[..., object]] = {
     "numeric _frombuffer": array_of,
 }
 
-#: For `known` of `pickles.load`. The results are read-only arrays in native order; scalars are 0-d arrays;
+#: For `known` of `load`. The results are read-only arrays in native order; scalars are 0-d arrays;
 #: arrays of objects (the container of an ``.npy``) are NumPy arrays of dtype object.
 NUMPY_GLOBALS: Mapping[str, Callable[..., object] | None] = MappingProxyType(
     {f"{package}.{name}": make for package in ("numpy.core", "numpy._core") for name, make in _FUNCTIONS.items()}

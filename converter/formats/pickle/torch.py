@@ -27,7 +27,7 @@ class _HeldStorage(Storage, frozen=True, eq=False):
 
 
 def torch_globals(path: Path) -> Mapping[str, Callable[..., object] | None]:
-    """For `known` of `pickles.load`, once for each file: containers, NumPy, and tensors as read-only arrays.
+    """For `known` of `load`, once for each file: containers, NumPy, and tensors as read-only arrays.
 
     path: for messages. Quantized and sparse tensors are refused.
     """

@@ -17,7 +17,7 @@ class UnsafePickleError(PickleError):
 
 
 class Global(msgspec.Struct, frozen=True, eq=False):
-    """A class or function that the pickle mentions. `make` is what stands for it here; None: it may not be called."""
+    """A class or function that the pickle mentions. `make` is called instead of it; None: it may not be called."""
 
     name: str
     make: Callable[..., object] | None

@@ -189,7 +189,7 @@ def _serialized(node: TrackableObject) -> bytes:
     return children + attributes + (_HAS_VALUES if node.expected else b"")
 
 
-# -- what is not a weight, by its name: in a checkpoint without a graph, and for what the graph does not tell -------------
+# -- variables that are not weights, by their names: where there is no graph, or the graph does not show it ------
 
 OPTIMIZER = "state of the optimizer"
 _RANDOM = "state of a random generator"

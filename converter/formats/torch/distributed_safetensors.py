@@ -3,7 +3,7 @@
 ``shard-00001-model-00001-of-00002.safetensors`` holds pieces of tensors; ``DCP_SHARDING_INFO`` in its metadata says
 where each of them starts. The shape of a tensor is written nowhere: it is what its pieces make up. Upstream:
 ``torch/distributed/checkpoint/hf_storage.py`` (HuggingFaceStorageWriter with ``save_distributed``). What the
-other ways of that writer leave (whole tensors and an index) is read by `safetensors_sharded`.
+other ways of that writer leave (whole tensors and an index) is read by `safetensors.sharded`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _COUNT = struct.Struct("<q")
 #: Before 0.1.10 (2017) the file was a tar archive of these. It is told apart only to be refused with its name.
 _TAR_MEMBERS = (b"sys_info", b"pickle", b"tensors", b"storages")
 
-#: What stands before the description in a new file.
+#: The bytes before the description in a new file.
 _HEAD = (
     b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number
     b"\x80\x02M\xe9\x03."  # the protocol, 1001

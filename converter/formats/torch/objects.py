@@ -1,4 +1,4 @@
-"""What a PyTorch file holds at the top: which part of it are the weights, and what its tensors are called.
+"""The weights in a PyTorch file: which part of its object they are, and the names of the tensors.
 
 A file is a tensor, a list, a dict, a ``state_dict``, a whole ``nn.Module``, or the checkpoint of a training run
 with all of these inside.
@@ -80,9 +80,9 @@ class Weights(msgspec.Struct, frozen=True):
 
 
 def find_weights(value: object, path: Path, key: str | None = None) -> Weights:
-    """The weights in what the pickle of a file gave.
+    """The weights in the object that a file describes.
 
-    key: the place of the weights, as keys joined with ``/``; None: the usual places of training
+    key: the path of the weights, keys joined with ``/``; None: the usual paths of training
         checkpoints, or else everything.
     Raises FormatError when there is nothing at ``key``, or when two tensors have one name.
     """
@@ -192,7 +192,7 @@ class TorchReader(Reader):
 
 
 def _choose(value: object, path: Path, key: str | None) -> tuple[object, tuple[LeftOut, ...]]:
-    """(the object that holds the weights, what was passed by)."""
+    """(the object that holds the weights, what is left out)."""
     if key is not None:
         return _at(value, path, key), (LeftOut("*", f"only '{key}' was asked for"),)
     place, beside = "", []

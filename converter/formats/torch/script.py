@@ -1,6 +1,6 @@
 """The first TorchScript archives, of PyTorch 1.0 to 1.3: ``model.json`` beside ``tensors/N``.
 
-Later ones hold a ``data.pkl`` and are read by `torch_zip`. Upstream: ``caffe2/proto/torch.proto`` (ModelDef) of 1.0.
+Later ones hold a ``data.pkl`` and are read by `torch.zip`. Upstream: ``caffe2/proto/torch.proto`` (ModelDef) of 1.0.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class TorchFile(ABC):
         """That part of the storage: a flat array of uint8. Raises FormatError."""
 
     def close(self) -> None:  # noqa: B027  # most have nothing to release
-        """Release the file; arrays that were handed out stay valid."""
+        """Release the file; arrays that were returned stay valid."""
 
 
 class NotATensor(msgspec.Struct, frozen=True):

@@ -26,7 +26,8 @@ _FIRST_NAMES = (b"/data.pkl", b"/constants.pkl", b"/code/__torch__", b"/.format_
 
 
 def detect(probe: Probe) -> bool:
-    """A zip with a member ``FOLDER/data.pkl``; for a cut one, such a name at its start. Not a file of a distributed checkpoint."""
+    """A zip with a member ``FOLDER/data.pkl``; if it was cut off, with such a name at its start. Files of distributed
+    checkpoints have their own reader."""
     if not probe.is_zip or probe.path.suffix == ".distcp":
         return False
     if _is_pickle(probe.first_member):
