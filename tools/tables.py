@@ -19,7 +19,8 @@ from converter.architectures.codegen.keras import Keras
 from converter.architectures.codegen.torch import Torch
 from converter.architectures.units import Shape, Unit
 from converter.architectures.vocabulary import CONTAINERS, VOCABULARY, Conv, ConvTranspose, Prelu, Step, kind_of
-from converter.core.layers import KINDS, Leaf
+from converter.core.kinds import KINDS
+from converter.core.layers import Leaf
 from converter.formats import FORMATS
 from converter.frameworks import FRAMEWORKS
 from converter.schema.loader import json_schema, schema_folder

@@ -11,12 +11,12 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.channel_groups import Parts, parsed
-from converter.core.layers import Layer, Net, join_path, split_path
+from converter.core.channel_groups import ChannelGroups, parsed
+from converter.core.layers import Form, Layer, Net, join_path, split_path
 from converter.errors import MatchError
 from converter.formats.base import LeftOut
 from converter.frameworks import FRAMEWORKS, named_forms
-from converter.frameworks.dense import CONV1D
+from converter.frameworks.linear import CONV1D
 from converter.matching.compatibility import shapes
 from converter.matching.fused import apart, expanded
 from converter.schema.loader import Schema, load_schema
@@ -43,7 +43,7 @@ class Rules(msgspec.Struct, frozen=True):
     strip: frozenset[str] = frozenset()
     kinds: Mapping[str, str] = msgspec.field(default_factory=dict)
     heads: Mapping[str, int] = msgspec.field(default_factory=dict)
-    flatten: Mapping[str, int | Parts] = msgspec.field(default_factory=dict)
+    flatten: Mapping[str, int | ChannelGroups] = msgspec.field(default_factory=dict)
     flatten_fix: bool = True
     ignore: tuple[str, ...] = ()
     unflatten: Mapping[str, int] = msgspec.field(default_factory=dict)
@@ -107,7 +107,7 @@ class Rules(msgspec.Struct, frozen=True):
                 chosen = _where_possible(layer, chosen, kind)
             heads = _of(self.heads, layer.path)
             if not chosen.readings:
-                kinds = ", ".join(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))
+                kinds = ", ".join(dict.fromkeys(reading.called for reading in layer.readings))
                 problems.append(f"--kind {layer.path}={kind}: '{layer.path}' ({shapes(layer)}) can only be {kinds}")
             layers.append(with_size(chosen, "heads", heads) if heads is not None else chosen)
         if problems:
@@ -120,7 +120,7 @@ class Rules(msgspec.Struct, frozen=True):
         said = next((entry.unflatten for entry in entries if entry and entry.unflatten is not None), None)
         return _of(self.unflatten, path) if _of(self.unflatten, path) is not None else said
 
-    def flatten_of(self, path: str) -> int | Parts | None:
+    def flatten_of(self, path: str) -> int | ChannelGroups | None:
         """The channels before the flatten that leads to this layer, if the user or the schema says so."""
         entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema else []
         said = next((entry.flatten for entry in entries if entry and entry.flatten is not None), None)
@@ -185,20 +185,24 @@ def narrowed(layer: Layer, kind: str) -> Layer:
     alike = next(
         (found for side in (layer.readings, layer.unlikely) if (found := tuple(r for r in side if r.kind == kind))), ()
     )
-    of = _form_kinds().get(kind)
-    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == of and not reading.form)
+    form = _forms().get(kind)
+    formed = tuple(
+        replace(reading, form=form.name, lacks=form.lacks)
+        for reading in layer.readings
+        if form and reading.kind == form.kind == reading.called
+    )
     return replace(layer, readings=exact or alike or formed)
 
 
 def _where_possible(layer: Layer, chosen: Layer, kind: str) -> Layer:
     """What a pattern for many layers leaves of one of them; ``chosen`` is what it could be of that kind or form."""
-    of = _form_kinds().get(kind)
-    others = tuple(reading for reading in layer.readings if of is not None and reading.kind != of)
+    form = _forms().get(kind)
+    others = tuple(reading for reading in layer.readings if form is not None and reading.kind != form.kind)
     return replace(chosen, readings=(*chosen.readings, *others)) if chosen.readings else layer
 
 
 @lru_cache
-def _form_kinds() -> Mapping[str, str]:
+def _forms() -> Mapping[str, Form]:
     return named_forms()
 
 

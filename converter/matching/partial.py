@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Inflate
 from converter.core.axes import groups
 from converter.core.layers import Layer, Net, Reading, Stored
 from converter.errors import MatchError
+from converter.frameworks.linear import HEADS
 from converter.matching.applied_options import Rules, covers
 from converter.matching.compatibility import agreements, disagreement, shapes
 from converter.matching.matcher import (
@@ -29,7 +31,6 @@ from converter.matching.matcher import (
     unused_rules,
 )
 from converter.matching.order import Naming, numbered_alike, true_order
-from converter.planning.overlay import Inflate
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
 BY_CALLS = "the order in which they were called"
@@ -321,7 +322,7 @@ def _opened(stored: Stored) -> Stored:
 
 
 def _is_fused(reading: Reading) -> bool:
-    return "heads" in reading.form or any("(" in item.leaf.neutral for item in reading.stored)
+    return reading.form in HEADS or any("(" in item.leaf.neutral for item in reading.stored)
 
 
 def inflated(source: Layer, target: Layer) -> Layer | None:

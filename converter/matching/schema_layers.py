@@ -7,8 +7,7 @@ from collections.abc import Collection
 from msgspec import structs
 from msgspec.structs import replace
 
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, natural_key
+from converter.core.layers import Layer, Net, natural_key, sizes_of
 from converter.core.patterns import counted, fill, letters
 from converter.matching.applied_options import Rules, narrowed
 from converter.schema.loader import Schema, SchemaLayer

@@ -14,7 +14,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from converter.core.kinds import KINDS
 from converter.core.layers import Layer, Net, split_path
+from converter.frameworks import framework
 from converter.matching.order import in_turn
 
 #: How surely two modules belong together, the surest first.
@@ -24,16 +26,13 @@ BY_NAME, ALONE, BY_ORDER = range(3)
 _WORDS: Mapping[str, str] = {
     other: word
     for word, others in {
+        **{name: kind.words for name, kind in KINDS.items()},
         "query": "q",
         "key": "k",
         "value": "v",
         "output": "o out",
         "attention": "attn att",
-        "norm": "ln layernorm",
         "batchnorm": "bn",
-        "embedding": "emb embed embeddings",
-        "linear": "fc dense lin",
-        "conv": "conv1d conv2d conv3d convolution",
         "encoder": "enc",
         "decoder": "dec",
         "position": "pos positional",
@@ -77,7 +76,7 @@ def _tree(net: Net) -> _Module:
         for part in split_path(layer.path):
             place = place.inside.setdefault(part, _Module(part))
         place.layer = layer
-    return root if net.framework == "tensorflow" else _with_lists(root)
+    return root if framework(net.framework).counts_classes else _with_lists(root)
 
 
 def _with_lists(module: _Module) -> _Module:

@@ -7,15 +7,16 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Cast
 from converter.core.equivalence import effect
-from converter.core.layers import KINDS, UNKNOWN, Layer, Net, Reading
-from converter.core.ops import Cast
+from converter.core.kinds import KINDS, UNKNOWN
+from converter.core.layers import Layer, Net, Reading, words_in
 from converter.core.tensors import DType, TensorSpec, is_float
 from converter.errors import ConversionError, MatchError
 from converter.flattening.apply import Flattened, flattened
 from converter.formats.base import Contents, LeftOut
-from converter.frameworks.attention import with_projections
-from converter.frameworks.base import MARK, Framework
+from converter.frameworks.base import Framework
+from converter.frameworks.linear import HEADS, with_projections
 from converter.matching.applied_options import Rules
 from converter.matching.compatibility import Agreement, agreements, lookalikes, noted, unknown_kind, unplaced
 from converter.matching.fused import part_name, part_of, whole
@@ -105,7 +106,9 @@ def _left_out(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
         LeftOut(stored.spec.name, "its layer does not use it: with fix_gamma the scale is one")
         for layer in source.layers
         for stored in layer.readings[0].stored
-        if layer.kind in KINDS and set(stored.leaf.roles) & KINDS[layer.kind].unused and stored.spec.name not in used
+        if layer.kind in KINDS
+        and words_in(stored.leaf.roles) & KINDS[layer.kind].unused
+        and stored.spec.name not in used
     ]
     return (*source.left_out, *unused)
 
@@ -225,9 +228,9 @@ def _lay_out(
         readings = []
         for reading in source.readings:
             if framework.holds(reading.kind):
-                key = reading.nameless, place.partition(MARK)[2]
-                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, place, dialect))
-                readings.append(framework.spelled(layout, place, dialect, is_data))
+                key = reading.nameless, place.form
+                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, place.form, dialect))
+                readings.append(framework.spelled(layout, place.prefix, dialect, is_data))
         if part:
             readings = [found for reading in readings if (found := part_of(reading, part))]
         if len(readings) > 1 and len({reading.stored for reading in readings}) > 1:
@@ -287,11 +290,11 @@ def _sort(dtype: DType) -> str:
 
 def _no_shape(layer: Layer) -> str:
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
-    if any("heads" in reading.form for reading in layer.readings):
+    if any(reading.form in HEADS for reading in layer.readings):
         return _no_heads(layer, shapes)
     if any(reading.form == "depthwise" for reading in layer.readings):
         return (
-            f"'{layer.path}' ({shapes}) is a depthwise convolution, and no one gave its channel multiplier. "
+            f"'{layer.path}' ({shapes}) is a depthwise convolution, and its channel multiplier is unknown. "
             "Say multiplier in a --schema, or give the clone with --like."
         )
     return f"'{layer.path}' ({shapes}) cannot be laid out as {layer.kind}"
@@ -302,7 +305,7 @@ def _no_heads(layer: Layer, shapes: str) -> str:
     if heads is not None:
         return f"'{layer.path}' ({shapes}) cannot be split into {heads} heads: its size is no multiple of that"
     module = layer.path.rpartition(".")[0] or layer.path
-    return f"'{layer.path}' ({shapes}) is of an attention, and no one gave its heads. Say --heads '{module}=N'."
+    return f"'{layer.path}' ({shapes}) is of an attention whose number of heads is unknown. Say --heads '{module}=N'."
 
 
 def _in_doubt(pair: Pair, found: Iterable[Agreement]) -> Layer:
@@ -317,7 +320,7 @@ def _in_doubt(pair: Pair, found: Iterable[Agreement]) -> Layer:
 def _undecided(layer: Layer) -> str:
     """One refusal; the option may have a wildcard, for a net of many such layers."""
     shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
-    kinds = [reading.form or reading.kind for reading in layer.readings]
+    kinds = [reading.called for reading in layer.readings]
     lines = " or ".join(f"--kind '{layer.path}={kind}'" for kind in dict.fromkeys(kinds))
     return (
         f"'{layer.path}' ({shapes}) could be {' or '.join(dict.fromkeys(kinds))}, which are stored differently. "

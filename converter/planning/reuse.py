@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, Stored
-from converter.core.ops import Op
+from converter.core.layers import Layer, Net, Stored, sizes_of, words_in
+from converter.core.ops import Op, Overlay
 from converter.core.tensors import TensorSpec
 from converter.endpoints.readers import of
 from converter.errors import MatchError
@@ -20,7 +19,6 @@ from converter.frameworks import Framework, framework
 from converter.matching.applied_options import Rules
 from converter.matching.matcher import SAME_NAME
 from converter.matching.partial import SLICED, Selection, Taking
-from converter.planning.overlay import Overlay
 from converter.planning.plan import Plan, Step, plan_into, respelled
 
 #: What stands before the names of the tensors of either side; see `converter.endpoints.readers`.
@@ -102,7 +100,10 @@ def _reused(
     whole = {one.target.path for one in takings if one.how != SLICED}
     shared = {spec.name for other in new.layers if other.path not in whole for spec in other.tensors}
     statistics = {
-        item.spec.name for reading in layer.readings for item in reading.stored if set(item.leaf.roles) <= _STATISTICS
+        item.spec.name
+        for reading in layer.readings
+        for item in reading.stored
+        if words_in(item.leaf.roles) <= _STATISTICS
     }
     names = dict.fromkeys(step.target.name for step in found)
     return Reused(taking, tuple(found), tuple(name for name in names if name not in shared | statistics))

@@ -59,14 +59,13 @@ from typing import Any
 
 import msgspec
 
-from converter.core.layers import KINDS, Layer, Net
+from converter.core.kinds import KINDS
+from converter.core.layers import Layer, Net
 from converter.core.patterns import Indices, check_pattern, counts, fill, indices_of, letters
 from converter.errors import ConversionError
 from converter.frameworks import framework, named_forms
 
 Names = dict[str, tuple[str, ...]]
-#: Kinds whose outputs may be flattened.
-_WITH_CHANNELS = frozenset({"conv", "depthwise", "conv_transpose", "batch_norm", "norm"})
 
 
 class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -217,7 +216,10 @@ def _with_architecture(schema: Schema, written: Mapping[str, Any], text: str) ->
     from converter.architectures.family import family_of
 
     forms = named_forms()
-    rows = {layer.path: (forms.get(layer.kind, layer.kind), layer.optional) for layer in schema.layers}
+    rows = {
+        layer.path: (forms[layer.kind].kind if layer.kind in forms else layer.kind, layer.optional)
+        for layer in schema.layers
+    }
     return msgspec.structs.replace(schema, architecture=family_of(written, rows, text))
 
 
@@ -282,6 +284,12 @@ def _check(schema: Schema) -> None:
     _check_ties(schema)
 
 
+def _gives_channels(kind: str) -> bool:
+    """Whether layers of that kind or form give channels, which may be flattened."""
+    form = named_forms().get(kind)
+    return KINDS[form.kind if form else kind].flow in ("channels", "norm")
+
+
 def kinds() -> tuple[str, ...]:
     """The kinds, and the forms in which a framework stores some of them otherwise (depthwise, to_heads)."""
     return (*KINDS, *sorted(named_forms()))
@@ -318,7 +326,7 @@ def _check_flattens(schema: Schema) -> None:
     entries = {layer.path: layer for layer in schema.layers}
     for layer in schema.layers:
         given = entries.get(layer.flattened)
-        if layer.flattened and (given is None or given.optional or given.kind not in _WITH_CHANNELS):
+        if layer.flattened and (given is None or given.optional or not _gives_channels(given.kind)):
             raise ConversionError(
                 f"the flatten before '{layer.path}' is to be of '{layer.flattened}', which is no convolution or norm "
                 "that every net of the schema has"

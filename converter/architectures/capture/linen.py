@@ -17,7 +17,7 @@ from converter.architectures.capture.linen_layers import LAYERS
 from converter.architectures.capture.paddings import LowestPad, around
 from converter.architectures.capture.refused import RefusedError, sizes
 from converter.architectures.document import Input
-from converter.live.run import inference_options
+from converter.live.watching import inference_options
 
 #: Of our own operation.
 _LAYER = "converter_layer"
