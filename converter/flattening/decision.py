@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from converter.core.channel_groups import Parts, written
+from converter.core.channel_groups import ChannelGroups, written
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 
@@ -21,7 +21,7 @@ class Flattened(msgspec.Struct, frozen=True):
     channels: int
     reason: str
     problem: str = ""
-    parts: Parts = ()
+    parts: ChannelGroups = ()
 
     def __str__(self) -> str:
         if self.parts:

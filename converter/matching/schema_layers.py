@@ -7,8 +7,7 @@ from collections.abc import Collection
 from msgspec import structs
 from msgspec.structs import replace
 
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net
+from converter.core.layers import Layer, Net, sizes_of
 from converter.core.natural_order import natural_key
 from converter.core.patterns import counted, fill, letters
 from converter.matching.hints import Hints, narrowed
