@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 
-import converter.mxnet_numpy2  # noqa: F401 - MXNet 1.9.1 imports under NumPy 2 only after it
+import converter.mxnet_numpy2  # noqa: E402, F401 - MXNet 1.9.1 imports under NumPy 2 only after it
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.axes import groups
-from converter.core.channel_groups import Parts, Turn
+from converter.core.channel_groups import Parts, Turn, written
 from converter.core.layer_sizes import sizes_of
 from converter.core.layers import Layer, Net, Stored
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
@@ -139,10 +139,12 @@ def _said(chain: Sequence[Layer], hints: Hints) -> tuple[dict[tuple[str, str], i
                 total = sum(channels * places for channels, places in given)
                 if total != features:
                     text = f"'{layer.path}' has {features} inputs, and these are {total}."
-                    problems.append(Problem(text, "flatten", layer.path, about=Remedy("flatten", (layer.path, total))))
+                    problems.append(
+                        Problem(text, "flatten", layer.path, about=Remedy("flatten", (layer.path, written(given))))
+                    )
                 parts[layer.path], said[layer.path, side] = given, 0
             elif given and features % given:
-                text = f"the {features} {side} of '{layer.path}' are no multiple of {given}."
+                text = f"the {features} {side} of '{layer.path}' are not a multiple of {given}."
                 problems.append(Problem(text, "flatten", layer.path, about=Remedy(_OPTIONS[side], (layer.path, given))))
             else:
                 said[layer.path, side] = given

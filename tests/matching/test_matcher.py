@@ -14,7 +14,8 @@ from converter.errors import FLAGS, MatchError
 from converter.formats import Contents
 from converter.frameworks import framework
 from converter.matching.hints import Hints
-from converter.matching.matcher import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, match, rename
+from converter.matching.matcher import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, match
+from converter.matching.renaming import rename
 from converter.options import MatchOptions
 from converter.planning.plan import plan_into
 from converter.schema.loader import Schema, SchemaLayer, load_schema
@@ -95,7 +96,7 @@ def test_map_takes_everything_below_a_module_along() -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"hiden": "hidden"}, "the source has no layer 'hiden'. It has 'hidden', 'output'."),
+        ({"hiden": "hidden"}, "map={'hiden': 'hidden'}: the source has no layer 'hiden'. Did you mean 'hidden'?"),
         ({"hidden": "hiden"}, "'hiden' is not in the clone. Free there: 'hidden', 'output'."),
     ],
 )
