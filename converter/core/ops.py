@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from converter.core.channel_groups import ChannelGroups
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import ConversionError
+from converter.options import ChannelGroups
 
 _Item = TypeVar("_Item", Array, TensorSpec)
 

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.axes import groups
-from converter.core.channel_groups import ChannelGroups
 from converter.core.kinds import KINDS
 from converter.core.layers import Layer, Net, Stored, sizes_of
 from converter.core.ops import Turn
@@ -24,6 +23,7 @@ from converter.flattening.decision import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
 from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
+from converter.options import ChannelGroups, channels_text
 
 __all__ = ["Flattened", "flattened"]
 
@@ -138,10 +138,12 @@ def _said(
                 total = sum(channels * places for channels, places in given)
                 if total != features:
                     text = f"'{layer.path}' has {features} inputs, and these are {total}."
-                    problems.append(Problem(text, "flatten", layer.path, about=Remedy("flatten", (layer.path, total))))
+                    problems.append(
+                        Problem(text, "flatten", layer.path, about=Remedy("flatten", (layer.path, channels_text(given))))
+                    )
                 parts[layer.path], said[layer.path, side] = given, 0
             elif given and features % given:
-                text = f"the {features} {side} of '{layer.path}' are no multiple of {given}."
+                text = f"the {features} {side} of '{layer.path}' are not a multiple of {given}."
                 problems.append(Problem(text, "flatten", layer.path, about=Remedy(_OPTIONS[side], (layer.path, given))))
             else:
                 said[layer.path, side] = given

@@ -16,9 +16,10 @@ from converter.errors import MatchError, Placeholder, Problem, Remedy, listed, u
 from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import agreements, shapes
 from converter.matching.hints import Hints, covers
-from converter.matching.matcher import CERTAIN, POSITION, Matcher, Pair, check_strict, unused_entries
+from converter.matching.matcher import CERTAIN, POSITION, Matcher, Pair, check_strict
 from converter.matching.names import plain_names
 from converter.matching.order import true_order
+from converter.matching.problems import unknown_sources
 from converter.options import ReuseOptions
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
@@ -71,7 +72,7 @@ def select(old: Net, new: Net, options: ReuseOptions, hints: Hints) -> Selection
 
 
 def _wanted(old: Net, options: ReuseOptions, hints: Hints) -> tuple[list[Layer], str]:
-    problems = unused_entries(old, hints)
+    problems = unknown_sources(old, hints)
     order = ""
     if options.first is not None:
         ordered, order = in_order(old)
@@ -82,7 +83,7 @@ def _wanted(old: Net, options: ReuseOptions, hints: Hints) -> tuple[list[Layer],
     elif options.layers:
         layers = [layer for layer in old.layers if any(covers(pattern, layer.path) for pattern in options.layers)]
         problems += [
-            unknown_name(Remedy("layers", pattern), pattern, "the old net", old.by_path)
+            unknown_name(Remedy("layers", pattern), pattern, "the old net has no layer", old.by_path)
             for pattern in options.layers
             if not any(covers(pattern, path) for path in old.by_path)
         ]

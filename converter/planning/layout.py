@@ -17,7 +17,8 @@ from converter.frameworks.linear import with_projections
 from converter.matching.compatibility import agreements
 from converter.matching.fused import part_name, part_of, whole
 from converter.matching.hints import Hints
-from converter.matching.matcher import SAME_NAME, Pair, Renaming, rename
+from converter.matching.matcher import SAME_NAME, Pair
+from converter.matching.renaming import Renaming, rename
 from converter.matching.tied import aliases
 from converter.planning.plan import TensorPlan, assembled, left_out_of, without_idle
 from converter.planning.questions import differ, homeless, no_shape, undecided, unknown

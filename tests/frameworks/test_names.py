@@ -17,7 +17,7 @@ from converter.frameworks import FRAMEWORKS, framework, recognise
 from converter.frameworks.base import Part
 from converter.matching.hints import Hints
 from converter.options import MatchOptions
-from converter.planning.plan import plan_new
+from converter.planning.layout import plan_new
 from converter.schema.loader import parse_schema
 
 F32 = np.dtype("float32")
