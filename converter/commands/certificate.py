@@ -23,7 +23,7 @@ from converter.commands.hashed_files import HashedFile, files_of, hashed, relati
 from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.checkpoint import Weights, open_weights
-from converter.endpoints.direction import parse_direction
+from converter.endpoints.destination import parse_direction
 from converter.errors import ConversionError, OutputError, Remedy
 from converter.execution.jobs import compute
 from converter.formats.io.atomic import discard, disk, partial_path, publish
@@ -92,7 +92,8 @@ def refuse_certificate(
     if dry_run:
         raise ConversionError("a dry run writes nothing that a certificate could be of.")
     if os.path.exists(path) and not force:
-        raise OutputError(f"{os.fspath(path)}: exists already.", Remedy("force", effect="replaces it"))
+        text = f"{os.fspath(path)}: exists already; choose another path."
+        raise OutputError(text, Remedy("force", effect="replaces it"))
 
 
 def certify(

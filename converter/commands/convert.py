@@ -7,8 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from converter.commands.plan import Plan, as_inputs, opened_source
-from converter.endpoints.destination import destination, own_framework, refuse_existing
-from converter.endpoints.direction import parse_direction
+from converter.endpoints.destination import destination, own_framework, parse_direction, refuse_existing
 from converter.endpoints.endpoint import clone_of, opened
 from converter.frameworks import framework as framework_of
 from converter.matching.hints import Hints

@@ -24,7 +24,7 @@ from converter.commands.certificate import (
 from converter.commands.convert import convert
 from converter.commands.hashed_files import HashedFile, files_of, hashed, relative
 from converter.endpoints.checkpoint import open_weights
-from converter.endpoints.direction import parse_direction
+from converter.endpoints.destination import parse_direction
 from converter.errors import ConversionError, FormatError
 from converter.options import MatchOptions, ReadOptions, StrPath, WriteOptions, options_of
 from converter.planning.plan import TensorPlan
@@ -57,7 +57,7 @@ class CertificateCheck(msgspec.Struct, frozen=True):
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        return {"ok": self.ok, **asdict(self)}
+        return {"compared": "certificate", "ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:
         notes = [f"note: {note}" for note in self.notes]

@@ -94,7 +94,7 @@ def test_a_training_checkpoint_gives_its_weights_or_those_at_a_key(
     message = refused(capsys, "torch->torch", tmp_path / "train.ckpt", "--key", "emma", "-o", tmp_path / "c.pt")
     assert "emma" in message and "ema" in message
     message = refused(capsys, "torch->torch", tmp_path / "train.ckpt", "--strip", "modul", "-o", tmp_path / "c.pt")
-    assert "the source has no module 'modul'" in message
+    assert "--strip modul: the source has no leading module 'modul'." in message
 
 
 def test_leaves_without_names_are_named_by_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,15 +164,22 @@ def test_shards_of_an_older_output_are_not_replaced_unasked(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-shard-size", "huge"], "'huge' is no size. Say it like 5GB"),
-        (["--max-shard-size", "0"], "'0' is no size"),
-        (["--max-shard-size", "1GB", "--format", "npz"], "NumPy archive cannot be written in shards"),
+        (["--max-shard-size", "huge"], "'--max-shard-size': 'huge' is an invalid size. Say it like 5GB"),
+        (["--max-shard-size", "0"], "'--max-shard-size': '0' is an invalid size"),
     ],
 )
-def test_sizes_that_are_none(
+def test_an_invalid_size_is_wrong_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert message in refused(capsys, "torch->torch", EXAMPLES / "mlp.params", "-o", tmp_path / "x.pt", *words)
+    said = refused(capsys, "torch->torch", EXAMPLES / "mlp.params", "-o", tmp_path / "x.pt", *words, code=2)
+    assert message in said
+
+
+def test_a_format_without_shards_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("-o", tmp_path / "x.pt", "--max-shard-size", "1GB", "--format", "npz")
+    assert "NumPy archive cannot be written in shards" in refused(
+        capsys, "torch->torch", EXAMPLES / "mlp.params", *words
+    )
 
 
 def test_a_wrong_checksum_is_told_unless_it_is_not_asked_for(
