@@ -6,6 +6,7 @@ the same fields, certificates store them. A value of a wrong type is a Conversio
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_t
 
 import msgspec
 
-from converter.errors import ConversionError, Problem, Remedy
+from converter.errors import ConversionError, Placeholder, Problem, Remedy
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 #: Channels that were flattened, or of several tensors side by side (channels, positions) of each: ``64x49+4``.
@@ -68,9 +69,13 @@ def _path(value: Any) -> str:
 
 
 def _integer(value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or isinstance(value, bool):
         raise ValueError(f"expected an integer of at least {least}")
-    return int(value)
+    return number
 
 
 def _at_least_one(value: Any) -> int:
@@ -97,6 +102,8 @@ def _pairs(of: Callable[[Any], Any]) -> Callable[[Any], Mapping[str, Any]]:
 def _channels(value: Any) -> Channels:
     """``64`` is 64 channels; ``64x49+4`` is ((64, 49), (4, 1))."""
     if isinstance(value, tuple):
+        if not all(isinstance(term, tuple) and len(term) == 2 for term in value):
+            raise ValueError("expected a number of channels, or a sum such as '64x49+4'")
         return tuple((_integer(count, 1), _integer(positions, 1)) for count, positions in value)
     if not isinstance(value, str):
         return _integer(value)
@@ -161,12 +168,8 @@ class Options(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are not the default, as JSON keeps them; those of `Option.recorded`."""
-        defaults = type(self)()
-        return {
-            name: msgspec.to_builtins(getattr(self, name))
-            for name, option in options_of(type(self)).items()
-            if option.recorded and getattr(self, name) != getattr(defaults, name)
-        }
+        recorded = options_of(type(self))
+        return {name: msgspec.to_builtins(getattr(self, name)) for name in changed(self) if recorded[name].recorded}
 
 
 def checked(name: str, option: Option, value: Any) -> Any:
@@ -174,9 +177,15 @@ def checked(name: str, option: Option, value: Any) -> Any:
     try:
         return option.values.check(value)
     except ValueError as error:
-        raise ConversionError(
-            Problem(f"{error}.", "option", name, met=repr(value), about=Remedy(name, value))
-        ) from None
+        said = Placeholder(repr(value)) if isinstance(value, tuple) else value  # as it was typed
+        problem = Problem(f"{error}.", "option", name, met=repr(value), about=Remedy(name, said))
+        raise ConversionError(problem) from None
+
+
+def changed(record: Options) -> tuple[str, ...]:
+    """The fields that are not the default."""
+    defaults = type(record)()
+    return tuple(name for name in options_of(type(record)) if getattr(record, name) != getattr(defaults, name))
 
 
 @cache

@@ -8,11 +8,11 @@ import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from converter.commands.plan import as_inputs, opened_source
+from converter.commands.plan import as_inputs, opened_source, refuse_unused
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, choose_path, destination, refuse_existing
 from converter.endpoints.endpoint import Endpoint, opened
-from converter.errors import ConversionError
+from converter.errors import ConversionError, Problem, Remedy
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
 from converter.formats import Format
@@ -28,6 +28,7 @@ from converter.options import (
     ReuseOptions,
     StrPath,
     WriteOptions,
+    changed,
     check_keywords,
     record_of,
 )
@@ -77,14 +78,23 @@ def reuse(
     part, write = record_of(ReuseOptions, options, keywords), record_of(WriteOptions, options, keywords)
     if part.first is not None and part.layers:
         raise ConversionError("'first' and 'layers' both say what to take: leave one of them out.")
+    if match.allow_missing:
+        text = "whatever nothing is taken for stays as it is: leave this out."
+        raise ConversionError(
+            Problem(text, "option", "allow_missing", about=Remedy("allow_missing", match.allow_missing[0]))
+        )
     hints = Hints.of(match)
     with ExitStack() as stack:
         inputs = as_inputs(example_input)
         new = opened(into, stack, framework=new_framework, inputs=inputs)
         end = opened_source(old, stack, old_framework, read, inputs, new)
+        refuse_unused(inputs, end, new)
         if new.live is not None:
-            if output is not None:
-                raise ConversionError("a live net is filled in place, and has no output: save it when it is trained.")
+            if output is not None or changed(write):
+                name = "output" if output is not None else changed(write)[0]
+                raise ConversionError(
+                    f"a live net is filled in place, so '{name}' is of no use: leave it out, and save the trained net."
+                )
             plan = _planned(end, new, None, part, hints)
             return _filled(plan, end, new, dry_run)
         target = _destination(new, output, write)

@@ -71,6 +71,8 @@ def opened(
     """
     if isinstance(net, (str, os.PathLike, Weights)):
         weights = net if isinstance(net, Weights) else stack.enter_context(open_weights(net, framework, options))
+        if framework is not None and framework_of(framework).name != weights.framework:
+            raise ConversionError(f"{weights.path}: was opened as a file of {weights.framework}, not of {framework}.")
         return Endpoint(
             str(weights.path) if isinstance(net, Weights) else os.fspath(net),
             weights.format.title,
@@ -84,7 +86,7 @@ def opened(
     from converter.live import open_net
 
     live = open_net(net)
-    if framework is not None and live.framework_name != framework:
+    if framework is not None and live.framework_name != framework_of(framework).name:
         raise ConversionError(f"a {type(net).__name__} is a net of {live.framework.title}, not of {framework}")
     if inputs:
         live.make_concrete(inputs)

@@ -261,7 +261,7 @@ def test_the_library_refuses_as_the_command_line(tmp_path: Path) -> None:
         converter.reuse(old, new, first=1, layers="a")
     with pytest.raises(converter.MatchError, match="nothing says which layers to take"):
         converter.reuse(old, new)
-    with pytest.raises(converter.ConversionError, match="a live net is filled in place, and has no output"):
+    with pytest.raises(converter.ConversionError, match="a live net is filled in place, so 'output' is of no use"):
         converter.reuse(old, torch.nn.Linear(4, 4), first=1, output=tmp_path / "out.pt")
 
 
