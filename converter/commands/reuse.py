@@ -108,7 +108,7 @@ def reuse(
             execute(
                 tensors, end.reader, target.form, target.path, write.max_shard_size, pace, write.resume, own=new.reader
             )
-        return _report(plan, end, new, target)
+        return _report(plan, end, new, target, written=not dry_run)
 
 
 def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints) -> ReusePlan:
@@ -133,7 +133,7 @@ def _filled(plan: ReusePlan, old: Endpoint, new: Endpoint, dry_run: bool) -> Reu
     """Set what is taken in the live net, which has the rest already."""
     assert new.live is not None
     if dry_run:
-        return _report(plan, old, new, None)
+        return _report(plan, old, new, None, written=False)
     # all of them before the first is set: a damaged tensor must not leave the net half filled
     steps = [step for step in plan.merged().steps if step.sources]
     arrays = [(step.target.name, compute(step, old.reader.read, new.reader.read)) for step in steps]
@@ -142,10 +142,12 @@ def _filled(plan: ReusePlan, old: Endpoint, new: Endpoint, dry_run: bool) -> Reu
     pairs = ((source, target) for target, source in taken.items())
     for warning in differences(pairs, old.origin, new.framework.name, old.settings(), settings):
         warnings.warn(warning, stacklevel=3)
-    return _report(plan, old, new, None, new.live.fill(arrays))
+    return _report(plan, old, new, None, net=new.live.fill(arrays))
 
 
-def _report(plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination | None, net: Any = None) -> ReuseReport:
+def _report(
+    plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination | None, *, net: Any = None, written: bool = True
+) -> ReuseReport:
     steps = [step for one in plan.reused for step in one.steps]
     asked = {one.taking.source.path for one in plan.reused} | {one.layer for one in plan.selection.skipped}
     filled = {step.target.name for step in steps}
@@ -166,6 +168,7 @@ def _report(plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination |
         checks=checklist(steps, old.origin, new.framework.name),
         new=plan.goal.net,
         net=net,
+        written=written,
     )
 
 
@@ -179,8 +182,8 @@ def freeze(net: Any, report: ReuseReport) -> Any:
     gluon: ``grad_req = "null"``; statistics of BatchNorm stay, too. The net.
     linen: nothing. A tree like the params, True for what is trained, for ``optax.multi_transform({True: optimizer,
     False: optax.set_to_zero()}, tree)``. (``optax.masked`` alone would add the bare gradient to the rest.)
-    nnx: nothing. The filter of what is trained, for ``nnx.Optimizer(net, optimizer, wrt=found)`` and
-    ``nnx.value_and_grad(loss, argnums=nnx.DiffState(0, found))``. Statistics of BatchNorm are the caller's to keep.
+    nnx: nothing. The filter of what is trained, for ``nnx.Optimizer(net, optimizer, wrt=trained)`` and
+    ``nnx.value_and_grad(loss, argnums=nnx.DiffState(0, trained))``. Statistics of BatchNorm are the caller's to keep.
 
     Warns of layers that were taken in part, which stay trainable. Raises MatchError when the net is another one.
     """

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from converter.commands.plan import opened_source
+from converter.endpoints.checkpoint import Weights
 from converter.endpoints.endpoint import opened
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.matching.hints import Hints
@@ -77,6 +78,10 @@ def verify(
     hints = Hints.of(record_of(MatchOptions, options, keywords))
     if x is not None:
         _refuse({**frameworks, **dict.fromkeys(changed(read), True)}, "this is for files, and x for live nets.")
+        for net in (a, b):
+            if isinstance(net, str | os.PathLike | Weights):
+                file = net.path if isinstance(net, Weights) else net
+                raise ConversionError(f"x is an input of two live nets, and {file} is a file: leave x out.")
         from converter.commands.verify_nets import Tolerance, verify_nets
 
         return verify_nets(a, b, x, hints, Tolerance(rtol, x_b, move_channels))

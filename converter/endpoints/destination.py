@@ -30,12 +30,12 @@ class Direction(msgspec.Struct, frozen=True):
 
 def parse_direction(text: str) -> Direction:
     """Raises ConversionError for a text that is no direction, or names an unknown framework."""
-    found = re.fullmatch(r"\s*(\w+)\s*(?:->|→|-to-|:)\s*(\w+)\s*", text)
-    if not found:
+    match = re.fullmatch(r"\s*(\w+)\s*(?:->|→|-to-|:)\s*(\w+)\s*", text)
+    if not match:
         raise ConversionError(
             f"'{text}' is no direction. Say it like 'torch->flax' (with the quotes) or torch-to-flax."
         )
-    return Direction(framework(found[1]), framework(found[2]))
+    return Direction(framework(match[1]), framework(match[2]))
 
 
 class Destination(msgspec.Struct, frozen=True):

@@ -115,8 +115,8 @@ def turned(inputs: Inputs, taken_by: Framework, wanted: Framework) -> Inputs:
 def _live_net(live: LiveNet, reader: Reader, inputs: Inputs) -> Net:
     net = replace(live.framework.net(reader.contents), read=reader.read)
     if not net.ordered and live.in_order:
-        places = {spec.name: place for place, spec in enumerate(reader.contents.specs)}
-        layers = sorted(net.layers, key=lambda layer: min(places[spec.name] for spec in layer.tensors))
+        positions = {spec.name: position for position, spec in enumerate(reader.contents.specs)}
+        layers = sorted(net.layers, key=lambda layer: min(positions[spec.name] for spec in layer.tensors))
         net = replace(net, layers=tuple(layers), ordered=True)
     if not inputs:
         return net

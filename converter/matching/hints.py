@@ -178,6 +178,10 @@ class Hints(msgspec.Struct, frozen=True):
     def _unused_allowances(self, target: Net | None) -> list[Problem]:
         entries: tuple[SchemaLayer, ...] = self.schema.layers if self.schema else ()
         known = (*(target.by_path if target else ()), *(entry.path for entry in entries))
+        if self.options.allow_missing and not known:
+            text = "without a clone or a schema no layer can be missing: leave this out."
+            about = Remedy("allow_missing", self.options.allow_missing[0])
+            return [Problem(text, "option", self.options.allow_missing[0], about=about)]
         return [
             unknown_name(Remedy("allow_missing", pattern), pattern, "the clone" if target else "the schema", known)
             for pattern in self.options.allow_missing

@@ -30,7 +30,7 @@ EXAMPLES = ROOT / "examples"
 )
 def test_what_people_and_programs_see(capsys: pytest.CaptureFixture[str], file: str, title: str) -> None:
     printed = ok(capsys, "inspect", EXAMPLES / file)
-    assert f"{file}: {title}" in printed and "4 tensors, 7,946 numbers, 31,784 bytes" in printed
+    assert f"{file}: {title}" in printed and "4 tensors, 7,946 values, 31,784 bytes" in printed
     found = json.loads(ok(capsys, "inspect", EXAMPLES / file, "--json", "--stats"))
     assert found["total"] == {"tensors": 4, "bytes": 31784, "elements": 7946}
     with converter.read(EXAMPLES / file) as weights:
@@ -112,7 +112,7 @@ def test_leaves_without_names_are_named_by_another_file(tmp_path: Path, capsys: 
         assert np.array_equal(found["params/output/bias"], original["output.bias"].numpy())
     torch.save(dict(reversed(fresh.items())), tmp_path / "names.pt")
     message = refused(capsys, *words, "--force", "--names-from", tmp_path / "names.pt")
-    assert "tensor '0' has shape (256, 20); at its place, 'output.bias' is (10,)" in message
+    assert "tensor '0' has shape (256, 20); at the same position, 'output.bias' is (10,)" in message
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".bin"])
