@@ -70,15 +70,15 @@ def main(args: list[str] | None = None) -> Any:
     as_json = "--json" in (sys.argv[1:] if args is None else args)
     try:
         return program.main(args, prog_name=Path(sys.argv[0]).stem.replace("__main__", "converter"))
+    except ConversionError as error:
+        text, failure = error.said(FLAGS), error.to_dict(FLAGS) if as_json else {}
     except Exception as error:
-        if isinstance(error, ConversionError):
-            failure = error.to_dict(FLAGS)
-        else:
-            failure = {"error": type(error).__name__, "message": _sentence(error), "problems": []}
+        text = _sentence(error)
+        failure = {"error": type(error).__name__, "message": text, "problems": []}
     if as_json:  # on stdout, for programs
         click.echo(json_text(failure))
     else:
-        click.echo(f"error: {failure['message'].encode(errors='backslashreplace').decode()}", err=True)
+        click.echo(f"error: {text.encode(errors='backslashreplace').decode()}", err=True)
     sys.exit(1)
 
 
