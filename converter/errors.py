@@ -142,7 +142,7 @@ def _remedy_dict(remedy: Remedy, language: Language) -> dict[str, Any]:
 class FormatError(ConversionError):
     """A file that cannot be read as what it claims to be: truncated, damaged or hostile.
 
-    The message is ``FILE: REASON``; the reason names the place inside the file where there is one.
+    The message is ``FILE: REASON``; the reason names the offset or the entry inside the file, if it is of one.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str, *remedies: Remedy) -> None:

@@ -112,9 +112,9 @@ def save(
         end = opened(net, stack, inputs=inputs)
         target = framework_of(to) if to is not None else own_framework(path, write.format, end.framework)
         clone = clone_of(like, stack, target.name, inputs) if like is not None else None
-        place = destination(end, clone, target, path, write)
-        refuse_existing(place.path, place.form, None, write.force)
-        return Plan(end, target, clone, hints, place.form, architecture).write_to(place, write)
+        output = destination(end, clone, target, path, write)
+        refuse_existing(output.path, output.form, None, write.force)
+        return Plan(end, target, clone, hints, output.form, architecture).write_to(output, write)
 
 
 def load_into(

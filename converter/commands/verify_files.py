@@ -187,12 +187,10 @@ def _compared(
     return TensorComparison(layer, role, source, target, target_array.shape, hashes, absolute, relative)
 
 
-def _swapped(found: TensorComparison) -> TensorComparison:
+def _swapped(comparison: TensorComparison) -> TensorComparison:
     """The same with source and target swapped."""
-    back = found.hashes[::-1]
-    return TensorComparison(
-        found.layer, found.role, found.target, found.source, found.shape, back, found.absolute, found.relative
-    )
+    names = {"source": comparison.target, "target": comparison.source}
+    return msgspec.structs.replace(comparison, hashes=comparison.hashes[::-1], **names)
 
 
 def _names(supplies: Sequence[Supply]) -> tuple[str, ...]:

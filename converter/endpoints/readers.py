@@ -39,7 +39,7 @@ class LiveReader(Reader):
 
 
 class RenamedReader(Reader):
-    """The tensors of ``reader`` in its order, called as those of ``names`` in theirs.
+    """The tensors of ``reader``, each with the name that ``names`` has in the same position.
 
     Raises FormatError unless both have as many tensors, with the same shape in each position.
     """

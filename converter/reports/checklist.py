@@ -99,7 +99,7 @@ class _Layer(msgspec.Struct, frozen=True, gc=False):
     path: str
     kind: str
     roles: int
-    #: a kernel of a single place needs no padding
+    #: a kernel of a single position needs no padding
     wide: bool
 
 
