@@ -62,6 +62,13 @@ def _text(value: Any) -> str:
     return value
 
 
+def _name(value: Any) -> str:
+    """Of a layer; that of the only layer of some nets is empty."""
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return value
+
+
 def _path(value: Any) -> str:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ValueError("expected a path")
@@ -87,22 +94,22 @@ def _patterns(value: Any) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if isinstance(items, Mapping) or not isinstance(items, Iterable):
         raise ValueError("expected a pattern, or a list of patterns")
-    return tuple(_text(item) for item in items)
+    return tuple(_name(item) for item in items)
 
 
 def _pairs(of: Callable[[Any], Any]) -> Callable[[Any], Mapping[str, Any]]:
     def check(value: Any) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
             raise ValueError("expected a mapping, such as {'layer': …}")
-        return {_text(key): of(item) for key, item in value.items()}
+        return {_name(key): of(item) for key, item in value.items()}
 
     return check
 
 
 def _channels(value: Any) -> Channels:
     """``64`` is 64 channels; ``64x49+4`` is ((64, 49), (4, 1))."""
-    if isinstance(value, tuple):
-        if not all(isinstance(term, tuple) and len(term) == 2 for term in value):
+    if isinstance(value, tuple | list):
+        if not all(isinstance(term, tuple | list) and len(term) == 2 for term in value):
             raise ValueError("expected a number of channels, or a sum such as '64x49+4'")
         return tuple((_integer(count, 1), _integer(positions, 1)) for count, positions in value)
     if not isinstance(value, str):
@@ -150,7 +157,7 @@ FLAG = Values(_flag, "flag")
 TEXT, PATH, SIZE, DTYPE, SCHEMA = Values(_text), Values(_path), Values(parse_size), Values(_dtype), Values(_schema)
 INTEGER, COUNT = Values(_integer, from_text=_number), Values(_at_least_one, from_text=_number)
 PATTERNS = Values(_patterns, "many")
-TEXTS, COUNTS = Values(_pairs(_text), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
+TEXTS, COUNTS = Values(_pairs(_name), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
 CHANNELS, SUMS = Values(_pairs(_integer), "pairs", _number), Values(_pairs(_channels), "pairs")
 
 

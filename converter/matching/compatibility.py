@@ -342,8 +342,8 @@ def _axis_sizes(stored: Stored) -> Mapping[str, int]:
 def unknown_kind(layer: Layer) -> str:
     """The refusal of a layer that no table describes."""
     return (
-        f"'{layer.path}' ({shapes(layer)}) is a layer of no kind that is known, "
-        "so it is not known either how another framework stores it"
+        f"'{layer.path}' ({shapes(layer)}) is a layer of an unknown kind, so it is unknown how another framework "
+        "stores it."
     )
 
 

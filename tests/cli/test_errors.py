@@ -271,7 +271,7 @@ def test_the_first_remedy_of_every_problem_settles_it(
 
 def is_whole(flag: str) -> bool:
     """Whether it can be typed as it stands: no part in capitals is left to the user."""
-    return not any(part.isupper() and len(part) > 1 for part in flag.replace("=", " ").split())
+    return not any(part.isalpha() and part.isupper() and len(part) > 1 for part in flag.replace("=", " ").split())
 
 
 def test_remedies_of_python_are_keywords(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_what_is_refused_leaves_nothing_behind(mlp: Path, monkeypatch: pytest.Mo
             with pytest.raises(converter.ConversionError) as refusal:
                 plan.write(mlp.parent / path)
             assert message in str(refusal.value)
-        with pytest.raises(converter.MatchError, match=r"has shape|no counterpart in the clone"):
+        with pytest.raises(converter.MatchError, match=r"nothing in the source fits '0' of the clone"):
             plan.load_into(torch.nn.Sequential(torch.nn.Linear(3, 4)))
     assert (mlp.parent / "there.msgpack").read_text() == "precious"
     assert sorted(file.name for file in mlp.parent.iterdir()) == ["mlp.params", "other.pt", "there.msgpack"]

@@ -122,7 +122,7 @@ def test_inflated_kernels_answer_to_a_still_film_as_to_its_frame(flavour: str) -
     }
     net, side = deep[flavour](), SIDES[flavour]
     (path,) = side_paths(flavour, net)
-    with pytest.raises(converter.MatchError, match=r"--inflate makes 3-d kernels of the 2-d ones\.$"):
+    with pytest.raises(converter.MatchError, match=r"inflate=True makes 3-d kernels of the 2-d ones\.$"):
         converter.reuse(flat, into=side.live(net), map={"0": path})
     report = converter.reuse(flat, into=side.live(net), map={"0": path}, inflate=True)
     assert report.to_dict()["taken"][0]["how"] == "inflated" and len(report.freeze) == 2
