@@ -87,10 +87,10 @@ def refuse_certificate(
     """
     if is_name(like) or not isinstance(like, str | os.PathLike | None):
         raise ConversionError(
-            "a certificate is of files, which can be checked again: save the clone to a file, and give that."
+            "a certificate covers files, which can be checked again: save the clone to a file, and give that."
         )
     for url in (file for file in (path, source, output) if file is not None and is_url(location(file))):
-        raise ConversionError(f"a certificate is of files on a disk, and {url} is a URL. Copy the file first.")
+        raise ConversionError(f"a certificate covers files on a disk, and {url} is a URL. Copy the file first.")
     if dry_run:
         raise ConversionError("a dry run writes nothing that a certificate could certify: leave one of the two out.")
     if os.path.exists(path) and not force:

@@ -157,10 +157,10 @@ def _written_by(form: Format, reader: Reader, stated: str | None) -> Framework:
     if "neutral" in (claimed.name, recognised.name) or (form.frameworks and claimed.name not in form.frameworks):
         why = f"its format is {form.title}"
     elif understood(recognised, reader.contents) and not understood(claimed, reader.contents):
-        why = "its tensors are named otherwise"
+        why = "its tensors have other names"
     else:
         return claimed
     raise FormatError(
         reader.path,
-        f"no {claimed.title} file: {why}; it looks like {recognised.title}. Say '{recognised.name}' instead?",
+        f"not a file of {claimed.title}: {why}. It looks like {recognised.title}; say '{recognised.name}' instead.",
     )

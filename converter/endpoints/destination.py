@@ -29,11 +29,11 @@ class Direction(msgspec.Struct, frozen=True):
 
 
 def parse_direction(text: str) -> Direction:
-    """Raises ConversionError for a text that is no direction, or names an unknown framework."""
+    """Raises ConversionError for a text that is not a direction, or names an unknown framework."""
     match = re.fullmatch(r"\s*(\w+)\s*(?:->|→|-to-|:)\s*(\w+)\s*", text)
     if not match:
         raise ConversionError(
-            f"'{text}' is no direction. Say it like 'torch->flax' (with the quotes) or torch-to-flax."
+            f"'{text}' is not a direction. Say it like 'torch->flax' (with the quotes) or torch-to-flax."
         )
     return Direction(framework(match[1]), framework(match[2]))
 

@@ -140,7 +140,7 @@ def test_the_default_name_never_takes_the_place_of_the_source(mlp: Path, capsys:
         ([], "Usage"),
         (["torch->flux", "x"], "unknown framework 'flux'. Did you mean 'flax'?"),
         (["torch->caffe", "x"], "unknown framework 'caffe'"),
-        (["torchflax", "x"], "'torchflax' is no direction. Say it like 'torch->flax'"),
+        (["torchflax", "x"], "'torchflax' is not a direction. Say it like 'torch->flax'"),
         (["torch->flax"], "expected 'FROM->TO' and one FILE"),
         (["torch->flax", "a", "b"], "expected 'FROM->TO' and one FILE, got 3 words"),
         (["--from", "torch", "x"], "--from and --to go together"),
@@ -185,12 +185,12 @@ def test_a_truncated_file(mlp: Path, capsys: pytest.CaptureFixture[str], share: 
 
 def test_a_file_of_another_framework_is_named(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "mxnet->flax", mlp)
-    assert "no MXNet file: its format is PyTorch file; it looks like PyTorch. Say 'torch' instead?" in message
+    assert "not a file of MXNet: its format is PyTorch file. It looks like PyTorch; say 'torch' instead." in message
     ok(capsys, "torch->flax", mlp, "-o", mlp.parent / "flax.safetensors")
     message = refused(capsys, "torch->mxnet", mlp.parent / "flax.safetensors")
-    assert "named otherwise; it looks like Flax" in message
+    assert "its tensors have other names. It looks like Flax; say 'flax' instead." in message
     ok(capsys, "torch->neutral", mlp)
-    assert "Say 'neutral' instead?" in refused(capsys, "torch->mxnet", mlp.parent / "mlp.safetensors")
+    assert "say 'neutral' instead." in refused(capsys, "torch->mxnet", mlp.parent / "mlp.safetensors")
 
 
 def test_a_clone_of_another_size(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
