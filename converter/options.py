@@ -79,8 +79,8 @@ def _integer(value: Any, least: int = 0) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        number = None
-    if number is None or number < least or isinstance(value, bool):
+        number = least - 1
+    if number < least or isinstance(value, bool):
         raise ValueError(f"expected an integer of at least {least}")
     return number
 
