@@ -69,8 +69,8 @@ class CertificateCheck(msgspec.Struct, frozen=True):
                     f"the same {self.tensors} tensors again",
                 ]
             )
-        count = len(self.problems)
-        return "\n".join([*notes, *self.problems, f"{self.certificate} does not hold: {count} things differ"])
+        count = "1 thing differs" if len(self.problems) == 1 else f"{len(self.problems)} things differ"
+        return "\n".join([*notes, *self.problems, f"{self.certificate} does not hold: {count}"])
 
 
 def check_certificate(path: StrPath) -> CertificateCheck:
