@@ -39,8 +39,8 @@ def test_declared_checksums_are_compared_unless_told_not_to(
     data[data.index(array.tobytes()) + array.nbytes - 2] ^= 0x40
     file.write_bytes(data)
 
-    def read(verify: bool) -> bytes:
-        _, reader = open_reader(path, ReadOptions(checksums=verify))
+    def read(checksums: bool) -> bytes:
+        _, reader = open_reader(path, ReadOptions(checksums=checksums))
         with reader:
             return reader.read(reader.contents.specs[0].name).tobytes()
 

@@ -1,4 +1,4 @@
-"""Write down a pairing that was found, as a schema that can be corrected, kept and used again."""
+"""Write down how the layers of two nets pair, as a schema that can be corrected, kept and used again."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def infer_schema(
         options=options,
         **keywords,
     ) as planned:
-        ours, theirs = planned.source.framework.name, planned.target.name
-        if ours == theirs:
+        source_name, target_name = planned.source.framework.name, planned.target.name
+        if source_name == target_name:
+            titles = planned.source.title, planned.clone.title if planned.clone else target
             raise ConversionError(
-                f"{planned.source.title} and {planned.clone.title if planned.clone else target} are both of {ours}: a "
-                "schema has one name for each framework.",
+                f"{titles[0]} and {titles[1]} are both of {source_name}: a schema has one name for each framework.",
                 Remedy("map", (Placeholder("SOURCE"), Placeholder("TARGET")), "pairs layers within one"),
             )
         name = Path(planned.source.title).name
         document = {
             "name": name.partition(".")[0],
             "description": f"{name} and {Path(planned.report.output).name}, as they were paired",
-            "layers": [_entry(pair, planned.tensors.flattened, ours, theirs) for pair in planned.pairs],
+            "layers": [_entry(pair, planned.tensors.flattened, source_name, target_name) for pair in planned.pairs],
         }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 

@@ -48,10 +48,6 @@ class Pace(msgspec.Struct, frozen=True):
     workers: int | None = None
     progress: Callable[[int, int], None] | None = None
 
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ConversionError(f"{self.workers} workers cannot do it; it takes 1 at least")
-
     def budget(self, steps: Sequence[Step]) -> int:
         if self.memory is not None:
             return self.memory

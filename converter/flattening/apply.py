@@ -138,9 +138,8 @@ def _said(
                 total = sum(channels * places for channels, places in given)
                 if total != features:
                     text = f"'{layer.path}' has {features} inputs, and these are {total}."
-                    problems.append(
-                        Problem(text, "flatten", layer.path, about=Remedy("flatten", (layer.path, channels_text(given))))
-                    )
+                    about = Remedy("flatten", (layer.path, channels_text(given)))
+                    problems.append(Problem(text, "flatten", layer.path, about=about))
                 parts[layer.path], said[layer.path, side] = given, 0
             elif given and features % given:
                 text = f"the {features} {side} of '{layer.path}' are not a multiple of {given}."

@@ -337,8 +337,8 @@ def _axis_sizes(stored: Stored) -> Mapping[str, int]:
 def unknown_kind(layer: Layer) -> str:
     """The refusal of a layer that no table describes."""
     return (
-        f"'{layer.path}' ({shapes(layer)}) is a layer of an unknown kind, "
-        "so how another framework stores it is unknown, too"
+        f"'{layer.path}' ({shapes(layer)}) is a layer of an unknown kind, so it is unknown how another framework "
+        "stores it."
     )
 
 
