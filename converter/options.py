@@ -10,14 +10,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
 
 import msgspec
 
 from converter.errors import ConversionError, Problem, Remedy
-
-if TYPE_CHECKING:
-    from converter.schema.loader import Schema
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 #: Channels that were flattened, or of several tensors side by side (channels, positions) of each: ``64x49+4``.
@@ -185,7 +182,7 @@ def checked(name: str, option: Option, value: Any) -> Any:
 @cache
 def options_of(record: type[Options]) -> Mapping[str, Option]:
     """The fields of a record."""
-    hints = get_type_hints(record, {**globals(), "Schema": Any}, include_extras=True)
+    hints = get_type_hints(record, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items()}
 
 
@@ -205,7 +202,7 @@ class ReadOptions(Options, frozen=True):
 class MatchOptions(Options, frozen=True):
     """Of two nets: which layer is which, and what it is."""
 
-    schema: Annotated[str | Schema | None, Option("A shipped schema (mlp), or a YAML file.", SCHEMA, "NAME")] = None
+    schema: Annotated[Any, Option("A shipped schema (mlp), or a YAML file.", SCHEMA, "NAME")] = None
     map: Annotated[
         Mapping[str, str],
         Option("Source layer = target layer; a module takes all below it along. Repeatable.", TEXTS, "SOURCE=TARGET"),
@@ -299,7 +296,7 @@ class ReadKeywords(TypedDict, total=False):
 class MatchKeywords(TypedDict, total=False):
     """`MatchOptions` as keywords."""
 
-    schema: StrPath | Schema | None
+    schema: Any
     map: Mapping[str, str]
     strip: str | Iterable[str]
     kind: Mapping[str, str]

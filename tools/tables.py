@@ -95,7 +95,7 @@ def _called(dialect: Dialect, kind: type[NetStep]) -> str:
 
 
 #: Page -> the tables in it.
-TABLES = {ROOT / "README.md": {"formats": formats}, ROOT / "docs" / "architecture.md": {"vocabulary": vocabulary}}
+TABLES = {ROOT / "README.md": {"formats": formats}, ROOT / "docs" / "net_vocabulary.md": {"vocabulary": vocabulary}}
 
 
 def current(page: Path) -> str:

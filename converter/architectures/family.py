@@ -1,4 +1,4 @@
-"""From the architecture of all nets of a schema to that of one: indices are counted, conditions decided."""
+"""From the architecture of all nets of a schema to that of one: indices are expanded, conditions decided."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from converter.frameworks import named_forms
 from converter.schema.errors import explained
 from converter.schema.loader import Schema, UncheckedArchitecture
 
-#: Options that the weights of a net tell.
+#: Options that follow from the weights of a net.
 SIZES_IN_WEIGHTS = ("num", "out", "kernel", "groups")
 
 
 def of_weights(steps: v.Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[v.AnyStep, ...]:
     """The steps of a net with layers of these neutral paths.
 
-    may_miss: whether a net may do without the layer of this path. Raises ConversionError where steps and layers differ.
+    may_miss: whether the layer of this path is optional. Raises ConversionError where steps and layers differ.
     """
-    found = tuple(_FromWeights(frozenset(paths), may_miss).row(steps, "", {}))
-    surplus = sorted(set(paths) - _paths_once(found))
+    expanded = tuple(_FromWeights(frozenset(paths), may_miss).row(steps, "", {}))
+    surplus = sorted(set(paths) - _paths_once(expanded))
     if surplus:
         raise ConversionError(f"no step of the architecture uses the layer '{surplus[0]}'")
-    return found
+    return expanded
 
 
 def of_defaults(steps: v.Steps, sizes: Mapping[str, int]) -> tuple[v.AnyStep, ...]:
-    """The steps of a net without weights, with the sizes that the steps themselves have.
+    """The steps of a net without weights, with the default sizes of the steps.
 
-    sizes: path of a layer -> its outputs, where they are to be others. Raises ConversionError for an unknown path.
+    sizes: path of a layer -> another number of outputs. Raises ConversionError for an unknown path.
     """
-    told = {path for step, over in placed(steps) for path in _sized_paths(step, over)}
-    found = tuple(_FromDefaults(frozenset(told), sizes).row(steps, "", {}))
+    paths = {path for step, over in placed(steps) for path in _sized_paths(step, over)}
+    expanded = tuple(_FromDefaults(frozenset(paths), sizes).row(steps, "", {}))
     below = next((path for path, size in sizes.items() if size < 1), None)
     if below is not None:
         raise ConversionError(f"sizes: '{below}' cannot have {sizes[below]} outputs")
-    unknown = sorted(sizes.keys() - _paths_once(found))
+    unknown = sorted(sizes.keys() - _paths_once(expanded))
     if unknown:
         raise ConversionError(f"sizes: the architecture has no layer '{unknown[0]}'")
-    return found
+    return expanded
 
 
 def _paths_once(steps: Iterable[v.AnyStep]) -> set[str]:
-    """The layers that the steps use. Raises ConversionError for one that is used twice."""
+    """The paths of the layers that the steps use. Raises ConversionError for a layer that is used twice."""
     paths = [path for step in walk(steps) for path in layer_paths(step)]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
-        raise ConversionError(f"architecture: the layer '{twice}' is there twice")
+        raise ConversionError(f"architecture: the layer '{twice}' occurs twice")
     return set(paths)
 
 
 def located(
     steps: v.Steps, prefix: str = "", over: tuple[str, ...] = ()
 ) -> Iterator[tuple[v.AnyStep, str, tuple[str, ...]]]:
-    """Each step, what stands before its path, and the indices for which it is repeated."""
+    """Each step, the prefix of its path, and the indices over which it is repeated."""
     for each in steps:
         step = of_name(each)
         yield step, prefix, over
@@ -74,14 +74,14 @@ def located(
 
 
 def placed(steps: v.Steps, prefix: str = "") -> Iterator[tuple[v.WithWeights, tuple[str, ...]]]:
-    """Each layer with its whole path, in which indices are open, and the indices for which it is repeated."""
+    """Each layer with its full path, whose indices are open, and the indices over which it is repeated."""
     for step, before, over in located(steps, prefix):
         if isinstance(step, v.WithWeights):
             yield structs.replace(step, path=joined(before, step.path)), over
 
 
 class _SchemaPart(Struct, frozen=True):
-    """Where it stands in a schema file."""
+    """The key in a schema file, so that errors have the path from there."""
 
     architecture: Family
 
@@ -112,14 +112,14 @@ def _with_line(message: str, text: str) -> str:
     """With the line on which the first word that the message quotes stands in the architecture."""
     before, key, written = text.partition("architecture:")
     quoted = re.search("'([^']+)'", message)
-    found = re.search(rf"(?<![\w.]){re.escape(quoted[1])}(?![\w.])", written) if quoted else None
-    return f"line {(before + key + written[: found.start()]).count(chr(10)) + 1}: {message}" if found else message
+    place = re.search(rf"(?<![\w.]){re.escape(quoted[1])}(?![\w.])", written) if quoted else None
+    return f"line {(before + key + written[: place.start()]).count(chr(10)) + 1}: {message}" if place else message
 
 
 def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None:
     """Raises ConversionError where the steps do not fit the layers of the schema.
 
-    layers: path -> the kind, and whether a net may do without it.
+    layers: path -> its kind, and whether it is optional.
     """
     used: dict[str, list[tuple[str, str]]] = {}
     for step, over in placed(family.steps):
@@ -127,19 +127,21 @@ def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None
         for path in layer_paths(step):
             problem = f"architecture: the {kind_of(step)} '{path}'"
             if path not in layers:
-                raise ConversionError(f"{problem} is no layer of the schema. There are {', '.join(layers)}.")
+                raise ConversionError(f"{problem} is not a layer of the schema. There are {', '.join(layers)}.")
             if layers[path][0] != layer_kind(step):
                 raise ConversionError(f"{problem} is {layers[path][0]} in the schema")
             if letters(path) - {*over}:
-                raise ConversionError(f"{problem} has an index that no sequential around it counts (`each`)")
+                raise ConversionError(f"{problem} has an index, and no sequential around it repeats over that (`each`)")
             others = used.setdefault(path, [])
             if others and (not any(condition) or condition[::-1] not in others):
-                raise ConversionError(f"{problem} is there twice; one `if` and one `unless` a layer may be")
+                raise ConversionError(
+                    f"{problem} occurs twice: only one with `if` and one with `unless` of the same layer are allowed"
+                )
             others.append(condition)
     for any_step, before, _ in located(family.steps):
         for path in filter(None, (any_step.only_if, any_step.unless)):
             if joined(before, path) not in layers:
-                raise ConversionError(f"architecture: '{joined(before, path)}' is no layer of the schema")
+                raise ConversionError(f"architecture: '{joined(before, path)}' is not a layer of the schema")
     unused = [path for path in layers if path not in used]
     if unused:
         raise ConversionError(f"architecture: no step uses the layer '{unused[0]}'")
@@ -153,7 +155,7 @@ def layer_kind(step: v.WithWeights) -> str:
 
 
 class _Expansion(msgspec.Struct, frozen=True):
-    """What both ways have in common. paths: the layers of which it is known that they are there."""
+    """Expands the steps of a family. paths: the layers that the net has."""
 
     paths: frozenset[str]
 
@@ -189,14 +191,14 @@ class _Expansion(msgspec.Struct, frozen=True):
             yield bound
             return
         if step.each in bound:
-            raise ConversionError(f"the index {step.each} counts two sequentials, one inside of the other")
+            raise ConversionError(f"the index {step.each} is used by two nested sequentials")
         patterns = [path for inner, _ in placed(step.steps, joined(prefix, step.path)) for path in layer_paths(inner)]
         numbers = set()
         for pattern in patterns:
             for path in self.paths:
-                found = indices_of(pattern, path) or {}
-                if step.each in found and all(bound.get(key, number) == number for key, number in found.items()):
-                    numbers.add(found[step.each])
+                indices = indices_of(pattern, path) or {}
+                if step.each in indices and all(bound.get(key, number) == number for key, number in indices.items()):
+                    numbers.add(indices[step.each])
         yield from ({**bound, step.each: number} for number in sorted(numbers))
 
 
@@ -206,8 +208,8 @@ class _FromWeights(_Expansion, frozen=True):
     def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         missing = [path for path in layer_paths(step) if path not in self.paths]
         if not missing:
-            said = isinstance(getattr(step, "groups", None), int)  # of this very layer: no list of defaults
-            yield structs.replace(step, **{name: None for name in size_options(step) if name != "groups" or not said})
+            is_own = isinstance(getattr(step, "groups", None), int)  # set for this very layer, not a list of defaults
+            yield structs.replace(step, **{name: None for name in size_options(step) if name != "groups" or not is_own})
         elif len(missing) < len(layer_paths(step)) or not self.may_miss(missing[0]):
             raise ConversionError(f"the architecture has a {kind_of(step)} '{missing[0]}' that has no weights")
 
@@ -219,48 +221,48 @@ class _FromDefaults(_Expansion, frozen=True):
         lists = [name for name in size_options(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
         values = {name: _value(getattr(step, name), bound) for name in lists}
         if lists and not any(values.values()):
-            return  # there is none with these indices
+            return  # no layer has these indices
         if step.path in self.sizes:
             values["out"] = self.sizes[step.path]
         yield structs.replace(step, **values)
 
 
 def size_options(step: v.WithWeights) -> list[str]:
-    """Which of its options weights tell; the groups of a norm are no size of its tensors."""
+    """Its options that follow from the weights; the groups of a norm do not."""
     return [name for name in SIZES_IN_WEIGHTS if name in step.__struct_fields__ and not isinstance(step, v.GroupNorm)]
 
 
-def _value(told: Any, bound: Indices) -> int | None:
-    """A size of the repetition with these indices; None where there is none."""
+def _value(size: Any, bound: Indices) -> int | None:
+    """The size in the repetition with these indices; None where it has none."""
     for number in bound.values():
-        if isinstance(told, tuple):
-            told = told[number] if number < len(told) else None
-    return told if isinstance(told, int) else None
+        if isinstance(size, tuple):
+            size = size[number] if number < len(size) else None
+    return size if isinstance(size, int) else None
 
 
 def _sized_paths(step: v.WithWeights, over: tuple[str, ...]) -> Iterator[str]:
-    """The layers that the sizes of a step speak of: that of one that is not repeated, and those in a list."""
+    """The layers for which a step has sizes: one that is not repeated, or those in its lists."""
     out = getattr(step, "out", None)
     for indices in _sized_indices(out, over) if over else [{}]:
         yield from (filled(path, indices) for path in layer_paths(step))
 
 
-def _sized_indices(told: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
-    if not isinstance(told, tuple):
-        if told is not None and not over:
+def _sized_indices(size: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
+    if not isinstance(size, tuple):
+        if size is not None and not over:
             yield {}
         return
-    for number, inner in enumerate(told if over else ()):
+    for number, inner in enumerate(size if over else ()):
         yield from ({over[0]: number, **rest} for rest in _sized_indices(inner, over[1:]))
 
 
 def filled(pattern: str, bound: Indices) -> str:
-    """With numbers for the indices. Raises ConversionError for an index that nothing counts."""
+    """The pattern with numbers for its indices. Raises ConversionError for an index that is not bound."""
     check_pattern(pattern)
     unbound = letters(pattern) - bound.keys()
     if unbound:
         raise ConversionError(
-            f"'{pattern}' has the index {sorted(unbound)[0]}, and no sequential around it says `each`"
+            f"'{pattern}' has the index {sorted(unbound)[0]}, over which no sequential around it repeats (`each`)"
         )
     return fill(pattern, bound)
 

@@ -1,4 +1,4 @@
-"""The architecture of one net: from that of its schema and the layers that it has, or from what a file says."""
+"""The architecture of one net, with all sizes: an instance of the family of its schema, or what a file holds."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from converter.schema.loader import Schema, SchemaLayer
 def of_schema(
     schema: Schema, shapes: Shapes | None, input: Input = (), sizes: Mapping[str, int] | None = None
 ) -> tuple[Architecture, Units]:
-    """A net of a schema: with layers of these shapes, or without weights, with the sizes that the schema has.
+    """A net of a schema: with weights of these shapes, or (None) without weights and with the sizes of the schema.
 
-    input: what it takes, where that is not what the schema says. sizes: other outputs for some layers, without weights.
+    input: its sizes, if they are not those of the schema. sizes: other numbers of outputs, for a net without weights.
     Raises ConversionError.
     """
     family = described_by(schema)
@@ -33,8 +33,8 @@ def of_schema(
         optional = {entry.path for entry in schema.layers if entry.optional}
         steps = of_weights(family.steps, shapes, lambda path: _entry(schema, path) in optional)
         paths = shapes
-    found = Architecture(steps, family.input, schema.name, spelled(schema, paths))
-    return known(found, shapes, input)
+    architecture = Architecture(steps, family.input, schema.name, spelled(schema, paths))
+    return resolve(architecture, shapes, input)
 
 
 def described_by(schema: Schema) -> Family:
@@ -45,10 +45,10 @@ def described_by(schema: Schema) -> Family:
     return family
 
 
-def known(
+def resolve(
     architecture: Architecture, shapes: Shapes | None, input: Input = (), sizes: Mapping[str, int] | None = None
 ) -> tuple[Architecture, Units]:
-    """With all sizes. shapes: of the weights, which overrule those that the steps say; the rest as in `of_schema`."""
+    """An architecture with all sizes resolved. shapes: of the weights, which win over the options of the steps."""
     check_names(architecture)
     steps: Sequence[v.AnyStep] = tuple(
         of_weights(architecture.steps, shapes, lambda path: False)
@@ -57,12 +57,12 @@ def known(
     )
     units = resolved(steps, input or architecture.input, shapes, asked=bool(input))
     by_path = {unit.path: unit for unit in units_in(units.row) if unit.path}
-    said = tuple(_with_sizes(step, by_path) for step in steps)
-    return structs.replace(architecture, steps=said, input=units.input), units
+    sized = tuple(_with_sizes(step, by_path) for step in steps)
+    return structs.replace(architecture, steps=sized, input=units.input), units
 
 
 def schema_of(architecture: Architecture, units: Units) -> Schema:
-    """The schema of this one net: nothing about it is left to be found out."""
+    """The schema of this one net, in which nothing is open: kinds, names, heads and flattens."""
     layers = []
     for unit in units_in(units.row):
         for path in layer_paths(unit.step):
@@ -73,14 +73,14 @@ def schema_of(architecture: Architecture, units: Units) -> Schema:
 
 
 def _flattened(unit: Unit) -> int:
-    """Other layers than linear ones are refused behind a flatten (see `units`)."""
+    """The channels flattened before a unit; only linear layers may follow a flatten (see `shapes_with_weights`)."""
     if not isinstance(unit.step, v.Linear):
         return 0
-    flattened = (unit.given.flattened if unit.given is not None else None) or 0
+    flattened = (unit.input_shape.flattened if unit.input_shape is not None else None) or 0
     if flattened == UNKNOWN:
         raise ConversionError(
-            f"'{unit.path}' stands behind a flatten of an input whose channels are not known. Say the input, such as "
-            "input=(1, 28, 28) or --input 1,28,28."
+            f"'{unit.path}' comes after a flatten of an input whose channels are unknown. Give the sizes of the "
+            "input: input=(1, 28, 28) or --input 1,28,28."
         )
     return flattened
 

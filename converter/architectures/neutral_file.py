@@ -1,4 +1,4 @@
-"""The architecture in a neutral file: that of a schema, or the one that the source has."""
+"""The architecture in a neutral file: of the schema, or the one stored with the source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from converter.architectures import vocabulary as v
 from converter.architectures.document import Architecture, decoded, encoded, layer_paths, of_name, rows_of
 from converter.architectures.family import family_of
-from converter.architectures.instance import known, of_schema, schema_of
+from converter.architectures.instance import of_schema, resolve, schema_of
 from converter.architectures.units import Shapes
 from converter.core.contents import LeftOut
 from converter.core.tensors import TensorSpec
@@ -22,39 +22,39 @@ from converter.schema.loader import Schema
 
 
 def described(
-    plan: TensorPlan, paths: Mapping[str, str], given: Architecture | bytes | None, schema: Schema | None
+    plan: TensorPlan, paths: Mapping[str, str], stored: Architecture | bytes | None, schema: Schema | None
 ) -> TensorPlan:
-    """The plan of a neutral file with the architecture in it; left out, with the reason, where it does not fit.
+    """The plan of a neutral file with the architecture added, or listed as left out where it does not fit.
 
-    paths: layers of the source -> as they are called in the file. given: that of the source (JSON), or one that the
-    user gives, which must fit; else that of the schema is taken. Raises ConversionError.
+    paths: layers of the source -> their paths in the file. stored: the architecture of the source (JSON), or one that
+    the user passes, which must fit; otherwise that of the schema is used. Raises ConversionError.
     """
-    found, left_out = None, plan.left_out
+    architecture, left_out = None, plan.left_out
     if schema is not None and family_of(schema) is None:  # outside of `try`: a wrong schema is an error
         schema = None
     try:
-        found = _of_net(given, paths, shapes_of(step.target for step in plan.steps), schema)
+        architecture = _of_net(stored, paths, shapes_of(step.target for step in plan.steps), schema)
     except ConversionError as error:
-        if isinstance(given, Architecture):
+        if isinstance(stored, Architecture):
             raise
         left_out = (*left_out, LeftOut("the architecture", str(error)))
-    contents = with_architecture(plan.contents, None if found is None else encoded(found))
+    contents = with_architecture(plan.contents, None if architecture is None else encoded(architecture))
     return replace(plan, contents=contents, left_out=left_out)
 
 
 def _of_net(
-    given: Architecture | bytes | None, paths: Mapping[str, str], shapes: Shapes, schema: Schema | None
+    stored: Architecture | bytes | None, paths: Mapping[str, str], shapes: Shapes, schema: Schema | None
 ) -> Architecture | None:
-    if not isinstance(given, Architecture) and schema is not None:
+    if not isinstance(stored, Architecture) and schema is not None:
         return of_schema(schema, shapes)[0]
-    if given is None:
+    if stored is None:
         return None
-    return known(_renamed(given if isinstance(given, Architecture) else decoded(given), paths), shapes)[0]
+    return resolve(_renamed(stored if isinstance(stored, Architecture) else decoded(stored), paths), shapes)[0]
 
 
 def names_in(architecture: Architecture | bytes) -> Schema:
-    """What an architecture says of its layers. Raises ConversionError for one that is not of this version."""
-    return schema_of(*known(decoded(architecture) if isinstance(architecture, bytes) else architecture, None))
+    """The schema in an architecture: its layers and their names. Raises ConversionError for one of another version."""
+    return schema_of(*resolve(decoded(architecture) if isinstance(architecture, bytes) else architecture, None))
 
 
 def shapes_of(tensors: Iterable[TensorSpec]) -> Shapes:

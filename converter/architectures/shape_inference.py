@@ -1,4 +1,4 @@
-"""From the steps of a net to units: what passes is followed from the input to the output."""
+"""Shape inference: from the steps of a net to units with sizes, from the input to the output."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from converter.errors import ConversionError
 
 
 def resolved(steps: Sequence[v.AnyStep], input: Input, shapes: Shapes | None, asked: bool = False) -> Units:
-    """The steps with their sizes. shapes: of the weights; None for a net without, whose steps tell the sizes.
+    """The steps with their sizes. shapes: of the weights; None for a net without weights, whose steps have the sizes.
 
-    asked: whether the user says the input; else weights may be of a net for inputs of other sizes. Raises
-    ConversionError where the steps do not fit each other or the weights.
+    asked: whether the input was chosen by the user; otherwise the weights may belong to a net for another input size.
+    Raises ConversionError where the steps do not fit each other or the weights.
     """
     inference = _Inference(shapes)
     for sizes in dict.fromkeys([input, (*input[:1], *(None,) * len(input[1:])), (None,) * len(input)]):
@@ -36,37 +36,37 @@ class _Inference(msgspec.Struct, frozen=True):
 
     def units(self, steps: Sequence[v.AnyStep], input: Input) -> Units:
         row = self.row(steps, Shape(input) if input else None)[0]
-        return Units(row, _seen_input(row, input))
+        return Units(row, _completed_input(row, input))
 
-    def row(self, steps: Sequence[v.AnyStep], given: Shape | None) -> tuple[Row, Shape | None]:
-        found: list[Unit | Fork] = []
+    def row(self, steps: Sequence[v.AnyStep], shape: Shape | None) -> tuple[Row, Shape | None]:
+        units: list[Unit | Fork] = []
         for step in steps:
             if isinstance(step, v.Residual | v.Concat):
-                unit: Unit | Fork = self.fork(step, given)
+                unit: Unit | Fork = self.fork(step, shape)
             else:
-                unit = self.unit(step, given)
+                unit = self.unit(step, shape)
                 if isinstance(step, v.Linear):
-                    _tell_flatten(found, unit)
-            found.append(unit)
-            given = unit.output_shape
-        return tuple(found), given
+                    _set_flatten(units, unit)
+            units.append(unit)
+            shape = unit.output_shape
+        return tuple(units), shape
 
-    def fork(self, step: v.Residual | v.Concat, given: Shape | None) -> Fork:
+    def fork(self, step: v.Residual | v.Concat, shape: Shape | None) -> Fork:
         rows = step.branches if isinstance(step, v.Concat) else (step.body, step.shortcut)
-        branches = [self.row(row, given) for row in rows]  # type: ignore[arg-type]
-        if given is None:  # the first layer tells it to those beside it
-            seen = next((shape for row, _ in branches if (shape := first_shape(row))), None)
+        branches = [self.row(row, shape) for row in rows]  # type: ignore[arg-type]
+        if shape is None:  # the first layer of one branch shows the input of all
+            seen = next((first for row, _ in branches if (first := first_shape(row))), None)
             branches = [self.row(row, seen) for row in rows]  # type: ignore[arg-type]
-        outputs = [shape for _, shape in branches]
+        outputs = [first for _, first in branches]
         joined = "concat" if isinstance(step, v.Concat) else "add"
         return Fork(step, tuple(row for row, _ in branches), _joined(joined, outputs))
 
-    def unit(self, step: v.NetStep, given: Shape | None) -> Unit:
+    def unit(self, step: v.NetStep, shape: Shape | None) -> Unit:
         if not isinstance(step, v.WithWeights):
             make = WITHOUT_WEIGHTS.get(type(step), same)
-            return Unit(step, given, make(step, given), inputs=given.width if given else None)
+            return Unit(step, shape, make(step, shape), inputs=shape.width if shape else None)
         source = self._source(step)
-        unit = WITH_WEIGHTS[type(step)](step, given, source)
+        unit = WITH_WEIGHTS[type(step)](step, shape, source)
         return replace(unit, roles=frozenset(source.shapes) if self.shapes is not None else optional_roles(step))
 
     def _source(self, step: v.WithWeights) -> SizeSource:
@@ -83,7 +83,7 @@ def _joined(joined: str, shapes: Sequence[Shape | None]) -> Shape | None:
         return None
     ranks = {(len(shape.dims), bool(shape.space)) for shape in known if shape.space is not None}
     if len(ranks) > 1 or any(shape.flattened for shape in known):
-        raise ConversionError(f"{joined} of {' and '.join(map(str, known))}, which are not alike")
+        raise ConversionError(f"{joined} of {' and '.join(map(str, known))}, whose shapes differ")
     axis = 0 if known[0].space is not False else len(known[0].dims) - 1
     dims: list[int | None] = []
     for i, sizes in enumerate(zip(*(shape.dims for shape in known), strict=True)):
@@ -91,14 +91,14 @@ def _joined(joined: str, shapes: Sequence[Shape | None]) -> Shape | None:
         if i == axis and joined == "concat":
             dims.append(None if None in sizes or len(known) < len(shapes) else sum(size or 0 for size in sizes))
         elif len(source) > 1:
-            raise ConversionError(f"{joined} of {' and '.join(map(str, known))}, which are not alike")
+            raise ConversionError(f"{joined} of {' and '.join(map(str, known))}, whose shapes differ")
         else:
             dims.append(next(iter(source), None))
     return Shape(tuple(dims), next((shape.space for shape in known if shape.space is not None), None))
 
 
-def _tell_flatten(before: list[Unit | Fork], linear: Unit) -> None:
-    """How many features a flatten makes, where only the layer behind it tells."""
+def _set_flatten(before: list[Unit | Fork], linear: Unit) -> None:
+    """Set the number of features of a flatten, where only the layer after it shows it."""
     for i, unit in reversed(list(enumerate(before))):
         if not isinstance(unit, Unit) or unit.path:
             return
@@ -107,8 +107,8 @@ def _tell_flatten(before: list[Unit | Fork], linear: Unit) -> None:
             return
 
 
-def _seen_input(row: Row, input: Input) -> Input:
-    """The input with what the first layer tells of it; its sizes in space may stay open."""
+def _completed_input(row: Row, input: Input) -> Input:
+    """The input completed by that of the first layer; spatial sizes may stay unknown."""
     first = first_shape(row)
     if first is None or (input and len(input) != len(first.dims)):
         return input

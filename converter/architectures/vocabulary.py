@@ -1,11 +1,11 @@
 """The closed vocabulary of architectures: a step for each thing that a net may do, with its options.
 
-Strict and typed; an option that is not here is none, and a number that weights tell is optional. One default for all
-frameworks: what they set otherwise is written out in their code (`converter.architectures.codegen`).
+Strict and typed: an unknown option is an error, and a size that follows from the weights is optional. Each option has
+one default for all frameworks; where a framework's own default differs, its code sets the option explicitly.
 
-Sizes of space (``kernel``, ``stride``, ``padding`` …) are one number for all axes, or a list of one for each. An
-option that weights tell (``out``, ``groups`` …) counts only for a net without weights; inside of steps that are
-repeated it may be a list with a value for each, ``null`` where there is no such layer.
+Spatial sizes (``kernel``, ``stride``, ``padding`` …) are one number for all axes, or a list with one for each. An
+option that follows from the weights (``out``, ``groups`` …) counts only for a net without weights; inside repeated
+steps it may be a list with a value for each repetition, ``null`` where the layer is absent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Share = Annotated[float, Meta(ge=0, lt=1)]
 Text = Annotated[str, Meta(max_length=1000)]
 SizePerAxis: TypeAlias = Union[Size, tuple[Size, ...]]  # noqa: UP007 - one object, which msgspec reads
 AmountPerAxis: TypeAlias = Union[Amount, tuple[Amount, ...]]  # noqa: UP007
-#: A size that weights tell; in repeated steps one for each, by the outermost index first.
+#: A size that follows from the weights; in repeated steps a list with one for each, outermost index first.
 SizeInWeights: TypeAlias = Union[Size, tuple[Union[Size, tuple[Union[Size, None], ...], None], ...], None]  # noqa: UP007
 
 
@@ -41,14 +41,14 @@ class NetStep(
     tag=snake,
     rename={"only_if": "if"},
 ):
-    """Something that a net does. only_if, unless: the path of a layer with which, or without which, it is done."""
+    """One operation of a net. only_if, unless: the path of a layer that must, or must not, exist for it to run."""
 
     only_if: Text = ""
     unless: Text = ""
 
 
 class WithWeights(NetStep, frozen=True, kw_only=True):
-    """A layer that holds tensors. path: its neutral path, behind those of the sequentials around it."""
+    """A layer that holds tensors. path: its neutral path, after those of the sequentials around it."""
 
     path: Text = ""
 
@@ -64,14 +64,14 @@ class Linear(WithWeights, frozen=True, kw_only=True):
 
 
 class Embedding(WithWeights, frozen=True, kw_only=True):
-    """A row of ``out`` numbers for each of ``num`` whole numbers."""
+    """A vector of ``out`` values for each of ``num`` indices."""
 
     num: SizeInWeights = None
     out: SizeInWeights = None
 
 
 class Conv(WithWeights, frozen=True, kw_only=True):
-    """A convolution over 1, 2 or 3 axes; padding is of zeros, on both sides."""
+    """A convolution over 1, 2 or 3 axes; zero padding, the same on both sides."""
 
     out: SizeInWeights = None
     kernel: SizePerAxis | None = None
@@ -94,7 +94,7 @@ class ConvTranspose(WithWeights, frozen=True, kw_only=True):
 
 
 class BatchNorm(WithWeights, frozen=True, kw_only=True):
-    """Over the channels. momentum: the share of the old statistics at a step of training."""
+    """Over the channels. momentum: the weight of the old running statistics in a training step."""
 
     epsilon: Number = 1e-5
     momentum: Share = 0.9
@@ -109,32 +109,32 @@ class LayerNorm(WithWeights, frozen=True, kw_only=True):
 
 
 class GroupNorm(WithWeights, frozen=True, kw_only=True):
-    """Over space and groups of channels; a scale for each channel."""
+    """Over the spatial axes and groups of channels; a scale for each channel."""
 
     groups: Size
     epsilon: Number = 1e-5
 
 
 class InstanceNorm(WithWeights, frozen=True, kw_only=True):
-    """Over space, for each channel."""
+    """Over the spatial axes, for each channel."""
 
     epsilon: Number = 1e-5
 
 
 class RmsNorm(WithWeights, frozen=True, kw_only=True):
-    """Over the last axis (features), without taking the mean off."""
+    """Over the last axis (features), without subtracting the mean."""
 
     epsilon: Number = 1e-6
 
 
 class Prelu(WithWeights, frozen=True, kw_only=True):
-    """A slope below zero for each channel, or one for all. out: how many."""
+    """A slope below zero for each channel, or one for all. out: the number of slopes."""
 
     out: SizeInWeights = 1
 
 
 class Rnn(WithWeights, frozen=True, kw_only=True):
-    """One recurrent layer in one direction, over (time, features); gives every state. out: units."""
+    """One recurrent layer in one direction, over (time, features); returns every state. out: hidden units."""
 
     out: SizeInWeights = None
     activation: Literal["tanh", "relu"] = "tanh"
@@ -147,13 +147,13 @@ class Lstm(WithWeights, frozen=True, kw_only=True):
 
 
 class Gru(WithWeights, frozen=True, kw_only=True):
-    """As `Rnn`; the reset gate is applied behind the recurrent matrix, as in PyTorch."""
+    """As `Rnn`; the reset gate is applied after the recurrent matrix, as in PyTorch."""
 
     out: SizeInWeights = None
 
 
 class Attention(WithWeights, frozen=True, kw_only=True):
-    """Multi-head attention of what comes in to itself, over (time, features), without a mask."""
+    """Multi-head self-attention over (time, features), without a mask."""
 
     heads: Size
 
@@ -174,7 +174,7 @@ class Tanh(NetStep, frozen=True, kw_only=True):
 
 
 class Gelu(NetStep, frozen=True, kw_only=True):
-    """x times the normal distribution up to x, or its approximation by tanh"""
+    """x times the normal distribution function of x, or its tanh approximation"""
 
     approximate: bool = False
 
@@ -204,7 +204,7 @@ class Softmax(NetStep, frozen=True, kw_only=True):
 
 
 class MaxPool(NetStep, frozen=True, kw_only=True):
-    """The largest in each window; padding takes no part."""
+    """The maximum of each window; padding never wins."""
 
     size: SizePerAxis
     stride: SizePerAxis | None = None
@@ -212,7 +212,7 @@ class MaxPool(NetStep, frozen=True, kw_only=True):
 
 
 class AveragePool(NetStep, frozen=True, kw_only=True):
-    """The mean of each window. count_padding: whether its zeros count."""
+    """The mean of each window. count_padding: whether padded zeros count."""
 
     size: SizePerAxis
     stride: SizePerAxis | None = None
@@ -221,25 +221,25 @@ class AveragePool(NetStep, frozen=True, kw_only=True):
 
 
 class GlobalMaxPool(NetStep, frozen=True, kw_only=True):
-    """The largest in all of space, which keeps its axes, of size 1."""
+    """The maximum over all spatial axes, which stay with size 1."""
 
 
 class GlobalAveragePool(NetStep, frozen=True, kw_only=True):
-    """The mean over all of space, which keeps its axes, of size 1."""
+    """The mean over all spatial axes, which stay with size 1."""
 
 
 class Flatten(NetStep, frozen=True, kw_only=True):
-    """All of it in one axis. Each framework has its own order, which the next linear layer's weights follow."""
+    """All axes into one, in the order of each framework, which the weights of the next linear layer follow."""
 
 
 class Dropout(NetStep, frozen=True, kw_only=True):
-    """Sets the share ``rate`` to zero, in training."""
+    """Sets the fraction ``rate`` of the values to zero in training."""
 
     rate: Share
 
 
 class ZeroPad(NetStep, frozen=True, kw_only=True):
-    """Zeros around space: for each axis how many before and behind."""
+    """Zero padding of the spatial axes: for each the number before and after."""
 
     padding: tuple[tuple[Amount, Amount], ...]
 
@@ -252,7 +252,7 @@ class Last(NetStep, frozen=True, kw_only=True):
 
 
 class Sequential(NetStep, frozen=True, kw_only=True):
-    """Steps one after the other. path: stands before theirs. each: an index, for which they are repeated."""
+    """Steps one after the other. path: a prefix of their paths. each: an index over which they are repeated."""
 
     steps: Steps
     path: Text = ""
@@ -260,19 +260,19 @@ class Sequential(NetStep, frozen=True, kw_only=True):
 
 
 class Residual(NetStep, frozen=True, kw_only=True):
-    """The sum of what two rows of steps make of the same; an empty one leaves it as it is."""
+    """The sum of two branches of the same input; an empty branch is the identity."""
 
     body: Steps
     shortcut: Steps = ()
 
 
 class Concat(NetStep, frozen=True, kw_only=True):
-    """What several rows of steps make of the same, side by side along the channels or features."""
+    """Several branches of the same input, concatenated along the channels or features."""
 
     branches: Annotated[tuple[Steps, ...], Meta(min_length=2)]
 
 
-AnyStep: TypeAlias = Union[  # noqa: UP007 - msgspec resolves the names of it where it is used
+AnyStep: TypeAlias = Union[  # noqa: UP007 - msgspec resolves its names where it is used
     Linear,
     Embedding,
     Conv,
@@ -308,7 +308,7 @@ AnyStep: TypeAlias = Union[  # noqa: UP007 - msgspec resolves the names of it wh
     Residual,
     Concat,
 ]
-#: A step with no options may be its name alone: ``relu``.
+#: A step without options may be written as its name alone: ``relu``.
 Steps: TypeAlias = "tuple[str | AnyStep, ...]"
 
 VOCABULARY: tuple[type[NetStep], ...] = AnyStep.__args__  # type: ignore[attr-defined]
@@ -316,6 +316,11 @@ CONTAINERS = (Sequential, Residual, Concat)
 ACTIVATIONS = (Relu, Sigmoid, Tanh, Gelu, LeakyRelu, Elu, Silu, Softplus, Softmax)
 
 
+def label(step: NetStep) -> str:
+    """The step in a message: ``'hidden' (linear)``, or ``max_pool`` where it has no path."""
+    return f"'{step.path}' ({kind_of(step)})" if isinstance(step, WithWeights) else kind_of(step)
+
+
 def kind_of(step: NetStep | type[NetStep]) -> str:
-    """The name of it in a file: ``batch_norm``."""
+    """Its name in a file: ``batch_norm``."""
     return str(step.__struct_config__.tag)

@@ -16,7 +16,7 @@ import numpy as np
 
 from converter.architectures.codegen import source_of
 from converter.architectures.document import Architecture, Input, decoded
-from converter.architectures.instance import described_by, known, of_schema, schema_of
+from converter.architectures.instance import described_by, of_schema, resolve, schema_of
 from converter.architectures.neutral_file import names_in, shapes_of
 from converter.architectures.units import Shapes, Units
 from converter.commands.convert import load_into
@@ -148,7 +148,7 @@ def _described(
         architecture, units = of_schema(schema, shapes, input, sizes)
     else:
         assert found is not None
-        architecture, units = known(found, shapes, input, sizes)
+        architecture, units = resolve(found, shapes, input, sizes)
     return _Plan(architecture, units, weights, weights_from, side)
 
 

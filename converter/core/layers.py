@@ -373,12 +373,6 @@ def split_path(path: str) -> tuple[str, ...]:
     return tuple(re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:[^.\\]|\\.)+", path))
 
 
-def natural_key(path: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts ``Dense_10`` after ``Dense_9``."""
-    pieces = re.split(r"(\d+)", path)
-    return tuple((0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces)
-
-
 def stacked(role: str, gates: str) -> str:
     """The roles of the gates of a recurrent layer in that order, for a row of a table: ``input_i input_f …``."""
     return " ".join("+".join(f"{word}_{gate}" for word in role.split("+")) for gate in gates)

@@ -25,8 +25,7 @@ from converter.formats import Format, Reader, by_name
 from converter.formats.base import Opening
 from converter.formats.io.atomic import discard, disk
 from converter.formats.io.locations import exists
-from converter.formats.io.shard_writer import Shard, ShardWriter, index_of
-from converter.formats.io.staging import Staging
+from converter.formats.io.shards import Shard, ShardWriter, Staging, index_of
 from converter.formats.io.upload import writer_to
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step

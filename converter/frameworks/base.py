@@ -17,19 +17,8 @@ from msgspec.structs import replace
 
 from converter.core.axes import Sizes, groups, ndim_of, solve, wild_axes
 from converter.core.contents import Contents, LeftOut
-from converter.core.layers import (
-    KINDS,
-    UNKNOWN,
-    Form,
-    Layer,
-    Leaf,
-    Net,
-    Reading,
-    Stored,
-    lacking,
-    natural_key,
-    words_in,
-)
+from converter.core.layers import KINDS, UNKNOWN, Form, Layer, Leaf, Net, Reading, Stored, lacking, words_in
+from converter.core.natural_order import natural_key
 from converter.core.ops import Op
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import ConversionError

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from converter.core.layers import Layer, join_path, natural_key, split_path
+from converter.core.layers import Layer, join_path, split_path
+from converter.core.natural_order import natural_key
 from converter.frameworks.attention import ATTENTION, attentions, shares_heads
 from converter.frameworks.base import Part
 from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered

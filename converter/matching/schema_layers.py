@@ -8,7 +8,8 @@ from msgspec import structs
 from msgspec.structs import replace
 
 from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, natural_key
+from converter.core.layers import Layer, Net
+from converter.core.natural_order import natural_key
 from converter.core.patterns import counted, fill, letters
 from converter.matching.hints import Hints, narrowed
 from converter.schema.loader import Schema, SchemaLayer

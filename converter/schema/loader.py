@@ -111,8 +111,8 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def indices(self, framework_name: str, path: str) -> Indices | None:
         """The indices with which it is called so there; None when it never is."""
-        found = (indices_of(pattern, path) for pattern in self.paths(framework_name))
-        return next((indices for indices in found if indices is not None), None)
+        matches = (indices_of(pattern, path) for pattern in self.paths(framework_name))
+        return next((indices for indices in matches if indices is not None), None)
 
 
 class UncheckedArchitecture(msgspec.Struct, frozen=True, eq=False):
@@ -320,8 +320,8 @@ def _check_counts(schema: Schema) -> None:
 def _check_flattens(schema: Schema) -> None:
     entries = {layer.path: layer for layer in schema.layers}
     for layer in schema.layers:
-        given = entries.get(layer.flattened)
-        if layer.flattened and (given is None or given.optional or given.kind not in _WITH_CHANNELS):
+        entry = entries.get(layer.flattened)
+        if layer.flattened and (entry is None or entry.optional or entry.kind not in _WITH_CHANNELS):
             raise ConversionError(
                 f"the flatten before '{layer.path}' is to be of '{layer.flattened}', which is no convolution or norm "
                 "that every net of the schema has"

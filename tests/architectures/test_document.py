@@ -35,10 +35,13 @@ HEAD = "name: net\nlayers: [{path: a, kind: linear}]\narchitecture:\n  input: [4
         ("[{kind: lineal, path: a}]", "line 6: Invalid value 'lineal' - at `$.architecture.steps[0].kind`."),
         ("[{kind: lineal, path: a}]", "Did you mean 'linear'?"),
         ("[{kind: linear, path: a, out: -3}]", "line 6: Expected `int` >= 1 - at `$.architecture.steps[0].out`"),
-        ("[{kind: linear, path: b}]", "line 6: architecture: the linear 'b' is no layer of the schema. There are a."),
+        (
+            "[{kind: linear, path: b}]",
+            "line 6: architecture: the linear 'b' is not a layer of the schema. There are a.",
+        ),
         ("[{kind: conv, path: a}]", "line 6: architecture: the conv 'a' is linear in the schema"),
-        ("[{kind: linear, path: a}, {kind: linear, path: a}]", "architecture: the linear 'a' is there twice"),
-        ("[{kind: linear, path: a, if: b}]", "line 6: architecture: 'b' is no layer of the schema"),
+        ("[{kind: linear, path: a}, {kind: linear, path: a}]", "architecture: the linear 'a' occurs twice"),
+        ("[{kind: linear, path: a, if: b}]", "line 6: architecture: 'b' is not a layer of the schema"),
         ("[relu]", "architecture: no step uses the layer 'a'"),
         ("[{kind: concat, branches: [[relu]]}]", "Expected `array` of length >= 2"),
         ("[{kind: residual, body: [{kind: linear, path: a, out: x}]}]", "$.architecture.steps[0].body[0].out"),
@@ -89,7 +92,7 @@ def test_a_mistake_is_reported_with_its_file_and_line(tmp_path: Path, capsys: py
     path = tmp_path / "net.yaml"
     layers = "[{path: hidden, kind: linear}, {path: output, kind: linear}]"
     path.write_text(f"name: net\nlayers: {layers}\narchitecture:\n  steps: [{{kind: linear, path: b}}]\n")
-    message = f"{path}: line 4: architecture: the linear 'b' is no layer of the schema"
+    message = f"{path}: line 4: architecture: the linear 'b' is not a layer of the schema"
     assert message in refused(capsys, "schema", "check", path)
     assert message in refused(capsys, "scaffold", path, "--to", "flax")
     assert message in refused(capsys, "torch->neutral", MLP, "-o", tmp_path / "net.safetensors", "--schema", path)
@@ -116,15 +119,15 @@ for _ in range(DEEPEST + 5):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": [{"kind": "linear", "path": "__import__('os')"}]}, "cannot be built: names are of letters"),
-        ({"steps": [{"kind": "linear", "path": "__class__"}]}, "cannot be built: names are of letters"),
+        ({"steps": [{"kind": "linear", "path": "__import__('os')"}]}, "cannot be built: only letters"),
+        ({"steps": [{"kind": "linear", "path": "__class__"}]}, "cannot be built: only letters"),
         ({"steps": [{"kind": "linear", "path": "hidden"}, "eval"]}, "there is no step 'eval'"),
         ({"steps": [{"kind": "exec"}]}, "Invalid value 'exec'"),
         ({"steps": ["relu"]}, "no step of the architecture uses the layer 'hidden'"),
-        ({"steps": [DEEP]}, "inside of more than 40 others"),
+        ({"steps": [DEEP]}, "nested more than 40 deep"),
         ({"steps": [], "name": 'net"""'}, "an architecture called"),
         ({"steps": [], "more": 1}, "unknown field `more`"),
-        ([], "its architecture is none of this version"),
+        ([], "its architecture cannot be read by this version"),
     ],
 )
 def test_a_hostile_file_is_refused(change: object, message: str, tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_names_of_files_do_not_become_code(tmp_path: Path, capsys: pytest.Captur
     names = {"hidden": {"flax": ["x = nn.Dense(1)\n"]}}
     steps = [{"kind": "linear", "path": "hidden"}, "relu", {"kind": "linear", "path": "output"}]
     altered(path, {"steps": steps, "names": names, "input": [20]})
-    assert "names are of letters" in refused(capsys, "scaffold", path, "--to", "flax")
+    assert "only letters, digits and underscores" in refused(capsys, "scaffold", path, "--to", "flax")
 
 
 def test_a_file_says_that_it_holds_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

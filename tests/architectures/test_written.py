@@ -106,7 +106,7 @@ def make_net():
         (("lenett", "--to", "torch"), "no schema 'lenett' is shipped"),
         (("lenet", "--to", "torch", "--size", "output=0"), "'output' cannot have 0 outputs"),
         (("lenet", "--to", "torch", "--input", "1,2,2"), "does not fit into"),
-        (("lenet", "--to", "torch", "--input", "28"), "'conv1' (conv) takes channels in space, and gets 28"),
+        (("lenet", "--to", "torch", "--input", "28"), "'conv1' (conv) takes channels with spatial axes, and gets 28"),
     ],
 )
 def test_what_cannot_be_written_is_refused(

@@ -30,7 +30,7 @@ class Operator(msgspec.Struct, frozen=True):
         return usual if text == "None" else ast.literal_eval(text)
 
     def only(self, **wanted: Any) -> None:
-        """Raises RefusedError for a setting that not all frameworks have."""
+        """Raises RefusedError for a setting with another value than the one that all frameworks share."""
         for name, usual in wanted.items():
             if self.value(name, usual) != usual:
                 raise RefusedError(f"which has {name}={self.word(name)}")
@@ -126,7 +126,7 @@ def _mean(call: Operator) -> StepsAndClaim:
     axis = call.value("axis", ())
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if not axes or call.value("exclude", False):
-        raise RefusedError("which is over all axes, or says those that it is not over")
+        raise RefusedError("which is over all axes, or excludes axes")
     rest: list[v.NetStep] = [] if call.value("keepdims", False) else [v.Flatten()]
     return [v.GlobalAveragePool(), *rest], Claim(axes=axes)
 
@@ -134,7 +134,7 @@ def _mean(call: Operator) -> StepsAndClaim:
 def _pad(call: Operator) -> StepsAndClaim:
     width = call.value("pad_width")
     if call.word("mode") != "constant" or call.value("constant_value", 0.0) != 0 or any(width[:4]):
-        raise RefusedError("which pads something else than space, or not with zeros")
+        raise RefusedError("which pads other axes than the spatial ones, or not with zeros")
     return [v.ZeroPad(padding=tuple(zip(width[4::2], width[5::2], strict=True)))], None
 
 
@@ -167,7 +167,7 @@ OPERATORS: Mapping[str, OperatorReader] = {
 
 
 def joins(call: Operator) -> tuple[str, Claim | None]:
-    """``add`` or ``concat``, if it is one; else ""."""
+    """``add``, ``concat``, or "" for other operators."""
     if call.kind == "Concat":
         return "concat", Claim(axes=(call.value("dim", 1),))
     return ("add" if call.kind in ("elemwise_add", "broadcast_add", "_plus", "add_n") else ""), None

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.settings import LowestPad, RefusedError, around, only, same, sizes
+from converter.architectures.capture.settings import LowestPad, RefusedError, as_steps_and_option, only, same, sizes
 
-#: (layer, its neutral path, its call) -> what it does, its own activation behind it.
+#: (layer, its neutral path, its call) -> its steps, followed by its activation.
 LayerReader: TypeAlias = Callable[[Any, str, Any], "list[v.NetStep]"]
 
-#: As these functions are without arguments.
+#: Function of keras.activations, called without options -> its step.
 _ACTIVATIONS: Mapping[str, v.NetStep] = {
     "relu": v.Relu(),
     "leaky_relu": v.LeakyRelu(slope=0.2),
@@ -36,14 +36,14 @@ def _activation(layer: Any) -> list[v.NetStep]:
 
 
 def _shape(node: Any) -> tuple[int | None, ...]:
-    """Of what the layer takes, with the batch."""
+    """The shape of the input of the layer, with the batch."""
     return tuple(node.input_tensors[0].shape)
 
 
 def _last_axis(layer: Any, node: Any) -> None:
     axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
     if axes not in ([-1], [len(_shape(node)) - 1]):
-        raise RefusedError(f"which is over axis {layer.axis}, where the vocabulary has channels or features")
+        raise RefusedError(f"which is over axis {layer.axis}, and not over the channels or features")
 
 
 def _channels_last(layer: Any) -> None:
@@ -70,11 +70,11 @@ def _conv(layer: Any, path: str, node: Any) -> list[v.NetStep]:
 
 
 def _padding(layer: Any, window: Sequence[int], stride: Sequence[int], node: Any) -> tuple[list[v.NetStep], Any]:
-    """As of `around`."""
+    """As in `as_steps_and_option`."""
     if layer.padding == "valid":
         return [], 0
     only(layer, padding="same")
-    return around(same(_shape(node)[1:-1], window, stride))
+    return as_steps_and_option(same(_shape(node)[1:-1], window, stride))
 
 
 def _conv_transpose(layer: Any, path: str, node: Any) -> list[v.NetStep]:
@@ -87,7 +87,7 @@ def _conv_transpose(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     if layer.padding == "valid":
         padding, output_padding = 0, sizes([max(-each, 0) for each in surplus])
     elif any(each < 0 or each % 2 for each in surplus):
-        raise RefusedError("which pads 'same', and not as much on both sides")
+        raise RefusedError("which pads 'same', with different amounts on the two sides")
     else:
         padding, output_padding = sizes([each // 2 for each in surplus]), 0
     made = v.ConvTranspose(path=path, stride=sizes(stride), padding=padding, output_padding=output_padding)
@@ -120,7 +120,7 @@ def _group_norm(layer: Any, path: str, node: Any) -> list[v.NetStep]:
 
 def _prelu(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     if any(size != 1 for size in layer.alpha.shape[:-1]):
-        raise RefusedError("which has a slope for each place; the vocabulary has one for each channel")
+        raise RefusedError("which has a slope for each position, and not for each channel")
     return [v.Prelu(path=path)]
 
 
@@ -147,7 +147,7 @@ def _recurrent(layer: Any, path: str, node: Any) -> list[v.NetStep]:
 def _attention(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     width = _shape(node)[-1]
     if layer._num_heads * layer._key_dim != width or layer._value_dim != layer._key_dim or layer._output_shape:
-        raise RefusedError("whose keys, values or outputs have other sizes than its input")
+        raise RefusedError("whose keys, values or outputs differ in size from its input")
     return [v.Attention(path=path, heads=layer._num_heads)]
 
 
@@ -155,7 +155,7 @@ def _max_pool(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _channels_last(layer)
     before, padding = _padding(layer, layer.pool_size, layer.strides, node)
     if before:
-        raise RefusedError("which pads 'same', and not as much on both sides")
+        raise RefusedError("which pads 'same', with different amounts on the two sides")
     return [v.MaxPool(size=sizes(layer.pool_size), stride=sizes(layer.strides), padding=padding)]
 
 
@@ -163,7 +163,7 @@ def _average_pool(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _channels_last(layer)
     before, padding = _padding(layer, layer.pool_size, layer.strides, node)
     if before:
-        raise RefusedError("which pads 'same', and not as much on both sides")
+        raise RefusedError("which pads 'same', with different amounts on the two sides")
     made = {"size": sizes(layer.pool_size), "stride": sizes(layer.strides), "padding": padding}
     return [v.AveragePool(**made, count_padding=padding == 0)]
 
@@ -195,12 +195,12 @@ def _zero_padding(layer: Any, path: str, node: Any) -> list[v.NetStep]:
 
 
 def _reshape(layer: Any, path: str, node: Any) -> list[v.NetStep]:
-    """To one axis behind the batch."""
+    """To one axis after the batch."""
     shape = getattr(layer, "target_shape", None)
     if shape is None:
         _, *shape = layer.newshape
     if len(shape) != 1:
-        raise RefusedError(f"which makes another shape of it: {tuple(shape)}")
+        raise RefusedError(f"which reshapes it to {tuple(shape)}")
     return [v.Flatten()]
 
 
@@ -209,7 +209,7 @@ def _mean(operation: Any, path: str, node: Any) -> list[v.NetStep]:
     axes = range(rank) if operation.axis is None else operation.axis
     axes = [axes] if isinstance(axes, int) else axes
     if sorted(axis % rank for axis in axes) != list(range(1, rank - 1)):
-        raise RefusedError(f"which is over the axes {operation.axis}, where the vocabulary has all of space")
+        raise RefusedError(f"which is over the axes {operation.axis}, and not over all spatial axes")
     return [v.GlobalAveragePool(), *([] if operation.keepdims else [v.Flatten()])]
 
 
@@ -217,7 +217,7 @@ def _pad(operation: Any, path: str, node: Any) -> list[v.NetStep]:
     fill = [*node.arguments.args[1:], *node.arguments.kwargs.values()]
     first, *pairs, last = operation.pad_width
     if operation.mode != "constant" or (tuple(first), tuple(last)) != ((0, 0), (0, 0)):
-        raise RefusedError("which pads something else than space, or with no constant")
+        raise RefusedError("which pads other axes than the spatial ones, or not with a constant")
     padding = tuple((int(a), int(b)) for a, b in pairs)
     if all(not value for value in fill):
         return [v.ZeroPad(padding=padding)]
@@ -229,7 +229,7 @@ def _pad(operation: Any, path: str, node: Any) -> list[v.NetStep]:
 def _item(operation: Any, path: str, node: Any) -> list[v.NetStep]:
     key = [*node.arguments.args[1:], *node.arguments.kwargs.values()][0]
     if key != (slice(None), -1) or len(_shape(node)) != 3:
-        raise RefusedError(f"which takes the part {key} of it")
+        raise RefusedError(f"which takes the part [{key}]")
     return [v.Last()]
 
 
@@ -237,7 +237,7 @@ def _as(*steps: v.NetStep) -> LayerReader:
     return lambda layer, path, node: list(steps)
 
 
-#: Class of keras.layers, or of an operation of keras.ops, -> how it is read.
+#: Class of keras.layers, or of an operation of keras.ops -> how it is read.
 LAYERS: Mapping[str, LayerReader] = {
     "Dense": _dense,
     "Embedding": _embedding,
@@ -281,7 +281,7 @@ LAYERS: Mapping[str, LayerReader] = {
 
 
 def joins(operation: Any, node: Any) -> str:
-    """``add`` or ``concat``, if it is one; else "". Raises RefusedError for another axis than the last."""
+    """``add``, ``concat``, or "" for other operations. Raises RefusedError for another axis than the last."""
     kind = type(operation).__name__
     if not type(operation).__module__.startswith("keras.") or kind not in ("Add", "Concatenate"):
         return ""

@@ -1,4 +1,4 @@
-"""How the settings of a live layer are read: sizes and paddings, and what is refused of them.
+"""How settings of a live layer are read: sizes and paddings; settings outside the vocabulary are refused.
 
 ``same`` depends on the size of the input and becomes numbers; a padding that is a step of its own becomes an option of
 the layer after it, where that can have it.
@@ -15,63 +15,64 @@ from converter.architectures import vocabulary as v
 
 
 class RefusedError(Exception):
-    """Why a layer or a function is none of the vocabulary, as the end of a sentence: ``which has groups=2``."""
+    """Why a layer or function is outside the vocabulary, as the end of a sentence: ``which has groups=2``."""
 
 
-def only(layer: Any, **wanted: Any) -> None:
-    """Raises RefusedError for a setting that not all frameworks have."""
-    for name, value in wanted.items():
-        found = getattr(layer, name)
-        if found != value:
-            raise RefusedError(f"which has {name}={found}")
+def only(layer: Any, **settings: Any) -> None:
+    """Raises RefusedError for a setting with another value than the one that all frameworks share."""
+    for name, expected in settings.items():
+        setting = getattr(layer, name)
+        if setting != expected:
+            raise RefusedError(f"which has {name}={setting}")
 
 
 def sizes(value: int | Sequence[int]) -> Any:
-    """One number, or one for each axis where these differ."""
+    """One number if all axes are equal, otherwise one for each."""
     if isinstance(value, int):
         return value
-    found = tuple(int(size) for size in value)
-    return found[0] if len(set(found)) == 1 else found
+    each = tuple(int(size) for size in value)
+    return each[0] if len(set(each)) == 1 else each
 
 
 class LowestPad(v.NetStep, frozen=True, kw_only=True):
-    """Minus infinity around space, which no maximum takes: of a net, and no step of the vocabulary."""
+    """Padding with minus infinity before a max pool. No step of the vocabulary: it is merged into the pool."""
 
     padding: tuple[tuple[int, int], ...]
 
 
 def same(space: Sequence[int | None], windows: Sequence[int], strides: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """For each axis how many before and behind. Raises RefusedError where that depends on sizes that are not known."""
+    """The padding ``same`` as (before, after) for each axis. Raises RefusedError if it depends on an unknown size."""
     pairs = []
     for size, window, stride in zip(space, windows, strides, strict=True):
         if size is None and stride > 1:
             raise RefusedError("which pads 'same' with strides, by the size of the image: give an example_input")
-        places = -(-(size or 0) // stride)
-        total = window - 1 if stride == 1 else max((places - 1) * stride + window - (size or 0), 0)
+        positions = -(-(size or 0) // stride)
+        total = window - 1 if stride == 1 else max((positions - 1) * stride + window - (size or 0), 0)
         pairs.append((total // 2, total - total // 2))
     return tuple(pairs)
 
 
-def around(pairs: Sequence[tuple[int, int]]) -> tuple[list[v.NetStep], Any]:
-    """Zeros before a layer, where it cannot have them itself, and those that it has, as many on both sides."""
-    if any(before != behind for before, behind in pairs):
+def as_steps_and_option(pairs: Sequence[tuple[int, int]]) -> tuple[list[v.NetStep], Any]:
+    """An explicit zero-pad step where the sides differ, and the padding option of the layer itself."""
+    if any(before != after for before, after in pairs):
         return [v.ZeroPad(padding=tuple(pairs))], 0
     return [], sizes([before for before, _ in pairs])
 
 
-def merged(steps: Iterable[Any]) -> list[Any]:
-    found: list[Any] = []
+def with_pads_merged(steps: Iterable[Any]) -> list[Any]:
+    """The steps with every pad merged into the layer after it, if that has an equal padding option."""
+    result: list[Any] = []
     for step in steps:
-        before = found[-1] if found else None
+        before = result[-1] if result else None
         if isinstance(before, v.ZeroPad | LowestPad) and _takes(step, before):
-            found[-1] = structs.replace(step, padding=sizes([first for first, _ in before.padding]))
+            result[-1] = structs.replace(step, padding=sizes([first for first, _ in before.padding]))
         else:
-            found.append(step)
-    return found
+            result.append(step)
+    return result
 
 
 def _takes(step: Any, pad: v.ZeroPad | LowestPad) -> bool:
-    if any(before != behind for before, behind in pad.padding) or getattr(step, "padding", None) != 0:
+    if any(before != after for before, after in pad.padding) or getattr(step, "padding", None) != 0:
         return False
     if isinstance(pad, LowestPad):
         return isinstance(step, v.MaxPool)

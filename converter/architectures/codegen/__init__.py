@@ -19,7 +19,7 @@ from converter.architectures.units import Fork, Row, Unit, Units, axes, units_in
 
 
 def dialect_of(framework_name: str, units: Units) -> Dialect:
-    """How the framework writes this net."""
+    """The dialect of a framework for this net."""
     others: dict[str, Dialect] = {"torch": TorchDialect(), "flax": FlaxDialect(), "mxnet": GluonDialect()}
     if framework_name in others:
         return others[framework_name]
@@ -28,7 +28,7 @@ def dialect_of(framework_name: str, units: Units) -> Dialect:
 
 
 def source_of(architecture: Architecture, units: Units, framework_name: str) -> str:
-    """The code, which ends in a function ``make_net``. Raises ConversionError for what the framework cannot have."""
+    """The code, with a function ``make_net``. Raises ConversionError for a step that the framework does not have."""
     check_names(architecture)
     dialect = dialect_of(framework_name, units)
     row = _lowered(units.row, dialect)
@@ -38,20 +38,20 @@ def source_of(architecture: Architecture, units: Units, framework_name: str) -> 
 
 
 def _lowered(row: Sequence[Unit | Fork], dialect: Dialect) -> Row:
-    found: list[Unit | Fork] = []
+    lowered: list[Unit | Fork] = []
     for step in row:
         if isinstance(step, Fork):
-            found.append(replace(step, branches=tuple(_lowered(branch, dialect) for branch in step.branches)))
+            lowered.append(replace(step, branches=tuple(_lowered(branch, dialect) for branch in step.branches)))
         else:
-            found += dialect.lowered(step)
-    return tuple(found)
+            lowered += dialect.lowered(step)
+    return tuple(lowered)
 
 
 def _names(architecture: Architecture, units: Units, framework_name: str) -> dict[str, tuple[str, ...]]:
-    """The parts of each layer's name; that of an attention is what its projections have in common."""
-    found = {}
+    """The parts of the name of each layer; for an attention the common prefix of its projections."""
+    names = {}
     for unit in units_in(units.row):
         if unit.path:
             name = architecture.name_of(layer_paths(unit.step)[0], framework_name)
-            found[unit.path] = tuple(name.split("."))[: -1 if isinstance(unit.step, v.Attention) else None]
-    return found
+            names[unit.path] = tuple(name.split("."))[: -1 if isinstance(unit.step, v.Attention) else None]
+    return names

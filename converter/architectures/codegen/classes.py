@@ -1,4 +1,4 @@
-"""The classes of a clone: blocks that differ in nothing but numbers are one class, and the numbers its parameters."""
+"""The classes of a clone: blocks that differ only in numbers share one class, with the numbers as parameters."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from converter.architectures.units import Unit
 
 
 def program(net: ModuleNode, dialect: Dialect, name: str = "Net") -> Program:
-    """The classes of a net. name: that of its own class, if it has one."""
+    """The classes of a net. name: of the class of the net itself, if it has one."""
     return _Classes(dialect, name).program(net)
 
 
@@ -91,23 +91,23 @@ class _Classes(msgspec.Struct):
         return UnwrittenClass(len(self.drafts) - 1)
 
     def _statements(self, block: ClassModule, body: Body, attributes: dict[str, Expression]) -> Statements:
-        found: list[ModuleCall | FunctionCall | Join] = []
+        statements: list[ModuleCall | FunctionCall | Join] = []
         for step in body:
             if isinstance(step, SplitSteps):
                 branches = (Branch(self._statements(block, branch, attributes)) for branch in step.branches)
-                found.append(Join(step.joined, step.last, tuple(branches)))
+                statements.append(Join(step.joined, step.last, tuple(branches)))
             elif isinstance(step, DoStep):
                 made = self.dialect.expression(step.unit)
-                found.append(
+                statements.append(
                     FunctionCall(made) if made.plain else ModuleCall(self._attribute(step.unit, made, attributes))
                 )
             else:
                 child = attributes.get(step.name)
-                found.append(ModuleCall(step.name, child.use if isinstance(child, CallExpression) else "{m}({x})"))
-        return tuple(found)
+                statements.append(ModuleCall(step.name, child.use if isinstance(child, CallExpression) else "{m}({x})"))
+        return tuple(statements)
 
     def _attribute(self, unit: Unit, made: CallExpression, attributes: dict[str, Expression]) -> str:
-        """A step without weights is an attribute, too; equal ones are the same."""
+        """The attribute for a step; equal steps without weights share one."""
         known = next((name for name, value in attributes.items() if value == made and not unit.path), None)
         name = known or free(step_name(unit), attributes)
         attributes[name] = made
@@ -116,7 +116,7 @@ class _Classes(msgspec.Struct):
     # -- into classes
 
     def _placed(self, draft: Draft) -> Draft:
-        """With the classes of the blocks inside of it."""
+        """The draft with the classes of the blocks inside it."""
         attributes = {name: self._resolved(value) for name, value in draft.attributes.items()}
         items = self._resolved(draft.items) if draft.items is not None else None
         assert items is None or isinstance(items, SequentialExpression)
@@ -147,7 +147,7 @@ class _Classes(msgspec.Struct):
         trains = any(says_training(each.made) for each in attributes)
         listed = tuple(
             ClassParameter(names[i], next(v for v in values if v is not None), None not in values)
-            for i, (_, _, values) in enumerate(parameters.found)
+            for i, (_, _, values) in enumerate(parameters.differing)
         )
         is_line = first.items is not None
         self.classes.append(
@@ -164,7 +164,7 @@ class _Classes(msgspec.Struct):
             )
         )
         for i, draft in enumerate(drafts):
-            values = [(names[k], of[i]) for k, (_, _, of) in enumerate(parameters.found)]
+            values = [(names[k], of[i]) for k, (_, _, of) in enumerate(parameters.differing)]
             arguments = [Argument(name, value, True) for name, value in values if value is not None]
             arguments += [Argument(flag, True, True) for flag, has in flagged.values.items() if has[i]]
             if trains:

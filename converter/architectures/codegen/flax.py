@@ -1,4 +1,4 @@
-"""The code of Flax linen. Steps without weights are functions there; a class is told whether the net trains."""
+"""The code of Flax linen, where steps without weights are functions and training is an argument of a class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from converter.architectures.units import Unit, Units, axes, per_axis
 
 
 def _padding(padding: int | tuple[int, ...]) -> Value:
-    """As much on both sides: a number for all axes, or a pair for each."""
+    """Equal on both sides: a number for all axes, or a pair for each."""
     one = axes(padding)
     return one if isinstance(one, int) else tuple((size, size) for size in one)
 
@@ -44,7 +44,7 @@ def _conv(unit: Unit) -> CallExpression:
 
 
 def _conv_transpose(unit: Unit) -> CallExpression:
-    """Its padding is that of the widened input, as jax has it."""
+    """Its padding is that of the dilated input, as in jax."""
     step: v.ConvTranspose = unit.step
     each = [per_axis(option, unit.kernel) for option in (step.padding, step.output_padding)]
     sides = tuple((k - 1 - p, k - 1 - p + o) for k, p, o in zip(unit.kernel, *each, strict=True))
@@ -74,7 +74,7 @@ def _batch_norm(unit: Unit) -> CallExpression:
 
 
 def _norm(name: str) -> Callable[[Unit], CallExpression]:
-    """The slower way to the variance is the exact one, which the other frameworks have."""
+    """The slow variance is the exact one, as in the other frameworks."""
 
     def make(unit: Unit) -> CallExpression:
         groups = {"num_groups": unit.step.groups} if isinstance(unit.step, v.GroupNorm) else {}
@@ -156,12 +156,12 @@ def flatten(x):
 """,
     "global_mean": '''
 def global_mean(x):
-    """Over all of space, whose axes stay."""
+    """Over all spatial axes, which stay with size 1."""
     return x.mean(range(1, x.ndim - 1), keepdims=True)
 ''',
     "global_max": '''
 def global_max(x):
-    """Over all of space, whose axes stay."""
+    """Over all spatial axes, which stay with size 1."""
     return x.max(range(1, x.ndim - 1), keepdims=True)
 ''',
     "zero_pad": """
@@ -170,7 +170,7 @@ def zero_pad(x, padding):
 """,
     "last_step": '''
 def last_step(x):
-    """The last step of (batch, time, features)."""
+    """The last time step of (batch, time, features)."""
     return x[:, -1]
 ''',
 }
@@ -195,8 +195,8 @@ y = make_net().apply(variables, x)"""
     helpers = _HELPERS
 
     def number(self, name: str) -> int | None:
-        found = re.fullmatch(r"layers_(0|[1-9]\d*)", name)
-        return int(found[1]) if found else None
+        match = re.fullmatch(r"layers_(0|[1-9]\d*)", name)
+        return int(match[1]) if match else None
 
     def expression(self, unit: Unit) -> CallExpression:
         return _MODULES[type(unit.step)](unit)

@@ -1,4 +1,4 @@
-"""The code of MXNet gluon, whose dense layers flatten what they take, and may end in an activation."""
+"""The code of MXNet gluon, whose dense layers flatten their input and may include an activation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from converter.architectures.units import Unit, axes
 
 
 def _linear(unit: Unit) -> CallExpression:
-    """Behind time it must not flatten."""
-    flat = unit.given is None or len(unit.given.dims) == 1
+    """It must not flatten the time axis."""
+    flat = unit.input_shape is None or len(unit.input_shape.dims) == 1
     return call("nn.Dense", outputs(unit), **activation(unit), flatten=Option(flat, True), use_bias=bias(unit))
 
 
@@ -48,7 +48,7 @@ def _conv_transpose(unit: Unit) -> CallExpression:
 
 
 def _batch_norm(unit: Unit) -> CallExpression:
-    """It stores both gamma and beta, also where they are not used."""
+    """It stores gamma and beta even if they are not used."""
     return call("nn.BatchNorm", momentum=unit.step.momentum, epsilon=unit.step.epsilon)
 
 
@@ -131,7 +131,7 @@ def row(*blocks):
 """,
     "TanhGelu": '''
 class TanhGelu(nn.HybridBlock):
-    """GELU by its approximation."""
+    """The tanh approximation of GELU."""
 
     def hybrid_forward(self, F, x):
         return 0.5 * x * (1 + F.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
@@ -147,7 +147,7 @@ class Softmax(nn.HybridBlock):
 """,
     "ZeroPad": '''
 class ZeroPad(nn.HybridBlock):
-    """Zeros around space; padding: before and behind, for each axis."""
+    """Zero padding of the spatial axes; padding: before and after, for each axis."""
 
     def __init__(self, padding):
         super().__init__()
@@ -158,7 +158,7 @@ class ZeroPad(nn.HybridBlock):
 ''',
     "LastStep": '''
 class LastStep(nn.HybridBlock):
-    """The last step of (batch, time, features)."""
+    """The last time step of (batch, time, features)."""
 
     def hybrid_forward(self, F, x):
         return F.slice_axis(x, axis=1, begin=-1, end=None).reshape((0, -1))
@@ -196,7 +196,7 @@ class RMSNorm(nn.HybridBlock):
 """,
     "Attention": '''
 class Attention(nn.HybridBlock):
-    """Multi-head attention of (batch, time, features) to itself."""
+    """Multi-head self-attention of (batch, time, features)."""
 
     def __init__(self, features, heads, use_bias=True):
         super().__init__()

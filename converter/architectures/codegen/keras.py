@@ -1,7 +1,7 @@
 """The code of Keras 3 (TensorFlow).
 
-Its layers know the padding ``same``, which depends on the size of the input where a stride is not 1. A padding of a
-number is that where it is so for every size; else zeros are put around by a layer of its own, as in keras.applications.
+Its layers have no padding by a number, only ``same``, which with a stride depends on the size of the input. A padding
+that equals ``same`` for every size becomes that; any other becomes a padding layer, as in keras.applications.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from converter.architectures.units import Shape, Unit, Units, axes, per_axis
 
 
 class MaxPad(msgspec.Struct, frozen=True):
-    """What no maximum takes, around space."""
+    """Padding with minus infinity before a max pool."""
 
     padding: tuple[int, ...]
 
 
 class Crop(msgspec.Struct, frozen=True):
-    """Take off from space: for each axis how many before and behind."""
+    """Crop spatial axes: for each the number before and after."""
 
     cropping: tuple[tuple[int, int], ...]
 
@@ -76,8 +76,8 @@ def _group_norm(unit: Unit) -> CallExpression:
 
 
 def _prelu(unit: Unit) -> CallExpression:
-    """One slope for all axes but that of the channels, or for all."""
-    rank = len(unit.given.dims) if unit.given is not None else 1
+    """One slope for each channel, or one for all."""
+    rank = len(unit.input_shape.dims) if unit.input_shape is not None else 1
     shared = tuple(range(1, rank + (unit.outputs == 1)))
     return call("layers.PReLU", shared_axes=shared) if shared else call("layers.PReLU")
 
@@ -107,8 +107,8 @@ def _attention(unit: Unit) -> CallExpression:
 
 
 def _flatten(unit: Unit) -> CallExpression:
-    """Of an input whose size in space is not known, the number of features is."""
-    unknown = unit.given is None or None in unit.given.dims
+    """For an input of unknown spatial size the number of features is known."""
+    unknown = unit.input_shape is None or None in unit.input_shape.dims
     if unknown and unit.outputs is not None:
         return call("layers.Reshape", ("shape", (unit.outputs,)))
     return call("layers.Flatten")
@@ -174,7 +174,7 @@ _MODULES: Mapping[type, Callable[[Unit], CallExpression]] = {
 
 _PAD_FOR_MAX = '''
 class PadForMax(layers.Layer):
-    """Puts minus infinity around space, which no maximum takes; as much before as behind."""
+    """Pads spatial axes with minus infinity, equally on both sides."""
 
     def __init__(self, padding):
         super().__init__()
@@ -187,7 +187,7 @@ class PadForMax(layers.Layer):
 
 _TANH_GELU = '''
 class TanhGelu(layers.Layer):
-    """GELU by its approximation."""
+    """The tanh approximation of GELU."""
 
     def call(self, x):
         return keras.ops.gelu(x, approximate=True)
@@ -195,7 +195,7 @@ class TanhGelu(layers.Layer):
 
 _LAST = '''
 class LastStep(layers.Layer):
-    """The last step of (batch, time, features)."""
+    """The last time step of (batch, time, features)."""
 
     def call(self, x):
         return x[:, -1]
@@ -211,7 +211,7 @@ _WORDS: Mapping[type[v.NetStep], str] = {
 
 
 class KerasDialect(Dialect):
-    """explicit: whether zeros are put around by a layer of its own wherever a convolution pads."""
+    """explicit: whether every padded convolution gets a padding layer."""
 
     name = "tensorflow"
     title = "Keras"
@@ -247,7 +247,9 @@ net.load_weights("{name}.weights.h5")"""
             if step.count_padding:
                 return _padded(unit, v.ZeroPad(padding=_both(unit)))
             if not is_same(unit):
-                raise self.refused(step, "it pads an average with a stride as 'same' alone does (count_padding: false)")
+                raise self.refused(
+                    step, "an average pool with a stride and count_padding: false can pad only as 'same'"
+                )
         return _cropped(unit) if isinstance(step, v.ConvTranspose) else (unit,)
 
     def expression(self, unit: Unit) -> CallExpression:
@@ -260,7 +262,7 @@ net.load_weights("{name}.weights.h5")"""
         return "keras.Sequential([", [text for _, text in items], "])"
 
     def net_text(self, net: Expression, units: Units) -> str:
-        """It is called once on an input that has no values, which makes its variables."""
+        """The net is called once on a symbolic input, which creates its variables."""
         shape = units.input_of(channels_last=True) or (None,)
         numbers = ', dtype="int32"' if units.takes_numbers else ""
         sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
@@ -270,7 +272,7 @@ net.load_weights("{name}.weights.h5")"""
 
 
 def is_same(unit: Unit) -> bool:
-    """Whether the padding is what ``same`` is for inputs of every size."""
+    """Whether the padding equals ``same`` for inputs of every size."""
     step: v.Conv | v.MaxPool | v.AveragePool = unit.step
     window = unit.kernel if isinstance(step, v.Conv) else per_axis(step.size, range(unit.space))
     dilation = per_axis(step.dilation if isinstance(step, v.Conv) else 1, window)
@@ -284,22 +286,22 @@ def _both(unit: Unit) -> tuple[tuple[int, int], ...]:
 
 
 def _padded(unit: Unit, pad: Any) -> tuple[Unit, ...]:
-    """With the padding as a step of its own."""
-    assert unit.given is not None
+    """The unit with its padding as a separate step."""
+    assert unit.input_shape is not None
     sizes = per_axis(unit.step.padding, range(unit.space))
-    dims = tuple(None if d is None else d + 2 * p for d, p in zip(unit.given.dims[1:], sizes, strict=True))
-    shape = Shape((unit.given.dims[0], *dims), True)
-    bare = replace(unit, step=structs.replace(unit.step, padding=0), given=shape)
-    return Unit(pad, unit.given, shape), bare
+    dims = tuple(None if d is None else d + 2 * p for d, p in zip(unit.input_shape.dims[1:], sizes, strict=True))
+    shape = Shape((unit.input_shape.dims[0], *dims), True)
+    bare = replace(unit, step=structs.replace(unit.step, padding=0), input_shape=shape)
+    return Unit(pad, unit.input_shape, shape), bare
 
 
 def _cropped(unit: Unit) -> tuple[Unit, ...]:
-    """Keras has no padding of a number for a transposed convolution: what is too much is taken off."""
+    """Keras has no padding by a number for a transposed convolution: its output is cropped."""
     step: v.ConvTranspose = unit.step
     each = [per_axis(option, unit.kernel) for option in (step.stride, step.padding, step.output_padding)]
     sides = [(p, p - o + max(s - k, 0)) for k, s, p, o in zip(unit.kernel, *each, strict=True)]
-    if any(behind < 0 for _, behind in sides):
+    if any(after < 0 for _, after in sides):
         raise KerasDialect().refused(step, f"an output_padding above the padding of {step.padding}")
     if not any(map(any, sides)):
         return (unit,)
-    return unit, Unit(Crop(tuple(sides)), unit.given, unit.output_shape)
+    return unit, Unit(Crop(tuple(sides)), unit.input_shape, unit.output_shape)

@@ -1,8 +1,8 @@
-"""The modules of a clone: its layers in the tree that their names make, so that its files have these names.
+"""The modules of a clone: its layers in the tree of their names, so that its files have these names.
 
-A name such as ``net.2.conv1`` leads through modules. One whose children are called one after the other, and numbered
-as a Sequential numbers them, is a Sequential; any other is a class of its own, with the children as attributes. Steps
-without weights stand where the numbers leave room for them.
+A name such as ``net.2.conv1`` leads through modules. A module whose children run one after the other and have the
+numbers of a Sequential is a Sequential; any other is a class with the children as attributes. Steps without weights
+fill the gaps in the numbers.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from converter.formats.keras.config import snake_case
 def modules(
     row: Row, names: Mapping[str, tuple[str, ...]], hints: Mapping[str, tuple[str, ...]], dialect: Dialect
 ) -> ModuleNode:
-    """The tree of a net. names: path of each layer -> the parts of its name. hints: where classes get theirs from.
+    """The tree of a net. names: path of a layer -> the parts of its name. hints: the same, for names of classes.
 
-    Raises ConversionError for names that no modules could have.
+    Raises ConversionError for names that modules cannot have.
     """
     return _TreeBuilder(names, hints, dialect).module(list(row), 0)
 
 
 StepList = list["Unit | Fork"]
-#: Names of modules that are none for a class.
+#: Names of modules that say nothing as the name of a class.
 _TELLING_NOTHING = frozenset({"sequential", "layer", "layers", "net"})
 
 
 class NamedSteps(msgspec.Struct):
-    """Steps with one name in front of theirs; "" for one without weights."""
+    """Steps that share the first part of their names; "" for steps without weights."""
 
     name: str
     steps: StepList
@@ -71,7 +71,7 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
     # -- Sequentials
 
     def line(self, row: StepList, depth: int) -> SequentialModule | None:
-        """A Sequential with these names; None where none has them."""
+        """A Sequential with these names; None if a Sequential cannot have them."""
         parts = runs_by_name(row, self.names, depth)
         if parts is None or not all(self._is_callable(part, depth) for part in parts):
             return None
@@ -85,7 +85,7 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         return self._named(parts, depth) if self.dialect.says_names and not is_class else None
 
     def _numbered(self, parts: Sequence[NamedSteps], depth: int) -> SequentialModule | None:
-        """Each module at its number; those without a name in the gaps, behind or before the layers inside of others."""
+        """Each module at its number, with steps without weights in the gaps or inside the neighbouring modules."""
         made: list[NamedSteps] = []
         place, waiting, last = 0, list[Unit | Fork](), None
         for part in parts:
@@ -98,9 +98,9 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
             filled = self._filled(last, waiting, room, lead, part.steps, depth) if room >= 0 else None
             if filled is None:
                 return None
-            behind, between, before = filled
+            after, between, before = filled
             if last is not None:
-                last.steps = behind
+                last.steps = after
             made += [NamedSteps("", [step]) for step in between]
             last = NamedSteps(part.name, [*before, *part.steps])
             made.append(last)
@@ -114,13 +114,13 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
     def _filled(
         self, last: NamedSteps | None, steps: StepList, room: int, lead: int, then: StepList, depth: int
     ) -> tuple[StepList, StepList, StepList] | None:
-        """The steps between two layers: what the former takes, what fills the gap, and what the latter takes."""
+        """The steps between two modules: for the module before, for the gap, and for the module after."""
         former = last.steps if last is not None else []
         can_take = last is not None and not self._is_single(former, depth + 1)
         choices = [(former, steps)]
         if last is not None:
             choices.insert(0, self._with_activation(former, steps, depth))
-        if self.dialect.flattens and _flattens(steps, then):
+        if self.dialect.flattens and _ends_in_flatten(steps, then):
             choices = [choice for kept, rest in choices for choice in ((kept, rest[:-1]), (kept, rest))]
         for kept, rest in choices:
             surplus = len(rest) - room - lead
@@ -129,7 +129,7 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         return None
 
     def _lead(self, row: StepList, depth: int) -> int:
-        """How many steps without weights must stand before the first layer, inside of the module of these steps."""
+        """How many steps without weights must precede the first layer inside the module of these steps."""
         parts = None if self._is_single(row, depth) else runs_by_name(row, self.names, depth)
         numbers = [self.dialect.number(part.name) for part in parts or () if part.name]
         first = next((part for part in parts or () if part.name), None)
@@ -140,7 +140,7 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
     def _counted(self, parts: Sequence[NamedSteps], depth: int) -> SequentialModule | None:
         items: list[tuple[str, ModuleNode]] = []
         counts: Counter[str] = Counter()
-        for part in self._with_behind(parts, depth):
+        for part in self._attached(parts, depth):
             node = self.module(part.steps, depth + 1)
             if part.name:
                 kind = self._class(node, part.name)
@@ -151,29 +151,29 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
             items.append((part.name, node))
         return SequentialModule(tuple(items))
 
-    def _with_behind(self, parts: Iterable[NamedSteps], depth: int) -> list[NamedSteps]:
-        """Steps without weights go into the Sequential before them, the first ones into that behind them."""
-        found: list[NamedSteps] = []
+    def _attached(self, parts: Iterable[NamedSteps], depth: int) -> list[NamedSteps]:
+        """Steps without weights join the Sequential before them, leading ones that after them."""
+        result: list[NamedSteps] = []
         for part in parts:
-            former = found[-1] if found and found[-1].name else None
+            former = result[-1] if result and result[-1].name else None
             if not part.name and former is not None:
                 former.steps, rest = self._with_activation(former.steps, part.steps, depth)
                 former.steps, rest = _with_join(former.steps, rest)
                 if rest and self._is_line(former, depth):
                     former.steps, rest = [*former.steps, *rest], []
                 if rest:
-                    found.append(NamedSteps("", rest))
-            elif found and all(not each.name for each in found) and self._is_line(part, depth):
-                found = [NamedSteps(part.name, [*(step for each in found for step in each.steps), *part.steps])]
+                    result.append(NamedSteps("", rest))
+            elif result and all(not each.name for each in result) and self._is_line(part, depth):
+                result = [NamedSteps(part.name, [*(step for each in result for step in each.steps), *part.steps])]
             else:
-                found.append(NamedSteps(part.name, list(part.steps)))
-        return found
+                result.append(NamedSteps(part.name, list(part.steps)))
+        return result
 
     def _is_line(self, part: NamedSteps, depth: int) -> bool:
         return not self._is_single(part.steps, depth + 1) and self.line(part.steps, depth + 1) is not None
 
     def _class(self, node: ModuleNode, name: str) -> str:
-        """What Keras counts a module by."""
+        """The name by which Keras counts a module."""
         if isinstance(node, SingleModule):
             return snake_case(self.dialect.expression(node.unit).function.rpartition(".")[2])
         stem = re.sub(r"_\d+$", "", name)
@@ -207,9 +207,9 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         return SequentialModule(tuple((part.name, self.module(part.steps, depth + 1)) for part in made), named=True)
 
     def subclass(self, row: StepList, depth: int) -> ClassModule | None:
-        """A Sequential that joins what it makes with what it took: the layers are all in one branch of a fork."""
-        fork, *behind = row
-        if not self.dialect.subclassed or not isinstance(fork, Fork) or any(layers_in([step]) for step in behind):
+        """A Sequential that joins its output with its input: all layers are in one branch of a fork."""
+        fork, *following = row
+        if not self.dialect.subclassed or not isinstance(fork, Fork) or any(layers_in([step]) for step in following):
             return None
         full = [branch for branch in fork.branches if layers_in(branch)]
         if len(full) != 1 or all(is_attribute(self.names[path][depth]) for path in layers_in(full[0])):
@@ -217,8 +217,10 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         line = self.line(list(full[0]), depth)
         if line is None or line.named:
             return None
-        branches = tuple((UseChild(""),) if branch is full[0] else _done(branch) for branch in fork.branches)
-        return ClassModule((), (SplitSteps(fork.joined, fork.last, branches), *_done(behind)), self._hint(row), line)
+        branches = tuple((UseChild(""),) if branch is full[0] else _statements(branch) for branch in fork.branches)
+        return ClassModule(
+            (), (SplitSteps(fork.joined, fork.last, branches), *_statements(following)), self._hint(row), line
+        )
 
     # -- classes
 
@@ -234,43 +236,43 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         return ClassModule(tuple(children.items()), body, self._hint(row))
 
     def _whole(self, row: StepList, depth: int, children: dict[str, ModuleNode]) -> Body:
-        """A class around one module; that takes all steps but those in front for which it has no place."""
+        """A class around one module, which contains all steps except leading ones that do not fit."""
         first = next(i for i, step in enumerate(row) if layers_in([step]))
         start = max(first - self._lead(row[first:], depth + 1), 0)
         name = self._name(layers_in(row)[0], depth)
         children[name] = self.module(row[start:], depth + 1)
-        return (*_done(row[:start]), UseChild(name))
+        return (*_statements(row[:start]), UseChild(name))
 
     def _body(
         self, row: Sequence[Unit | Fork], depth: int, whole: Mapping[str, set[str]], children: dict[str, ModuleNode]
     ) -> Body:
-        found: list[UseChild | DoStep | SplitSteps] = []
+        body: list[UseChild | DoStep | SplitSteps] = []
         rest = list(row)
         while rest:
             run, name = self._run(rest, depth, whole)
             if run and name:
-                node, before, taken = self._child(found, run, rest[len(run) :], depth)
+                node, before, taken = self._child(body, run, rest[len(run) :], depth)
                 if not (isinstance(node, ClassModule) and node.line is not None):
                     children[name] = node
-                    found = [*found[:before], UseChild(name)]
+                    body = [*body[:before], UseChild(name)]
                     del rest[: len(run) + taken]
                     continue
             step = rest.pop(0)
             if isinstance(step, Fork):
                 branches = (self._body(branch, depth, whole, children) for branch in step.branches)
-                found.append(SplitSteps(step.joined, step.last, tuple(branches)))
+                body.append(SplitSteps(step.joined, step.last, tuple(branches)))
             elif not step.path:
-                found.append(DoStep(step))
+                body.append(DoStep(step))
             else:
                 raise ConversionError(
                     f"{self.dialect.title} calls a layer '{'.'.join(self.names[step.path])}', and "
-                    f"'{'.'.join(self.names[step.path][: depth + 1])}' is no module that is called once: it has layers "
-                    "that do not stand one behind the other. Such a net cannot be built."
+                    f"'{'.'.join(self.names[step.path][: depth + 1])}' cannot be a module that is called once: its "
+                    "layers do not run one after the other. Such a net cannot be built."
                 )
-        return tuple(found)
+        return tuple(body)
 
     def _run(self, row: StepList, depth: int, whole: Mapping[str, set[str]]) -> tuple[StepList, str]:
-        """The steps in front that are all those of one child, and its name."""
+        """The leading steps, if they are all the steps of one child, and its name."""
         names = {self._name(path, depth) for path in layers_in(row[:1])}
         if len(names) != 1:
             return [], ""
@@ -289,23 +291,24 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         return (run, name) if fits else ([], "")
 
     def _child(
-        self, found: Sequence[UseChild | DoStep | SplitSteps], run: StepList, behind: StepList, depth: int
+        self, body: Sequence[UseChild | DoStep | SplitSteps], run: StepList, following: StepList, depth: int
     ) -> tuple[ModuleNode, int, int]:
-        """The child of a run, how much of what is found stays before it, and how many of those behind it takes."""
+        """The child of a run, how much of the body stays before it, and how many of the following steps it includes."""
         lead = self._lead(run, depth + 1)
-        before = [step for step in found[len(found) - lead :] if isinstance(step, DoStep)] if lead <= len(found) else []
+        before = [step for step in body[len(body) - lead :] if isinstance(step, DoStep)] if lead <= len(body) else []
         if lead and len(before) == lead:
-            return self.module([*(step.unit for step in before), *run], depth + 1), len(found) - lead, 0
-        fused, rest = self._with_activation(run, behind[:1], depth)
-        taken = len(behind[:1]) - len(rest) if self._is_single(run, depth + 1) else 0
-        return self.module(fused if taken else run, depth + 1), len(found), taken
+            return self.module([*(step.unit for step in before), *run], depth + 1), len(body) - lead, 0
+        fused, rest = self._with_activation(run, following[:1], depth)
+        taken = len(following[:1]) - len(rest) if self._is_single(run, depth + 1) else 0
+        return self.module(fused if taken else run, depth + 1), len(body), taken
 
     # -- names
 
     def _name(self, path: str, depth: int) -> str:
         if len(self.names[path]) <= depth:
             raise ConversionError(
-                f"{self.dialect.title} calls a layer '{'.'.join(self.names[path])}', and others lie inside of that name"
+                f"{self.dialect.title} calls a layer '{'.'.join(self.names[path])}', "
+                "and other layers have that name as a prefix"
             )
         return self.names[path][depth]
 
@@ -313,7 +316,7 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         return len(row) == 1 and isinstance(row[0], Unit) and len(self.names.get(row[0].path, ())) <= depth
 
     def _is_callable(self, part: NamedSteps, depth: int) -> bool:
-        """Whether it may stand in a Sequential."""
+        """Whether a Sequential can contain it."""
         unit = part.steps[0]
         return (
             not (isinstance(unit, Unit) and self._is_single(part.steps, depth + 1))
@@ -321,7 +324,7 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         )
 
     def _hint(self, row: Sequence[Unit | Fork]) -> str:
-        """A name for a class: the last that all its layers have in common."""
+        """The name of a class: the last part that the names of its layers have in common."""
         names = [self.hints[path] for path in layers_in(row)]
         common: list[str] = []
         for parts in zip(*names, strict=False):
@@ -335,7 +338,7 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         return "residual" if forks == {"add"} else "branches" if forks == {"concat"} else "block"
 
     def _with_activation(self, row: StepList, steps: StepList, depth: int) -> tuple[StepList, StepList]:
-        """The activation behind a layer as an option of the layer."""
+        """Fuse the activation after a layer into the layer, if it has such an option."""
         if row and steps and self._is_single(row, depth + 1):
             unit, first = row[0], steps[0]
             assert isinstance(unit, Unit)
@@ -351,17 +354,17 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
 
 
 def runs_by_name(row: StepList, names: Mapping[str, tuple[str, ...]], depth: int) -> list[NamedSteps] | None:
-    """The steps by their next name; None where those of one name are not called one after the other."""
+    """The steps grouped by the next part of their names; None if the steps of one name are not consecutive."""
     parts: list[NamedSteps] = []
     for step in row:
         paths = layers_in([step])
-        deepest = depth + 1 if isinstance(step, Fork) else depth  # a branch is no layer itself
+        deepest = depth + 1 if isinstance(step, Fork) else depth  # a branch is not a layer itself
         if any(len(names[path]) <= deepest for path in paths):
             return None
-        said = {names[path][depth] for path in paths}
-        if len(said) > 1:
+        next_names = {names[path][depth] for path in paths}
+        if len(next_names) > 1:
             return None
-        name = said.pop() if said else ""
+        name = next_names.pop() if next_names else ""
         known = next((i for i, part in enumerate(parts) if part.name and part.name == name), None)
         if known is None:
             parts.append(NamedSteps(name, [step]))
@@ -375,14 +378,14 @@ def runs_by_name(row: StepList, names: Mapping[str, tuple[str, ...]], depth: int
 
 
 def _with_join(row: StepList, steps: StepList) -> tuple[StepList, StepList]:
-    """The activation behind joined branches belongs to them."""
+    """The activation after joined branches belongs to them."""
     if row and steps and isinstance(row[-1], Fork) and any(_is(steps[0], kind) for kind in v.ACTIVATIONS):
         return [*row, steps[0]], steps[1:]
     return row, steps
 
 
-def _flattens(steps: StepList, then: StepList) -> bool:
-    """Whether the last of the steps is a flatten in front of a linear layer."""
+def _ends_in_flatten(steps: StepList, then: StepList) -> bool:
+    """Whether the last step is a flatten before a linear layer."""
     return bool(steps) and _is(steps[-1], v.Flatten) and _is(then[0], v.Linear)
 
 
@@ -390,13 +393,15 @@ def _is(step: Unit | Fork, kind: type) -> bool:
     return isinstance(step, Unit) and isinstance(step.step, kind)
 
 
-def _done(row: Iterable[Unit | Fork]) -> Body:
+def _statements(row: Iterable[Unit | Fork]) -> Body:
     return tuple(
-        DoStep(step) if isinstance(step, Unit) else SplitSteps(step.joined, step.last, tuple(map(_done, step.branches)))
+        DoStep(step)
+        if isinstance(step, Unit)
+        else SplitSteps(step.joined, step.last, tuple(map(_statements, step.branches)))
         for step in row
     )
 
 
 def layers_in(row: Iterable[Unit | Fork]) -> list[str]:
-    """The paths of the layers in it."""
+    """The paths of the layers in a row."""
     return [unit.path for unit in units_in(row) if unit.path]

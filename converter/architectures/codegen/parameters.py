@@ -1,4 +1,4 @@
-"""What differs among the blocks that are one class becomes its parameters."""
+"""What differs among the blocks of one class becomes its parameters."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from converter.architectures.codegen.code import (
 )
 from converter.architectures.codegen.tree import free, is_attribute
 
-#: Roles that are all numbers of channels or features.
+#: Roles that are numbers of channels or features.
 _WIDTHS = frozenset({"inputs", "outputs", "features", "channels"})
 
 
 class UnlikeError(Exception):
-    """Blocks that cannot be one class."""
+    """The blocks cannot share a class."""
 
 
 class Parameters(msgspec.Struct):
-    """What differs among blocks. found: module, role, and the value in each block (None where it has no use for it)."""
+    """What differs among blocks. differing: module, role, and the value in each block (None where it is absent)."""
 
     count: int
     taken: set[str]
-    found: list[tuple[str, str, list[Value | None]]] = msgspec.field(default_factory=list)
+    differing: list[tuple[str, str, list[Value | None]]] = msgspec.field(default_factory=list)
 
     def of(self, module: str, role: str, values: Sequence[Value | None]) -> Expression:
-        """An expression for all of these; a parameter where they are of different sorts."""
+        """One expression for all values; a parameter if they are of different kinds."""
         made = self._common(module, role, values)
         if made is None:
             if not is_attribute(module):
@@ -84,21 +84,21 @@ class Parameters(msgspec.Struct):
         return replace(first, items=tuple(items))
 
     def _parameter(self, module: str, role: str, values: Sequence[Value | None]) -> Parameter:
-        """A parameter of these values: the same as another one of such a role that has them, too."""
-        for i, (_, other, known) in enumerate(self.found):
+        """A parameter with these values; shared with a parameter of the same kind of role and equal values."""
+        for i, (_, other, known) in enumerate(self.differing):
             alike = _family(other) == _family(role)
             pairs = zip(known, values, strict=True)
             if alike and all(a is None or b is None or (a == b and type(a) is type(b)) for a, b in pairs):
                 known[:] = [b if a is None else a for a, b in zip(known, values, strict=True)]
                 return Parameter(str(i))
-        self.found.append((module, role, list(values)))
-        return Parameter(str(len(self.found) - 1))
+        self.differing.append((module, role, list(values)))
+        return Parameter(str(len(self.differing) - 1))
 
     def names(self) -> list[str]:
-        """A name for each: that of its role, and of its module, too, where several have it."""
-        roles = [role for _, role, _ in self.found]
+        """A name for each parameter: its role, with the module in front if several share the role."""
+        roles = [role for _, role, _ in self.differing]
         names: list[str] = []
-        for module, role, _ in self.found:
+        for module, role, _ in self.differing:
             alone = roles.count(role) == 1 or not is_attribute(module)
             name = role if alone or role == module else f"{module}_{role}"
             own = role == module  # the module itself is the parameter
@@ -111,7 +111,7 @@ def _family(role: str) -> str:
 
 
 def with_names(value: Expression, names: Sequence[str]) -> Expression:
-    """With the names of parameters in place of their numbers."""
+    """The expression with the names of parameters in place of their numbers."""
     made = _renamed(value, names)
     assert not isinstance(made, int | float | bool | str | tuple | Training)
     return made

@@ -80,7 +80,7 @@ def _pool(name: str) -> Callable[[Unit], CallExpression]:
 
 
 def _zero_pad(unit: Unit) -> CallExpression:
-    """The last axis comes first."""
+    """Pairs in PyTorch start with the last axis."""
     pairs = tuple(number for pair in reversed(unit.step.padding) for number in pair)
     return call(f"nn.ConstantPad{unit.space}d", ("padding", pairs), ("value", 0.0))
 
@@ -139,7 +139,7 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
 
 _LAST = '''
 class Last(nn.Module):
-    """The last step of (batch, time, features)."""
+    """The last time step of (batch, time, features)."""
 
     def forward(self, x):
         return x[:, -1]

@@ -1,4 +1,4 @@
-"""The tree of modules that a clone is, and how a framework names what is in it."""
+"""The tree of modules of a clone, and rules for names in code."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from converter.architectures.vocabulary import snake
 
 
 class SingleModule(msgspec.Struct, frozen=True):
-    """A single layer or step."""
+    """A module for a single step."""
 
     unit: Unit
 
 
 class SequentialModule(msgspec.Struct, frozen=True):
-    """A Sequential: modules with their names in it. named: whether these are said, and not given by itself."""
+    """A Sequential: modules with their names in it. named: whether the code sets the names."""
 
     items: tuple[tuple[str, ModuleNode], ...]
     named: bool = False
 
 
 class UseChild(msgspec.Struct, frozen=True):
-    """Call a child; "" for the Sequential that the block itself is."""
+    """Call a child; "" for the base class, where the class is itself a Sequential."""
 
     name: str
 
 
 class DoStep(msgspec.Struct, frozen=True):
-    """A step without weights."""
+    """Run a step without weights."""
 
     unit: Unit
 
 
 class SplitSteps(msgspec.Struct, frozen=True):
-    """Several bodies that take the same, and how their results are joined (as of `Fork`)."""
+    """Run several bodies on the same input and join their results (see `Fork`)."""
 
     joined: str
     last: bool
@@ -49,9 +49,9 @@ Body: TypeAlias = "tuple[UseChild | DoStep | SplitSteps, ...]"
 
 
 class ClassModule(msgspec.Struct, frozen=True):
-    """A class. hint: what it may be called; counted: what it must be, for a Sequential counts it by its class.
+    """A class of its own. hint: its name; counted: whether it must have that name, by which a Sequential counts it.
 
-    line: where the block is a Sequential that does more with its result.
+    line: its modules, where the class is a Sequential that does more with the result.
     """
 
     children: tuple[tuple[str, ModuleNode], ...]
@@ -65,7 +65,7 @@ ModuleNode: TypeAlias = "SingleModule | SequentialModule | ClassModule"
 
 
 def is_attribute(name: str) -> bool:
-    """Whether it can be written behind a dot."""
+    """Whether the name can be an attribute in code."""
     return name.isidentifier() and name.isascii() and not keyword.iskeyword(name) and not name.startswith("_")
 
 
@@ -74,7 +74,7 @@ def step_name(step: Unit | Fork) -> str:
 
 
 def free(name: str, taken: Iterable[str], join: str = "_") -> str:
-    """The name, with a number where it is taken."""
+    """The name, with a number appended if it is taken."""
     names = set(taken)
     return next(n for n in (name, *(f"{name}{join}{i}" for i in range(2, 10_000))) if n not in names)
 

@@ -26,7 +26,8 @@ from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.flax.jax_tree import choose
 from converter.formats.flax.msgpack_walk import Cursor, Kind, Leaf, Walk
 from converter.formats.flax.msgpack_writer import ARRAY, CHUNKED, FileWriter
-from converter.formats.io.source import Source, check_shape, frozen, open_source
+from converter.formats.io.files import open_source
+from converter.formats.io.source import Source, check_shape, frozen
 from converter.formats.pickle.nested import SLASH
 
 __all__ = ["FileReader", "FileWriter", "Stored", "detect", "read_stored", "say", "stored_arrays"]

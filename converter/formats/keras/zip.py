@@ -17,8 +17,9 @@ from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.errors import FormatError
 from converter.formats.base import Probe, Reader, ReadOptions
-from converter.formats.io.json_objects import MAX_JSON, parse_json
-from converter.formats.io.source import SourceFile, read_whole
+from converter.formats.io.files import read_whole
+from converter.formats.io.json import MAX_JSON, parse_json
+from converter.formats.io.source import SourceFile
 from converter.formats.keras.config import gru_classes, layer_names
 from converter.formats.keras.h5 import VARS, keras_contents
 from converter.formats.keras.hdf5_file import H5File

@@ -22,8 +22,9 @@ from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import contiguous
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import open_source
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.source import frozen, open_source
+from converter.formats.io.source import frozen
 from converter.formats.safetensors.header import (
     CODE_OF,
     CODES,

@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 
 from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
-from converter.formats.io.natural import natural_key
 from converter.formats.tensorflow.bundle import Bundle
 from converter.formats.tensorflow.bundle_writer import FileWriter
 from converter.formats.tensorflow.left_out import OPTIMIZER, reason

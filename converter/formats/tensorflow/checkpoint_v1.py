@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 
 from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
-from converter.formats.io.natural import natural_key
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.left_out import reason
 from converter.formats.tensorflow.paths import INDEX, STATE_FILE, choose, names_in, state_of

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from converter.core.contents import Contents
 from converter.errors import FormatError
 from converter.formats.base import Probe, ReadOptions
-from converter.formats.io.source import open_source
+from converter.formats.io.files import open_source
 from converter.formats.tensorflow import checkpoint as tf_checkpoint
 from converter.formats.tensorflow.protowire import Message, WireError
 

@@ -14,8 +14,7 @@ from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Probe, Reader, ReadOptions, check_names
-from converter.formats.io.shard_writer import ShardWriter
-from converter.formats.io.shards import shard_path
+from converter.formats.io.shards import ShardWriter, shard_path
 from converter.formats.torch import legacy as torch_legacy
 from converter.formats.torch import zip as torch_zip
 from converter.formats.torch.json import Document
