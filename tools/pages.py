@@ -4,7 +4,7 @@ A page is run from top to bottom in a folder of its own. A comment `<!-- files: 
 puts files of the repository there. Of the blocks of code
 
 - `console` is a session: each line `$ COMMAND`, and below it what the command prints, on both streams. A command may
-  fail only if its output says so (`error: …`, `Usage: …`) or the next command is `echo $?`.
+  fail only if its output says so (`error: …`) or the next command is `echo $?`.
 - `python` is run, in one namespace for the page. What it prints stands in a block `text` after it. With a title,
   such as `title="net.py"`, it is written into a file of that name instead.
 - `sh` is not run (it needs a cluster, a network, an environment); the options of its `convert` and `converter`
@@ -106,7 +106,7 @@ class _Session:
                 command += f"\n{more}"
             printed = self.run(command.replace("\\\n", " "))
             told = parts[number + 2].startswith("echo $?") if number + 2 < len(parts) else False
-            assert not self.code or told or printed.startswith(("error:", "Usage:")), f"{command} failed:\n{printed}"
+            assert not self.code or told or printed.startswith("error:"), f"{command} failed:\n{printed}"
             out.append(f"$ {command}\n{_kept(shown, printed)}")
         return "".join(out)
 
