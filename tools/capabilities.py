@@ -17,15 +17,6 @@ from converter.formats import FORMATS, Contents, Format, Reader, open_reader, op
 from converter.frameworks import FRAMEWORKS
 
 PAGE = Path(__file__).parent.parent / "docs" / "formats.md"
-#: How a tensor must be called where the format has a rule for names.
-NAMES = {
-    "keras": "layers/dense/vars/0",
-    "keras-h5": "layers/dense/vars/0",
-    "keras2-h5": "dense/dense/kernel:0",
-    "tf-checkpoint": "dense/kernel/.ATTRIBUTES/VARIABLE_VALUE",
-}
-#: What a whole model has beside its weights; the other formats pass it by.
-MODEL = {"config.json": "{}", "metadata.json": "{}"}
 HEAD = """# Formats
 
 Written by `python tools/capabilities.py` from the code: `lazy`, `streams` and the dtypes read are what its readers and
@@ -86,10 +77,10 @@ def array_of(dtype: str) -> Array:
 
 
 def write(row: Format, folder: Path, array: Array) -> Path:
-    """A file of that format with one array, under a name that the format takes."""
-    name = NAMES.get(row.name, "layer.weight")
+    """A file of that format with one array, under a name that the format accepts."""
+    name = row.tensor_name.format(0)
     path = folder / f"m{row.extensions[0]}"
-    contents = Contents((TensorSpec(name, array.shape, array.dtype),), metadata=MODEL)
+    contents = Contents((TensorSpec(name, array.shape, array.dtype),), metadata=row.metadata)
     with open_writer(row, path, contents) as writer:
         writer.write(name, array)
     return path

@@ -148,3 +148,8 @@ def units_in(row: Iterable[Unit | Fork]) -> Iterator[Unit]:
         else:
             for branch in step.branches:
                 yield from units_in(branch)
+
+
+def layers_in(row: Iterable[Unit | Fork]) -> list[str]:
+    """The paths of the layers in a row."""
+    return [unit.path for unit in units_in(row) if unit.path]

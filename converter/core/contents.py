@@ -27,6 +27,8 @@ class Contents(msgspec.Struct, frozen=True, dict=True):
     specs: the tensors in the order of the file; nested containers are joined with ``/``.
     labels: group of tensors -> the name the user chose for it, where the format stores it separately
         (Keras: the layer's name in an attribute of the HDF5 group).
+    keys: tensor -> its keys in nested dicts, where one of them contains a ``/``; for all others they are the
+        parts of the name.
     links: another name -> the group or tensor it stands for, in formats that have links (HDF5 hard
         links, the object graph of a TensorFlow checkpoint). No such name is in `specs`.
     left_out: what else is in the file.
@@ -38,6 +40,7 @@ class Contents(msgspec.Struct, frozen=True, dict=True):
     specs: tuple[TensorSpec, ...]
     container: Container = "dict"
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     links: Mapping[str, str] = msgspec.field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     writer: str = ""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from converter.core.layers import Layer, Net
 from converter.core.tensors import Array
 from converter.endpoints.readers import RenamedReader
-from converter.errors import ConversionError, FormatError
+from converter.errors import ConversionError, FormatError, Problem, Remedy
 from converter.formats import Contents, Format, Reader, open_reader
 from converter.formats.io.locations import location
 from converter.frameworks import Framework, framework, recognise, understood
@@ -99,10 +99,18 @@ class Weights(Mapping[str, Array]):
         self.close()
 
 
+#: Why an option means nothing for a format.
+_ELSEWHERE = {"step": "is not a folder of checkpoints", "key": "has its weights in one place"}
+
+
 def open_weights(path: StrPath, framework: str | None = None, options: ReadOptions = ReadOptions()) -> Weights:
     """As `converter.open`, by a record of options. Raises FormatError."""
     form, reader = open_reader(location(path), options)
     try:
+        for name in {"step", "key"} - reader.takes:
+            if getattr(options, name) is not None:
+                about = Remedy(name, getattr(options, name))
+                raise ConversionError(Problem(f"{path}: {form.title}, which {_ELSEWHERE[name]}.", "option", about=about))
         if options.names_from is not None:
             with open_weights(options.names_from) as named:
                 reader = RenamedReader(reader, named.contents)

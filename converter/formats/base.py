@@ -40,6 +40,8 @@ class Reader(ABC):
     dtypes: ClassVar[Collection[str]] = DTYPES
     #: what of the data is read for one tensor
     lazy: ClassVar[Literal["tensor", "tensor, or its zip member if packed", "tensor, or all if packed"]] = "tensor"
+    #: which of the options ``step`` and ``key`` mean something for such a file
+    takes: ClassVar[frozenset[str]] = frozenset()
     #: whether several threads may call `read` at a time, once `contents` was asked for
     parallel: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
 
 import msgspec
@@ -23,6 +24,8 @@ class Format(msgspec.Struct, frozen=True):
     extensions: file extensions that choose this format for an output, the usual one first; () for a read-only format.
     shards: the row that writes the same format as files of limited size; "" for none.
     checksums: the checksum stored in the file, which is compared when a tensor is read.
+    tensor_name: what names of tensors look like; ``{0}`` is a number. Tests write files with such names.
+    metadata: `Contents.metadata` without which no such file can be written.
     """
 
     name: str
@@ -32,6 +35,8 @@ class Format(msgspec.Struct, frozen=True):
     extensions: tuple[str, ...] = ()
     shards: str = ""
     checksums: str = ""
+    tensor_name: str = "layer{0}.weight"
+    metadata: Mapping[str, str] = {}
 
     def load(self) -> ModuleType:
         return importlib.import_module(f"converter.formats.{self.module}")
@@ -66,13 +71,42 @@ FORMATS: tuple[Format, ...] = (
         "torch.distributed_safetensors",
         _TORCH,
     ),
-    Format("keras", "Keras 3 model", "keras.zip", _TENSORFLOW, (".keras",), checksums="CRC-32"),
-    Format("keras-h5", "Keras 3 weights", "keras.h5", _TENSORFLOW, (".weights.h5",)),
+    Format(
+        "keras",
+        "Keras 3 model",
+        "keras.zip",
+        _TENSORFLOW,
+        (".keras",),
+        checksums="CRC-32",
+        tensor_name="layers/dense_{0}/vars/0",
+        metadata={"config.json": "{}", "metadata.json": "{}"},
+    ),
+    Format(
+        "keras-h5",
+        "Keras 3 weights",
+        "keras.h5",
+        _TENSORFLOW,
+        (".weights.h5",),
+        tensor_name="layers/dense_{0}/vars/0",
+    ),
     Format("keras-sharded", "Keras 3 weights in shards", "keras.sharded", _TENSORFLOW),
-    Format("keras2-h5", "Keras 2 weights", "keras.legacy_h5", _TENSORFLOW, (".h5", ".hdf5")),
+    Format(
+        "keras2-h5",
+        "Keras 2 weights",
+        "keras.legacy_h5",
+        _TENSORFLOW,
+        (".h5", ".hdf5"),
+        tensor_name="dense_{0}/dense_{0}/kernel:0",
+    ),
     Format("tf-saved-model", "TensorFlow SavedModel", "tensorflow.saved_model", _TENSORFLOW, checksums="CRC-32C"),
     Format(
-        "tf-checkpoint", "TensorFlow checkpoint", "tensorflow.checkpoint", _TENSORFLOW, (".ckpt",), checksums="CRC-32C"
+        "tf-checkpoint",
+        "TensorFlow checkpoint",
+        "tensorflow.checkpoint",
+        _TENSORFLOW,
+        (".ckpt",),
+        checksums="CRC-32C",
+        tensor_name="dense_{0}/kernel/.ATTRIBUTES/VARIABLE_VALUE",
     ),
     Format(
         "tf-checkpoint-v1",
@@ -97,7 +131,7 @@ FORMATS: tuple[Format, ...] = (
         extensions=(".safetensors.index.json",),
         checksums="xxh3-128 (ours)",
     ),
-    Format("mxnet2", "MXNet 2 parameters", "mxnet.mxnet2", _MXNET, (".params",), checksums="CRC-32"),
+    Format("mxnet2", "MXNet 2 parameters", "mxnet.npz", _MXNET, (".params",), checksums="CRC-32"),
     Format("npz", "NumPy archive", "numpy.npz", extensions=(".npz",), checksums="CRC-32"),
     Format("npy", "NumPy array", "numpy.npy", extensions=(".npy",)),
     Format("flax-checkpoint", "Flax checkpoint folder", "flax.checkpoint", _FLAX),

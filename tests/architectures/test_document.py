@@ -30,7 +30,7 @@ HEAD = "name: net\nlayers: [{path: a, kind: linear}]\narchitecture:\n  input: [4
         ("[{kind: linear, path: a}, relo]", "line 6: architecture: there is no step 'relo'. Did you mean 'relu'?"),
         ("[{kind: linear, path: a}, conv3d]", "there is no step 'conv3d'. "),
         ("[{kind: linear, path: a}, max_pool]", "the step 'max_pool' needs its options: Object missing required"),
-        ("[{kind: linear, path: a, bais: true}]", "line 6: Object contains unknown field `bais`"),
+        ("[{kind: linear, path: a, bais: true}]", "line 6: unknown key `bais`"),
         ("[{kind: linear, path: a, bais: true}]", "Did you mean `bias`?"),
         ("[{kind: lineal, path: a}]", "line 6: Invalid value 'lineal' - at `$.architecture.steps[0].kind`."),
         ("[{kind: lineal, path: a}]", "Did you mean 'linear'?"),
@@ -58,7 +58,7 @@ def test_a_faulty_architecture_is_refused_with_its_line(steps: str, message: str
 def test_a_key_that_nothing_reads_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.yaml").write_text("name: net\nlayers: [{path: a, kind: linear}]\narchitecture:\n  stesp: []\n")
     message = refused(capsys, "schema", "check", tmp_path / "net.yaml")
-    assert "unknown field `stesp`" in message and "Did you mean `steps`?" in message
+    assert "unknown key `stesp`" in message and "Did you mean `steps`?" in message
 
 
 def test_the_json_schema_knows_every_step() -> None:
@@ -84,7 +84,6 @@ def test_the_same_architecture_is_the_same_bytes(name: str) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_architecture_is_right_and_has_sizes_for_a_net_without_weights(name: str) -> None:
     family = family_of(load_schema(name))
-    assert (family is not None) == (name in CASES)
     assert family is None or (family.input and of_defaults(family.steps, {}))
 
 

@@ -12,7 +12,7 @@ from converter.core.natural_order import natural_key
 from converter.formats import Contents, by_name, open_reader, open_writer
 from tests.command import ok
 from tests.formats.contract import specs_of
-from tests.formats.every import FILES, MODEL
+from tests.formats.every import FILES
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -22,7 +22,7 @@ def test_a_superscript_in_a_name_is_inspected_and_converted(
     row = by_name(name)
     tensors = {"²/kernel": np.ones((2, 3), np.float32), "dense_10/kernel": np.zeros((2, 3), np.float32)}
     source, target = tmp_path / FILES[name], tmp_path / "converted.safetensors"
-    with open_writer(row, source, Contents(specs_of(tensors), metadata=MODEL)) as writer:
+    with open_writer(row, source, Contents(specs_of(tensors), metadata=row.metadata)) as writer:
         for tensor, array in tensors.items():
             writer.write(tensor, array)
     assert "²" in ok(capsys, "inspect", source)

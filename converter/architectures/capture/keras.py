@@ -33,7 +33,7 @@ def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph,
             ) from error
         if not hasattr(output, "_keras_history"):
             raise outside(f"a {type(net).__name__} returns {type(output).__name__}", "which is not a single tensor")
-        walk = _SymbolReader(symbol, layers, paths)
+        walk = _KerasReader(symbol, layers, paths)
         return walk.graph, walk.tensor(output), tuple(symbol.shape[1:])
 
 
@@ -91,7 +91,7 @@ def _is_known(layer: Any) -> bool:
     return home.startswith("keras.") and ".models" not in home
 
 
-class _SymbolReader:
+class _KerasReader:
     """From the output back to the input. layers: id of a layer -> its name; paths: as in `graph`."""
 
     def __init__(self, symbol: Any, layers: Mapping[int, str], paths: Mapping[str, str]) -> None:

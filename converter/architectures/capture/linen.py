@@ -239,8 +239,8 @@ _NAMED: Mapping[str, Callable[[Sequence[Any]], v.NetStep]] = {
     "leaky_relu": lambda rest: v.LeakyRelu(slope=float(rest[0]) if rest else 0.01),
 }
 _OPERATIONS: Mapping[str, Callable[[_JaxprReader, Sequence[Any], Sequence[int], Any], Any]] = {
-    "logistic": lambda walk, given, shape, operation: walk.graph.then(walk.tensor(given[0]), v.Sigmoid()),
-    "tanh": lambda walk, given, shape, operation: walk.graph.then(walk.tensor(given[0]), v.Tanh()),
+    "logistic": lambda reader, inputs, *_: reader.graph.then(reader.tensor(inputs[0]), v.Sigmoid()),
+    "tanh": lambda reader, inputs, *_: reader.graph.then(reader.tensor(inputs[0]), v.Tanh()),
     "max": _JaxprReader.maximum,
     "add": _JaxprReader.add,
     "div": _JaxprReader.divide,

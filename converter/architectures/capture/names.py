@@ -10,10 +10,9 @@ import msgspec
 from msgspec import structs
 
 from converter.architectures.codegen.keras import KerasDialect
-from converter.architectures.codegen.modules import NamedSteps, StepList, layers_in, runs_by_name
-from converter.architectures.codegen.tree import camel, is_attribute
+from converter.architectures.codegen.tree import NamedSteps, StepList, camel, is_attribute, runs_by_name
 from converter.architectures.document import Architecture, layer_paths
-from converter.architectures.units import Fork, Unit, Units, units_in
+from converter.architectures.units import Fork, Unit, Units, layers_in, units_in
 from converter.formats.keras.config import snake_case
 
 #: Attributes of the module class of each framework, which a layer cannot be called.

@@ -19,29 +19,18 @@ def _linear(unit: Unit) -> CallExpression:
 
 
 def _conv(unit: Unit) -> CallExpression:
-    step: v.Conv = unit.step
+    step: v.Conv | v.ConvTranspose = unit.step
+    if isinstance(step, v.ConvTranspose):
+        name, own = "Transpose", {"output_padding": Option(axes(step.output_padding), 0)}
+    else:
+        name, own = "", {"dilation": Option(axes(step.dilation), 1), "groups": Option(unit.groups, 1)}
     return call(
-        f"nn.Conv{unit.space}D",
+        f"nn.Conv{unit.space}D{name}",
         outputs(unit),
         ("kernel", axes(unit.kernel)),
         strides=Option(axes(step.stride), 1),
         padding=Option(axes(step.padding), 0),
-        dilation=Option(axes(step.dilation), 1),
-        groups=Option(unit.groups, 1),
-        **activation(unit),
-        use_bias=bias(unit),
-    )
-
-
-def _conv_transpose(unit: Unit) -> CallExpression:
-    step: v.ConvTranspose = unit.step
-    return call(
-        f"nn.Conv{unit.space}DTranspose",
-        outputs(unit),
-        ("kernel", axes(unit.kernel)),
-        strides=Option(axes(step.stride), 1),
-        padding=Option(axes(step.padding), 0),
-        output_padding=Option(axes(step.output_padding), 0),
+        **own,
         **activation(unit),
         use_bias=bias(unit),
     )
@@ -92,7 +81,7 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Linear: _linear,
     v.Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), outputs(unit)),
     v.Conv: _conv,
-    v.ConvTranspose: _conv_transpose,
+    v.ConvTranspose: _conv,
     v.BatchNorm: _batch_norm,
     v.LayerNorm: lambda unit: call("nn.LayerNorm", epsilon=unit.step.epsilon),
     v.GroupNorm: lambda unit: call("GroupNorm", outputs(unit), ("groups", unit.step.groups), epsilon=unit.step.epsilon),

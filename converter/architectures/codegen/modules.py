@@ -21,16 +21,19 @@ from converter.architectures.codegen.tree import (
     ClassModule,
     DoStep,
     ModuleNode,
+    NamedSteps,
     SequentialModule,
     SingleModule,
     SplitSteps,
+    StepList,
     UseChild,
     camel,
     free,
     is_attribute,
+    runs_by_name,
     step_name,
 )
-from converter.architectures.units import Fork, Row, Unit, units_in
+from converter.architectures.units import Fork, Row, Unit, layers_in
 from converter.errors import ConversionError
 from converter.formats.keras.config import snake_case
 
@@ -45,16 +48,8 @@ def modules(
     return _TreeBuilder(names, hints, dialect).module(list(row), 0)
 
 
-StepList = list["Unit | Fork"]
 #: Names of modules that say nothing as the name of a class.
 _TELLING_NOTHING = frozenset({"sequential", "layer", "layers", "net"})
-
-
-class NamedSteps(msgspec.Struct):
-    """Steps that share the first part of their names; "" for steps without weights."""
-
-    name: str
-    steps: StepList
 
 
 class _TreeBuilder(msgspec.Struct, frozen=True):
@@ -353,30 +348,6 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
         return row, steps
 
 
-def runs_by_name(row: StepList, names: Mapping[str, tuple[str, ...]], depth: int) -> list[NamedSteps] | None:
-    """The steps grouped by the next part of their names; None if the steps of one name are not consecutive."""
-    parts: list[NamedSteps] = []
-    for step in row:
-        paths = layers_in([step])
-        deepest = depth + 1 if isinstance(step, Fork) else depth  # a branch is not a layer itself
-        if any(len(names[path]) <= deepest for path in paths):
-            return None
-        next_names = {names[path][depth] for path in paths}
-        if len(next_names) > 1:
-            return None
-        name = next_names.pop() if next_names else ""
-        known = next((i for i, part in enumerate(parts) if part.name and part.name == name), None)
-        if known is None:
-            parts.append(NamedSteps(name, [step]))
-        elif any(part.name for part in parts[known + 1 :]):
-            return None
-        else:
-            between = [inner for part in parts[known + 1 :] for inner in part.steps]
-            parts[known].steps += [*between, step]
-            del parts[known + 1 :]
-    return parts
-
-
 def _with_join(row: StepList, steps: StepList) -> tuple[StepList, StepList]:
     """The activation after joined branches belongs to them."""
     if row and steps and isinstance(row[-1], Fork) and any(_is(steps[0], kind) for kind in v.ACTIVATIONS):
@@ -400,8 +371,3 @@ def _statements(row: Iterable[Unit | Fork]) -> Body:
         else SplitSteps(step.joined, step.last, tuple(map(_statements, step.branches)))
         for step in row
     )
-
-
-def layers_in(row: Iterable[Unit | Fork]) -> list[str]:
-    """The paths of the layers in a row."""
-    return [unit.path for unit in units_in(row) if unit.path]

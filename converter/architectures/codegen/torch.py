@@ -32,28 +32,18 @@ def _embedding(unit: Unit) -> CallExpression:
 
 
 def _conv(unit: Unit) -> CallExpression:
-    step: v.Conv = unit.step
+    step: v.Conv | v.ConvTranspose = unit.step
+    if isinstance(step, v.ConvTranspose):
+        name, own = "ConvTranspose", {"output_padding": Option(axes(step.output_padding), 0)}
+    else:
+        name, own = "Conv", {"dilation": Option(axes(step.dilation), 1), "groups": Option(unit.groups, 1)}
     return call(
-        f"nn.Conv{unit.space}d",
+        f"nn.{name}{unit.space}d",
         *_in_out(unit),
         ("kernel", axes(unit.kernel)),
         stride=Option(axes(step.stride), 1),
         padding=Option(axes(step.padding), 0),
-        dilation=Option(axes(step.dilation), 1),
-        groups=Option(unit.groups, 1),
-        bias=bias(unit),
-    )
-
-
-def _conv_transpose(unit: Unit) -> CallExpression:
-    step: v.ConvTranspose = unit.step
-    return call(
-        f"nn.ConvTranspose{unit.space}d",
-        *_in_out(unit),
-        ("kernel", axes(unit.kernel)),
-        stride=Option(axes(step.stride), 1),
-        padding=Option(axes(step.padding), 0),
-        output_padding=Option(axes(step.output_padding), 0),
+        **own,
         bias=bias(unit),
     )
 
@@ -107,7 +97,7 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Linear: _linear,
     v.Embedding: _embedding,
     v.Conv: _conv,
-    v.ConvTranspose: _conv_transpose,
+    v.ConvTranspose: _conv,
     v.BatchNorm: _batch_norm,
     v.LayerNorm: lambda unit: call("nn.LayerNorm", _width(unit), eps=unit.step.epsilon),
     v.GroupNorm: lambda unit: call("nn.GroupNorm", ("groups", unit.step.groups), _width(unit), eps=unit.step.epsilon),

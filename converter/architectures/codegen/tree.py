@@ -1,14 +1,14 @@
-"""The tree of modules of a clone, and rules for names in code."""
+"""The tree of modules of a clone, steps grouped by their names, and names in code."""
 
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import msgspec
 
-from converter.architectures.units import Fork, Unit
+from converter.architectures.units import Fork, Unit, layers_in
 from converter.architectures.vocabulary import snake
 
 
@@ -62,6 +62,40 @@ class ClassModule(msgspec.Struct, frozen=True):
 
 
 ModuleNode: TypeAlias = "SingleModule | SequentialModule | ClassModule"
+
+
+StepList = list["Unit | Fork"]
+
+
+class NamedSteps(msgspec.Struct):
+    """Steps that share the first part of their names; "" for steps without weights."""
+
+    name: str
+    steps: StepList
+
+
+def runs_by_name(row: StepList, names: Mapping[str, tuple[str, ...]], depth: int) -> list[NamedSteps] | None:
+    """The steps grouped by the next part of their names; None if the steps of one name are not consecutive."""
+    parts: list[NamedSteps] = []
+    for step in row:
+        paths = layers_in([step])
+        deepest = depth + 1 if isinstance(step, Fork) else depth  # a branch is not a layer itself
+        if any(len(names[path]) <= deepest for path in paths):
+            return None
+        next_names = {names[path][depth] for path in paths}
+        if len(next_names) > 1:
+            return None
+        name = next_names.pop() if next_names else ""
+        known = next((i for i, part in enumerate(parts) if part.name and part.name == name), None)
+        if known is None:
+            parts.append(NamedSteps(name, [step]))
+        elif any(part.name for part in parts[known + 1 :]):
+            return None
+        else:
+            between = [inner for part in parts[known + 1 :] for inner in part.steps]
+            parts[known].steps += [*between, step]
+            del parts[known + 1 :]
+    return parts
 
 
 def is_attribute(name: str) -> bool:

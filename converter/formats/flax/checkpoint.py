@@ -29,7 +29,7 @@ USUAL_PREFIX = "checkpoint_"
 _MODULES = (orbax, flax_msgpack)
 
 
-class Step(msgspec.Struct, frozen=True):
+class SavedStep(msgspec.Struct, frozen=True):
     """One checkpoint in the folder."""
 
     number: Decimal
@@ -49,6 +49,8 @@ def detect(probe: Probe) -> bool:
 
 class FileReader(Reader):
     """The chosen step, read by its own format. Raises FormatError when there is no such step."""
+
+    takes = frozenset({"step", "key"})
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
@@ -83,13 +85,13 @@ class FileReader(Reader):
         self._inner.close()
 
 
-def _steps(folder: Path) -> list[Step]:
+def _steps(folder: Path) -> list[SavedStep]:
     """What may be a step by its name, the oldest first."""
     found = []
     for child in folder.iterdir():
         match = _STEP.fullmatch(child.name)
         if match and not child.name.startswith(".") and not _is_foreign(child):
-            found.append(Step(Decimal(match["number"]), match["prefix"], child))
+            found.append(SavedStep(Decimal(match["number"]), match["prefix"], child))
     return sorted(found, key=lambda step: (step.number, step.path.name))
 
 
@@ -98,7 +100,7 @@ def _is_foreign(path: Path) -> bool:
     return "tfevents" in path.name or "tmp" in path.name.split("-")
 
 
-def _chosen(folder: Path, found: list[Step], number: int | None) -> Step:
+def _chosen(folder: Path, found: list[SavedStep], number: int | None) -> SavedStep:
     """The step of that number, or the newest whole one. Raises FormatError naming those that there are."""
     prefixes = {step.prefix for step in found if _is_checkpoint(step.path)}
     if len(prefixes) > 1 and USUAL_PREFIX not in prefixes:

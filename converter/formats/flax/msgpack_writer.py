@@ -13,7 +13,7 @@ from converter.core.tensors import Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import OutputError
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.pickle.nested import MAX_DEPTH, SLASH
+from converter.formats.pickle.nested import MAX_DEPTH
 
 ARRAY = 1
 CHUNKED = "__msgpack_chunked_array__"
@@ -64,7 +64,7 @@ def _tree(path: Path, contents: Contents) -> Tree:
         return list(contents.specs)
     root: dict[str, Tree] = {}
     for spec in contents.specs:
-        *parents, last = (part.replace(SLASH, "/") for part in contents.labels.get(spec.name, spec.name).split("/"))
+        *parents, last = contents.keys.get(spec.name) or spec.name.split("/")
         node = root
         for parent in parents:
             inner = node.setdefault(parent, {})

@@ -45,6 +45,8 @@ def items_of(folder: Path) -> list[Path]:
 class FileReader(Reader):
     """Lazy: the tree and the metadata of every array at once, the data of one array when it is read."""
 
+    takes = frozenset({"key"})
+
     #: tensorstore unpacks in C++: two arrays at a time take two thirds of the time, and memory for both
     parallel = True
 

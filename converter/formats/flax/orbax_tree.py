@@ -117,7 +117,7 @@ def _aggregate_tree(folder: Path) -> Tree:
     """Arrays stand in the file itself or are stored beside it, under the name of their placeholder."""
     source = open_source(folder / AGGREGATE)
     try:
-        container, arrays, others = stored_arrays(source)
+        container, arrays, others, _ = stored_arrays(source)
         places: list[tuple[str, str]] = []
         left_out: list[LeftOut] = []
         for leaf in others.values():

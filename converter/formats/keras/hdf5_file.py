@@ -26,7 +26,7 @@ from converter.formats.io.locations import is_url
 from converter.formats.io.source import SourceFile
 from converter.formats.keras.hdf5_rehearsal import rehearse
 from converter.formats.keras.hdf5_text import Pread, read_texts
-from converter.formats.zip.expansion import most_unpacked
+from converter.formats.zip.members import most_unpacked
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -129,7 +129,7 @@ class H5File:
     def tree(self) -> Tree:
         """Every object once, under its first name; ``layers`` goes before the other names of a group."""
         with damaged_means_format_error(self.path, "the file"):
-            return _Walk(self._h5py, self.path, self._file, self._size, self._pread).run()
+            return _TreeScan(self._h5py, self.path, self._file, self._size, self._pread).run()
 
     def read(self, spec: TensorSpec) -> Array:
         with damaged_means_format_error(self.path, f"'{spec.name}'"):
@@ -166,7 +166,7 @@ class H5File:
         return array
 
 
-class _Walk:
+class _TreeScan:
     def __init__(self, h5py: Any, path: Path, file: Any, size: int, pread: Pread) -> None:
         self._pread = pread
         self._h5py = h5py

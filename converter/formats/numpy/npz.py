@@ -18,14 +18,12 @@ from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions, check_names
-from converter.formats.io.checksums import Crc32
-from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.numpy import npy_header, npz_layout
+from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
-from converter.formats.numpy.npz_layout import Place
-from converter.formats.numpy.npz_members import NpzMembers
 from converter.formats.numpy.sparse import to_dense
 from converter.formats.pickle.arrays import PickledArrays, read_pickle
+from converter.formats.zip.members import ZipMembers
+from converter.formats.zip.writer import NEW_YEAR_1980, PlannedMember, ZipLayout, ZipWriter
 
 SUFFIX = ".npy"
 #: kind of sparse array -> its members beside data, shape and format.
@@ -65,7 +63,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._members = NpzMembers(path, options.checksums)
+        self._members = ZipMembers(path, options.checksums)
         try:
             self._left_out: list[LeftOut] = []
             self._found = list(self._arrays())
@@ -158,40 +156,24 @@ class FileReader(Reader):
         return _Sparse(kind, tuple(parts), tuple(int(size) for size in sizes))
 
 
-class FileWriter(InPlaceWriter):
-    """Streams: uncompressed members whose places follow from the specs. A list is named ``arr_0``, ... as
-    ``np.savez(*arrays)`` does. Raises OutputError for a dtype that NumPy's format cannot name."""
+class FileWriter(ZipWriter):
+    """A list is named ``arr_0``, ... as ``np.savez(*arrays)`` does. Raises OutputError for a dtype that NumPy's
+    format has no name for."""
 
-    date: ClassVar[int] = npz_layout.NEW_YEAR_1980
+    date: ClassVar[int] = NEW_YEAR_1980
     unknown_dtypes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, path: Path, contents: Contents) -> None:
-        self._places: dict[str, Place] = {}
-        start = 0
+        layout = ZipLayout(self.date)
+        tensors: dict[str, PlannedMember] = {}
         for spec in contents.specs:
             descr = npy_header.descr_of(spec.dtype)
             if descr is None or spec.dtype.name in self.unknown_dtypes:
-                found = f"'{spec.name}' is {spec.dtype}, which such a file cannot name"
-                raise OutputError(f"{path}: {found}. Cast it, or write .safetensors.")
+                problem = f"'{spec.name}' is {spec.dtype}, which this format has no name for"
+                raise OutputError(f"{path}: {problem}. Cast it, or write .safetensors.")
             name = spec.name if contents.container == "dict" else f"arr_{spec.name}"
-            place = Place((name + SUFFIX).encode(), start, npy_header.build(spec.shape, descr), spec.nbytes, self.date)
-            self._places[spec.name] = place
-            start = place.end
-        super().__init__(path, contents)
-        self._crcs: dict[str, int] = {}
-
-    def write(self, name: str, array: Array) -> None:
-        self.checked(name, array)
-        place = self._places[name]
-        crc = Crc32(place.head)
-        self.fill(place.data, array, crc)
-        self._crcs[name] = crc.value
-        self.put(place.start, place.header(crc.value))
-
-    def finish(self) -> None:
-        places = list(self._places.values())
-        crcs = [self._crcs[name] for name in self._places]
-        self.put(places[-1].end if places else 0, npz_layout.directory(places, crcs))
+            tensors[spec.name] = layout.add(name + SUFFIX, spec.nbytes, npy_header.build(spec.shape, descr))
+        super().__init__(path, contents, layout, tensors)
 
 
 def _joined(folder: str, leaf: str) -> str:

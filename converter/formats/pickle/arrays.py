@@ -24,7 +24,7 @@ from converter.formats.base import check_names
 from converter.formats.io.source import MemorySource
 from converter.formats.mxnet import record as mxnet_record
 from converter.formats.pickle.load import COLLECTION_GLOBALS, Global, Opaque, PickleError, Shell, inert_class, load
-from converter.formats.pickle.nested import Entry, flatten, left_out
+from converter.formats.pickle.nested import NamedValue, flatten, left_out
 from converter.formats.pickle.numpy import NUMPY_GLOBALS
 from converter.formats.pickle.torch import torch_globals
 from converter.formats.torch.objects import object_children
@@ -62,7 +62,7 @@ def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) and value.dtype in _NUMBERS
 
 
-def _is_of_training(entry: Entry) -> bool:
+def _is_of_training(entry: NamedValue) -> bool:
     return bool(entry.parts) and entry.parts[0][1:] in TRAINING
 
 
@@ -71,7 +71,7 @@ def _form(value: object) -> tuple[tuple[int, ...], DType]:
     return value.shape, value.dtype
 
 
-def _container(root: object, kept: Sequence[Entry]) -> Container:
+def _container(root: object, kept: Sequence[NamedValue]) -> Container:
     if _is_array(root) or (isinstance(root, np.ndarray) and root.ndim == 0 and _is_array(root.item())):
         return "tensor"
     is_list = isinstance(root, (list, tuple)) or (isinstance(root, np.ndarray) and root.ndim > 0)

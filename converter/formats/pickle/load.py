@@ -11,8 +11,6 @@ inside plain and NumPy pickles), ``nested.flatten`` (what was loaded, as names a
 What the values are: None, bool, int, float, str, bytes (a read-only `memoryview` when longer than 4 KiB: nothing
 is copied), list, tuple, dict, set, frozenset; whatever the functions of `known` return; `Global` for a global that
 is only mentioned; `Opaque` for an instance of an unknown class, when `unknown` allows those.
-
-The machine is in `pickle_machine`, its opcodes in `pickle_opcodes`, the common ones also in `pickle_common`.
 """
 
 from __future__ import annotations
@@ -23,9 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from converter.errors import FormatError, UnsafeFileError
-from converter.formats.pickle.common import run_common
 from converter.formats.pickle.machine import Machine
-from converter.formats.pickle.opcodes import OPCODES
+from converter.formats.pickle.opcodes import run
 from converter.formats.pickle.values import Global, Opaque, PickleError, Shell, UnsafePickleError, has_simple_hash
 
 __all__ = ["COLLECTION_GLOBALS", "Global", "Opaque", "PickleError", "Shell", "inert_class", "load"]
@@ -51,7 +48,7 @@ def load(
     """
     machine = Machine(memoryview(data).cast("B"), known, persistent, unknown, passed)
     try:
-        return machine.run(OPCODES, run_common), machine.position
+        return run(machine), machine.position
     except UnsafePickleError as error:
         raise UnsafeFileError(path, f"the pickle in it {error}. Nothing of it was run") from None
     except PickleError as error:

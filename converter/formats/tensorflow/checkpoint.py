@@ -19,8 +19,7 @@ from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.tensorflow.bundle import Bundle
 from converter.formats.tensorflow.bundle_writer import FileWriter
-from converter.formats.tensorflow.left_out import OPTIMIZER, reason
-from converter.formats.tensorflow.object_graph import GRAPH_KEY, SUFFIX, ObjectGraph
+from converter.formats.tensorflow.object_graph import GRAPH_KEY, OPTIMIZER, SUFFIX, ObjectGraph, why_left_out
 from converter.formats.tensorflow.paths import STATE_FILE, find_prefix, indexes, prefix_of, state_of
 from converter.formats.tensorflow.protowire import WireError
 from converter.formats.tensorflow.table import is_table
@@ -53,6 +52,8 @@ class FileReader(Reader):
     A tensor that was saved in slices is put together. Checksums are verified unless
     ``options.checksums`` is False.
     """
+
+    takes = frozenset({"step"})
 
     dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
     parallel = True
@@ -108,7 +109,7 @@ class FileReader(Reader):
         found = {}
         for name in self._names:
             entry = self._bundle.entries[name]
-            why = OPTIMIZER if name in optimizer else reason(name, self._bundle.entries)
+            why = OPTIMIZER if name in optimizer else why_left_out(name, self._bundle.entries)
             if why is None and entry.dtype is None:
                 why = f"holds {entry.type_name}, not numbers"
             if why is not None:

@@ -21,7 +21,7 @@ from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.tiling import Slice, check_tiling
-from converter.formats.tensorflow.left_out import reason
+from converter.formats.tensorflow.object_graph import why_left_out
 from converter.formats.tensorflow.paths import INDEX, STATE_FILE, choose, names_in, state_of
 from converter.formats.tensorflow.protowire import Message, WireError
 from converter.formats.tensorflow.table import Table, is_table
@@ -57,7 +57,8 @@ def _files(path: Path, step: int | None = None) -> list[Path]:
     if not names or any(name.endswith(INDEX) for name in names_in(folder)):
         return []
     newest = state_of(folder)
-    name = choose(path, folder, names, step) if newest is None or _stem(newest) not in names else _stem(newest)
+    is_newest = step is None and newest is not None and _stem(newest) in names
+    name = _stem(newest) if is_newest and newest is not None else choose(path, folder, names, step)
     return _shards(folder, name) or [folder / name]
 
 
@@ -94,6 +95,7 @@ class FileReader(Reader):
     """Reads the lists of tensors at once, and of the rest the blocks of a tensor when it is asked for."""
 
     dtypes = DTYPES_OF_VALUES
+    takes = frozenset({"step"})
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
@@ -125,7 +127,7 @@ class FileReader(Reader):
         for name in sorted(self._tensors, key=natural_key):
             tensor = self._tensors[name]
             dtype = DTYPE_OF_CODE.get(tensor.code)
-            why = reason(name, self._tensors)
+            why = why_left_out(name, self._tensors)
             if dtype is None:
                 why = f"holds {OTHER_TYPES.get(tensor.code, f'type {tensor.code}')}, not numbers"
             if dtype is None or why is not None:

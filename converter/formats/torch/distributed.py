@@ -21,12 +21,12 @@ from converter.formats.io.shards import shard_path
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.pickle.load import Global, Opaque, PickleError, inert_class, load
 from converter.formats.torch.archive import TorchArchive
-from converter.formats.torch.reader import TorchReader
+from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.rebuild import TENSOR_GLOBALS
 from converter.formats.torch.tensors import (
     TORCH_DTYPES,
-    Aside,
-    Leaf,
+    FileTensor,
+    NotATensor,
     Storage,
     StridedTensor,
     TorchFile,
@@ -62,7 +62,7 @@ class _Chunk(msgspec.Struct, frozen=True):
         return self.place.lengths
 
 
-class _ChunkedTensor(Leaf, frozen=True, eq=False):
+class _ChunkedTensor(FileTensor, frozen=True, eq=False):
     dtype: DType
     shape: tuple[int, ...]
     chunks: tuple[_Chunk, ...]
@@ -168,7 +168,7 @@ class DistributedCheckpoint(TorchFile):
         self, name: object, meta: object, stored: Mapping[tuple[object, object], Mapping[object, object]]
     ) -> object:
         if not isinstance(meta, Opaque) or not meta.name.endswith(" TensorStorageMetadata"):
-            return Aside("not a tensor")
+            return NotATensor("not a tensor")
         attributes = meta.attributes
         chunks = attributes.get("chunks")
         if not isinstance(chunks, list):

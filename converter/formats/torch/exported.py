@@ -15,8 +15,8 @@ from converter.errors import FormatError
 from converter.formats.base import Probe
 from converter.formats.torch.archive import TorchArchive
 from converter.formats.torch.json import Document
-from converter.formats.torch.reader import TorchReader
-from converter.formats.torch.tensors import TORCH_DTYPES, Aside, Storage, StridedTensor, TorchFile
+from converter.formats.torch.objects import TorchReader
+from converter.formats.torch.tensors import TORCH_DTYPES, NotATensor, Storage, StridedTensor, TorchFile
 from converter.formats.zip.members import ZipMembers
 
 __all__ = ["ExportedProgram", "FileReader", "detect"]
@@ -94,7 +94,9 @@ class ExportedProgram(TorchFile):
         weights = self._described(f"{self.folder}{_WEIGHTS}{program}{_WEIGHTS_CONFIG}")
         constants = f"{self.folder}{_CONSTANTS}{program}{_CONSTANTS_CONFIG}"
         left_out = self._described(constants) if constants in self.zip else ()
-        return {name: self._tensor(item) for name, item in weights} | {name: Aside(_CONSTANT) for name, _ in left_out}
+        return {name: self._tensor(item) for name, item in weights} | {
+            name: NotATensor(_CONSTANT) for name, _ in left_out
+        }
 
     def _torch_version(self) -> str:
         """What the program says of its writer, behind the graph, which may be long and is not parsed."""
@@ -119,7 +121,7 @@ class ExportedProgram(TorchFile):
 
     def _tensor(self, item: Document) -> object:
         if item.get("use_pickle").value is not False:
-            return Aside("a tensor of a subclass, which the program keeps as a pickle")
+            return NotATensor("a tensor of a subclass, which the program keeps as a pickle")
         meta = item.get("tensor_meta")
         dtype = meta.get("dtype").dtype(_DTYPES)
         if meta.get("layout").value != _STRIDED:

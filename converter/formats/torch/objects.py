@@ -6,7 +6,9 @@ with all of these inside.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -15,12 +17,12 @@ import numpy as np
 from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import check_names
+from converter.formats.base import Reader, ReadOptions, check_names
 from converter.formats.pickle.load import Global, Opaque, PickleError
 from converter.formats.pickle.nested import Child, flatten, left_out, plain_children
-from converter.formats.torch.tensors import EXPAND_FACTOR, Aside, Leaf, Storage, TorchFile
+from converter.formats.torch.tensors import EXPAND_FACTOR, TORCH_DTYPES, FileTensor, NotATensor, Storage, TorchFile
 
-__all__ = ["Weights", "find_weights", "object_children"]
+__all__ = ["TorchReader", "Weights", "find_weights", "object_children"]
 
 #: Where training programs put the weights, the usual place first (Lightning, timm, DeepSpeed, fairseq, YOLO ...).
 WEIGHT_KEYS = (
@@ -44,7 +46,7 @@ class Weights(msgspec.Struct, frozen=True):
     """The tensors of the file by name, and what was found beside them."""
 
     container: Container
-    tensors: Mapping[str, Leaf | Array]
+    tensors: Mapping[str, FileTensor | Array]
     left_out: tuple[LeftOut, ...]
     writer: str = ""
 
@@ -87,11 +89,11 @@ def find_weights(value: object, path: Path, key: str | None = None) -> Weights:
     root, beside = _choose(value, path, key)
     entries = list(flatten(root, path, object_children))
     kept = [entry for entry in entries if _is_tensor(entry.value)]
-    tensors: dict[str, Leaf | Array] = {}
+    tensors: dict[str, FileTensor | Array] = {}
     for entry in kept:
         if entry.name in tensors:
             raise FormatError(path, f"the name '{entry.name}' stands twice in the file")
-        assert isinstance(entry.value, (Leaf, np.ndarray))
+        assert isinstance(entry.value, (FileTensor, np.ndarray))
         tensors[entry.name] = entry.value
     return Weights(_container(root), tensors, (*beside, *left_out(entries, kept, _why)), _writer(value))
 
@@ -120,12 +122,12 @@ def _module_children(attributes: Mapping[object, object]) -> Iterator[Child]:
         yield (".", str(name), item)
     for name, item in buffers.items():
         hidden = isinstance(transient, (set, list)) and name in transient and item is not None
-        yield (".", str(name), Aside("a buffer that the module does not save") if hidden else item)
+        yield (".", str(name), NotATensor("a buffer that the module does not save") if hidden else item)
     for name, item in modules.items():
         yield (".", str(name), item)
     for name, item in attributes.items():
         if _is_tensor(item):
-            yield (".", str(name), Aside("neither a parameter nor a buffer of its module"))
+            yield (".", str(name), NotATensor("neither a parameter nor a buffer of its module"))
 
 
 def _is_open(value: object) -> bool:
@@ -135,7 +137,7 @@ def _is_open(value: object) -> bool:
 def _is_tensor(value: object) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype in _NUMBERS
-    return isinstance(value, Leaf)
+    return isinstance(value, FileTensor)
 
 
 def _container(root: object) -> Container:
@@ -146,7 +148,7 @@ def _container(root: object) -> Container:
 
 def _why(value: object) -> str:
     """Why a leaf is left out."""
-    if isinstance(value, Aside):
+    if isinstance(value, NotATensor):
         return value.reason
     if isinstance(value, (bool, int, float, str)) or value is None:
         text = repr(value) if not isinstance(value, int) or value.bit_length() < 128 else "a long number"
@@ -156,6 +158,35 @@ def _why(value: object) -> str:
     if isinstance(value, Storage):
         return "a bare storage, without a shape"
     return f"not a tensor: {type(value).__name__}"
+
+
+class TorchReader(Reader):
+    """A subclass says in `open` what kind of `TorchFile` it reads."""
+
+    dtypes = tuple(TORCH_DTYPES)
+    takes = frozenset({"key"})
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self.file = self.open()
+
+    @abstractmethod
+    def open(self) -> TorchFile:
+        """The file of `path`, with the `options`. Raises FormatError."""
+
+    @cached_property
+    def weights(self) -> Weights:
+        return find_weights(self.file.load(), self.path, self.options.key)
+
+    @cached_property
+    def contents(self) -> Contents:
+        return self.weights.contents(self.path, self.file)
+
+    def read(self, name: str) -> Array:
+        return self.weights.read(name, self.path, self.file)
+
+    def close(self) -> None:
+        self.file.close()
 
 
 # -- choosing -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from converter.core.tensors import DTYPES, Array, DType
 from converter.formats.pickle.load import Global, PickleError
-from converter.formats.torch.tensors import Leaf, Storage, StridedTensor, TorchFile, check_growth
+from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, TorchFile, check_growth
 
 __all__ = ["QuantizedTensor", "quantized"]
 
@@ -24,7 +24,7 @@ Values: TypeAlias = "StridedTensor | float | tuple[float, ...]"
 _MOST_STEPS = 1 << 29
 
 
-class QuantizedTensor(Leaf, frozen=True, eq=False):
+class QuantizedTensor(FileTensor, frozen=True, eq=False):
     """scales, zero_points: one for the tensor, or one for each index of ``axis``."""
 
     steps: StridedTensor
@@ -76,7 +76,7 @@ class QuantizedTensor(Leaf, frozen=True, eq=False):
         return found.reshape([-1 if axis == self.axis else 1 for axis in range(len(self.shape))])
 
 
-def quantized(steps: StridedTensor, scheme: object) -> Leaf:
+def quantized(steps: StridedTensor, scheme: object) -> FileTensor:
     """scheme: (its name, scale, zero point), or (its name, scales, zero points, axis); of any other only the storage
     is known. PyTorch gives ``per_channel_affine_float_qparams`` the name of ``per_channel_affine``; the type of the
     zero points tells."""

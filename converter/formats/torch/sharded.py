@@ -18,7 +18,6 @@ from converter.formats.io.shards import ShardWriter, shard_path
 from converter.formats.torch import legacy as torch_legacy
 from converter.formats.torch import zip as torch_zip
 from converter.formats.torch.json import Document
-from converter.formats.torch.zip_writer import TorchZipWriter
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
@@ -119,4 +118,4 @@ class FileWriter(ShardWriter):
 
     ending = _ENDING
     suffix = ".bin"
-    shard_writer = TorchZipWriter
+    shard_writer = torch_zip.FileWriter

@@ -8,7 +8,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.formats.pickle.load import PickleError
-from converter.formats.torch.tensors import Leaf, Storage, StridedTensor, TorchFile, check_growth
+from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, TorchFile, check_growth
 
 __all__ = ["SparseTensor"]
 
@@ -16,7 +16,7 @@ __all__ = ["SparseTensor"]
 _COMPRESSED = ("sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 
 
-class SparseTensor(Leaf, frozen=True, eq=False):
+class SparseTensor(FileTensor, frozen=True, eq=False):
     """Indices and values; read as the dense tensor that they stand for, where no value is computed."""
 
     layout: str

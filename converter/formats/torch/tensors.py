@@ -21,8 +21,8 @@ __all__ = [
     "EXPAND_FACTOR",
     "STORAGE_DTYPES",
     "TORCH_DTYPES",
-    "Aside",
-    "Leaf",
+    "FileTensor",
+    "NotATensor",
     "Storage",
     "StridedTensor",
     "TorchFile",
@@ -86,7 +86,7 @@ class TorchFile(ABC):
 
     @abstractmethod
     def load(self) -> object:
-        """The object that the file describes; its tensors are `Leaf` s. Raises FormatError."""
+        """The object that the file describes; its tensors are `FileTensor` s. Raises FormatError."""
 
     @abstractmethod
     def size(self, key: str) -> int:
@@ -100,13 +100,13 @@ class TorchFile(ABC):
         """Release the file; arrays that were handed out stay valid."""
 
 
-class Aside(msgspec.Struct, frozen=True):
+class NotATensor(msgspec.Struct, frozen=True):
     """Something that is found where a tensor could be, and why it is not one to hand on."""
 
     reason: str
 
 
-class Leaf(msgspec.Struct, frozen=True, eq=False):
+class FileTensor(msgspec.Struct, frozen=True, eq=False):
     """A tensor as a file describes it. A subclass has all of this."""
 
     @property
@@ -153,7 +153,7 @@ class Storage(msgspec.Struct, frozen=True, eq=False):
         return self.count * self.dtype.itemsize
 
 
-class StridedTensor(Leaf, frozen=True, eq=False):
+class StridedTensor(FileTensor, frozen=True, eq=False):
     """Elements of a storage: `offset` and `stride` count elements.
 
     problem: why it cannot be read as plain numbers, although its storage is known; its elements may be packed there.

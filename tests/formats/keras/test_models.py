@@ -16,7 +16,6 @@ import tf_keras
 from converter.errors import FormatError, OutputError, UnsafeFileError
 from converter.formats import Contents, ReadOptions, by_name, open_reader, open_writer
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
-from tests.formats.every import MODEL
 
 OPTIMIZER = "state of the optimizer"
 
@@ -33,7 +32,6 @@ class TestContractOfModels(FormatContract):
     file_name = "mlp.keras"
     names = ("layers/dense/vars/0", "layers/dense/vars/1")
     dtypes = tuple("float32 float64 float16 bfloat16 bool int32 int64 uint8 complex64".split())
-    metadata = MODEL
 
 
 def net(lib):

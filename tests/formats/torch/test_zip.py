@@ -17,7 +17,6 @@ import torch
 from converter.errors import FormatError, OutputError, UnsafeFileError
 from converter.formats import Contents, ReadOptions, by_name, open_reader, open_writer
 from converter.formats.torch.tensors import TORCH_DTYPES
-from converter.formats.torch.zip_writer import _end_of, _Member
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
 
 
@@ -255,16 +254,6 @@ def test_dtypes_that_torch_does_not_have_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="'w' is int4"):
         open_writer(by_name("torch"), tmp_path / "a.pt", Contents(specs_of(tensors)))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_wide_headers_of_members_beyond_four_gigabytes() -> None:
-    huge = _Member(b"archive/data/0", 5 << 32, 6 << 32, crc=7)
-    end = _end_of(1, len(huge.directory_entry()), 11 << 32)
-    assert len(huge.header()) == huge.offset - huge.start and huge.offset % 64 == 0
-    tail = huge.directory_entry() + end
-    size, start = struct.unpack_from("<2Q", tail, len(huge.directory_entry()) + 40)
-    assert (size, start) == (len(huge.directory_entry()), 11 << 32)
-    assert struct.unpack_from("<3Q", huge.directory_entry(), 46 + len(huge.name) + 4) == (6 << 32, 6 << 32, 5 << 32)
 
 
 def test_more_members_than_a_narrow_directory_counts(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The headers of a msgpack file, walked one by one; what they announce is skipped, not read.
 
 Format: the msgpack specification (``spec.md`` of msgpack/msgpack). The ``msgpack`` package copies every
-byte it passes; this walk reads a few bytes around each header, so a file of any size is listed at once.
+byte it passes; this scan reads a few bytes around each header, so a file of any size is listed at once.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from converter.errors import FormatError
 from converter.formats.io.source import Source
-from converter.formats.pickle.nested import MAX_DEPTH, MAX_ENTRIES, MAX_NAME_CHARACTERS, SLASH
+from converter.formats.pickle.nested import MAX_DEPTH, MAX_ENTRIES, MAX_NAME_CHARACTERS
 
-__all__ = ["Cursor", "Kind", "Leaf", "Walk"]
+__all__ = ["Cursor", "Kind", "MsgpackValue", "Scan"]
 
 Kind: TypeAlias = Literal["nil", "bool", "int", "float", "str", "bin", "ext", "array", "map"]
 
@@ -51,12 +51,12 @@ def _head_table() -> Mapping[int, _Head]:
 _HEADS = _head_table()
 
 
-class Leaf(NamedTuple):
+class MsgpackValue(NamedTuple):
     """Something that is no filled container, where its payload starts, and what its header says.
 
     value: of a number, bool or nil; of a text, binary or extension the length of its payload; of a
         container (an empty one) 0. code: the type of an extension. ahead: the first bytes of an
-        extension's payload.
+        extension's payload. keys: those of the name, where one of them contains a slash.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Leaf(NamedTuple):
     start: int
     code: int = 0
     ahead: bytes = b""
+    keys: tuple[str, ...] = ()
 
 
 class Cursor:
@@ -123,7 +124,7 @@ class Cursor:
         return value
 
 
-class Walk:
+class Scan:
     """All leaves of a file in its order, by name: keys joined with ``/``, items of arrays by their index.
 
     kind: of the value at the top, known once iteration has begun.
@@ -135,43 +136,47 @@ class Walk:
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def __iter__(self) -> Iterator[Leaf]:
+    def __iter__(self) -> Iterator[MsgpackValue]:
         cursor = Cursor(self._source)
         yield from self._leaves(cursor)
         if cursor.position != cursor.end:
             extra = cursor.end - cursor.position
             raise FormatError(self._source.path, f"{extra} bytes follow the value that ends at {cursor.position}")
 
-    def _leaves(self, cursor: Cursor) -> Iterator[Leaf]:
-        """One open container is (the prefix of its names, is it a map, its count, the next index)."""
+    def _leaves(self, cursor: Cursor) -> Iterator[MsgpackValue]:
+        """One open container is (the prefix of its names, their keys where one has a slash, is it a map, its count, the
+        next index)."""
         leaf = _next(cursor, "0")
         self.kind = leaf.kind
         if not _is_filled(leaf):
             yield leaf
             return
-        pending = [_opened(cursor, leaf, "")]
+        pending = [_opened(cursor, leaf, "", ())]
         entries = characters = 0
         while pending:
-            prefix, is_map, count, index = pending.pop()
+            prefix, keys, is_map, count, index = pending.pop()
             if index == count:
                 continue
-            pending.append((prefix, is_map, count, index + 1))
-            name = prefix + (_key(cursor).replace("/", SLASH) if is_map else str(index))
+            pending.append((prefix, keys, is_map, count, index + 1))
+            key = _key(cursor) if is_map else str(index)
+            name = prefix + key
+            if keys or "/" in key:
+                keys = (*(keys or prefix.split("/")[:-1]), key)
             entries += 1
             characters += len(name)
             if entries > MAX_ENTRIES or characters > MAX_NAME_CHARACTERS:
                 raise FormatError(self._source.path, f"more than {MAX_ENTRIES} values, or names beyond reason")
-            leaf = _next(cursor, name)
+            leaf = _next(cursor, name, keys)
             if not _is_filled(leaf):
                 yield leaf
                 continue
             if len(pending) >= MAX_DEPTH:
                 place = f"'{name[:60]}'"
                 raise FormatError(self._source.path, f"containers nested deeper than {MAX_DEPTH} levels, at {place}")
-            pending.append(_opened(cursor, leaf, name + "/"))
+            pending.append(_opened(cursor, leaf, name + "/", keys))
 
 
-def _next(cursor: Cursor, name: str) -> Leaf:
+def _next(cursor: Cursor, name: str, keys: tuple[str, ...] = ()) -> MsgpackValue:
     """The value that starts here; the cursor moves behind it, or, for a container, inside."""
     kind, value, code = cursor.head()
     start, ahead = cursor.position, b""
@@ -179,18 +184,20 @@ def _next(cursor: Cursor, name: str) -> Leaf:
         assert isinstance(value, int)
         ahead = cursor.read_ahead(value) if kind == "ext" else b""
         cursor.skip(value, f"'{name[:60]}'")
-    return Leaf(name, kind, value, start, code, ahead)
+    return MsgpackValue(name, kind, value, start, code, ahead, keys)
 
 
-def _is_filled(leaf: Leaf) -> bool:
+def _is_filled(leaf: MsgpackValue) -> bool:
     return leaf.kind in ("array", "map") and leaf.value != 0
 
 
-def _opened(cursor: Cursor, leaf: Leaf, prefix: str) -> tuple[str, bool, int, int]:
+def _opened(
+    cursor: Cursor, leaf: MsgpackValue, prefix: str, keys: tuple[str, ...]
+) -> tuple[str, tuple[str, ...], bool, int, int]:
     assert isinstance(leaf.value, int)
     is_map = leaf.kind == "map"
     cursor.check(leaf.value * (2 if is_map else 1), f"the {leaf.value} items of a container")
-    return prefix, is_map, leaf.value, 0
+    return prefix, keys, is_map, leaf.value, 0
 
 
 def _key(cursor: Cursor) -> str:
