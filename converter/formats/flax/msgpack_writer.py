@@ -69,7 +69,7 @@ def _tree(path: Path, contents: Contents) -> Tree:
         for parent in parents:
             inner = node.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise OutputError(f"{path}: '{spec.name}' stands inside of the tensor '{parent}'. Rename one.")
+                raise OutputError(f"{path}: '{spec.name}' is inside the tensor '{parent}'. Rename one.")
             node = inner
         if len(parents) >= MAX_DEPTH or last in node:
             raise OutputError(f"{path}: '{spec.name}' is a tensor and a container at once, or too deep. Rename it.")

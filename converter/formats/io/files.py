@@ -56,7 +56,7 @@ class FileSource(Source):
 
     def _copied(self, offset: int, count: int, dtype: DType) -> Array:
         """Read into new memory: where elements lie across the bounds of words, NumPy is slow or refuses."""
-        memory = mmap.mmap(-1, count * dtype.itemsize)  # unlike that of malloc, it is given back at once
+        memory = mmap.mmap(-1, count * dtype.itemsize)  # unlike that of malloc, it is returned to the system at once
         self.into(offset, memoryview(memory))
         return np.frombuffer(memory, dtype)
 
@@ -78,7 +78,7 @@ class FileSource(Source):
 
 
 def open_source(path: Path) -> Source:
-    """A file on the disk, mapped where that helps, or one behind a URL, of which ranges are fetched."""
+    """A file on the disk, mapped where that helps, or one at a URL, of which ranges are fetched."""
     if is_url(path):
         from converter.formats.io.remote import RemoteSource
 

@@ -1,4 +1,4 @@
-"""JSON in weight files: an object in which no name stands twice, of a bounded size."""
+"""JSON in weight files: an object in which no name occurs twice, of a bounded size."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
     """``what``, a part of the file or "it", says errors apart. Raises FormatError for anything but an object."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise FormatError(path, f"a name stands twice in {what}, among {[name for name, _ in pairs][:5]}")
-        return found
+        parsed = dict(pairs)
+        if len(parsed) != len(pairs):
+            raise FormatError(path, f"a name occurs twice in {what}, among {[name for name, _ in pairs][:5]}")
+        return parsed
 
     if len(text) > MAX_JSON:
         raise FormatError(path, f"{what} has {len(text)} bytes of JSON; at most {MAX_JSON} are allowed")

@@ -1,4 +1,4 @@
-"""A file behind a URL, of which ranges are fetched: large ones as they are asked for, small ones in blocks."""
+"""A file at a URL, of which ranges are fetched: large ones as they are asked for, small ones in blocks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class RemoteSource(Source):
         with reading(path):
             self._store = store(path)
             self._place = place(path)
-            found = self._store.info(self._place)
-            if found["type"] != "file":
+            info = self._store.info(self._place)
+            if info["type"] != "file":
                 raise FormatError(path, "is not a file")
-            if found.get("size") is None:
+            if info.get("size") is None:
                 raise FormatError(path, "its server does not say how large it is, so no ranges of it can be read")
-        super().__init__(path, int(found["size"]))
+        super().__init__(path, int(info["size"]))
         self._block = lru_cache(MOST_BLOCKS)(self._read_block)
 
     def _bytes(self, offset: int, length: int) -> bytes:

@@ -31,7 +31,7 @@ def shard_path(index: Path, folder: Path, name: str) -> Path:
     (``snapshots/REVISION/NAME`` -> ``blobs/HASH``), to the folder ``blobs`` two levels up.
     """
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not beside it")
+        raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not in its folder")
     path = folder / name
     if is_url(path):  # where there are no links
         if not path.is_file():
@@ -57,16 +57,16 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class ShardWriter(Writer):
-    """Streams. ``path`` is that of the index; the shards stand beside it, as ``NAME-00001-of-00002.bin``.
+    """Streams. ``path`` is that of the index; the shards are written to its folder, as ``NAME-00001-of-00002.bin``.
 
-    A subclass says how the name of the index ends (`ending`), that of a shard (`suffix`), and what writes one.
+    A subclass has the extension of the index, that of a shard (`suffix`), and the writer of one.
     Over former shards of the same names there is an instant without an index, never a mixture: see `atomic.publish`.
-    max_shard_bytes: data that goes into one shard; a larger tensor has one for itself.
-    resume: what tells this work from any other. Then complete shards wait for the rest, also after an error or a
-    kill, and are not written again by a writer that is given the same text: see `Staging`.
+    max_shard_bytes: limit of the data in one shard; a larger tensor gets a shard of its own.
+    resume: an identifier of this conversion. Then complete shards wait for the rest, also after an error or a
+    kill, and are not written again by a writer with the same text: see `Staging`.
     """
 
-    ending: ClassVar[str]
+    extension: ClassVar[str]
     suffix: ClassVar[str]
     shard_writer: ClassVar[type[InPlaceWriter]]
 
@@ -94,11 +94,11 @@ class ShardWriter(Writer):
 
     @classmethod
     def shards(cls, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES) -> tuple[Shard, ...]:
-        """The files beside that index. Raises OutputError for a name that no index has."""
-        if not path.name.endswith(cls.ending):
-            raise OutputError(f"{path}: the name of the index of shards must end in '{cls.ending}'")
+        """The files beside that index. Raises OutputError for an index with another extension."""
+        if not path.name.endswith(cls.extension):
+            raise OutputError(f"{path}: the name of the index of shards must end in '{cls.extension}'")
         groups = _groups(contents.specs, max_shard_bytes)
-        stem = path.name.removesuffix(cls.ending)
+        stem = path.name.removesuffix(cls.extension)
         return tuple(
             Shard(
                 f"{stem}-{number:05}-of-{len(groups):05}{cls.suffix}",
@@ -160,9 +160,9 @@ def _groups(specs: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec
 class Staging:
     """Shards get their names in `folder` when they are whole; `publish` gives all of them their places at once.
 
-    work: what tells this work from any other; then shards of an earlier attempt at it are there already, also after
+    work: an identifier of this conversion; then shards of an earlier attempt at it are there already, also after
     an error or a kill, and `leave` keeps them in ``.INDEX.resume``. None: the folder is new, and `leave` removes it.
-    running: a file that is there as long as somebody waits for the shards.
+    running: a file that exists as long as a process waits for the shards.
     Raises OutputError when the folder of the index is not there or cannot be written to.
     """
 
@@ -182,18 +182,18 @@ class Staging:
         self.running.touch()
 
     def has(self, shard: str) -> bool:
-        """Whether it is there: it got its name when it was whole and on the disk."""
+        """Whether the shard is complete: it gets its name when it is on the disk."""
         return exists(self.folder / shard)
 
     def publish(self, shards: Iterable[str], index: str) -> None:
-        """Write the index, give everything its place, and remove the folder."""
+        """Write the index, give all files their final names, and remove the folder."""
         written = self.folder / self.path.name
         written.write_text(index, encoding="utf-8")
         publish([*((self.folder / shard, self.path.parent / shard) for shard in shards), (written, self.path)])
         discard(self.folder)
 
     def leave(self) -> None:
-        """Keep what is worth it."""
+        """Keep the folder if it holds complete shards."""
         discard(self.running)
         if not exists(self._work) or list(self.folder.glob("*")) == [self._work]:
             discard(self.folder)

@@ -24,7 +24,7 @@ WHOLE_OR_NOT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"
 
 
 def writer_to(make: Make, path: Path, contents: Contents) -> Writer:
-    """``make(path, contents)``, or the same behind a URL."""
+    """``make(path, contents)``, or the same for a URL."""
     return Upload(make, path, contents) if is_url(path) else make(path, contents)
 
 

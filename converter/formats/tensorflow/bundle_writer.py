@@ -1,6 +1,6 @@
 """Writes a TensorFlow checkpoint of one data file, as `tf.train.Checkpoint.restore` and tf_keras read it.
 
-Sources as in `tf_bundle` and `tf_object_graph`.
+Sources as in `bundle` and `object_graph`.
 """
 
 from __future__ import annotations

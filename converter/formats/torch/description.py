@@ -1,4 +1,4 @@
-"""The pickle, in protocol 2, that describes tensors as PyTorch does: the counterpart of `torch_rebuild`."""
+"""The pickle, in protocol 2, that describes tensors as PyTorch does: the counterpart of `rebuild`."""
 
 from __future__ import annotations
 

@@ -87,8 +87,8 @@ class ExportedProgram(TorchFile):
 
     def load(self) -> object:
         self.writer = self._torch_version()
-        found = {program: self._tensors(program) for program in self.programs}
-        return found if len(found) > 1 else found[self.programs[0]]
+        programs = {program: self._tensors(program) for program in self.programs}
+        return programs if len(programs) > 1 else programs[self.programs[0]]
 
     def _tensors(self, program: str) -> dict[str, object]:
         weights = self._described(f"{self.folder}{_WEIGHTS}{program}{_WEIGHTS_CONFIG}")
@@ -99,13 +99,13 @@ class ExportedProgram(TorchFile):
         }
 
     def _torch_version(self) -> str:
-        """What the program says of its writer, behind the graph, which may be long and is not parsed."""
+        """The version of PyTorch, which stands after the graph; that may be long and is not parsed."""
         name = f"{self.folder}models/{self.programs[0]}.json"
         if name not in self.zip or not self.zip.member(name).stored:
             return ""
         begin = max(0, self.zip.member(name).size - _LAST)
-        found = _VERSION.search(self.zip.array(name, begin, self.zip.member(name).size - begin).tobytes())
-        return f"PyTorch {found[1].decode()}" if found else ""
+        version = _VERSION.search(self.zip.array(name, begin, self.zip.member(name).size - begin).tobytes())
+        return f"PyTorch {version[1].decode()}" if version else ""
 
     def size(self, key: str) -> int:
         return self.zip.member(self.folder + _WEIGHTS + key).size

@@ -34,7 +34,7 @@ _COUNT = struct.Struct("<q")
 #: Before 0.1.10 (2017) the file was a tar archive of these. It is told apart only to be refused with its name.
 _TAR_MEMBERS = (b"sys_info", b"pickle", b"tensors", b"storages")
 
-#: What stands before the description in a new file.
+#: The bytes before the description in a new file.
 _HEAD = (
     b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number
     b"\x80\x02M\xe9\x03."  # the protocol, 1001
@@ -103,7 +103,7 @@ class LegacyStream(TorchFile):
     def _skip_storage(self, key: str) -> None:
         root = self._roots.get(key)
         if root is None or key in self._places:
-            raise FormatError(self.path, f"the storage '{key[:40]}' stands in the file without need, or twice")
+            raise FormatError(self.path, f"the storage '{key[:40]}' is not used, or occurs twice")
         begin = self.position + _COUNT.size
         if begin > len(self.data):
             raise FormatError(self.path, f"the file ends before the storage '{key}'")
@@ -135,7 +135,7 @@ class LegacyStream(TorchFile):
 def _part_of(root: Storage, view: object) -> Storage:
     """A view on a storage: ``(key, offset, count)``, in elements."""
     if not isinstance(view, tuple) or len(view) != 3 or not all(isinstance(number, int) for number in view[1:]):
-        raise PickleError("a view on a storage without its place")
+        raise PickleError("a view on a storage without its position")
     _, offset, count = view
     if offset < 0 or count < 0 or offset + count > root.count:
         raise PickleError(f"a view on the elements {offset} to {offset + count} of a storage of {root.count}")

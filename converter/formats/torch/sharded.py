@@ -21,7 +21,7 @@ from converter.formats.torch.json import Document
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
-_ENDING = ".bin.index.json"
+_EXTENSION = ".bin.index.json"
 _USUAL = "pytorch_model.bin.index.json"
 
 
@@ -30,13 +30,13 @@ def detect(probe: Probe) -> bool:
     if probe.is_dir:
         return _index_in(probe.path, probe.entries) is not None
     telling = probe.head + probe.tail
-    named = probe.path.name.endswith(_ENDING) or b'.bin"' in telling
+    named = probe.path.name.endswith(_EXTENSION) or b'.bin"' in telling
     return named and telling.lstrip().startswith(b"{") and b'"weight_map"' in telling
 
 
 def _index_in(folder: Path, names: frozenset[str]) -> Path | None:
-    found = [name for name in names if name.endswith(_ENDING)]
-    return folder / (_USUAL if _USUAL in found else found[0]) if _USUAL in found or len(found) == 1 else None
+    indices = [name for name in names if name.endswith(_EXTENSION)]
+    return folder / (_USUAL if _USUAL in indices else indices[0]) if _USUAL in indices or len(indices) == 1 else None
 
 
 class FileReader(Reader):
@@ -48,12 +48,9 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        index = path
-        if path.is_dir():
-            found = _index_in(path, frozenset(entry.name for entry in path.iterdir()))
-            if found is None:
-                raise FormatError(path, f"the index '{_USUAL}' is missing")
-            index = found
+        index = _index_in(path, Probe(path).entries) if path.is_dir() else path
+        if index is None:
+            raise FormatError(path, f"the index '{_USUAL}' is missing")
         self.index = index
         self._open: dict[str, Reader] = {}
         self._opening = Lock()
@@ -116,6 +113,6 @@ class FileReader(Reader):
 class FileWriter(ShardWriter):
     """``path`` is that of the index, ``NAME.bin.index.json``; the shards are zip files of PyTorch."""
 
-    ending = _ENDING
+    extension = _EXTENSION
     suffix = ".bin"
     shard_writer = torch_zip.FileWriter
