@@ -51,8 +51,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    if _LOADED.search(output):
-        raise PluginError(f"{page.file.src_uri} loads something from a server")
+    loaded = _LOADED.search(output)
+    if loaded:
+        raise PluginError(f"{page.file.src_uri} loads something from a server: {loaded[0]}")
     return output
 
 

@@ -1,15 +1,19 @@
 """The walk of one conversion: the modules of `converter` that it passes through, in order of their first call.
 
-    python tools/walk.py      # the modules, what called each first, and the functions that are called in it
+    python tools/walk.py           # all modules, what called each first, and the functions that are called in it
+    python tools/walk.py --page    # write the stops into docs/design.md
 
-`docs/design.md` tells the same walk in words; a test compares the two.
+A stop is a module by which the conversion enters another room for the first time. `core` is left out: its values and
+ops are used everywhere.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -20,7 +24,9 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "design.md"
 COMMAND = ("torch->flax", "mlp.params")
+_TABLE = re.compile(r"(<!-- walk: [^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 class Visit(NamedTuple):
@@ -83,7 +89,30 @@ def _function(frame: FrameType) -> str:
     return frame.f_code.co_qualname.split(".<locals>")[0]
 
 
+def stops(visits: list[Visit]) -> list[Visit]:
+    return [visit for visit in visits if _room(visit.module) not in ("core", _room(visit.caller))]
+
+
+def _room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def page(text: str) -> str:
+    """The page with the stops as they are today."""
+    visits = walk()
+    rows = ["| | module | from | what it is for |", "|---|---|---|---|"]
+    for number, visit in enumerate(stops(visits), 1):
+        doc = importlib.import_module(f"converter.{visit.module}").__doc__ or ""
+        first = re.split(r"(?<=[.:;]) |\n\n", " ".join(doc.strip().split("\n\n")[0].split()))[0].rstrip(".:;")
+        rows.append(f"| {number} | `{visit.module}` | {f'`{visit.caller}`' if visit.caller else ''} | {first} |")
+    rows += ["", f"In all, functions of {len(visits)} modules are called."]
+    return _TABLE.sub(lambda match: match[1] + "\n".join(rows) + "\n" + match[2], text)
+
+
 def main() -> None:
+    if "--page" in sys.argv:
+        PAGE.write_text(page(PAGE.read_text()))
+        return
     visits = walk()
     for number, visit in enumerate(visits, 1):
         functions = ", ".join(name for name, _ in visit.calls.most_common())
