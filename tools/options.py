@@ -28,7 +28,7 @@ a field of the record: `converter.convert("torch->flax", "mlp.params", map={"out
 `converter.convert("torch->flax", "mlp.params", options=converter.MatchOptions(map={"output": "out"}))` are the same.
 
 A pattern has `*` for any text, and stands for all below a module that it names. A pattern that meets no layer is an
-error, and so is an option that cannot apply to the layers that it meets. Sizes are written like `5GB`, `500MB` or `2GiB`.
+error, and so is an option that cannot apply to the layers that it meets. Sizes are like `5GB`, `500MB` or `2GiB`.
 """
 
 

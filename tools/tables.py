@@ -37,8 +37,8 @@ def speed() -> str:
     assert size
     return (
         f"A PyTorch file of {size[1]} becomes one of Flax in {ours.split()[0]} s: {ratio} times as long as `cp` takes, "
-        f"{faster} times as fast\nas a script that imports both frameworks, in {memory} MB of memory. The small MLP takes "
-        f"{small} s ([benchmarks](docs/benchmarks.md))."
+        f"{faster} times as fast\nas a script that imports both frameworks, in {memory} MB of memory. The small MLP "
+        f"takes {small} s ([benchmarks](docs/benchmarks.md))."
     )
 
 
@@ -112,7 +112,9 @@ def current(page: Path) -> str:
     text = page.read_text()
     for name, make in TABLES[page].items():
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text, flags=re.DOTALL)
+        text, count = re.subn(
+            pattern, lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text, flags=re.DOTALL
+        )
         assert count == 1, f"{page.name} has {count} tables '{name}'"
     return text
 

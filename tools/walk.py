@@ -103,7 +103,7 @@ def page(text: str) -> str:
     rows = ["| | module | from | what it is for |", "|---|---|---|---|"]
     for number, visit in enumerate(stops(visits), 1):
         doc = importlib.import_module(f"converter.{visit.module}").__doc__ or ""
-        first = re.split(r"(?<=[.:;]) |\n\n", " ".join(doc.strip().split("\n\n")[0].split()))[0].rstrip(".:;")
+        first = re.split(r"(?<=\.) ", " ".join(doc.split("\n\n")[0].split()))[0].rstrip(".")
         rows.append(f"| {number} | `{visit.module}` | {f'`{visit.caller}`' if visit.caller else ''} | {first} |")
     rows += ["", f"In all, functions of {len(visits)} modules are called."]
     return _TABLE.sub(lambda match: match[1] + "\n".join(rows) + "\n" + match[2], text)
