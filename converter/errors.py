@@ -7,6 +7,7 @@ the keywords of Python, the command line asks for `FLAGS`.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -214,15 +215,11 @@ def _together(alike: Sequence[Problem], language: Language) -> str:
     lines = [first.summary.format(count=len(alike))]
     lines += [f"  {problem.said(language)}" for problem in alike[:2]]
     lines.append(f"  … and {len(alike) - 2} more: {listed(problem.subject for problem in alike[2:])}")
-    wide = tuple(dict.fromkeys(remedy for problem in alike for remedy in problem.wide))
+    wide = Counter(remedy for problem in alike for remedy in problem.wide)
     if wide:
-        lines.append(f"  Most at once: {either([language(remedy) for remedy in _shortest(wide)])}.")
+        settle = [f"{language(remedy)} (settles {count})" for remedy, count in wide.most_common(NAMED)]
+        lines.append(f"  Many at once: {either(settle)}.")
     return "\n".join(lines)
-
-
-def _shortest(remedies: Sequence[Remedy]) -> list[Remedy]:
-    """The remedies that were named for most problems come first; no more than `NAMED`."""
-    return list(remedies)[:NAMED]
 
 
 def near_misses(name: str, known: Iterable[str]) -> tuple[str, ...]:
@@ -233,9 +230,9 @@ def near_misses(name: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def unknown_name(option: Remedy, name: str, where: str, known: Iterable[str]) -> Problem:
-    """An option names a layer, and no layer is called so."""
+    """An option names a layer, and no layer is called so. where: such as "the source has no layer"."""
     names = list(known)
     near = near_misses(name.replace("*", ""), names)
-    hint = f"Did you mean {either([repr(near_name) for near_name in near])}?" if near else f"It has {listed(names)}."
-    text = f"{where} has no layer '{name}'. {hint}"
-    return Problem(text, "unknown name", name, candidates=near, about=option)
+    others = f"{'They have' if where.startswith('neither') else 'It has'} {listed(names)}."
+    hint = f"Did you mean {either([repr(near_name) for near_name in near])}?" if near else others
+    return Problem(f"{where} '{name}'. {hint}", "unknown name", name, candidates=near, about=option)

@@ -17,8 +17,11 @@ import msgspec
 from converter.errors import ConversionError, Problem, Remedy
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
-#: Channels that were flattened, or of several tensors side by side (channels, positions) of each: ``64x49+4``.
-Channels: TypeAlias = "int | tuple[tuple[int, int], ...]"
+#: Channels and spatial positions of tensors that stand side by side before a layer: ``64x49+4`` is 64 channels at 49
+#: positions, flattened, and 4 features.
+ChannelGroups: TypeAlias = "tuple[tuple[int, int], ...]"
+#: How many channels were flattened; or the groups, where a net joins several tensors.
+Channels: TypeAlias = "int | ChannelGroups"
 #: What ``dtype`` understands.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -106,6 +109,12 @@ def _channels(value: Any) -> Channels:
     if not all(terms):
         raise ValueError(f"'{value}' is neither a number of channels nor a sum such as 64x49+4")
     return tuple((int(term[1]), int(term[2] or 1)) for term in terms if term)
+
+
+def channels_text(channels: Channels) -> str:
+    """As the option takes it."""
+    groups = ((channels, 1),) if isinstance(channels, int) else channels
+    return "+".join(f"{count}x{positions}" if positions > 1 else str(count) for count, positions in groups)
 
 
 def parse_size(value: Any) -> int:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,7 +13,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import converter.mxnet_numpy2  # noqa: F401 - MXNet 1.9.1 imports under NumPy 2 only after it
+# a busy machine is no failure
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
+
+import converter.mxnet_numpy2  # noqa: E402, F401 - MXNet 1.9.1 imports under NumPy 2 only after it
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 import converter
-
 from converter.errors import FormatError
 from converter.formats import FORMATS, Format, ReadOptions, open_reader
 from tests.places import ROOT

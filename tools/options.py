@@ -1,4 +1,4 @@
-"""Write docs/options.md: every option of every command, from the records and the commands (`python tools/options.py`)."""
+"""Write docs/options.md: every option, from the records and the commands (`python tools/options.py`)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ HEAD = """# Options
 
 Written by `python tools/options.py` from `converter/options.py` and the commands.
 
-Every option is declared once. The command line has it as a flag; Python as a keyword of the functions named below, or as
-a field of the record: `converter.convert("torch->flax", "mlp.params", map={"output": "out"})` and
-`converter.convert("torch->flax", "mlp.params", options=converter.MatchOptions(map={"output": "out"}))` are the same.
+Every option is declared once. The command line has it as a flag; Python as a keyword, or as a field of a record:
+`converter.convert("torch->flax", "mlp.params", map={"output": "out"})` and
+`converter.convert("torch->flax", "mlp.params", options=converter.MatchOptions(map={"output": "out"}))` do the same.
 
 A pattern has `*` for any text, and stands for all below a module that it names. A pattern that meets no layer is an
 error, and so is an option that cannot apply to the layers that it meets. Sizes are like `5GB`, `500MB` or `2GiB`.

@@ -28,7 +28,7 @@ def verify(context: click.Context, /, source: str, target: str | None, as_json: 
     The exit code is 0 when it is so, and 1 when it is not.
     """
     defaults = {parameter.name: parameter.get_default(context) for parameter in context.command.params}
-    said = {name: value for name, value in others.items() if value != defaults[name]}
+    said = {name: value for name, value in others.items() if value is not None and value != defaults[name]}
     if target is None and said:
         raise click.UsageError("name a TARGET: a certificate alone takes no options but --json")
     from converter.commands import verify as command

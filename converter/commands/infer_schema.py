@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from converter.commands.plan import plan
-from converter.core.layers import UNKNOWN
+from converter.core.kinds import UNKNOWN
 from converter.errors import ConversionError, Placeholder, Remedy
 from converter.flattening.decision import INPUTS, Flattened
 from converter.matching.compatibility import agreements
@@ -68,7 +68,7 @@ def _entry(pair: Pair, decided: Sequence[Flattened], source: str, target: str) -
     kinds = [agreement.kind for agreement in agreements(pair.source, pair.target, False)]
     kind = next(kind for kind in kinds if kind != UNKNOWN)
     readings = [r for layer in (pair.source, pair.target) for r in layer.readings if r.kind == kind]
-    forms = {reading.form for reading in readings if reading.form and "_without_" not in reading.form}
+    forms = {reading.form for reading in readings if reading.form}
     entry: dict[str, Any] = {"path": pair.source.path, "kind": forms.pop() if len(forms) == 1 else kind}
     sizes: Mapping[str, int] = {axis: size for reading in readings for axis, size in reading.sizes}
     entry |= {axis: sizes[axis] for axis in _OPTIONS if axis in sizes}

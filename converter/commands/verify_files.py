@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 from msgspec.structs import asdict
 
+from converter.core.arithmetic import Sum
 from converter.core.contents import LeftOut
-from converter.core.layers import Stored
-from converter.core.ops import Split, Sum
+from converter.core.layers import Stored, shown
+from converter.core.ops import Split
 from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.endpoint import Endpoint
@@ -155,7 +156,7 @@ def _layer(pair: Pair, agreement: Agreement, ours: Endpoint, theirs: Endpoint) -
 def _has_sums(agreement: Agreement) -> bool:
     """Whether a tensor of the source is a sum that would have to be shared out."""
     return any(
-        "+" in supply.stored.leaf.roles[supply.place] and "+" not in move.target.leaf.roles[move.place]
+        len(move.target.leaf.roles[move.place]) == 1 < len(supply.stored.leaf.roles[supply.place])
         for move in agreement.moves
         for supply in move.supplies
     )
@@ -163,7 +164,7 @@ def _has_sums(agreement: Agreement) -> bool:
 
 def _move(layer: str, move: Move, source: _Neutral, target: _Neutral) -> Iterator[TensorComparison]:
     theirs = target.role(move.target, move.place)
-    role = move.target.leaf.roles[move.place].replace("+", " + ")
+    role = shown(move.target.leaf.roles[move.place])
     if move.supplies:
         ours = tuple(source.role(supply.stored, supply.place) for supply in move.supplies)
         (ours_sum,) = Sum((len(ours),)).apply(ours) if len(ours) > 1 else ours
@@ -175,7 +176,7 @@ def _move(layer: str, move: Move, source: _Neutral, target: _Neutral) -> Iterato
     yield _compared(layer, role, _names(move.supplies), _specs(move.target), ours_sum, theirs)
     for supply, number in move.checked:
         left = source.role(supply.stored, supply.place)
-        role = supply.stored.leaf.roles[supply.place].replace("+", " + ")
+        role = shown(supply.stored.leaf.roles[supply.place])
         yield _compared(layer, role, _names((supply,)), (), left, np.full_like(left, number))
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 
 from converter.commands.verify_files import errors
 from converter.core.contents import Contents
+from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer
 from converter.core.tensors import Array
 from converter.errors import ConversionError, MatchError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 #: Relative error up to which outputs of the less precise of two dtypes count as equal, where the caller says nothing.
 TOLERANCES: Mapping[str, float] = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}
-#: Kinds whose layers may hand on every step or the last alone, so that other shapes are no difference.
-_RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -193,7 +192,7 @@ def _couples(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> list[list[_Couple
 
 def _holding(layers: Sequence[Layer], side: LiveNet) -> dict[str, frozenset[int]]:
     """Module -> the numbers of the layers that are wholly in it."""
-    from converter.live.run import upwards
+    from converter.live.watching import upwards
 
     holding: dict[str, set[int]] = {}
     for number, layer in enumerate(layers):
@@ -258,7 +257,8 @@ def _closest(pair: Pair, names: _Couple, a: _Arrays, b: _Arrays, rtol: float | N
 
 
 def _is_recurrent(pair: Pair) -> bool:
-    return any(reading.kind in _RECURRENT for reading in pair.source.readings)
+    """Whether it may hand on every step or the last alone, so that other shapes are no difference."""
+    return any(reading.kind in RECURRENT for reading in pair.source.readings)
 
 
 def _outputs(a: Run, b: Run, turned: bool, rtol: float | None) -> tuple[Difference, ...]:

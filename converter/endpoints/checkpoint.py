@@ -110,7 +110,9 @@ def open_weights(path: StrPath, framework: str | None = None, options: ReadOptio
         for name in {"step", "key"} - reader.takes:
             if getattr(options, name) is not None:
                 about = Remedy(name, getattr(options, name))
-                raise ConversionError(Problem(f"{path}: {form.title}, which {_ELSEWHERE[name]}.", "option", about=about))
+                raise ConversionError(
+                    Problem(f"{path}: {form.title}, which {_ELSEWHERE[name]}.", "option", about=about)
+                )
         if options.names_from is not None:
             with open_weights(options.names_from) as named:
                 reader = RenamedReader(reader, named.contents)

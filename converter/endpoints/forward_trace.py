@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from xxhash import xxh3_128_digest
 
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, Observed
+from converter.core.layers import Layer, Net, Observed, sizes_of
 from converter.core.tensors import Array
 from converter.live.base import LiveNet
-from converter.live.run import Call, Run, run, upwards
+from converter.live.run import Call, Run, run
+from converter.live.watching import upwards
 
 
 def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
@@ -26,9 +26,9 @@ def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
         for layer in net.layers
         if layer.path in owners and times[owners[layer.path]] == 1
     }
-    arrays = [array for calls in found.calls.values() for call in calls for array in (*call.given, *call.outputs)]
+    arrays = [array for calls in found.calls.values() for call in calls for array in (*call.inputs, *call.outputs)]
     spatial = _BySize(array for array in arrays if array.ndim > 3)
-    features = _BySize(call.outputs[0] for layer, call in first.items() if sizes_of(layer).role == "features")
+    features = _BySize(call.outputs[0] for layer, call in first.items() if sizes_of(layer).flow == "features")
     axis = -1 if live.framework.channels_last else 1
     flattened, unflattened = {}, {}
     for layer, call in first.items():
@@ -39,7 +39,7 @@ def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
         if became is not None:
             unflattened[layer.path] = became.shape[axis]
     calls = {path: order[module] for path, module in owners.items()}
-    taken = {layer.path: _digest(call.given[0]) for layer, call in first.items() if call.given}
+    taken = {layer.path: _digest(call.inputs[0]) for layer, call in first.items() if call.inputs}
     return Observed(calls, taken, flattened, unflattened)
 
 
@@ -55,7 +55,7 @@ def _owner(live: LiveNet, layer: Layer, found: Run) -> str:
 
 def _flattened(layer: Layer, call: Call, spatial: _BySize, features: _BySize, axis: int) -> int | None:
     """The channels of what was flattened into the inputs of the layer; 0: nothing was; None: it was not seen."""
-    given = call.given[0] if call.given else None
+    given = call.inputs[0] if call.inputs else None
     size = sizes_of(layer).inputs
     if given is None or given.ndim < 2 or not size:
         return None

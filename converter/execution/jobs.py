@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from converter.core.ops import Cast, Flip, Split, Transpose
+from converter.core.arithmetic import Cast
+from converter.core.ops import Flip, Split, Transpose
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Reader, Writer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -12,14 +12,14 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.contents import LeftOut
-from converter.core.layers import Layer, Net, join_path, split_path
+from converter.core.layers import Form, Layer, Net, join_path, split_path
 from converter.errors import MatchError, Problem, Remedy, unknown_name
 from converter.frameworks import FRAMEWORKS, named_forms
-from converter.frameworks.dense import CONV1D
+from converter.frameworks.linear import CONV1D, HEADS
 from converter.matching.compatibility import shapes
 from converter.matching.fused import apart, expanded
 from converter.matching.names import COMPILED, meaning, without_compiled
-from converter.options import Channels, MatchOptions
+from converter.options import Channels, MatchOptions, channels_text
 from converter.schema.loader import Schema, SchemaLayer, load_schema
 
 _Value = TypeVar("_Value")
@@ -83,7 +83,9 @@ class Hints(msgspec.Struct, frozen=True):
         }
         unused = [pattern for pattern in self.options.ignore if pattern not in ignored.values()]
         if unused:
-            raise MatchError([unknown_name(Remedy("ignore", p), p, "the source", net.by_path) for p in unused])
+            raise MatchError(
+                [unknown_name(Remedy("ignore", p), p, "the source has no layer", net.by_path) for p in unused]
+            )
         left_out = [
             LeftOut(spec.name, f"ignored: {ignored[layer.path]}")
             for layer in net.layers
@@ -155,52 +157,45 @@ class Hints(msgspec.Struct, frozen=True):
         """
         nets = (source, target) if target is not None else (source,)
         problems = []
-        for option, applies in _APPLY.items():
+        for option, needed in _NEEDED.items():
             for pattern in getattr(self.options, option):
-                met = [
-                    layer
-                    for net in nets
-                    for layer in net.layers
-                    if covers(pattern, layer.path) or covers(pattern, self.mapped(layer.path) or layer.path)
-                ]
+                met = [layer for net in nets for layer in net.layers if self._meets(pattern, layer)]
                 about = _entry(option, getattr(self.options, option), pattern)
                 if not met:
                     known = dict.fromkeys(path for net in nets for path in net.by_path)
-                    where = "the source" if target is None else "neither net"
-                    problems.append(_no_layer(about, pattern, where, known))
-                elif not any(map(applies, met)):
-                    text = f"'{met[0].path}' is {met[0].kind}, to which this does not apply."
+                    where = "the source has no layer" if target is None else "neither net has a layer"
+                    problems.append(unknown_name(about, pattern, where, known))
+                elif not any(map(needed.applies, met)):
+                    text = f"'{met[0].path}' is {met[0].kind}, {needed.lacks}."
                     problems.append(Problem(text, "option", pattern, about=about))
         problems += self._unused_allowances(target)
         if problems:
             raise MatchError(problems)
 
+    def _meets(self, pattern: str, layer: Layer) -> bool:
+        return covers(pattern, layer.path) or covers(pattern, self.mapped(layer.path) or layer.path)
+
     def _unused_allowances(self, target: Net | None) -> list[Problem]:
+        """Patterns of ``allow_missing`` for no layer of the clone or the schema."""
         entries: tuple[SchemaLayer, ...] = self.schema.layers if self.schema else ()
         known = (*(target.by_path if target else ()), *(entry.path for entry in entries))
-        return [
-            unknown_name(Remedy("allow_missing", pattern), pattern, "the clone" if target else "the schema", known)
-            for pattern in self.options.allow_missing
-            if not any(covers(pattern, path) for path in known)
-        ]
-
-
-def _no_layer(about: Remedy, pattern: str, where: str, known: Iterable[str]) -> Problem:
-    problem = unknown_name(about, pattern, where, known)
-    return replace(problem, text=problem.text.replace("neither net has no layer", "neither net has a layer"))
+        where = "the clone has no layer" if target else "the schema has no layer"
+        problems = []
+        for pattern in self.options.allow_missing:
+            about = Remedy("allow_missing", pattern)
+            if target is None and self.schema is None:
+                text = "a new file has every layer of the source, so that none can be missing. This is for a clone."
+                problems.append(Problem(text, "option", pattern, about=about))
+            elif not any(covers(pattern, path) for path in known):
+                problems.append(unknown_name(about, pattern, where, known))
+        return problems
 
 
 def _entry(option: str, values: Mapping[str, Any] | Iterable[str], pattern: str) -> Remedy:
     if not isinstance(values, Mapping):
         return Remedy(option, pattern)
     value = values[pattern]
-    return Remedy(option, (pattern, value if isinstance(value, int | str) else _sum(value)))
-
-
-def _sum(channels: Channels) -> str:
-    """As the user writes it: ``64x49+4``."""
-    parts = channels if isinstance(channels, tuple) else ()
-    return "+".join(f"{count}x{positions}" if positions > 1 else str(count) for count, positions in parts)
+    return Remedy(option, (pattern, channels_text(value) if isinstance(value, tuple) else value))
 
 
 #: Words in the path of an attention, or of one of its projections.
@@ -209,7 +204,7 @@ _ATTENTION = frozenset("attention mha multihead q k v query key value qkv kv".sp
 
 def _may_have_heads(layer: Layer) -> bool:
     """Whether it may be a projection of an attention: no other layer has heads."""
-    formed = any("heads" in reading.form for reading in layer.readings)
+    formed = any(reading.form in HEADS for reading in layer.readings)
     linear = any(reading.kind == "linear" for reading in layer.readings)
     words = {word for part in split_path(layer.path) for word in meaning(part).split(".")}
     return formed or (linear and bool(words & _ATTENTION))
@@ -220,8 +215,19 @@ def _has_features(layer: Layer) -> bool:
     return any(reading.kind not in ("conv", "conv_transpose", "parameter", "embedding") for reading in layer.readings)
 
 
-#: Option -> whether it can apply to a layer.
-_APPLY = {"kind": lambda layer: True, "heads": _may_have_heads, "flatten": _has_features, "unflatten": _has_features}
+class _Needed(msgspec.Struct, frozen=True):
+    """What an option needs of a layer. lacks: what is wrong with a layer that it does not apply to."""
+
+    applies: Callable[[Layer], bool]
+    lacks: str
+
+
+_NEEDED: Mapping[str, _Needed] = {
+    "kind": _Needed(lambda layer: True, ""),
+    "heads": _Needed(_may_have_heads, "which has no heads"),
+    "flatten": _Needed(_has_features, "whose inputs are no features"),
+    "unflatten": _Needed(_has_features, "whose outputs are no features"),
+}
 
 
 def narrowed(layer: Layer, kind: str) -> Layer:
@@ -236,25 +242,29 @@ def narrowed(layer: Layer, kind: str) -> Layer:
     alike = next(
         (same for side in (layer.readings, layer.unlikely) if (same := tuple(r for r in side if r.kind == kind))), ()
     )
-    of = _form_kinds().get(kind)
-    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == of and not reading.form)
+    form = _forms().get(kind)
+    formed = tuple(
+        replace(reading, form=form.name, lacks=form.lacks)
+        for reading in layer.readings
+        if form and reading.kind == form.kind == reading.called
+    )
     return replace(layer, readings=exact or alike or formed)
 
 
 def _where_possible(layer: Layer, chosen: Layer, kind: str) -> Layer:
     """What a pattern for many layers leaves of one of them; ``chosen`` is what it could be of that kind or form."""
-    of = _form_kinds().get(kind)
-    others = tuple(reading for reading in layer.readings if of is not None and reading.kind != of)
+    form = _forms().get(kind)
+    others = tuple(reading for reading in layer.readings if form is not None and reading.kind != form.kind)
     return replace(chosen, readings=(*chosen.readings, *others)) if chosen.readings else layer
 
 
 @lru_cache
-def _form_kinds() -> Mapping[str, str]:
+def _forms() -> Mapping[str, Form]:
     return named_forms()
 
 
 def _other_kind(layer: Layer, kind: str) -> Problem:
-    kinds = ", ".join(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))
+    kinds = ", ".join(dict.fromkeys(reading.called for reading in layer.readings))
     text = f"'{layer.path}' ({shapes(layer)}) can only be {kinds}."
     return Problem(text, "kind", layer.path, kinds, kind, about=Remedy("kind", (layer.path, kind)))
 

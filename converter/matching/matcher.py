@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
-from converter.core.patterns import Indices, indices_of, letters
-from converter.errors import NAMED, MatchError, Placeholder, Problem, Remedy, listed
+from converter.errors import MatchError, Problem, Remedy, listed
 from converter.matching.bare_parameters import as_there
 from converter.matching.compatibility import agreements, disagreement, noted, shapes
-from converter.matching.hints import Hints, narrowed, with_size
+from converter.matching.hints import Hints, narrowed
 from converter.matching.names import Naming, numbered_alike, plain_names, same_tails
 from converter.matching.order import in_turn, true_order
+from converter.matching.problems import (
+    ambiguous,
+    module_maps,
+    outermost_modules,
+    unknown_sources,
+    without_counterpart,
+    without_source,
+)
+from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
 from converter.matching.structure import Alignment
 from converter.matching.tied import Ties, tied_to, twins
-from converter.schema.loader import SchemaLayer
 
 SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "map", "same name", "only one with this shape"
 STRUCTURE, SAME_TAIL, POSITION = "same place in the tree", "same end of the name", "position"
@@ -46,14 +53,6 @@ class Matched(msgspec.Struct, frozen=True):
     pairs: tuple[Pair, ...]
     ties: Ties
     kept: tuple[Layer, ...]
-
-
-class Renaming(msgspec.Struct, frozen=True, gc=False):
-    """A source layer and the path that it gets in a file made without a template."""
-
-    source: Layer
-    path: str
-    reason: str
 
 
 def match(source: Net, target: Net, hints: Hints) -> Matched:
@@ -85,7 +84,7 @@ def check_strict(pairs: Iterable[Pair]) -> None:
             "strict",
             pair.source.path,
             candidates=(pair.target.path,),
-            remedies=(_map(pair.source, pair.target),),
+            remedies=(Remedy("map", (pair.source.path, pair.target.path)),),
             summary="{count} pairs rest on less than a name.",
             about=Remedy("strict"),
         )
@@ -94,38 +93,6 @@ def check_strict(pairs: Iterable[Pair]) -> None:
     ]
     if problems:
         raise MatchError(problems)
-
-
-def rename(source: Net, framework_name: str, hints: Hints) -> tuple[Renaming, ...]:
-    """The path of every source layer in a new file: by schema, by map, or as it is. Raises MatchError."""
-    renamed: dict[str, Renaming] = {}
-    problems: list[Problem] = []
-    for known in _by_entry(hints, source, problems):
-        path = known.entry.spelled(framework_name, known.indices)[0]
-        renamed[known.layer.path] = Renaming(known.layer, path, SCHEMA)
-    problems += unused_entries(source, hints)
-    for layer in source.layers:
-        mapped = hints.mapped(layer.path)
-        if mapped is not None:
-            renamed[layer.path] = Renaming(layer, mapped, MAP)
-        else:
-            renamed.setdefault(layer.path, Renaming(layer, layer.path, SAME_NAME))
-    taken = Counter(renaming.path for renaming in renamed.values())
-    problems += [
-        Problem(
-            f"{count} layers would be named '{path}'.",
-            "same name",
-            path,
-            remedies=(
-                Remedy("map", (next(r.source.path for r in renamed.values() if r.path == path), Placeholder("NEW"))),
-            ),
-        )
-        for path, count in taken.items()
-        if count > 1
-    ]
-    if problems:
-        raise MatchError(problems)
-    return tuple(renamed.values())
 
 
 class Matcher:
@@ -151,14 +118,14 @@ class Matcher:
     # -- the evidence, the surest first ------------------------------------------------------------------------------
 
     def by_schema(self, hints: Hints) -> None:
-        for known in _by_entry(hints, self.source, self.problems, optional=self.partial):
+        for known in layers_by_entry(hints, self.source, self.problems, optional=self.partial):
             target = _first(self.target, known.entry.spelled(self.target.framework, known.indices))
             if target is not None and target.path in self.free_targets and known.layer.path in self.free_sources:
                 chosen = narrowed(target, known.entry.kind)
-                self._pair(known.layer, _with_sizes(chosen if chosen.readings else target, known.entry), SCHEMA)
+                self._pair(known.layer, with_entry_sizes(chosen if chosen.readings else target, known.entry), SCHEMA)
 
     def by_map(self, hints: Hints) -> None:
-        self.problems += unused_entries(self.source, hints)
+        self.problems += unknown_sources(self.source, hints)
         for path in list(self.free_sources):
             mapped = hints.mapped(path)
             if mapped in self.free_targets:
@@ -270,13 +237,14 @@ class Matcher:
     def explain(self) -> None:
         """Raises MatchError with all that could not be paired."""
         self.problems += [self.misfit(pair) for pair in self.misfits]
-        self.problems += [self._unfilled(target) for target in self.free_targets.values()]
+        self.problems += self._unfilled()
+        modules = outermost_modules(self.free_sources, self.source)
         for path, layer in self.free_sources.items():
             if self.free_targets and not self.same_framework and noted(layer):
-                text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}"
+                text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}."
                 self.problems.append(Problem(text, "no such kind", path))
             elif not self.free_targets:
-                self.problems.append(_without_counterpart(layer))
+                self.problems.append(without_counterpart(layer, modules[path]))
         if self.problems:
             raise MatchError(self.problems)
 
@@ -291,22 +259,16 @@ class Matcher:
     def fits(self, source: Layer, target: Layer) -> bool:
         return bool(agreements(source, target, self.same_framework))
 
-    def _unfilled(self, target: Layer) -> Problem:
-        fitting = [layer for layer in self.free_sources.values() if self.fits(layer, target)]
-        if fitting:
-            return ambiguous(target, fitting)
-        return Problem(
-            f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}.",
-            "no source",
-            target.path,
-            expected=shapes(target),
-            remedies=(
-                Remedy("map", (Placeholder("SOURCE"), target.path), "gives it one"),
-                Remedy("allow_missing", target.path, "leaves it as it is"),
-            ),
-            summary="nothing in the source fits {count} layers of the clone.",
-            wide=(Remedy("allow_missing", _module(target.path)),),
-        )
+    def _unfilled(self) -> Iterator[Problem]:
+        """Each layer of the clone that has no source: several fit it, or none does."""
+        maps = module_maps(self.free_sources, self.free_targets, self.fits)
+        modules = outermost_modules(self.free_targets, self.target)
+        for path, target in self.free_targets.items():
+            fitting = [layer for layer in self.free_sources.values() if self.fits(layer, target)]
+            if fitting:
+                yield ambiguous(target, fitting, maps.get(path, ()))
+            else:
+                yield without_source(target, modules[path])
 
     def _pair(self, source: Layer, target: Layer, reason: str) -> None:
         del self.free_sources[source.path], self.free_targets[target.path]
@@ -346,49 +308,6 @@ class Matcher:
         return after[position] if position < len(after) and not moved else None
 
 
-def ambiguous(target: Layer, sources: Sequence[Layer]) -> Problem:
-    """A target layer that several source layers fit alike."""
-    paths = tuple(layer.path for layer in sources)
-    return Problem(
-        f"'{target.path}' of the clone could be {listed(paths)}.",
-        "ambiguous",
-        target.path,
-        candidates=paths,
-        remedies=tuple(_map(layer, target) for layer in sources[:NAMED]),
-        summary="{count} layers of the clone could each be several of the source: their shapes are the same, and their "
-        "names do not tell.",
-        wide=(
-            Remedy("map", (Placeholder("MODULE"), Placeholder("MODULE"))),
-            Remedy("schema", Placeholder("NAMES.yaml")),
-        ),
-    )
-
-
-def _without_counterpart(layer: Layer) -> Problem:
-    return Problem(
-        f"'{layer.path}' ({shapes(layer)}) has no counterpart in the clone{noted(layer)}.",
-        "no target",
-        layer.path,
-        met=shapes(layer),
-        remedies=(
-            Remedy("map", (layer.path, Placeholder("TARGET")), "gives it one"),
-            Remedy("ignore", layer.path, "leaves it out"),
-        ),
-        summary="{count} layers of the source have no counterpart in the clone.",
-        wide=(Remedy("ignore", _module(layer.path)),),
-    )
-
-
-def _map(source: Layer, target: Layer) -> Remedy:
-    return Remedy("map", (source.path, target.path))
-
-
-def _module(path: str) -> str:
-    """The outermost module around a layer, as a pattern."""
-    first, dot, _ = path.partition(".")
-    return f"{first}.*" if dot else first
-
-
 def _letters(path: str) -> str:
     """The same for ``dense``, ``dense_1`` and ``Dense_0``: the first of a class may have no number."""
     return re.sub(r"[\W_\d]+", "", path).casefold()
@@ -399,84 +318,5 @@ def _once(layers: Mapping[str, Layer], name: Naming) -> dict[str, Layer]:
     return {name(path): layer for path, layer in layers.items() if count[name(path)] == 1}
 
 
-# -- schemas and maps -------------------------------------------------------------------------------------------------
-
-
-class _Known(msgspec.Struct, frozen=True):
-    """A layer of the source that an entry of the schema stands for, as the kind that it says."""
-
-    entry: SchemaLayer
-    layer: Layer
-    indices: Indices
-
-
-def _by_entry(hints: Hints, source: Net, problems: list[Problem], optional: bool = False) -> list[_Known]:
-    """Every layer of the source that the schema knows, in its order; what speaks against it goes to ``problems``.
-
-    optional: whether the source may lack any of them.
-    """
-    known: list[_Known] = []
-    owner: dict[str, SchemaLayer] = {}
-    for entry in hints.schema.layers if hints.schema else ():
-        layers = _layers_of(entry, source)
-        if not layers and not (optional or entry.optional or entry.tied or hints.may_miss(entry.path)):
-            problems.append(_not_in_source(source, entry))
-        for layer, indices in layers:
-            other = owner.setdefault(layer.path, entry)
-            if other is not entry:
-                text = f"two entries of the schema stand for '{layer.path}': {other.path} and {entry.path}."
-                problems.append(Problem(text, "schema", layer.path))
-            elif not narrowed(layer, entry.kind).readings:
-                problems.append(_other_kind(layer, entry))
-            else:
-                known.append(_Known(entry, _with_sizes(narrowed(layer, entry.kind), entry), indices))
-    return known
-
-
-def _layers_of(entry: SchemaLayer, net: Net) -> list[tuple[Layer, Indices]]:
-    """The layers of the net that the entry stands for: by the first of its names that is there."""
-    for pattern in entry.paths(net.framework):
-        if not letters(pattern):
-            layers = [(net.by_path[pattern], indices_of(pattern, pattern) or {})] if pattern in net.by_path else []
-        else:
-            named = ((layer, indices_of(pattern, layer.path)) for layer in net.layers)
-            layers = [(layer, indices) for layer, indices in named if indices is not None]
-        if layers:
-            return layers
-    return []
-
-
-def _with_sizes(layer: Layer, entry: SchemaLayer) -> Layer:
-    for axis, size in (("heads", entry.heads), ("multiplier", entry.multiplier)):
-        layer = layer if size is None else with_size(layer, axis, size)
-    return layer
-
-
 def _first(net: Net, paths: Sequence[str]) -> Layer | None:
     return next((net.by_path[path] for path in paths if path in net.by_path), None)
-
-
-def unused_entries(source: Net, hints: Hints) -> list[Problem]:
-    """Entries of ``map`` for layers that the source does not have."""
-    unused = [old for old in hints.mapping if not any(p == old or p.startswith(old + ".") for p in source.by_path)]
-    return [
-        Problem(
-            f"the source has no layer '{old}'. It has {listed(source.by_path)}.",
-            "unknown name",
-            old,
-            about=Remedy("map", (old, hints.mapping[old])),
-        )
-        for old in unused
-    ]
-
-
-def _not_in_source(source: Net, entry: SchemaLayer) -> Problem:
-    paths = " or ".join(entry.paths(source.framework))
-    text = f"the schema's layer '{entry.path}' ({paths}) is not in the source, which has {listed(source.by_path)}."
-    summary = "{count} layers of the schema are not in the source."
-    return Problem(text, "schema layer", entry.path, expected=paths, summary=summary)
-
-
-def _other_kind(layer: Layer, entry: SchemaLayer) -> Problem:
-    text = f"'{layer.path}' ({shapes(layer)}) is {layer.kind}, and the schema's layer '{entry.path}' is {entry.kind}."
-    return Problem(text, "schema kind", layer.path, entry.kind, layer.kind)

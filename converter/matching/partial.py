@@ -9,16 +9,18 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Inflate
 from converter.core.axes import groups
 from converter.core.layers import Layer, Net, Reading, Stored
 from converter.errors import MatchError, Placeholder, Problem, Remedy, listed, unknown_name
+from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import agreements, shapes
 from converter.matching.hints import Hints, covers
-from converter.matching.matcher import CERTAIN, POSITION, Matcher, Pair, check_strict, unused_entries
+from converter.matching.matcher import CERTAIN, POSITION, Matcher, Pair, check_strict
 from converter.matching.names import plain_names
 from converter.matching.order import true_order
+from converter.matching.problems import unknown_sources
 from converter.options import ReuseOptions
-from converter.planning.overlay import Inflate
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
 BY_CALLS = "the order in which they were called"
@@ -70,7 +72,7 @@ def select(old: Net, new: Net, options: ReuseOptions, hints: Hints) -> Selection
 
 
 def _wanted(old: Net, options: ReuseOptions, hints: Hints) -> tuple[list[Layer], str]:
-    problems = unused_entries(old, hints)
+    problems = unknown_sources(old, hints)
     order = ""
     if options.first is not None:
         ordered, order = in_order(old)
@@ -81,7 +83,7 @@ def _wanted(old: Net, options: ReuseOptions, hints: Hints) -> tuple[list[Layer],
     elif options.layers:
         layers = [layer for layer in old.layers if any(covers(pattern, layer.path) for pattern in options.layers)]
         problems += [
-            unknown_name(Remedy("layers", pattern), pattern, "the old net", old.by_path)
+            unknown_name(Remedy("layers", pattern), pattern, "the old net has no layer", old.by_path)
             for pattern in options.layers
             if not any(covers(pattern, path) for path in old.by_path)
         ]
@@ -216,7 +218,7 @@ def _opened(stored: Stored) -> Stored:
 
 
 def _is_fused(reading: Reading) -> bool:
-    return "heads" in reading.form or any("(" in item.leaf.neutral for item in reading.stored)
+    return reading.form in HEADS or any("(" in item.leaf.neutral for item in reading.stored)
 
 
 def inflated(source: Layer, target: Layer) -> Layer | None:

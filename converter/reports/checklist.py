@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from converter.core.kinds import KINDS
 from converter.core.layers import Net
 from converter.errors import CloneWarning
 from converter.frameworks import framework
@@ -117,7 +118,7 @@ def _concerned(row: Default, layers: Sequence[_Layer]) -> tuple[str, ...]:
         for layer in layers
         if layer.kind in row.kinds
         and row.roles in (None, layer.roles)
-        and (layer.wide or not layer.kind.startswith("conv"))
+        and (layer.wide or KINDS[layer.kind].flow != "channels")
     ]
     if row.together and {layer.kind for layer in found} != row.kinds:
         return ()

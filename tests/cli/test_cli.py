@@ -222,7 +222,7 @@ def test_a_layer_of_no_known_kind_is_refused_by_name(tmp_path: Path, capsys: pyt
     rng = np.random.default_rng(1)
     source = write(tmp_path / "rnn.pt", "torch", {"rnn.weight_ih_l0": rng.normal(size=(12, 4)).astype(np.float32)})
     message = refused(capsys, "torch->flax", source)
-    assert "'rnn' (rnn.weight_ih_l0 (12, 4)) is a layer of no kind that is known" in message
+    assert "'rnn' (rnn.weight_ih_l0 (12, 4)) is a layer of an unknown kind" in message
     ok(capsys, "torch->torch", source, "-o", tmp_path / "copy.safetensors")
 
 

@@ -388,7 +388,7 @@ def test_the_result_is_data() -> None:
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (42, "a builtins.int is no live net that is known"),
+        (42, "a builtins.int is not a live net of a known framework"),
         (flax_net(random_weights(1)), "give the pair (module, variables), or the bound module"),
         (FlaxMLP(), "a Flax linen module alone has no weights: give the pair (module, variables)"),
         (torch.nn.ReLU(), "the PyTorch net has no weights; there is nothing to verify"),

@@ -73,7 +73,7 @@ def test_words_that_mean_the_same_pair() -> None:
         "attn.out_proj": ("attention.output", STRUCTURE),
     }
     with pytest.raises(MatchError, match="rests on: same place in the tree"):
-        match(stack("torch", ours, FOUR), stack("flax", theirs, FOUR), Hints(), strict=True)
+        match(stack("torch", ours, FOUR), stack("flax", theirs, FOUR), Hints.of(MatchOptions(strict=True)))
 
 
 def test_the_only_module_left_in_a_place_pairs() -> None:

@@ -166,7 +166,7 @@ def symbol_beside(path: Path) -> Path | None:
 
 
 def operators(path: Path) -> Mapping[str, str]:
-    """Name of each variable -> the operator that uses it, in the order of use; ``batchnorm(fix_gamma)`` for one
+    """Name of each variable -> the operator that uses it, in the order of use; ``batchnorm_fix_gamma`` for one
     that takes its gamma as one. Raises FormatError for a file that is not a graph.
     """
     try:
@@ -188,4 +188,4 @@ def _operator(node: Mapping[str, Any]) -> str:
     attributes = node.get("attrs") or node.get("attr") or node.get("param") or {}
     # of the operator, not of gluon's layer: there fix_gamma is the default (src/operator/nn/batch_norm-inl.h)
     fixed = str(attributes.get("fix_gamma", "True")).lower() in ("true", "1")
-    return "batchnorm(fix_gamma)" if name == "batchnorm" and fixed else name
+    return "batchnorm_fix_gamma" if name == "batchnorm" and fixed else name
