@@ -80,8 +80,10 @@ class ExportedProgram(TorchFile):
         if not configs:
             raise FormatError(self.path, "the archive describes the weights of no program")
         self.folder = configs[0][: configs[0].index(_WEIGHTS)]
-        place = self.folder + _WEIGHTS
-        self.programs = [name[len(place) :].removesuffix(_WEIGHTS_CONFIG) for name in configs if name.startswith(place)]
+        prefix = self.folder + _WEIGHTS
+        self.programs = [
+            name[len(prefix) :].removesuffix(_WEIGHTS_CONFIG) for name in configs if name.startswith(prefix)
+        ]
         order = self.folder + "byteorder"
         self.big_endian = order in members and members.read(order).strip() == b"big"
 

@@ -17,22 +17,22 @@ __all__ = ["Document"]
 class Document:
     """A value of a JSON document and where it stands; every access checks the type. Raises FormatError."""
 
-    def __init__(self, value: object, path: Path, place: str) -> None:
+    def __init__(self, value: object, path: Path, where: str) -> None:
         self.value = value
         self.path = path
-        self.place = place
+        self.where = where
 
     @classmethod
-    def parse(cls, data: bytes, path: Path, place: str) -> Document:
-        return cls(parse_json(path, data, place), path, place)
+    def parse(cls, data: bytes, path: Path, where: str) -> Document:
+        return cls(parse_json(path, data, where), path, where)
 
     @classmethod
-    def read(cls, path: Path, place: str) -> Document:
+    def read(cls, path: Path, where: str) -> Document:
         """A whole file."""
-        return cls.parse(read_whole(path, MAX_JSON), path, place)
+        return cls.parse(read_whole(path, MAX_JSON), path, where)
 
     def get(self, key: str) -> Document:
-        return Document(self.mapping().get(key), self.path, f"{self.place}, '{key}'")
+        return Document(self.mapping().get(key), self.path, f"{self.where}, '{key}'")
 
     def mapping(self) -> Mapping[str, object]:
         if not isinstance(self.value, dict):
@@ -48,7 +48,7 @@ class Document:
             return []
         if not isinstance(self.value, list):
             raise self.error("a list")
-        return [Document(item, self.path, f"{self.place}, item {index}") for index, item in enumerate(self.value)]
+        return [Document(item, self.path, f"{self.where}, item {index}") for index, item in enumerate(self.value)]
 
     def text(self) -> str:
         if not isinstance(self.value, str):
@@ -74,4 +74,4 @@ class Document:
         return sizes
 
     def error(self, expected: str) -> FormatError:
-        return FormatError(self.path, f"{self.place} is {str(self.value)[:40]!r}, not {expected}")
+        return FormatError(self.path, f"{self.where} is {str(self.value)[:40]!r}, not {expected}")
