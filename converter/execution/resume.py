@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from converter.formats import Format
-from converter.formats.io.locations import is_url, inner_path, store
+from converter.formats.io.locations import inner_path, is_url, store
 from converter.planning.plan import Plan
 
 __all__ = ["state_of", "work_id"]
