@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
+from converter.formats.io.json import Document
 from converter.formats.torch.archive import TorchArchive
-from converter.formats.torch.json import Document
 from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.tensors import TORCH_DTYPES, NotATensor, Storage, StridedTensor, TorchFile
 from converter.formats.zip.members import ZipMembers
