@@ -53,9 +53,9 @@ class FileWriter(Writer):
 
     def write(self, name: str, array: Array) -> None:
         spec, chunk = self.checked(name, array), self._chunks[name]
-        for place in grid(spec.shape, chunk) if spec.size else ():
-            with (self._partial / self._folders[name] / place.name).open("wb") as file:
-                for piece in blocks(array[place.region]):
+        for cell in grid(spec.shape, chunk) if spec.size else ():
+            with (self._partial / self._folders[name] / cell.name).open("wb") as file:
+                for piece in blocks(array[cell.region]):
                     file.write(piece.data)
                 file.truncate(math.prod(chunk) * spec.dtype.itemsize)  # what lies over the edge is zero
 

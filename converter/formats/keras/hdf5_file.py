@@ -57,7 +57,7 @@ class H5Reader(Reader):
 
 
 @contextmanager
-def damaged_means_format_error(path: Path, place: str) -> Iterator[None]:
+def damaged_means_format_error(path: Path, what: str) -> Iterator[None]:
     """h5py meets damage with OSError, RuntimeError, KeyError, ValueError and more: all become FormatError."""
     try:
         yield
@@ -65,7 +65,7 @@ def damaged_means_format_error(path: Path, place: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = str(error).strip("'\"") or type(error).__name__
-        raise FormatError(path, f"{place}: damaged or incomplete HDF5 ({text[:200]})") from None
+        raise FormatError(path, f"{what}: damaged or incomplete HDF5 ({text[:200]})") from None
 
 
 def import_h5py(path: Path) -> Any:
