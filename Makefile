@@ -20,6 +20,7 @@ lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
+	$(TEST)/bin/lint-imports
 
 docs: $(TEST)/ready
 	$(TEST)/bin/python tools/tables.py && $(TEST)/bin/python tools/capabilities.py && $(TEST)/bin/python tools/checklist.py

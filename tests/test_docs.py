@@ -40,11 +40,11 @@ def test_declared_checksums_are_compared_unless_told_not_to(
     file.write_bytes(data)
 
     def read(verify: bool) -> bytes:
-        _, reader = open_reader(path, ReadOptions(verify=verify))
+        _, reader = open_reader(path, ReadOptions(checksums=verify))
         with reader:
             return reader.read(reader.contents.specs[0].name).tobytes()
 
     if row.checksums and "OCDBT" not in row.checksums:
         with pytest.raises(FormatError):
-            read(verify=True)
-    assert read(verify=False) != array.tobytes()
+            read(checksums=True)
+    assert read(checksums=False) != array.tobytes()

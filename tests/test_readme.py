@@ -23,6 +23,7 @@ def test_the_generated_tables_are_current() -> None:
     for page in tables.TABLES:
         assert tables.current(page) == page.read_text(), "run: python tools/tables.py"
     assert tables.layers() == (ROOT / "docs" / "layers.md").read_text(), "run: python tools/tables.py"
+    assert tables.json_schema() == (ROOT / "schemas" / "schema.json").read_text(), "run: python tools/tables.py"
 
 
 def test_the_first_output_shown_is_what_the_command_prints(

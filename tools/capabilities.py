@@ -30,7 +30,7 @@ HEAD = """# Formats
 
 Written by `python tools/capabilities.py` from the code: `lazy`, `streams` and the dtypes read are what its readers and
 writers say of themselves; the dtypes written are those that came back bit for bit when each was written and read. Tests
-hold all of it to files of 300 MB, to the real frameworks, and to damaged data (with and without `--no-verify`).
+hold all of it to files of 300 MB, to the real frameworks, and to damaged data (with and without `--no-checksums`).
 
 - `lazy` is what is read for one tensor. Listing reads headers only: `converter inspect` of 2 GB in a hundred tensors
   takes 43 to 55 MB in every format.

@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from converter.live import open_net
-from converter.matching.applied_options import Rules
+from converter.matching.hints import Hints
 from converter.matching.matcher import match
 from converter.matching.partial import SLICED
 from converter.reports.reuse import ReuseReport
@@ -31,8 +31,8 @@ def freeze(net: Any, report: ReuseReport) -> Any:
     there = live.framework.net(live.described())
     wanted = [one.taking.target.path for one in report.reused if one.taking.how != SLICED]
     if not all(path in there.by_path for path in wanted):  # a file may spell paths otherwise than the live net
-        found = {pair.source.path: pair.target.path for pair in match(report.new, there, Rules())}
-        wanted = [found[path] for path in wanted]
+        paths = {pair.source.path: pair.target.path for pair in match(report.new, there, Hints()).pairs}
+        wanted = [paths[path] for path in wanted]
     shared = {spec.name for layer in there.layers if layer.path not in wanted for spec in layer.tensors}
     names = {spec.name for path in wanted for spec in there.by_path[path].tensors} - shared
     for path in report.in_part:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from converter.commands.plan import plan
 from converter.core.kinds import UNKNOWN
-from converter.endpoints.checkpoint import StrPath
-from converter.endpoints.endpoint import clone_of, opened
-from converter.errors import ConversionError
-from converter.flattening.apply import Flattened, flattened
-from converter.flattening.decision import INPUTS
-from converter.live.run import as_arrays
-from converter.matching.applied_options import Rules
+from converter.errors import ConversionError, Placeholder, Remedy
+from converter.flattening.decision import INPUTS, Flattened
 from converter.matching.compatibility import agreements
-from converter.matching.matcher import Pair, match
-from converter.planning.plan import plan_into
+from converter.matching.matcher import Pair
+from converter.options import PlanKeywords, Records, StrPath
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Sizes that no shape tells, which a schema has a key for.
 _OPTIONS = ("heads", "multiplier")
@@ -32,34 +30,36 @@ def infer_schema(
     source_framework: str | None = None,
     target_framework: str | None = None,
     example_input: Any = None,
-    **said: Any,
+    options: Records = (),
+    **keywords: Unpack[PlanKeywords],
 ) -> str:
-    """The YAML of a schema that pairs the layers of two nets of different frameworks as `convert` would.
+    """The YAML of a schema that pairs the layers of two nets of different frameworks as `converter.convert` would.
 
-    target: a file, a live net, or ``"package.module:Net"``, with an example_input, as ``like`` of `convert`.
-    said: ``map``, ``kind``, ``heads``, ``flatten`` … as in `convert`, where the files leave something open; so the
-    schema has what no file tells.
+    target: a file, a live net, or ``"package.module:Net"``, with an example_input, as ``like`` of `converter.plan`.
+    options, keywords: as there, where the files leave something open; so the schema has what no file tells.
     Raises MatchError where they cannot be paired, ConversionError where both are of one framework.
     """
-    rules = Rules.of(**said)
-    with ExitStack() as stack:
-        ours = opened(source, stack, framework=source_framework)
-        inputs = as_arrays(example_input) if example_input is not None else ()
-        theirs = clone_of(target, stack, target_framework, inputs)
-        frameworks = (ours.framework.name, theirs.framework.name)
-        if frameworks[0] == frameworks[1]:
+    with plan(
+        source,
+        target_framework,
+        target,
+        framework=source_framework,
+        example_input=example_input,
+        options=options,
+        **keywords,
+    ) as planned:
+        ours, theirs = planned.source.framework.name, planned.target.name
+        if ours == theirs:
             raise ConversionError(
-                f"{ours.title} and {theirs.title} are both of {frameworks[0]}: a schema has one name for each "
-                "framework. Pair the layers with --map instead."
+                f"{planned.source.title} and {planned.clone.title if planned.clone else target} are both of {ours}: a "
+                "schema has one name for each framework.",
+                Remedy("map", (Placeholder("SOURCE"), Placeholder("TARGET")), "pairs layers within one"),
             )
-        given, clone = rules.applied(ours.net), rules.settled(theirs.net)
-        plan_into(given, clone, theirs.contents, rules)  # raises whatever speaks against the pairing
-        pairs = match(given, clone, rules)
-        decided, _, _ = flattened(given, clone, pairs, rules)
+        name = Path(planned.source.title).name
         document = {
-            "name": Path(ours.title).name.partition(".")[0],
-            "description": f"{Path(ours.title).name} and {Path(theirs.title).name}, as they were paired",
-            "layers": [_entry(pair, decided, *frameworks) for pair in pairs],
+            "name": name.partition(".")[0],
+            "description": f"{name} and {Path(planned.report.output).name}, as they were paired",
+            "layers": [_entry(pair, planned.tensors.flattened, ours, theirs) for pair in planned.pairs],
         }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 

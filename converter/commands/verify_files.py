@@ -1,11 +1,9 @@
-"""Are two weight files, of any frameworks and formats, the same weights? `compare` brings both into neutral layers."""
+"""Are two weight files, of any frameworks and formats, the same weights? Both are brought into neutral layers."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,22 +11,19 @@ import numpy as np
 from msgspec.structs import asdict
 
 from converter.core.arithmetic import Sum
+from converter.core.contents import LeftOut
 from converter.core.layers import Stored, shown
 from converter.core.ops import Split
 from converter.core.tensors import Array
-from converter.core.transposing import blocks
-from converter.endpoints.checkpoint import StrPath, Weights, read
+from converter.core.transposing import digest
+from converter.endpoints.endpoint import Endpoint
 from converter.errors import MatchError
-from converter.flattening.apply import flattened
-from converter.formats.base import LeftOut
-from converter.matching.applied_options import Rules
 from converter.matching.compatibility import Agreement, Move, Supply, agreements
-from converter.matching.matcher import Pair, match
-from converter.matching.schema_layers import for_net
+from converter.matching.hints import Hints
+from converter.matching.matcher import Pair
 from converter.planning.plan import plan_into
+from converter.planning.prepare import prepared
 from converter.reports.tables import table
-
-__all__ = ["Comparison", "TensorComparison", "compare", "digest", "errors"]
 
 #: Bytes of an array that are looked at together when two differ.
 _CHUNK_BYTES = 16 << 20
@@ -57,8 +52,8 @@ class TensorComparison(msgspec.Struct, frozen=True):
         return self.hashes[0] == self.hashes[1]
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """Two files, tensor by tensor. left_out: what no tensor of a layer is, as (in the source, in the target)."""
+class WeightComparison(msgspec.Struct, frozen=True):
+    """Two files or nets, tensor by tensor. left_out: what is no tensor of a layer (in the source, in the target)."""
 
     source: str
     target: str
@@ -66,12 +61,14 @@ class Comparison(msgspec.Struct, frozen=True):
     left_out: tuple[tuple[LeftOut, ...], tuple[LeftOut, ...]] = ((), ())
 
     @property
-    def same(self) -> bool:
+    def ok(self) -> bool:
+        """Whether all tensors are equal bit for bit."""
         return all(tensor.same for tensor in self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "same": self.same,
+            "compared": "weights",
+            "ok": self.ok,
             "source": self.source,
             "target": self.target,
             "tensors": [{"same": tensor.same, **asdict(tensor)} for tensor in self.tensors],
@@ -96,61 +93,36 @@ def _row(tensor: TensorComparison) -> list[str]:
     return [tensor.layer, tensor.role, *names, str(tensor.shape), f"{tensor.absolute:.2g}", f"{tensor.relative:.2g}"]
 
 
-def compare(
-    source: StrPath,
-    target: StrPath,
-    *,
-    source_framework: str | None = None,
-    target_framework: str | None = None,
-    schema: str | None = None,
-    map: Mapping[str, str] | None = None,
-    strip: Iterable[str] = (),
-    kind: Mapping[str, str] | None = None,
-    heads: Mapping[str, int] | None = None,
-    flatten: Mapping[str, int | str] | None = None,
-    unflatten: Mapping[str, int] | None = None,
-    flatten_fix: bool = True,
-    step: int | None = None,
-    key: str | None = None,
-    ignore: Iterable[str] = (),
-) -> Comparison:
-    """Compare two weight files of any frameworks, tensor by tensor, in neutral axes.
+def verify_weights(source: Endpoint, target: Endpoint, hints: Hints) -> WeightComparison:
+    """Compare the weights of two files or live nets of any frameworks, tensor by tensor, in neutral axes.
 
-    The layers are paired as `converter.convert` pairs source and clone, by the same options. Where the dtypes differ
-    the source counts as cast to the target's; where one side has but the sum of two biases, the sums are compared. A
-    layer is in memory at a time. Raises MatchError when the layers cannot be paired: then they are different nets.
+    The layers are paired as `converter.convert` pairs source and clone. Where the dtypes differ the source counts as
+    cast to the target's; where one side has but the sum of two biases, the sums are compared. A layer is in memory at a
+    time. Raises MatchError when the layers cannot be paired: then they are different nets.
     """
-    rules = Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore)
-    with ExitStack() as stack:
-        ours = stack.enter_context(read(source, framework=source_framework, step=step, key=key))
-        theirs = stack.enter_context(read(target, framework=target_framework))
-        try:
-            pairs, left_out = _agreed(ours, theirs, rules)
-        except MatchError as error:
-            files = f"{os.fspath(source)} against {os.fspath(target)}"
-            raise MatchError([f"{files}: {problem}" for problem in error.problems]) from None
-        found = tuple(tensor for pair, agreement in pairs for tensor in _layer(pair, agreement, ours, theirs))
-        return Comparison(os.fspath(source), os.fspath(target), found, (left_out, theirs.net.left_out))
-
-
-def _agreed(ours: Weights, theirs: Weights, rules: Rules) -> tuple[list[tuple[Pair, Agreement]], tuple[LeftOut, ...]]:
-    rules = for_net(rules, ours.net)
-    source, target = rules.applied(ours.net), rules.settled(theirs.net)
-    plan = plan_into(source, target, theirs.contents, rules)  # raises whatever speaks against the pairing
-    _, pairs, _ = flattened(source, target, match(source, target, rules), rules)
-    same_framework = source.framework == target.framework
-    found = [(pair, agreements(pair.source, pair.target, same_framework)[0]) for pair in pairs]
-    return found, plan.left_out
+    try:
+        net, hints = prepared(source.net, hints, target.framework)
+        clone = hints.of_clone(target.net)
+        hints.check_used(net, clone)
+        plan = plan_into(net, clone, target.contents, hints)
+    except MatchError as error:
+        raise error.of(f"{source.title} against {target.title}") from None
+    same_framework = net.framework == clone.framework
+    compared: list[TensorComparison] = []
+    for pair in plan.pairs:
+        agreement = agreements(pair.source, pair.target, same_framework)[0]
+        compared += _layer(pair, agreement, source, target)
+    return WeightComparison(source.title, target.title, tuple(compared), (plan.left_out, target.net.left_out))
 
 
 # -- layers ---------------------------------------------------------------------------------------------------------
 
 
-class _Side:
-    """One file: the roles of a layer as arrays in neutral axes. What was read is kept until `forget`."""
+class _Neutral:
+    """One side: the roles of a layer as arrays in neutral axes. What was read is kept until `forget`."""
 
-    def __init__(self, weights: Weights) -> None:
-        self._read: Callable[[str], Array] = weights.reader.read
+    def __init__(self, end: Endpoint) -> None:
+        self._read: Callable[[str], Array] = end.reader.read
         self._held: dict[Stored, Array] = {}
 
     def role(self, stored: Stored, place: int) -> Array:
@@ -166,17 +138,17 @@ class _Side:
         self._held.clear()
 
 
-def _layer(pair: Pair, agreement: Agreement, ours: Weights, theirs: Weights) -> Iterator[TensorComparison]:
+def _layer(pair: Pair, agreement: Agreement, ours: Endpoint, theirs: Endpoint) -> Iterator[TensorComparison]:
     """Each role of a layer. Where the source has but the sum of what the target has apart, it is the target's sum."""
-    source, target = _Side(ours), _Side(theirs)
+    source, target = _Neutral(ours), _Neutral(theirs)
     backwards = _has_sums(agreement)
     if backwards:
-        same_framework = ours.framework == theirs.framework
+        same_framework = ours.framework is theirs.framework
         back = [a for a in agreements(pair.target, pair.source, same_framework) if a.kind == agreement.kind]
         agreement, source, target = back[0], target, source
     for move in agreement.moves:
-        for found in _move(pair.source.path, move, source, target):
-            yield _turned(found) if backwards else found
+        for comparison in _move(pair.source.path, move, source, target):
+            yield _turned(comparison) if backwards else comparison
     source.forget()
     target.forget()
 
@@ -190,7 +162,7 @@ def _has_sums(agreement: Agreement) -> bool:
     )
 
 
-def _move(layer: str, move: Move, source: _Side, target: _Side) -> Iterator[TensorComparison]:
+def _move(layer: str, move: Move, source: _Neutral, target: _Neutral) -> Iterator[TensorComparison]:
     theirs = target.role(move.target, move.place)
     role = shown(move.target.leaf.roles[move.place])
     if move.supplies:
@@ -233,16 +205,6 @@ def _specs(stored: Stored) -> tuple[str, ...]:
 
 
 # -- arrays ---------------------------------------------------------------------------------------------------------
-
-
-def digest(array: Array) -> str:
-    """xxh3-128 of the elements in C order, whatever the order in memory; a few MB of them are copied at a time."""
-    import xxhash
-
-    found = xxhash.xxh3_128()
-    for block in blocks(array) if array.size else ():
-        found.update(block.data)
-    return found.hexdigest()
 
 
 def errors(a: Array, b: Array) -> tuple[float, float]:

@@ -1,9 +1,9 @@
-"""`verify`: two live nets run on one input, and where they part; for files see `converter.commands.verify_files`."""
+"""Do two live nets compute the same? Both are run on one input, and compared layer by layer."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,14 +11,14 @@ import numpy as np
 from msgspec.structs import asdict
 
 from converter.commands.verify_files import errors
+from converter.core.contents import Contents
 from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer
 from converter.core.tensors import Array
 from converter.errors import ConversionError, MatchError
-from converter.formats.base import Contents
-from converter.matching.applied_options import Rules
+from converter.matching.hints import Hints
 from converter.matching.matcher import Pair, match
-from converter.matching.schema_layers import for_net
+from converter.planning.prepare import prepared
 from converter.reports.checklist import differences
 from converter.reports.tables import table
 
@@ -46,7 +46,7 @@ class Difference(msgspec.Struct, frozen=True):
     ok: bool
 
 
-class Verification(msgspec.Struct, frozen=True):
+class ForwardComparison(msgspec.Struct, frozen=True):
     """Two nets that ran on the same input.
 
     frameworks: of a and b. rtol: what ``relative`` may be; None: 1e-5 for float32, see `TOLERANCES`.
@@ -75,6 +75,7 @@ class Verification(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            "compared": "outputs",
             "ok": self.ok,
             "first": asdict(self.first) if self.first else None,
             **asdict(self),
@@ -104,64 +105,51 @@ class Verification(msgspec.Struct, frozen=True):
         return f"a ({a}) and b ({b}) differ beyond the relative tolerance ({within}){where}"
 
 
-def verify(
-    a: object,
-    b: object,
-    x: Any,
-    *,
-    x_b: Any = None,
-    move_channels: bool | None = None,
-    rtol: float | None = None,
-    schema: str | None = None,
-    map: Mapping[str, str] | None = None,
-    strip: Iterable[str] = (),
-    kind: Mapping[str, str] | None = None,
-    heads: Mapping[str, int] | None = None,
-) -> Verification:
-    """Run two live nets of any frameworks on the same input, and tell how far they agree and where they part first.
+class Tolerance(msgspec.Struct, frozen=True):
+    """rtol: what max |a - b| / max |a| may be; None: see `TOLERANCES`. x_b, move_channels: see `converter.verify`."""
 
-    a, b: a ``torch.nn.Module``, a Keras 3 or tf_keras model, a ``(module, variables)`` pair or bound module of Flax
-    linen, an nnx module, or a gluon ``Block``. They run in inference mode, and are left in the mode that they had.
-    x: the input as a takes it: an array, or a tuple or list of them. Where the one framework has channels first and
-    the other last, arrays of 4 and more axes are turned for b; move_channels says True (those of 3 axes as well) or
-    False instead. x_b: b's own input, for whatever else is laid out otherwise.
-    rtol: allowed max |a - b| / max |a|; by default 1e-5 for float32, 1e-12 for float64, 1e-2 for float16, 3e-2 for
-    bfloat16. schema, map, strip, kind, heads: pair the layers, as in `convert`. Outputs of layers are compared in
-    whichever order of axes (channels first or last, time first or second) brings them closer, and before an activation
-    that a layer brings with it. Raises ConversionError when a net does not run.
-    """
+    rtol: float | None = None
+    x_b: Any = None
+    move_channels: bool | None = None
+
+
+def verify_nets(a: object, b: object, x: Any, hints: Hints, how: Tolerance) -> ForwardComparison:
+    """Run two live nets of any frameworks on the same input; see `converter.verify`."""
     from converter.live import open_net
     from converter.live.run import as_arrays, run
 
-    rules = Rules.of(schema, map, strip, kind, heads)
     ours, theirs = open_net(a), open_net(b)
-    pairs, unpaired = _pairs(ours, theirs, rules)
+    pairs, unpaired = _pairs(ours, theirs, hints)
     couples = _couples(pairs, ours, theirs)
-    turned = ours.framework.channels_last != theirs.framework.channels_last and move_channels is not False
+    turned = ours.framework.channels_last != theirs.framework.channels_last and how.move_channels is not False
     inputs = as_arrays(x)
-    given = as_arrays(x_b) if x_b is not None else [_for_b(item, ours, turned, move_channels) for item in inputs]
-    run_a = run(ours, inputs, {couple[0] for found in couples for couple in found}, before_activation=True)
-    run_b = run(theirs, given, {couple[1] for found in couples for couple in found}, before_activation=True)
-    layers, unseen = _layers(pairs, couples, run_a, run_b, rtol)
-    outputs = _outputs(run_a, run_b, turned, rtol)
+    inputs_b = (
+        as_arrays(how.x_b) if how.x_b is not None else [_for_b(x, ours, turned, how.move_channels) for x in inputs]
+    )
+    run_a = run(ours, inputs, {couple[0] for around in couples for couple in around}, before_activation=True)
+    run_b = run(theirs, inputs_b, {couple[1] for around in couples for couple in around}, before_activation=True)
+    layers, unseen = _layers(pairs, couples, run_a, run_b, how.rtol)
+    outputs = _outputs(run_a, run_b, turned, how.rtol)
     settings = () if unpaired else tuple(_settings(pairs, ours, theirs))
     frameworks = (ours.framework.title, theirs.framework.title)
-    return Verification(frameworks, rtol, outputs, layers, unseen, unpaired, settings)
+    return ForwardComparison(frameworks, how.rtol, outputs, layers, unseen, unpaired, settings)
 
 
 # -- which layers ---------------------------------------------------------------------------------------------------
 
 
-def _pairs(a: LiveNet, b: LiveNet, rules: Rules) -> tuple[tuple[Pair, ...], str]:
+def _pairs(a: LiveNet, b: LiveNet, hints: Hints) -> tuple[tuple[Pair, ...], str]:
     """The layers of both nets as the converter pairs them; none, and why, when it cannot."""
     ours, theirs = (side.framework.net(_weights(side)) for side in (a, b))
     try:
-        rules = for_net(rules, ours)
-        return match(rules.applied(ours), rules.settled(theirs), rules), ""
+        net, applied = prepared(ours, hints, b.framework)
+        clone = applied.of_clone(theirs)
+        applied.check_used(net, clone)
+        return match(net, clone, applied).pairs, ""
     except MatchError as error:
-        if rules != Rules():  # what the caller says of the layers has to hold
+        if hints != Hints():  # what the caller says of the layers has to hold
             raise
-        return (), error.problems[0]
+        return (), str(error.problems[0])
 
 
 def _weights(side: LiveNet) -> Contents:
@@ -188,7 +176,7 @@ def _couples(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> list[list[_Couple
     by_content: dict[frozenset[int], list[str]] = {}
     for module, content in theirs.items():
         by_content.setdefault(content, []).append(module)
-    found: list[list[_Couple]] = []
+    innermost: list[list[_Couple]] = []
     for number in range(len(pairs)):
         around = [
             (len(content), module, other)
@@ -198,20 +186,20 @@ def _couples(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> list[list[_Couple
             if (module and other) or len(pairs) == 1  # else it is the whole net
         ]
         around.sort(key=lambda item: (item[0], -len(item[1]), -len(item[2])))
-        found.append(list(dict.fromkeys((module, other) for _, module, other in around)))
-    return found
+        innermost.append(list(dict.fromkeys((module, other) for _, module, other in around)))
+    return innermost
 
 
 def _holding(layers: Sequence[Layer], side: LiveNet) -> dict[str, frozenset[int]]:
     """Module -> the numbers of the layers that are wholly in it."""
     from converter.live.watching import upwards
 
-    found: dict[str, set[int]] = {}
+    holding: dict[str, set[int]] = {}
     for number, layer in enumerate(layers):
         modules = [upwards(side.module(spec.name)) for spec in layer.tensors]
         for module in set.intersection(*map(set, modules)):
-            found.setdefault(module, set()).add(number)
-    return {module: frozenset(numbers) for module, numbers in found.items()}
+            holding.setdefault(module, set()).add(number)
+    return {module: frozenset(numbers) for module, numbers in holding.items()}
 
 
 def _settings(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> Iterator[str]:
@@ -219,8 +207,8 @@ def _settings(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> Iterator[str]:
     ours, theirs = a.settings(), b.settings()
     if ours and theirs:  # those of linen are in its code
         names = (a.framework_name, b.framework_name)
-        found = differences(paths, *names, ours, theirs)
-        yield from (str(item) for item in found if "(for training)" not in item.property)
+        warnings = differences(paths, *names, ours, theirs)
+        yield from (str(warning) for warning in warnings if "(for training)" not in warning.property)
 
 
 # -- comparing ------------------------------------------------------------------------------------------------------

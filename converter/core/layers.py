@@ -9,10 +9,10 @@ from functools import cache, cached_property
 import msgspec
 
 from converter.core.axes import Axes, Sizes, rearrangement
+from converter.core.contents import Container, LeftOut
 from converter.core.kinds import KINDS, Flow, Role
 from converter.core.ops import Op
 from converter.core.tensors import Array, TensorSpec
-from converter.formats.base import Container, LeftOut
 
 
 class Leaf(msgspec.Struct, frozen=True, gc=False):
@@ -282,12 +282,6 @@ def join_path(parts: Iterable[str]) -> str:
 
 def split_path(path: str) -> tuple[str, ...]:
     return tuple(re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:[^.\\]|\\.)+", path))
-
-
-def natural_key(path: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts ``Dense_10`` after ``Dense_9``."""
-    pieces = re.split(r"(\d+)", path)
-    return tuple((0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces)
 
 
 def stacked(role: str, gates: str) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
 
-from converter import __version__
+from converter._version import __version__
 from converter.errors import ConversionError, MissingLibraryError
 
 __all__ = ["dask_executor"]
@@ -16,7 +16,7 @@ __all__ = ["dask_executor"]
 #: Seconds for the scheduler to answer.
 ANSWER_WITHIN = 10
 #: Of a worker this gives the version of this package, and needs nothing of it there to be called.
-_VERSION = "converter:__version__"
+_VERSION = "converter._version:__version__"
 
 
 @contextmanager

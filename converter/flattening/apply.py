@@ -19,10 +19,10 @@ from converter.core.channel_groups import ChannelGroups
 from converter.core.kinds import KINDS
 from converter.core.layers import Layer, Net, Stored, sizes_of
 from converter.core.ops import Turn
-from converter.errors import ConversionError
+from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.flattening.decision import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
-from converter.matching.applied_options import Rules
+from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
 
 __all__ = ["Flattened", "flattened"]
@@ -39,8 +39,8 @@ _SEEN = "as a forward of the net showed"
 
 
 def flattened(
-    source: Net, target: Net, pairs: Sequence[Pair], rules: Rules
-) -> tuple[tuple[Flattened, ...], tuple[Pair, ...], list[str]]:
+    source: Net, target: Net, pairs: Sequence[Pair], hints: Hints
+) -> tuple[tuple[Flattened, ...], tuple[Pair, ...], list[Problem]]:
     """What was decided, the pairs with it accounted for, and what cannot be decided.
 
     Between frameworks that order channels alike there is nothing to do.
@@ -49,14 +49,14 @@ def flattened(
     if ours == theirs:
         return (), tuple(pairs), []
     chain, basis = _chain(source, target, pairs)
-    said, parts, problems = _said(chain, rules)
+    said, parts, problems = _said(chain, hints)
     seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in said}
     said |= seen
     found, doubts = guessed(chain, said, basis)
     found = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in found]
     found = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in found]
-    if rules.flatten_fix:
-        problems += [f"{doubt.problem} {_remedy(doubt)}" for doubt in doubts]
+    if hints.options.flatten_fix:
+        problems += map(doubtful, doubts)
     else:
         found = [_declined(item) for item in (*found, *doubts)]
     by_path: dict[str, list[Flattened]] = {}
@@ -120,8 +120,8 @@ def _of_both(pair: Pair) -> Layer:
 
 
 def _said(
-    chain: Sequence[Layer], rules: Rules
-) -> tuple[dict[tuple[str, str], int], dict[str, ChannelGroups], list[str]]:
+    chain: Sequence[Layer], hints: Hints
+) -> tuple[dict[tuple[str, str], int], dict[str, ChannelGroups], list[Problem]]:
     """(path, side) -> the channels that the user or the schema gives (0: none); path -> the tensors that stand side by
     side before it, if the user says so; and what cannot be.
     """
@@ -130,19 +130,19 @@ def _said(
     problems = []
     for layer in chain:
         sizes = sizes_of(layer)
-        for side, given in ((INPUTS, rules.flatten_of(layer.path)), (OUTPUTS, rules.unflatten_of(layer.path))):
+        for side, given in ((INPUTS, hints.flatten_of(layer.path)), (OUTPUTS, hints.unflatten_of(layer.path))):
             features = sizes.inputs if side == INPUTS else sizes.outputs
             if given is None or not any((reading.kind, side) in _AXES for reading in layer.readings):
                 continue
             if not isinstance(given, int):
                 total = sum(channels * places for channels, places in given)
                 if total != features:
-                    problems.append(f"--flatten {layer.path}: it has {features} inputs, and these are {total}")
+                    text = f"'{layer.path}' has {features} inputs, and these are {total}."
+                    problems.append(Problem(text, "flatten", layer.path, about=Remedy("flatten", (layer.path, total))))
                 parts[layer.path], said[layer.path, side] = given, 0
             elif given and features % given:
-                problems.append(
-                    f"--{_OPTIONS[side]} {layer.path}={given}: its {features} {side} are no multiple of {given}"
-                )
+                text = f"the {features} {side} of '{layer.path}' are no multiple of {given}."
+                problems.append(Problem(text, "flatten", layer.path, about=Remedy(_OPTIONS[side], (layer.path, given))))
             else:
                 said[layer.path, side] = given
     return said, parts, problems
@@ -150,12 +150,24 @@ def _said(
 
 def _declined(item: Flattened) -> Flattened:
     stays = not item.channels and not item.parts and not item.problem
-    return item if stays else replace(item, channels=0, parts=(), reason="--no-flatten-fix", problem="")
+    return item if stays else replace(item, channels=0, parts=(), reason="as flatten_fix is off", problem="")
 
 
-def _remedy(item: Flattened) -> str:
-    several = ", 64x49+4 for 64 channels in 49 places with 4 features beside them" if item.side == INPUTS else ""
-    return f"Say --{_OPTIONS[item.side]} {item.path}=CHANNELS (0 for none{several}), or --no-flatten-fix."
+def doubtful(item: Flattened) -> Problem:
+    """A doubt as a question: how many channels?"""
+    sums = "; 64x49+4 for 64 channels in 49 positions with 4 features beside them" if item.side == INPUTS else ""
+    return Problem(
+        f"{item.problem} How many were flattened (0: none{sums})?",
+        f"flatten {item.side}",
+        item.path,
+        met=str(item.features),
+        remedies=(
+            Remedy(_OPTIONS[item.side], (item.path, Placeholder("CHANNELS"))),
+            Remedy("flatten_fix", False, "leaves the order as it is"),
+        ),
+        summary=f"the {item.side} of {{count}} layers may be flattened channels.",
+        wide=(Remedy("flatten_fix", False),),
+    )
 
 
 def _fixed(pair: Pair, items: Sequence[Flattened], source_last: bool) -> Pair:

@@ -12,66 +12,21 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.io.atomic import disk
 from converter.formats.io.locations import open_binary
+from converter.options import ReadOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
-#: How the file holds its tensors at the top: one bare tensor (named "0"), a list ("0", "1", ...), or names.
-Container: TypeAlias = Literal["tensor", "list", "dict"]
-
-
-class LeftOut(msgspec.Struct, frozen=True):
-    """Something the file holds that is not a weight, and why it is not handed on."""
-
-    name: str
-    reason: str
-
-
-class Contents(msgspec.Struct, frozen=True, dict=True):
-    """All that a file's headers say; given to a `Writer`, all that the file is to say.
-
-    specs: the tensors in the order of the file; nested containers are joined with ``/``.
-    labels: group of tensors -> the name that the user gave to it, where the format keeps one apart
-        (Keras: the layer's name in an attribute of the HDF5 group).
-    links: other name -> group or tensor that it stands for, for formats that have links (HDF5 hard
-        links, the object graph of a TensorFlow checkpoint). Never two names in `specs`.
-    left_out: what else was in the file.
-    writer: the program and version that wrote the file, where it says so.
-    metadata: free text that the format keeps beside the tensors (safetensors ``__metadata__``).
-    classes: tensor -> the class of its layer, where that is known (live nets, the graph of an MXNet export).
-    """
-
-    specs: tuple[TensorSpec, ...]
-    container: Container = "dict"
-    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
-    links: Mapping[str, str] = msgspec.field(default_factory=dict)
-    left_out: tuple[LeftOut, ...] = ()
-    writer: str = ""
-    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
-    classes: Mapping[str, str] = msgspec.field(default_factory=dict)
-
-    @cached_property
-    def by_name(self) -> Mapping[str, TensorSpec]:
-        return {spec.name: spec for spec in self.specs}
-
-
-class ReadOptions(msgspec.Struct, frozen=True):
-    """step: which step of a checkpoint directory (None: the newest). verify: check checksums.
-
-    key: the place of the weights inside a training checkpoint, keys joined with ``/`` (None: the usual places).
-    """
-
-    step: int | None = None
-    verify: bool = True
-    key: str | None = None
+__all__ = ["Opening", "Probe", "ReadOptions", "Reader", "Writer"]
 
 
 class Reader(ABC):
@@ -85,6 +40,8 @@ class Reader(ABC):
     dtypes: ClassVar[Collection[str]] = DTYPES
     #: what of the data is read for one tensor
     lazy: ClassVar[Literal["tensor", "tensor, or its zip member if packed", "tensor, or all if packed"]] = "tensor"
+    #: which of the options ``step`` and ``key`` mean something for such a file
+    takes: ClassVar[frozenset[str]] = frozenset()
     #: whether several threads may call `read` at a time, once `contents` was asked for
     parallel: bool = False
 

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from converter.formats.base import Probe
+from converter.formats.table import recognised
 
 __all__ = ["described"]
 
@@ -64,8 +65,6 @@ def described(probe: Probe) -> str:
 def _folder(probe: Probe) -> str:
     if not probe.entries:
         return "the folder is empty"
-    from converter.formats import recognised  # which asks this module
-
     weights = [name for name in sorted(probe.entries)[:_LOOKED_AT] if recognised(Probe(probe.path / name))]
     if weights:
         return f"a folder, not a checkpoint; name what is to be read in it: {_few(weights)}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from converter.core.contents import Contents
 from converter.core.layers import Form
 from converter.errors import ConversionError
 from converter.formats import Format
-from converter.formats.base import Contents
 from converter.frameworks.base import Framework
 from converter.frameworks.flax import Flax
 from converter.frameworks.mxnet import MXNet

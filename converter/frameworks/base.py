@@ -16,12 +16,13 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.axes import Sizes, groups, ndim_of, solve, wild_axes
+from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS, UNKNOWN
-from converter.core.layers import Form, Layer, Leaf, Net, Reading, Stored, first_of, natural_key, words_in
+from converter.core.layers import Form, Layer, Leaf, Net, Reading, Stored, first_of, words_in
+from converter.core.natural_order import natural_key
 from converter.core.ops import Op
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents, LeftOut
 from converter.frameworks.linear import AXES
 
 _BARE = Leaf("", (frozenset({"value"}),), "*", "*")

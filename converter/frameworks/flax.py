@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.layers import Layer, Net, form, join_path, split_path, stacked
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
 from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
 from converter.frameworks.cells import cell_path, cells_placed
 from converter.frameworks.flax_folded import folded

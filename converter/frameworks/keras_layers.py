@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.kinds import RECURRENT
-from converter.core.layers import Layer, join_path, natural_key, split_path
+from converter.core.layers import Layer, join_path, split_path
+from converter.core.natural_order import natural_key
 from converter.frameworks.base import Part, class_table
 from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered
 from converter.frameworks.linear import ATTENTION, FROM_HEADS, MANY_AXES, TO_HEADS, attentions, shares_heads

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from converter.core.contents import Contents
 from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer, form
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
 from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
 from converter.frameworks.cells import is_bare, numbered
 from converter.frameworks.torch import alone, cells, dotted

@@ -8,10 +8,10 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.contents import Container, Contents
 from converter.core.kinds import KINDS
 from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, stacked, words_in
 from converter.errors import ConversionError
-from converter.formats.base import Container, Contents
 from converter.frameworks.base import Framework, Part, parameter
 
 #: Key of the safetensors metadata that holds the JSON document.

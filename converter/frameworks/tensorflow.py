@@ -17,11 +17,11 @@ from itertools import combinations
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.kinds import KINDS
 from converter.core.layers import Form, Layer, Net, Reading, form, join_path, split_path, stacked, words_in
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents
 from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter
 from converter.frameworks.keras_layers import (
     CLASSES,

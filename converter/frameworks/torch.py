@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, stacked, words_in
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
 from converter.frameworks.base import Framework, LiveClass, Part, Placement, class_table, classed
 from converter.frameworks.cells import is_bare
 from converter.frameworks.linear import (

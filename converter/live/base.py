@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.errors import ConversionError
 from converter.formats import Format
-from converter.formats.base import Contents
 from converter.frameworks import Framework, framework
 from converter.frameworks.defaults import Value
 from converter.live.watching import Record, module_of, upwards

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates
 from converter.live.watching import BeforeActivation, Record, attributes

@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Format, ReadOptions, open_reader
-from converter.formats.base import Contents
 from converter.formats.keras.config import snake_case
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named

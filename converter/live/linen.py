@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents
 from converter.live.flax import FlaxNet
 from converter.live.watching import Record, inference_options
 

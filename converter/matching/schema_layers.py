@@ -7,15 +7,16 @@ from collections.abc import Collection
 from msgspec import structs
 from msgspec.structs import replace
 
-from converter.core.layers import Layer, Net, natural_key, sizes_of
+from converter.core.layers import Layer, Net, sizes_of
+from converter.core.natural_order import natural_key
 from converter.core.patterns import counted, fill, letters
-from converter.matching.applied_options import Rules, narrowed
+from converter.matching.hints import Hints, narrowed
 from converter.schema.loader import Schema, SchemaLayer
 
 
-def for_net(rules: Rules, source: Net) -> Rules:
-    """The rules, with the schema as it is for this source."""
-    return replace(rules, schema=_measured(rules.schema, rules.stripped(source))) if rules.schema else rules
+def for_net(hints: Hints, source: Net) -> Hints:
+    """The hints, with the schema as it is for this source."""
+    return replace(hints, schema=_measured(hints.schema, hints.stripped(source))) if hints.schema else hints
 
 
 def spelled(schema: Schema, paths: Collection[str]) -> dict[str, dict[str, tuple[str, ...]]]:

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
 from converter.core.tensors import Array, TensorSpec
-from converter.formats.base import LeftOut
 from converter.frameworks.base import parameter
 
 Read = Callable[[str], Array]

@@ -16,7 +16,10 @@ from converter.matching.compatibility import Move, Supply
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """One target tensor: ``ops`` turn ``sources`` into it. ``layer`` is the source path."""
+    """One target tensor: ``ops`` turn ``sources``, and after them ``own``, into it.
+
+    layer: the source path. own: tensors of the clone, where its own values are kept in whole or in part.
+    """
 
     layer: str
     kind: str
@@ -24,6 +27,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     ops: tuple[Op, ...]
     target: TensorSpec
     reason: str
+    own: tuple[TensorSpec, ...] = ()
 
     @property
     def done(self) -> str:

@@ -6,16 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from converter.core.layers import Net
-from converter.core.tensors import TensorSpec
 from converter.flattening.decision import Flattened
 from converter.formats import LeftOut
 from converter.matching.partial import SLICED, Skipped
-from converter.planning.plan import Step
-from converter.planning.reuse import OLD, Reused
+from converter.planning.reuse import Reused
 from converter.reports.checklist import Check
+from converter.reports.conversion import named
 from converter.reports.tables import shape_dict, table
 
 
@@ -82,10 +81,9 @@ class ReuseReport(msgspec.Struct, frozen=True):
         for one in self.reused:
             taking = one.taking
             for i, step in enumerate(one.steps):
-                plain = _from_old(step)
-                sources = " + ".join(map(_named, plain.sources))
+                sources = " + ".join(map(named, step.sources))
                 head = [taking.source.path, taking.target.path, step.kind] if i == 0 else ["", "", ""]
-                rows.append([*head, sources, "→", _named(step.target), plain.done, "" if i else taking.reason])
+                rows.append([*head, sources, "→", named(step.target), step.done, "" if i else taking.reason])
         lines = [f"{self.old} ({self.old_format}) into {self.into} ({self.into_format})"]
         lines += [f"first: by {self.order}"] if self.order else []
         lines += ["", *table(rows), ""]
@@ -113,7 +111,7 @@ def _layer_dict(one: Reused) -> dict[str, Any]:
         "freeze": list(one.freeze),
         "tensors": [
             {
-                "sources": [shape_dict(spec) for spec in _from_old(step).sources],
+                "sources": [shape_dict(spec) for spec in step.sources],
                 "target": shape_dict(step.target),
                 "done": [str(op) for op in step.ops],
             }
@@ -122,17 +120,6 @@ def _layer_dict(one: Reused) -> dict[str, Any]:
     }
 
 
-def _from_old(step: Step) -> Step:
-    """The step with the tensors of the old net alone, under their own names."""
-    word = f"{OLD}:"
-    ours = (spec for spec in step.sources if spec.name.startswith(word))
-    return replace(step, sources=tuple(replace(spec, name=spec.name.removeprefix(word)) for spec in ours))
-
-
-def _named(spec: TensorSpec) -> str:
-    return f"{spec.name} {spec.shape}"
-
-
 def _line(title: str, names: Iterable[str]) -> list[str]:
-    found = list(names)
-    return [f"{title}: {', '.join(found)}"] if found else []
+    joined = ", ".join(names)
+    return [f"{title}: {joined}"] if joined else []

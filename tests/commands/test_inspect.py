@@ -183,4 +183,4 @@ def test_a_wrong_checksum_is_told_unless_it_is_not_asked_for(
     data[-5] ^= 1
     (tmp_path / "n.safetensors").write_bytes(data)
     assert "output" in refused(capsys, "neutral->torch", tmp_path / "n.safetensors")
-    ok(capsys, "neutral->torch", tmp_path / "n.safetensors", "--no-verify")
+    ok(capsys, "neutral->torch", tmp_path / "n.safetensors", "--no-checksums")

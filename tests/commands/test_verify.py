@@ -16,7 +16,8 @@ import safetensors.numpy
 import torch
 
 import converter
-from converter.commands.verify_files import digest, errors
+from converter.commands.verify_files import errors
+from converter.core.transposing import digest
 from tests.chapter import PAIRS, random_weights
 from tests.chapter import SIDES as CHAPTER
 from tests.command import Result, ok, refused, run
@@ -68,8 +69,8 @@ def test_hashes_are_of_neutral_bytes_whatever_the_framework(tmp_path: Path) -> N
     files = {side: saved(side, tmp_path / side) for side in CHAPTER}
     hashes = set()
     for side, path in files.items():
-        found = converter.compare(files["torch"], path, schema="mlp")
-        assert found.same, (side, str(found))
+        found = converter.verify(files["torch"], path, schema="mlp")
+        assert found.ok, (side, str(found))
         hashes.add(tuple(sorted(tensor.hashes for tensor in found.tensors)))
     assert len(hashes) == 1
     weight = random_weights(1)["hidden.weight"]
@@ -121,13 +122,13 @@ def lstm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_sums_of_biases_are_compared_as_sums(lstm: dict[str, Path]) -> None:
     torch_file, keras_file = lstm["lstm.pt"], lstm["lstm.weights.h5"]
     for a, b in ((torch_file, keras_file), (keras_file, torch_file)):
-        found = converter.compare(a, b)
-        assert found.same, str(found)
+        found = converter.verify(a, b)
+        assert found.ok, str(found)
         summed = [tensor for tensor in found.tensors if "+" in tensor.role]
         assert len(summed) == 4
         two = [(t.source if a is torch_file else t.target) for t in summed]
         assert all(len(names) == 2 and "bias_ih" in names[0] and "bias_hh" in names[1] for names in two)
-    assert not converter.compare(torch_file, lstm["moved.pt"]).same  # two biases against two
+    assert not converter.verify(torch_file, lstm["moved.pt"]).ok  # two biases against two
 
 
 def test_a_bias_that_moved_from_one_summand_to_the_other_is_the_same_and_a_changed_sum_is_not(
@@ -136,8 +137,8 @@ def test_a_bias_that_moved_from_one_summand_to_the_other_is_the_same_and_a_chang
     for swap in (False, True):
         for file, same in (("moved.pt", True), ("other.pt", False)):
             files = (lstm[file], lstm["exact.weights.h5"])
-            found = converter.compare(*(files[::-1] if swap else files))
-            assert found.same == same, str(found)
+            found = converter.verify(*(files[::-1] if swap else files))
+            assert found.ok == same, str(found)
             wrong = [tensor for tensor in found.tensors if not tensor.same]
             assert all("+" in t.role and t.absolute == pytest.approx(0.25) for t in wrong)
             assert bool(wrong) != same
@@ -148,9 +149,9 @@ def test_the_flatten_is_accounted_for(tmp_path: Path) -> None:
     SIDES["torch"].save(case.random("torch", 1), tmp_path / "net.pt")
     SIDES["linen"].save(case.random("linen", 2), tmp_path / "clone.msgpack")
     converter.convert("torch->flax", tmp_path / "net.pt", tmp_path / "net.msgpack", like=tmp_path / "clone.msgpack")
-    assert converter.compare(tmp_path / "net.pt", tmp_path / "net.msgpack").same
-    assert converter.compare(tmp_path / "net.msgpack", tmp_path / "net.pt").same
-    found = converter.compare(tmp_path / "net.pt", tmp_path / "net.msgpack", flatten_fix=False)
+    assert converter.verify(tmp_path / "net.pt", tmp_path / "net.msgpack").ok
+    assert converter.verify(tmp_path / "net.msgpack", tmp_path / "net.pt").ok
+    found = converter.verify(tmp_path / "net.pt", tmp_path / "net.msgpack", flatten_fix=False)
     assert [tensor.role for tensor in found.tensors if not tensor.same] == ["weight"]
 
 
@@ -160,18 +161,18 @@ def test_another_dtype_counts_as_cast_and_what_does_not_fit_differs(tmp_path: Pa
     for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
         narrow = {name: value.astype(dtype) for name, value in wide.items()}
         save(wide, tmp_path / "wide.safetensors"), save(narrow, tmp_path / "narrow.safetensors")
-        assert converter.compare(
+        assert converter.verify(
             tmp_path / "wide.safetensors",
             tmp_path / "narrow.safetensors",
             source_framework="torch",
             target_framework="torch",
-        ).same
+        ).ok
     large = {**wide, "a.bias": np.array([1, 1e38, 2], np.float32)}
     (
         save(large, tmp_path / "wide.safetensors"),
         save({n: v.astype(np.float16) for n, v in wide.items()}, tmp_path / "b.safetensors"),
     )
-    found = converter.compare(
+    found = converter.verify(
         tmp_path / "wide.safetensors", tmp_path / "b.safetensors", source_framework="torch", target_framework="torch"
     )
     assert [(t.role, t.absolute) for t in found.tensors if not t.same] == [("bias", np.inf)]

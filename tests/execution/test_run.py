@@ -23,10 +23,12 @@ from converter.commands.convert import convert
 from converter.core.ops import Op, Transpose
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError, FormatError
-from converter.execution.run import Pace, execute
+from converter.execution.jobs import Pace
+from converter.execution.run import execute
 from converter.formats import Contents, Reader
 from converter.formats import by_name as format_named
-from converter.planning.plan import Plan, Step
+from converter.planning.plan import TensorPlan
+from converter.planning.steps import Step
 
 OUTPUTS = {
     "neutral": "x.safetensors",
@@ -172,8 +174,8 @@ def step(target: str, sources: Sequence[TensorSpec], *ops: Op) -> Step:
     return Step("layer", "linear", tuple(sources), ops, TensorSpec(target, result[0].shape, result[0].dtype), "test")
 
 
-def plan(*steps: Step) -> Plan:
-    return Plan(steps, Contents(tuple(step.target for step in steps)))
+def plan(*steps: Step) -> TensorPlan:
+    return TensorPlan(steps, Contents(tuple(step.target for step in steps)))
 
 
 def run(reader: FakeReader, steps: Sequence[Step], path: Path, **pace: int) -> None:

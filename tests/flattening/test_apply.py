@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from converter.core.contents import Contents
 from converter.core.layers import Layer
 from converter.core.tensors import DTYPES, TensorSpec
 from converter.flattening.guesses import guesses
-from converter.formats.base import Contents
 from converter.frameworks import framework
-from converter.matching.applied_options import narrowed
+from converter.matching.hints import narrowed
 from tests.command import ok, refused
 
 KINDS = {

@@ -91,10 +91,10 @@ def test_declared_checksums_are_compared_unless_told_not_to(tmp_path: Path, row:
     name = list(named)[2]
 
     def read(verify: bool) -> bytes:
-        with open_reader(path, ReadOptions(verify=verify))[1] as reader:
+        with open_reader(path, ReadOptions(checksums=verify))[1] as reader:
             return bytes(reader.read(name).tobytes())
 
     if by_name(row).checksums:
         with pytest.raises(FormatError):
-            read(verify=True)
-    assert read(verify=False) != array.tobytes()
+            read(checksums=True)
+    assert read(checksums=False) != array.tobytes()

@@ -20,7 +20,7 @@ from flax import linen, nnx
 from mxnet.gluon import nn as gluon
 
 import converter
-from converter.commands.verify_nets import Verification
+from converter.commands.verify_nets import ForwardComparison
 from tests.chapter import FlaxMLP, example_input, flax_net, gluon_net, keras_net, random_weights, torch_net
 from tests.live.nets import TfKerasMLP, built
 from tests.parity.attention_cases import ONE
@@ -81,7 +81,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {flavour: filled(four_layers(), flavour, STATE, folder) for flavour in FLAVOURS}
 
 
-def agree(found: Verification, layers: list[str]) -> None:
+def agree(found: ForwardComparison, layers: list[str]) -> None:
     assert found.ok and found.first is None, str(found)
     assert not found.unpaired and not found.unseen
     assert [layer.a for layer in found.layers] == layers

@@ -119,7 +119,7 @@ def test_a_file_that_is_damaged_in_one_tensor_leaves_the_net_as_it_was(tmp_path:
     with pytest.raises(converter.FormatError, match=f"the data of '{last}.weight' was changed"):
         converter.load_into(filled, path, schema="mlp")
     assert len(before) == 4 and values_of(filled) == before
-    converter.load_into(filled, path, schema="mlp", verify=False)  # the file holds what the net takes
+    converter.load_into(filled, path, schema="mlp", checksums=False)  # the file holds what the net takes
 
 
 def test_every_dtype_of_torch_is_filled_bit_for_bit(tmp_path: Path) -> None:

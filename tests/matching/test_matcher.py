@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from converter.core.layers import Net
 from converter.core.tensors import TensorSpec
 from converter.errors import MatchError
 from converter.formats import Contents
 from converter.frameworks import framework
-from converter.matching.applied_options import Rules
+from converter.matching.hints import Hints
 from converter.matching.matcher import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, match, rename
+from converter.options import MatchOptions
 from converter.planning.plan import plan_into
 from converter.schema.loader import Schema, SchemaLayer, load_schema
 
@@ -47,8 +49,9 @@ def flax_mlp(hidden: str = "hidden", output: str = "output", sizes: tuple[int, i
     )
 
 
-def pairs(source: Net, target: Net, rules: Rules = Rules(), strict: bool = False) -> dict[str, tuple[str, str]]:
-    return {pair.source.path: (pair.target.path, pair.reason) for pair in match(source, target, rules, strict)}
+def pairs(source: Net, target: Net, hints: Hints = Hints(), strict: bool = False) -> dict[str, tuple[str, str]]:
+    hints = replace(hints, options=replace(hints.options, strict=strict))
+    return {pair.source.path: (pair.target.path, pair.reason) for pair in match(source, target, hints).pairs}
 
 
 def test_same_names_pair() -> None:
@@ -77,13 +80,13 @@ def test_equal_layers_of_other_names_are_refused_with_the_map_that_settles_it() 
         pairs(source, target)
     assert "'c' of the clone could be 'a', 'b'. Settle it with --map a=c or --map b=c." in error.value.problems
     assert len(error.value.problems) == 2
-    found = pairs(source, target, Rules(mapping={"a": "d"}))
+    found = pairs(source, target, Hints.of(MatchOptions(map={"a": "d"})))
     assert found == {"a": ("d", MAP), "b": ("c", ONLY_ONE)}
 
 
 def test_map_takes_everything_below_a_module_along() -> None:
-    rules = Rules(mapping={"old.net": "new"})
-    found = pairs(torch_mlp("old.net.a", "old.net.b", (8, 8, 8)), flax_mlp("new/b", "new/a", (8, 8, 8)), rules)
+    hints = Hints.of(MatchOptions(map={"old.net": "new"}))
+    found = pairs(torch_mlp("old.net.a", "old.net.b", (8, 8, 8)), flax_mlp("new/b", "new/a", (8, 8, 8)), hints)
     assert found == {"old.net.a": ("new.a", MAP), "old.net.b": ("new.b", MAP)}
 
 
@@ -96,7 +99,7 @@ def test_map_takes_everything_below_a_module_along() -> None:
 )
 def test_a_map_that_names_nothing_is_an_error(mapping: dict[str, str], message: str) -> None:
     with pytest.raises(MatchError) as error:
-        pairs(torch_mlp(), flax_mlp(), Rules(mapping=mapping))
+        pairs(torch_mlp(), flax_mlp(), Hints.of(MatchOptions(map=mapping)))
     assert message in str(error.value)
 
 
@@ -132,28 +135,28 @@ def test_a_matrix_that_could_be_two_kinds_takes_the_kind_of_the_clone() -> None:
     assert source.layers[0].kind == "linear or embedding"
     for leaf, transposed in (("kernel", True), ("embedding", False)):
         clone = contents({f"params/layer/{leaf}": (7, 7)})
-        plan = plan_into(source, framework("flax").net(clone), clone, Rules())
+        plan = plan_into(source, framework("flax").net(clone), clone, Hints())
         assert bool(plan.steps[0].ops) is transposed
 
 
 def test_only_floats_are_cast() -> None:
     clone = contents({"params/w": (3,)}, "int32")
     with pytest.raises(MatchError, match="'w' is float32 and the clone's 'params/w' is int32: only floats are cast"):
-        plan_into(net("torch", {"w": (3,)}), framework("flax").net(clone), clone, Rules())
+        plan_into(net("torch", {"w": (3,)}), framework("flax").net(clone), clone, Hints())
 
 
 def test_the_schema_names_both_sides() -> None:
     schema = load_schema("mlp")
     target = net("tensorflow", {"layers/dense/vars/0": (20, 256), "layers/dense/vars/1": (256,),
                                 "layers/dense_1/vars/0": (256, 10), "layers/dense_1/vars/1": (10,)})  # fmt: skip
-    found = pairs(torch_mlp(), target, Rules(schema))
+    found = pairs(torch_mlp(), target, Hints.of(MatchOptions(schema=schema)))
     assert found == {"hidden": ("dense", SCHEMA), "output": ("dense_1", SCHEMA)}
 
 
 def test_a_schema_of_another_net_is_refused() -> None:
     other = Schema("other", (SchemaLayer("stem", "linear"), SchemaLayer("hidden", "embedding")))
     with pytest.raises(MatchError) as error:
-        rename(torch_mlp(), "flax", Rules(other))
+        rename(torch_mlp(), "flax", Hints.of(MatchOptions(schema=other)))
     assert error.value.problems == (
         "the schema's layer 'stem' (stem) is not in the source, which has 'hidden', 'output'",
         "'hidden' (hidden.weight (256, 20), hidden.bias (256,)) is linear, "
@@ -163,7 +166,7 @@ def test_a_schema_of_another_net_is_refused() -> None:
 
 def test_two_layers_never_get_one_name() -> None:
     with pytest.raises(MatchError, match="2 layers would be named 'output'"):
-        rename(torch_mlp(), "flax", Rules(mapping={"hidden": "output"}))
+        rename(torch_mlp(), "flax", Hints.of(MatchOptions(map={"hidden": "output"})))
 
 
 @given(st.permutations(range(5)), st.lists(st.integers(2, 4), min_size=6, max_size=6), st.booleans())
@@ -277,11 +280,11 @@ def test_renamed_and_reordered_layers_are_paired_rightly_or_refused(
 def test_a_wildcard_settles_the_kind_of_those_that_can_be_it() -> None:
     given = contents({"up.weight": (4, 4, 3, 3), "body.weight": (4, 4, 3, 3), "fc.weight": (3, 4), "fc.bias": (3,)})
     source = framework("torch").net(given)
-    rules = Rules(kinds={"*": "conv", "up*": "conv_transpose"})
-    assert {layer.path: layer.kind for layer in rules.applied(source).layers} == {
+    hints = Hints.of(MatchOptions(kind={"*": "conv", "up*": "conv_transpose"}))
+    assert {layer.path: layer.kind for layer in hints.of_source(source).layers} == {
         "up": "conv_transpose",
         "body": "conv",
         "fc": "linear",
     }
     with pytest.raises(MatchError, match=r"--kind fc=conv: 'fc' .* can only be linear"):
-        Rules(kinds={"fc": "conv"}).applied(source)
+        Hints.of(MatchOptions(kind={"fc": "conv"})).of_source(source)

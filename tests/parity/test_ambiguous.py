@@ -130,7 +130,7 @@ def test_a_depthwise_kernel_without_its_multiplier_is_refused(
     case = chain("depthwise", normal(2, 3, 5, 6), depthwise("layer", 3, 2))
     _, given = saved("torch", case, tmp_path, 1, "source")
     words = ("torch->tf", given, "-o", tmp_path / "net.weights.h5", "--kind", "layer=depthwise")
-    assert "its channel multiplier is unknown. Say multiplier in a --schema" in refused(capsys, *words)
+    assert "whose channel multiplier is unknown" in refused(capsys, *words)
 
 
 def test_slopes_per_channel_are_refused_for_the_one_of_flax(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def test_the_user_gives_the_heads(source: str, target: str, tmp_path: Path, caps
 def test_heads_that_no_one_gave(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net, given = saved(OWN_ATTENTION, "torch", tmp_path, 1)
     words = (f"torch->{SIDES[target].framework}", given, "-o", tmp_path / f"result{SIDES[target].ending}")
-    assert "whose number of heads is unknown. Say --heads 'attn=N'" in refused(capsys, *words)
+    assert "the number of its heads is unknown" in refused(capsys, *words)
     assert "cannot be split into 4 heads" in refused(capsys, *words, "--heads", "attn=4")
     ok(capsys, *words, "--heads", "attn=2")
     clone = SIDES[target].load(OWN_ATTENTION.nets[target](), tmp_path / f"result{SIDES[target].ending}")

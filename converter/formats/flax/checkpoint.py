@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.flax import msgpack as flax_msgpack
 from converter.formats.flax import orbax
 
@@ -48,6 +49,8 @@ def detect(probe: Probe) -> bool:
 
 class FileReader(Reader):
     """The chosen step, read by its own format. Raises FormatError when there is no such step."""
+
+    takes = frozenset({"step", "key"})
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)

@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from converter.core.contents import LeftOut
 from converter.errors import FormatError
-from converter.formats.base import LeftOut
 
 __all__ = ["Chosen", "choose"]
 

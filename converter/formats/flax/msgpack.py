@@ -19,13 +19,15 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.flax.jax_tree import choose
 from converter.formats.flax.msgpack_walk import Cursor, Kind, Leaf, Walk
 from converter.formats.flax.msgpack_writer import ARRAY, CHUNKED, FileWriter
-from converter.formats.io.source import Source, check_shape, frozen, open_source
+from converter.formats.io.files import open_source
+from converter.formats.io.source import Source, check_shape, frozen
 from converter.formats.pickle.nested import SLASH
 
 __all__ = ["FileReader", "FileWriter", "Stored", "detect", "read_stored", "say", "stored_arrays"]
@@ -72,6 +74,8 @@ def detect(probe: Probe) -> bool:
 
 class FileReader(Reader):
     """Lazy: one walk over the headers; each tensor is a view of the mapped file, a chunked one is a copy."""
+
+    takes = frozenset({"key"})
 
     parallel = True
 

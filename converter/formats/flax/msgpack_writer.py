@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import msgspec
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import OutputError
-from converter.formats.base import Contents
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.pickle.nested import MAX_DEPTH, SLASH
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
+from converter.core.contents import Container, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, LeftOut
 from converter.formats.flax.msgpack import read_stored, say, stored_arrays
 from converter.formats.flax.zarr_arrays import Store, ZarrArray
-from converter.formats.io.json_objects import read_json
-from converter.formats.io.source import open_source
+from converter.formats.io.files import open_source
+from converter.formats.io.json import read_json
 
 __all__ = ["AGGREGATE", "METADATA", "Held", "Tree", "is_tree", "read_tree"]
 

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import OutputError
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.flax.zarr_arrays import grid
 from converter.formats.io.atomic import discard, partial_path, publish
 

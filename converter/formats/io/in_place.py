@@ -8,9 +8,10 @@ from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.core.transposing import blocks
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.checksums import Checksum
 

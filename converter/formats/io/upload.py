@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, publish
 from converter.formats.io.locations import is_url, place, store
 

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.errors import OutputError
-from converter.formats.base import Contents, LeftOut, Probe, check_names
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Probe, check_names
 from converter.formats.keras import legacy_h5 as keras2_h5
 from converter.formats.keras.hdf5_file import Dataset, H5File, H5Reader, Tree, is_hdf5
 from converter.formats.keras.hdf5_writer import H5Writer

@@ -16,13 +16,14 @@ from typing import Any, BinaryIO, cast
 import msgspec
 import numpy as np
 
+from converter.core.contents import LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
-from converter.formats.base import LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import open_regular, open_source, regular_size
 from converter.formats.io.locations import is_url
-from converter.formats.io.natural import natural_key
-from converter.formats.io.regular_file import open_regular, regular_size
-from converter.formats.io.source import SourceFile, open_source
+from converter.formats.io.source import SourceFile
 from converter.formats.keras.hdf5_rehearsal import rehearse
 from converter.formats.keras.hdf5_text import Pread, read_texts
 from converter.formats.zip.expansion import most_unpacked

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.errors import ConversionError, OutputError
-from converter.formats.base import Contents, LeftOut, Probe
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Probe
 from converter.formats.keras.hdf5_file import H5File, H5Reader, is_hdf5
 from converter.formats.keras.hdf5_writer import H5Writer
 

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, UnsafeFileError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
-from converter.formats.io.json_objects import read_json
+from converter.formats.base import Probe, Reader, ReadOptions, check_names
+from converter.formats.io.json import read_json
 from converter.formats.keras.h5 import keras_contents
 from converter.formats.keras.hdf5_file import H5File
 

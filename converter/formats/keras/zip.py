@@ -13,11 +13,13 @@ from typing import Any, BinaryIO
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.errors import FormatError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
-from converter.formats.io.json_objects import MAX_JSON, parse_json
-from converter.formats.io.source import SourceFile, read_whole
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import read_whole
+from converter.formats.io.json import MAX_JSON, parse_json
+from converter.formats.io.source import SourceFile
 from converter.formats.keras.config import gru_classes, layer_names
 from converter.formats.keras.h5 import VARS, keras_contents
 from converter.formats.keras.hdf5_file import H5File
@@ -40,14 +42,14 @@ class FileReader(Reader):
     """Reads the weights in place; a compressed member is unpacked to a temporary file first.
 
     A zip has one checksum for all weights: it is verified before the first tensor is read, unless
-    ``options.verify`` is False.
+    ``options.checksums`` is False.
     """
 
     lazy = "tensor, or all if packed"
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path, options.verify)
+        self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path, options.checksums)
         try:
             self._file = self._members.weights()
         except BaseException:

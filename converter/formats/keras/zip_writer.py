@@ -6,9 +6,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.errors import OutputError
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.keras import h5 as keras_h5
 

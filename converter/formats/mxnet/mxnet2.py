@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from converter.formats.base import Contents, Probe
+from converter.core.contents import Contents
+from converter.formats.base import Probe
 from converter.formats.numpy import npz
 
 

@@ -17,11 +17,13 @@ import re
 from functools import cached_property
 from pathlib import Path
 
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import open_source
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.source import Source, open_source
+from converter.formats.io.source import Source
 from converter.formats.mxnet import record as mxnet_record
 from converter.formats.mxnet.record import V2, V3, Record
 from converter.formats.mxnet.symbol import operators, symbol_beside

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import FormatError
-from converter.formats.io.json_objects import read_json
+from converter.formats.io.json import read_json
 
 
 def symbol_beside(path: Path) -> Path | None:

@@ -12,11 +12,13 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import let_go, mapped_apart, open_source
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.source import Source, let_go, mapped_apart, open_source
+from converter.formats.io.source import Source
 from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
 from converter.formats.numpy.npy_pickle import pickle_pieces

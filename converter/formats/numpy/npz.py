@@ -14,9 +14,10 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
+from converter.formats.base import Probe, Reader, ReadOptions, check_names
 from converter.formats.io.checksums import Crc32
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.numpy import npy_header, npz_layout
@@ -64,7 +65,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._members = NpzMembers(path, options.verify)
+        self._members = NpzMembers(path, options.checksums)
         try:
             self._left_out: list[LeftOut] = []
             self._found = list(self._arrays())

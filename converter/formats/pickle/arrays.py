@@ -17,9 +17,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Container, Contents
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, Contents, check_names
+from converter.formats.base import check_names
 from converter.formats.io.source import MemorySource
 from converter.formats.mxnet import record as mxnet_record
 from converter.formats.pickle.load import COLLECTION_GLOBALS, Global, Opaque, PickleError, Shell, inert_class, load

@@ -9,8 +9,8 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
+from converter.core.contents import LeftOut
 from converter.errors import FormatError
-from converter.formats.base import LeftOut
 
 __all__ = ["Child", "Entry", "flatten", "left_out", "plain_children"]
 

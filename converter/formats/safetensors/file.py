@@ -17,12 +17,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import contiguous
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import open_source
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.source import frozen, open_source
+from converter.formats.io.source import frozen
 from converter.formats.safetensors.header import (
     CODE_OF,
     CODES,
@@ -53,7 +55,7 @@ class FileReader(Reader):
         self._source = open_source(path)
         try:
             self._data, self._metadata, self._entries = read_header(self._source)
-            self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.verify)
+            self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.checksums)
         except BaseException:
             self._source.close()
             raise

@@ -12,7 +12,7 @@ import msgspec
 
 from converter.core.tensors import DTYPES, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.io.json_objects import MAX_JSON, parse_json
+from converter.formats.io.json import MAX_JSON, parse_json
 from converter.formats.io.source import Source, check_shape
 
 MAX_HEADER = MAX_JSON

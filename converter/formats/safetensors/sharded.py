@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
-from converter.formats.io.json_objects import read_json
-from converter.formats.io.shard_writer import ShardWriter
-from converter.formats.io.shards import shard_path
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.json import read_json
+from converter.formats.io.shards import ShardWriter, shard_path
 from converter.formats.safetensors import file as safetensors
 
 ENDING = ".safetensors.index.json"

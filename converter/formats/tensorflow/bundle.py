@@ -17,9 +17,9 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.crc32c import masked_crc32c
-from converter.formats.io.regular_file import regular_size
-from converter.formats.io.source import Source, open_source
+from converter.formats.io.checksums import masked_crc32c
+from converter.formats.io.files import open_source, regular_size
+from converter.formats.io.source import Source
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.protowire import Message, WireError, read_varint
 from converter.formats.tensorflow.table import Table

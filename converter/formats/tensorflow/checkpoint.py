@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.tensorflow.bundle import Bundle
 from converter.formats.tensorflow.bundle_writer import FileWriter
 from converter.formats.tensorflow.left_out import OPTIMIZER, reason
@@ -50,15 +51,17 @@ class FileReader(Reader):
     """Reads the index at once, tensors when asked: a read-only view of the mapped data file.
 
     A tensor that was saved in slices is put together. Checksums are verified unless
-    ``options.verify`` is False.
+    ``options.checksums`` is False.
     """
+
+    takes = frozenset({"step"})
 
     dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._bundle = Bundle(find_prefix(path, options.step), options.verify)
+        self._bundle = Bundle(find_prefix(path, options.step), options.checksums)
 
     @property
     def opening(self) -> Opening:

@@ -15,10 +15,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.left_out import reason
 from converter.formats.tensorflow.paths import INDEX, STATE_FILE, choose, names_in, state_of
@@ -56,7 +57,8 @@ def _files(path: Path, step: int | None = None) -> list[Path]:
     if not names or any(name.endswith(INDEX) for name in names_in(folder)):
         return []
     newest = state_of(folder)
-    name = choose(path, folder, names, step) if newest is None or _stem(newest) not in names else _stem(newest)
+    is_newest = step is None and newest is not None and _stem(newest) in names
+    name = _stem(newest) if is_newest and newest is not None else choose(path, folder, names, step)
     return _shards(folder, name) or [folder / name]
 
 
@@ -93,6 +95,7 @@ class FileReader(Reader):
     """Reads the lists of tensors at once, and of the rest the blocks of a tensor when it is asked for."""
 
     dtypes = DTYPES_OF_VALUES
+    takes = frozenset({"step"})
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
@@ -103,7 +106,7 @@ class FileReader(Reader):
             self._refuse_missing(files)
             self._first = files[0]
             for file in files:
-                self._tables.append(Table(file, options.verify))
+                self._tables.append(Table(file, options.checksums))
                 self._list(self._tables[-1])
             self._refuse_incomplete()
         except BaseException:

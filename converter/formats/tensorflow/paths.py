@@ -32,6 +32,8 @@ def find_prefix(path: Path, step: int | None) -> Path:
     """The prefix of the checkpoint that ``path`` means. Raises FormatError, listing several candidates."""
     prefix = prefix_of(path)
     if prefix is not None:
+        if step is not None:
+            raise FormatError(path, f"is one checkpoint, and step {step} is for a folder of them")
         return prefix
     folder = folder_of(path)
     if folder is None:

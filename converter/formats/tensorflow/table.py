@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from converter.errors import FormatError
-from converter.formats.io.crc32c import masked_crc32c
-from converter.formats.io.source import open_source
+from converter.formats.io.checksums import masked_crc32c
+from converter.formats.io.files import open_source
 from converter.formats.tensorflow import snappy
 from converter.formats.tensorflow.protowire import WireError, read_varint, varint
 

@@ -7,9 +7,9 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from converter.core.contents import Container
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import OutputError
-from converter.formats.base import Container
 from converter.formats.torch.tensors import STORAGE_DTYPES, TORCH_DTYPES
 
 __all__ = ["LEGACY_DTYPES", "check_dtypes", "described"]

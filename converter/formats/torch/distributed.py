@@ -16,8 +16,8 @@ import numpy as np
 from converter.core.tensors import DTYPES, Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
+from converter.formats.io.files import read_whole
 from converter.formats.io.shards import shard_path
-from converter.formats.io.source import read_whole
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.pickle.load import Global, Opaque, PickleError, inert_class, load
 from converter.formats.torch.archive import TorchArchive
@@ -239,4 +239,4 @@ class FileReader(TorchReader):
     lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
-        return DistributedCheckpoint(self.path, self.options.verify)
+        return DistributedCheckpoint(self.path, self.options.checksums)

@@ -15,11 +15,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
-from converter.formats.io.json_objects import parse_json
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.json import parse_json
 from converter.formats.io.shards import shard_path
 from converter.formats.io.source import MAX_AXES, frozen
 from converter.formats.io.tiling import Slice, check_tiling

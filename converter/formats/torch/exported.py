@@ -165,4 +165,4 @@ class FileReader(TorchReader):
     lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
-        return ZipMembers.opened(self.path, self.options.verify, _opened)
+        return ZipMembers.opened(self.path, self.options.checksums, _opened)

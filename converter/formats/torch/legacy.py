@@ -13,7 +13,7 @@ from pathlib import Path
 from converter.core.tensors import DTYPES, Array
 from converter.errors import FormatError
 from converter.formats.base import Probe
-from converter.formats.io.source import open_source
+from converter.formats.io.files import open_source
 from converter.formats.pickle.load import PickleError, inert_class, load
 from converter.formats.torch.legacy_writer import TorchLegacyWriter
 from converter.formats.torch.reader import TorchReader

@@ -6,9 +6,9 @@ import struct
 import sys
 from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.errors import OutputError
-from converter.formats.base import Contents
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.torch.description import check_dtypes, described
 

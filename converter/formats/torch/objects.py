@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, Contents, LeftOut, check_names
+from converter.formats.base import check_names
 from converter.formats.pickle.load import Global, Opaque, PickleError
 from converter.formats.pickle.nested import Child, flatten, left_out, plain_children
 from converter.formats.torch.tensors import EXPAND_FACTOR, Aside, Leaf, Storage, TorchFile

@@ -6,8 +6,9 @@ from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
-from converter.formats.base import Contents, Reader, ReadOptions
+from converter.formats.base import Reader, ReadOptions
 from converter.formats.torch.objects import Weights, find_weights
 from converter.formats.torch.tensors import TORCH_DTYPES, TorchFile
 
@@ -16,6 +17,8 @@ __all__ = ["TorchReader"]
 
 class TorchReader(Reader):
     """A subclass says in `open` what kind of `TorchFile` it reads."""
+
+    takes = frozenset({"key"})
 
     dtypes = tuple(TORCH_DTYPES)
 

@@ -95,4 +95,4 @@ class FileReader(TorchReader):
     lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
-        return ZipMembers.opened(self.path, self.options.verify, ScriptModel)
+        return ZipMembers.opened(self.path, self.options.checksums, ScriptModel)

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
-from converter.formats.io.shard_writer import ShardWriter
-from converter.formats.io.shards import shard_path
+from converter.formats.base import Probe, Reader, ReadOptions, check_names
+from converter.formats.io.shards import ShardWriter, shard_path
 from converter.formats.torch import legacy as torch_legacy
 from converter.formats.torch import zip as torch_zip
 from converter.formats.torch.json import Document
@@ -110,7 +110,7 @@ class FileReader(Reader):
         module = next((module for module in (torch_zip, torch_legacy) if module.detect(probe)), None)
         if module is None:
             raise FormatError(path, "not a PyTorch file, as its index says")
-        opened: Reader = module.FileReader(path, ReadOptions(verify=self.options.verify))
+        opened: Reader = module.FileReader(path, ReadOptions(checksums=self.options.checksums))
         return opened
 
 

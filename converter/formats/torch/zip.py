@@ -41,7 +41,7 @@ class FileReader(TorchReader):
     parallel = True
 
     def open(self) -> TorchFile:
-        return ZipMembers.opened(self.path, self.options.verify, TorchArchive)
+        return ZipMembers.opened(self.path, self.options.checksums, TorchArchive)
 
     def peek(self, name: str) -> Array:
         assert isinstance(self.file, TorchArchive)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
-from converter.formats.base import Contents
 from converter.formats.io.checksums import Crc32, crc32
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.torch.description import check_dtypes, described

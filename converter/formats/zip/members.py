@@ -23,7 +23,8 @@ import numpy as np
 from converter.core.tensors import DTYPES, Array
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.io.checksums import Crc32, crc32
-from converter.formats.io.source import SourceFile, frozen, open_source
+from converter.formats.io.files import open_source
+from converter.formats.io.source import SourceFile, frozen
 from converter.formats.zip.expansion import most_unpacked
 
 __all__ = ["Member", "ZipMembers"]

@@ -124,7 +124,7 @@ def test_the_checksum_of_a_model_is_verified_before_a_tensor_is_read(tmp_path: P
     (tmp_path / "m.keras").write_bytes(raw)
     with pytest.raises(FormatError, match=r"'model.weights.h5' is damaged: its CRC is"):
         read(tmp_path / "m.keras", "keras")
-    read(tmp_path / "m.keras", "keras", verify=False)
+    read(tmp_path / "m.keras", "keras", checksums=False)
 
 
 def test_a_zip_that_claims_too_much_or_lacks_the_weights_is_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_wrong_crc_is_found_unless_told_not_to_look(tmp_path: Path) -> None:
         (tmp_path / "x.npz").write_bytes(data)
         with pytest.raises(FormatError, match="its CRC is"):
             read(tmp_path / "x.npz")
-        assert same(read(tmp_path / "x.npz", verify=False), {"w": np.arange(10.0)})
+        assert same(read(tmp_path / "x.npz", checksums=False), {"w": np.arange(10.0)})
 
 
 def test_pickled_members_are_read_as_data(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from converter.core.tensors import DTYPES
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, ReadOptions, by_name, open_reader, open_writer
-from converter.formats.io.crc32c import masked_crc32c
+from converter.formats.io.checksums import masked_crc32c
 from converter.formats.tensorflow import snappy
 from converter.formats.tensorflow.object_graph import GRAPH_KEY, SUFFIX, ObjectGraph, escape, unescape
 from converter.formats.tensorflow.protowire import (

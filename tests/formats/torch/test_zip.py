@@ -389,7 +389,7 @@ def test_the_crc_is_verified_unless_told_not_to(tmp_path: Path) -> None:
     path.write_bytes(data.replace(np.full(3, 1.5, "f4").tobytes(), np.full(3, 2.5, "f4").tobytes(), 1))
     with pytest.raises(FormatError, match="'a/data/0' is damaged: its CRC"):
         read(path)
-    assert read(path, verify=False)["w"][0] == 2.5
+    assert read(path, checksums=False)["w"][0] == 2.5
 
 
 def test_archives_without_crc(tmp_path: Path) -> None:

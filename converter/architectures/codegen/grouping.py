@@ -1,4 +1,4 @@
-"""Which blocks can be one class: those that do the same, but for branches that some of them lack."""
+"""Which blocks can share a class: those with equal statements, except for branches that some of them lack."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from converter.architectures.codegen.code import Expression, Items
-from converter.architectures.codegen.program import Applied, Branch, Called, Joined, Statements
+from converter.architectures.codegen.code import Expression, SequentialExpression
+from converter.architectures.codegen.program import Branch, FunctionCall, Join, ModuleCall, Statements
 from converter.architectures.codegen.tree import free
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A block as it stands in the net, all numbers in their places."""
+    """A block of the net with its concrete numbers, before blocks share classes."""
 
     number: int
     hint: str
     height: int
     attributes: Mapping[str, Expression]
     statements: Statements
-    items: Items | None
+    items: SequentialExpression | None
     counted: bool
 
 
 def groups(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
-    """Those that can be one class: they do the same, but for branches that are empty in some."""
-    found: list[list[Draft]] = []
+    """The drafts grouped by the class that they can share."""
+    groups: list[list[Draft]] = []
     for draft in drafts:
-        for group in found:
+        for group in groups:
             first = group[0]
             alike = first.hint == draft.hint and first.counted == draft.counted
             if alike and (first.items is None) == (draft.items is None):
@@ -37,20 +37,20 @@ def groups(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
                     group.append(draft)
                     break
         else:
-            found.append([draft])
-    yield from found
+            groups.append([draft])
+    yield from groups
 
 
 def _merged(bodies: Sequence[Statements]) -> Statements | None:
-    """What all of them do; a branch that is empty in some has a flag to be named. None where they differ."""
+    """The common statements; a branch that is empty in some has a flag still to be named. None if they differ."""
     lengths = {len(body) for body in bodies}
     if len(lengths) > 1:
         return None
-    found: list[Called | Applied | Joined] = []
+    merged: list[ModuleCall | FunctionCall | Join] = []
     for column in zip(*bodies, strict=True):
         first = column[0]
-        if isinstance(first, Joined):
-            forks = [step for step in column if isinstance(step, Joined)]
+        if isinstance(first, Join):
+            forks = [step for step in column if isinstance(step, Join)]
             if len(forks) < len(column) or len({(step.joined, step.last, len(step.branches)) for step in forks}) > 1:
                 return None
             branches = []
@@ -60,31 +60,31 @@ def _merged(bodies: Sequence[Statements]) -> Statements | None:
                 if steps is None:
                     return None
                 branches.append(Branch(steps, "?" if full and len(full) < len(places) else ""))
-            found.append(replace(first, branches=tuple(branches)))
+            merged.append(replace(first, branches=tuple(branches)))
         elif any(step != first for step in column):
             return None
         else:
-            found.append(first)
-    return tuple(found)
+            merged.append(first)
+    return tuple(merged)
 
 
 def _disjoint(merged: Statements, drafts: Sequence[Draft]) -> bool:
-    """Whether every module that some of them lack is in a branch that these lack."""
+    """Whether modules that a draft lacks are used only in branches that it lacks."""
     always = {name for name, flagged in _names_in(merged) if not flagged}
     return all(name in draft.attributes for draft in drafts for name in always if name)
 
 
 def _names_in(statements: Statements, flagged: bool = False) -> Iterator[tuple[str, bool]]:
     for step in statements:
-        if isinstance(step, Called):
+        if isinstance(step, ModuleCall):
             yield step.name, flagged
-        elif isinstance(step, Joined):
+        elif isinstance(step, Join):
             for branch in step.branches:
                 yield from _names_in(branch.steps, flagged or bool(branch.flag))
 
 
 class Flags:
-    """The branches that some of the blocks lack. values: flag -> which have it. attributes: module -> its flag."""
+    """The optional branches of a group. values: flag -> which drafts have it. attributes: module -> its flag."""
 
     def __init__(self, drafts: Sequence[Draft]) -> None:
         merged = _merged([draft.statements for draft in drafts])
@@ -99,18 +99,18 @@ class Flags:
         self.attributes = {name: self._flags.get(name, "") for name in order}
 
     def _named(self, statements: Statements, flag: str) -> Statements:
-        found: list[Called | Applied | Joined] = []
+        named: list[ModuleCall | FunctionCall | Join] = []
         for step in statements:
-            if isinstance(step, Joined):
+            if isinstance(step, Join):
                 branches = (self._branch(step, i, branch, flag) for i, branch in enumerate(step.branches))
-                found.append(replace(step, branches=tuple(branches)))
+                named.append(replace(step, branches=tuple(branches)))
                 continue
-            if isinstance(step, Called) and flag and step.name not in self._always:
+            if isinstance(step, ModuleCall) and flag and step.name not in self._always:
                 self._flags[step.name] = flag
-            found.append(step)
-        return tuple(found)
+            named.append(step)
+        return tuple(named)
 
-    def _branch(self, fork: Joined, place: int, branch: Branch, flag: str) -> Branch:
+    def _branch(self, fork: Join, place: int, branch: Branch, flag: str) -> Branch:
         if branch.flag:
             word = ("body", "shortcut")[place] if fork.joined == "add" else f"branch_{place + 1}"
             flag = free(f"has_{word}", (*self.values, *self._modules))

@@ -1,4 +1,4 @@
-"""What the other frameworks call the layers of a net that was captured in one of them."""
+"""Names in the other frameworks for the layers of a net that was captured in one of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from msgspec import structs
 
-from converter.architectures.codegen.keras import Keras
-from converter.architectures.codegen.modules import Part, Steps, layers_in, parts_of
-from converter.architectures.codegen.tree import camel, is_attribute
+from converter.architectures.codegen.keras import KerasDialect
+from converter.architectures.codegen.tree import NamedSteps, StepList, camel, is_attribute, runs_by_name
 from converter.architectures.document import Architecture, layer_paths
-from converter.architectures.units import Fork, Unit, Units, units_in
+from converter.architectures.units import Fork, Unit, Units, layers_in, units_in
 from converter.formats.keras.config import snake_case
 
-#: What a module of each framework has already, and a layer inside of it must not be called.
-_TAKEN: Mapping[str, frozenset[str]] = {
+#: Attributes of the module class of each framework, which a layer cannot be called.
+_RESERVED: Mapping[str, frozenset[str]] = {
     name: frozenset(words.split())
     for name, words in {
         "torch": "apply buffers children double eval float forward half modules parameters to train training type",
@@ -33,14 +32,15 @@ _TAKEN: Mapping[str, frozenset[str]] = {
 _Names = Mapping[str, tuple[str, ...]]
 
 
-def named(architecture: Architecture, units: Units, framework_name: str) -> Architecture:
-    """With names in the other frameworks, where they are not the neutral paths, which are those of this framework.
+def with_names(architecture: Architecture, units: Units, framework_name: str) -> Architecture:
+    """The architecture with names in the other frameworks, where they differ from the neutral paths.
 
-    The modules of a Sequential are numbered there as its neighbours without weights leave them room.
+    The neutral paths are the names in this framework. Modules of a Sequential are numbered with room for the steps
+    without weights between them.
     """
     paths = {unit.path: tuple(unit.path.split(".")) for unit in units_in(units.row) if unit.path}
     names: dict[str, dict[str, tuple[str, ...]]] = {}
-    for other in sorted(_TAKEN.keys() - {framework_name}):
+    for other in sorted(_RESERVED.keys() - {framework_name}):
         for unit, parts in _Naming(paths, other).net(list(units.row)):
             for path in layer_paths(unit.step):
                 name = ".".join(parts) + path.removeprefix(unit.path)
@@ -50,41 +50,41 @@ def named(architecture: Architecture, units: Units, framework_name: str) -> Arch
 
 
 class _Naming(msgspec.Struct, frozen=True):
-    """names: those that the net itself has; framework_name: whose are looked for."""
+    """names: those of the net itself. framework_name: the framework that gets names."""
 
     names: _Names
     framework_name: str
 
-    def net(self, row: Steps) -> list[tuple[Unit, tuple[str, ...]]]:
-        """Each layer with its name. In Keras the net is a Sequential: its files count what is in it by class."""
-        found, parts = list(self.row(row, 0)), parts_of(row, self.names, 0)
+    def net(self, row: StepList) -> list[tuple[Unit, tuple[str, ...]]]:
+        """Each layer with its name. In Keras the net is a Sequential, whose files count modules by class."""
+        layers, parts = list(self.row(row, 0)), runs_by_name(row, self.names, 0)
         named = [part for part in parts or () if part.name]
         kinds = [self._kind(part, 0) for part in named]
         if self.framework_name != "tensorflow" or (parts and self._is_sequential(parts, 0) and all(kinds)):
-            return found
+            return layers
         if len(named) != 1:
-            return [(unit, ("net", *rest)) for unit, rest in found]
+            return [(unit, ("net", *rest)) for unit, rest in layers]
         name = named[0].name
         around = kinds[0] or (name if is_attribute(name) and snake_case(camel(name)) == name else "net")
-        return [(unit, (around, *rest)) for unit, (_, *rest) in found]
+        return [(unit, (around, *rest)) for unit, (_, *rest) in layers]
 
-    def row(self, row: Steps, depth: int) -> Iterator[tuple[Unit, tuple[str, ...]]]:
-        """Each layer with its name below the modules around this row."""
-        parts = parts_of(row, self.names, depth)
+    def row(self, row: StepList, depth: int) -> Iterator[tuple[Unit, tuple[str, ...]]]:
+        """Each layer with its name relative to the modules around this row."""
+        parts = runs_by_name(row, self.names, depth)
         if parts is None or not self._is_sequential(parts, depth):
-            found = {name: self._steps_of(row, name, depth) for name in self._next_names(row, depth)}
-            chosen = {name: self._alone(name) for name in found}
+            runs = {name: self._steps_of(row, name, depth) for name in self._next_names(row, depth)}
+            chosen = {name: self._single(name) for name in runs}
         else:
-            found = {part.name: part.steps for part in parts if part.name}
+            runs = {part.name: part.steps for part in parts if part.name}
             chosen = self._numbered(parts, depth)
-        for name, steps in found.items():
+        for name, steps in runs.items():
             own = [unit for unit in units_in(steps) if len(self.names.get(unit.path, ())) == depth + 1]
             yield from ((unit, (chosen[name],)) for unit in own)
             inside = self.row(steps, depth + 1) if not own else ()
             yield from ((unit, (chosen[name], *rest)) for unit, rest in inside)
 
-    def _is_sequential(self, parts: Sequence[Part], depth: int) -> bool:
-        """Whether the names are those that a Sequential gives: numbers, or in Keras its classes with a count."""
+    def _is_sequential(self, parts: Sequence[NamedSteps], depth: int) -> bool:
+        """Whether the names are those of a Sequential: numbers, or in Keras classes with a count."""
         names = [part.name for part in parts if part.name]
         if all(_number(name) is not None for name in names):
             return True
@@ -99,13 +99,13 @@ class _Naming(msgspec.Struct, frozen=True):
             kind in ("", stem) for kind, stem in zip(kinds, stems, strict=True)
         )
 
-    def _numbered(self, parts: Sequence[Part], depth: int) -> dict[str, str]:
+    def _numbered(self, parts: Sequence[NamedSteps], depth: int) -> dict[str, str]:
         if self.framework_name != "tensorflow":
             form = "layers_{}" if self.framework_name == "flax" else "{}"
             return {part.name: form.format(place) for place, part in enumerate(parts) if part.name}
         kinds = {part.name: self._kind(part, depth) for part in parts if part.name}
-        if not all(kinds.values()):  # classes of our own, by whose names Keras would count
-            return {name: self._alone(name) for name in kinds}
+        if not all(kinds.values()):  # custom classes, by whose names Keras would count
+            return {name: self._single(name) for name in kinds}
         counts: Counter[str] = Counter()
         chosen = {}
         for name, kind in kinds.items():
@@ -113,21 +113,21 @@ class _Naming(msgspec.Struct, frozen=True):
             counts[kind] += 1
         return chosen
 
-    def _kind(self, part: Part, depth: int) -> str:
-        """What Keras counts a module in a Sequential by; "" where that is a class of one's own."""
+    def _kind(self, part: NamedSteps, depth: int) -> str:
+        """The name by which Keras counts a module in a Sequential; "" for a custom class."""
         first = part.steps[0]
         if isinstance(first, Unit) and len(self.names.get(first.path, ())) == depth + 1:
-            return snake_case(Keras().leaf(first).function.rpartition(".")[2])
-        inside = parts_of(part.steps, self.names, depth + 1)
+            return snake_case(KerasDialect().expression(first).function.rpartition(".")[2])
+        inside = runs_by_name(part.steps, self.names, depth + 1)
         if inside is None or not self._is_sequential(inside, depth + 1):
             return ""
         return "sequential" if all(self._kind(each, depth + 1) for each in inside if each.name) else ""
 
-    def _next_names(self, row: Steps, depth: int) -> list[str]:
+    def _next_names(self, row: StepList, depth: int) -> list[str]:
         return list(dict.fromkeys(self.names[path][depth] for path in layers_in(row)))
 
-    def _steps_of(self, row: Steps, name: str, depth: int) -> Steps:
-        """The steps of one module, with those between them that have no weights."""
+    def _steps_of(self, row: StepList, name: str, depth: int) -> StepList:
+        """The steps of one module, including steps without weights between them."""
         inside = [any(self.names[path][depth] == name for path in layers_in([step])) for step in row]
         if True not in inside:
             return []
@@ -139,15 +139,15 @@ class _Naming(msgspec.Struct, frozen=True):
         units = [step for step in run if isinstance(step, Unit) and self._next_names([step], depth) == [name]]
         return [*units, *(step for branch in branches for step in self._steps_of(branch, name, depth))]
 
-    def _alone(self, name: str) -> str:
+    def _single(self, name: str) -> str:
         number = _number(name)
         if number is None:
-            return f"{name}_layer" if name in _TAKEN[self.framework_name] else name
+            return f"{name}_layer" if name in _RESERVED[self.framework_name] else name
         forms = {"flax": "layers_{}", "tensorflow": "layer_{}"}
         return forms.get(self.framework_name, "{}").format(number)
 
 
 def _number(name: str) -> int | None:
-    """The place in a Sequential that a name says: ``3``, or in Flax ``layers_3``."""
-    found = re.fullmatch(r"(?:layers_)?(0|[1-9]\d*)", name)
-    return int(found[1]) if found else None
+    """The index in a Sequential that a name stands for: ``3``, or in Flax ``layers_3``."""
+    match = re.fullmatch(r"(?:layers_)?(0|[1-9]\d*)", name)
+    return int(match[1]) if match else None

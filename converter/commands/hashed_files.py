@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from converter.endpoints.checkpoint import StrPath
+from converter.options import StrPath
 
 __all__ = ["HashedFile", "files_of", "hashed", "relative"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import FormatError
-from converter.formats.io.source import open_source
+from converter.formats.io.files import open_source
 
 __all__ = ["MAX_JSON", "parse_json", "read_json"]
 
