@@ -148,7 +148,7 @@ def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None
 
 
 def layer_kind(step: v.WithWeights) -> str:
-    """The kind of its layers in `converter.core.layers`."""
+    """The kind of its layers in `converter.core.kinds`."""
     if isinstance(step, v.LayerNorm | v.GroupNorm | v.InstanceNorm | v.RmsNorm):
         return "norm"
     return "linear" if isinstance(step, v.Attention) else kind_of(step)
