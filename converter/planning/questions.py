@@ -67,7 +67,7 @@ def unknown(layer: Layer) -> Problem:
     """A layer that no table describes, on its way to another framework."""
     summary = "{count} layers are of an unknown kind, so it is unknown how another framework stores them."
     return Problem(
-        unknown_kind(layer),
+        f"{unknown_kind(layer)}.",
         "unknown kind",
         layer.path,
         met=shapes(layer),
