@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,6 @@ def test_a_slash_inside_of_a_key_stays_there(tmp_path: Path) -> None:
 
 
 def test_bombs_are_refused(tmp_path: Path) -> None:
-    start = time.perf_counter()
     bombs = {
         "deep": b"\x81\xa1a" * 1_000_000 + b"\xc0",
         "wide": b"\xdf" + b"\xff" * 4 + b"\xa1a\xc0",
@@ -245,7 +244,6 @@ def test_bombs_are_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(FormatError):
             FileReader(path)
-    assert time.perf_counter() - start < 30
 
 
 def test_other_files_are_not_taken_for_it(tmp_path: Path) -> None:
@@ -265,13 +263,27 @@ def test_other_files_are_not_taken_for_it(tmp_path: Path) -> None:
             raise FormatError(path, "another format")
 
 
-def test_listing_many_tensors_is_fast(tmp_path: Path) -> None:
-    tensors = {f"params/layer_{i}/kernel": np.zeros((2, 3), np.float32) for i in range(20_000)}
-    path = write(tmp_path / "x.msgpack", tensors)
-    start = time.perf_counter()
-    with FileReader(path) as reader:
-        assert len(reader.contents.specs) == 20_000
-    assert time.perf_counter() - start < 3
+def calls_to_list(path: Path, count: int) -> int:
+    """How many functions are called to open a file of so many tensors."""
+    write(path, {f"params/layer_{i}/kernel": np.zeros((2, 3), np.float32) for i in range(count)})
+    calls = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(counted)
+    try:
+        with FileReader(path) as reader:
+            assert len(reader.contents.specs) == count
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_the_work_of_listing_grows_with_the_number_of_tensors(tmp_path: Path) -> None:
+    """Not with its square."""
+    assert calls_to_list(tmp_path / "many.msgpack", 2000) < 2.2 * calls_to_list(tmp_path / "few.msgpack", 1000)
 
 
 leaves = st.one_of(
