@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -262,11 +263,27 @@ def test_other_files_are_not_taken_for_it(tmp_path: Path) -> None:
             raise FormatError(path, "another format")
 
 
-def test_many_tensors_are_listed(tmp_path: Path) -> None:
-    tensors = {f"params/layer_{i}/kernel": np.zeros((2, 3), np.float32) for i in range(20_000)}
-    path = write(tmp_path / "x.msgpack", tensors)
-    with FileReader(path) as reader:
-        assert len(reader.contents.specs) == 20_000
+def calls_to_list(path: Path, count: int) -> int:
+    """How many functions are called to open a file of so many tensors."""
+    write(path, {f"params/layer_{i}/kernel": np.zeros((2, 3), np.float32) for i in range(count)})
+    calls = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(counted)
+    try:
+        with FileReader(path) as reader:
+            assert len(reader.contents.specs) == count
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_the_work_of_listing_grows_with_the_number_of_tensors(tmp_path: Path) -> None:
+    """Not with its square."""
+    assert calls_to_list(tmp_path / "many.msgpack", 2000) < 2.2 * calls_to_list(tmp_path / "few.msgpack", 1000)
 
 
 leaves = st.one_of(
