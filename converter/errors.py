@@ -124,7 +124,7 @@ class ConversionError(Exception):
         """For programs: every problem, with its remedies also as they are said."""
         problems = [
             {
-                **msgspec.to_builtins(problem),
+                **msgspec.to_builtins(problem, enc_hook=str),
                 "said": problem.said(language),
                 **{
                     name: [_remedy_dict(one, language) for one in getattr(problem, name)]
@@ -137,7 +137,7 @@ class ConversionError(Exception):
 
 
 def _remedy_dict(remedy: Remedy, language: Language) -> dict[str, Any]:
-    return {**msgspec.to_builtins(remedy), "said": language(remedy)}
+    return {**msgspec.to_builtins(remedy, enc_hook=str), "said": language(remedy)}
 
 
 class FormatError(ConversionError):
