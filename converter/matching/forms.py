@@ -1,0 +1,75 @@
+"""A layer in the form that the other net has it in: a bare tensor, or a kernel in pieces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from converter.core.layers import UNKNOWN, Layer, Leaf, Net, Reading, Stored
+from converter.core.ops import FoldSpectralNorm, FoldWeightNorm
+from converter.frameworks.base import parameter
+
+
+def as_there(net: Net, other: Net) -> Net:
+    """The net with each lone vector as a bare tensor where the other net has a bare tensor of that name.
+
+    The ``gamma`` of a layer scale: in one framework ``ls.gamma`` is a name like any other, in the next it is read as
+    the scale of a norm.
+    """
+    bare = {layer.path: layer for layer in other.layers if layer.kind == "parameter"}
+    layers = tuple(_as_bare(layer, bare, net, other) for layer in net.layers) if bare else net.layers
+    return replace(net, layers=layers)
+
+
+def _as_bare(layer: Layer, bare: dict[str, Layer], net: Net, other: Net) -> Layer:
+    stored = layer.readings[0].stored
+    spec = stored[0].spec
+    if layer.kind == "parameter" or len(stored) != 1 or len(spec.shape) != 1:
+        return layer
+    leaf = re.split(r"[./:]", re.sub(r":0$", "", spec.name))[-1]
+    for path in (layer.path, ".".join(filter(None, (layer.path, leaf)))):
+        counterpart = bare.get(path)
+        free = path == layer.path or (path not in net.by_path and layer.path not in other.by_path)
+        if counterpart is not None and free and counterpart.tensors[0].shape == spec.shape:
+            return parameter(path, spec, stored[0].sources)
+    return layer
+
+
+# -- kernels in pieces (weight and spectral normalisation): folded (`Stored.fold`), unless both nets have the pieces --
+
+#: What each piece is, whatever its name: the old names and those of the parametrizations go into each other.
+_PIECES: Mapping[type, tuple[str, ...]] = {
+    FoldWeightNorm: ("magnitude", "direction"),
+    FoldSpectralNorm: ("kernel", "left", "right"),
+}
+
+
+def normalisations(layer: Layer) -> frozenset[type]:
+    """The normalisations whose pieces the layer has."""
+    stored = (item for reading in layer.readings for item in reading.stored)
+    return frozenset(type(item.fold) for item in stored if type(item.fold) in _PIECES)
+
+
+def in_pieces(layer: Layer) -> Layer:
+    """The layer as the tensors that the file holds of it; nothing but a layer of the same pieces can take them."""
+    stored = tuple(piece for item in layer.readings[0].stored for piece in _pieces(item))
+    return replace(layer, readings=(Reading(UNKNOWN, stored),), unlikely=())
+
+
+def _pieces(stored: Stored) -> list[Stored]:
+    roles = _PIECES.get(type(stored.fold), ("",))
+    return [
+        Stored(spec, Leaf(stored.leaf.name, (f"{stored.leaf.name} {role}",), "*", "*"))
+        for spec, role in zip(stored.specs, roles, strict=True)
+    ]
+
+
+def wrapped(target: Layer) -> str:
+    """The refusal of a clone whose kernel is in pieces, where that of the source is not."""
+    pieces = ", ".join(spec.name for spec in target.tensors)
+    return (
+        f"'{target.path}' of the clone is normalised ({pieces}), and the source has no such pieces. Take the "
+        "normalisation off the clone (torch.nn.utils.parametrize.remove_parametrizations) and save it again."
+    )
