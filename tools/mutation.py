@@ -28,7 +28,8 @@ import pytest
 from msgspec.structs import force_setattr
 
 import tests.conftest  # noqa: F401 - before the frameworks are imported
-from converter.core.layers import KINDS, Form, Leaf
+from converter.core.kinds import KINDS
+from converter.core.layers import Form, Leaf
 from converter.core.ops import Op
 from converter.frameworks import FRAMEWORKS
 from tests.parity.every_case import CASES
