@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converter._version import __version__
 from converter.formats import Format
-from converter.formats.io.locations import inner_path, is_url, store
+from converter.formats.locations import inner_path, is_url, store
 from converter.planning.plan import TensorPlan
 
 __all__ = ["state_of", "work_id"]

@@ -18,9 +18,9 @@ from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import OutputError
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Writer
 from converter.formats.flax.zarr_arrays import grid
-from converter.formats.io.atomic import discard, partial_path, publish
 
 #: What tensorstore's zarr driver cannot hold (its ``zarr/dtype.cc``).
 UNKNOWN = ("float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint4")

@@ -24,8 +24,8 @@ from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
 from converter.formats.io.files import open_source, read_whole
 from converter.formats.io.json import MAX_JSON, parse_json
-from converter.formats.io.locations import is_url
 from converter.formats.io.source import check_shape, frozen
+from converter.formats.locations import is_url
 
 __all__ = ["Store", "ZarrArray", "grid"]
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.locations import inner_path, is_url, reading, store
 from converter.formats.io.source import Source, frozen
+from converter.formats.locations import inner_path, is_url, reading, store
 
 #: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
 MAP_FROM = 1 << 20

@@ -11,8 +11,8 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.locations import inner_path, reading, store
 from converter.formats.io.source import ENDS, Source
+from converter.formats.locations import inner_path, reading, store
 
 __all__ = ["RemoteSource"]
 

@@ -16,11 +16,11 @@ import msgspec
 from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError, UnsafeFileError
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Probe, Reader, ReadOptions, Writer
-from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.io.json import read_json
-from converter.formats.io.locations import exists, is_url
+from converter.formats.locations import exists, is_url
 
 __all__ = ["Shard", "ShardReader", "ShardWriter", "Staging", "index_name", "index_of", "shard_path"]
 

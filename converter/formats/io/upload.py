@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 from converter.core.contents import Contents
 from converter.core.tensors import Array
+from converter.formats.atomic import discard, publish
 from converter.formats.base import Writer
-from converter.formats.io.atomic import discard, publish
-from converter.formats.io.locations import inner_path, is_url, store
+from converter.formats.locations import inner_path, is_url, store
 
 __all__ = ["writer_to"]
 

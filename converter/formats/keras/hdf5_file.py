@@ -22,10 +22,10 @@ from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.files import open_regular, open_source, regular_size
-from converter.formats.io.locations import is_url
 from converter.formats.io.source import SourceFile
 from converter.formats.keras.hdf5_rehearsal import rehearse
 from converter.formats.keras.hdf5_text import Pread, read_texts
+from converter.formats.locations import is_url
 from converter.formats.zip.members import most_unpacked
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -22,7 +22,7 @@ from converter.formats.io.source import Source
 from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
 from converter.formats.numpy.npy_pickle import pickle_pieces
-from converter.formats.pickle.arrays import PickledArrays, read_pickle
+from converter.formats.pickled.arrays import PickledArrays, read_pickle
 
 
 def detect(probe: Probe) -> bool:

@@ -17,8 +17,8 @@ from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import ConversionError, OutputError
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Writer
-from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.checksums import Crc32c, masked, masked_crc32c
 from converter.formats.io.in_place import put
 from converter.formats.tensorflow.object_graph import GRAPH_KEY, SUFFIX, build_graph

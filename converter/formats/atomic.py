@@ -13,7 +13,7 @@ from glob import escape
 from pathlib import Path
 
 from converter.errors import ConversionError, OutputError
-from converter.formats.io.locations import exists, inner_path, is_url, store
+from converter.formats.locations import exists, inner_path, is_url, store
 
 #: At a URL.
 MOVES_AT_ONCE = 32
