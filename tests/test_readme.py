@@ -80,3 +80,10 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
             assert (ROOT / link).exists(), f"{name}: {link}"
+
+
+def test_the_files_that_the_recipes_name_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = {name for name in re.findall(r"`([a-z_]+/[\w./*]+)`", text) if not re.search("NAME|FAMILY", name)}
+    assert len(named) > 10
+    assert not [name for name in named if not list(ROOT.glob(name))]
