@@ -3,8 +3,11 @@ DEMO := .venv-demo
 TEST := .venv-test
 HF := .venv-hugging-face
 SITE := .venv-site
+# A new pip resolves faster; modules are compiled when they are first imported, which few of them ever are.
+INSTALL = $(TEST)/bin/pip install --quiet --progress-bar off --no-compile --constraint tests/constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench machines weightbridge huggingface docs site fuzz parity schemas fixtures clean
+.PHONY: demo test lint bench machines weightbridge huggingface docs site fuzz parity mutation schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -13,9 +16,10 @@ demo: $(DEMO)/ready
 	    echo "\$$ convert 'torch->$$to' mlp.params" && ../../$(DEMO)/bin/convert "torch->$$to" mlp.params && echo || exit 1; \
 	done
 
-# All four real frameworks, pinned, in an environment of their own; two processes.
+# All four real frameworks, pinned, in an environment of their own; two processes, each with groups of tests (see
+# tests/conftest.py), the quick ones first.
 test: $(TEST)/ready
-	$(TEST)/bin/python -m pytest -n 2 --dist loadfile
+	$(TEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
@@ -39,6 +43,10 @@ fuzz: $(TEST)/ready
 # Every layer kind from every flavour of net into every other; writes docs/parity.md.
 parity: $(TEST)/ready
 	$(TEST)/bin/python -m tests.parity.matrix
+
+# Mutants of the operations and of the frameworks' tables, which the short suite must find; writes docs/mutation.md.
+mutation: $(TEST)/ready
+	$(TEST)/bin/python -m tools.mutation $(MUTANTS)
 
 # The nets of the book, by the shipped schemas and by inference, in real frameworks; writes docs/schemas.md.
 schemas: $(TEST)/ready
@@ -83,9 +91,10 @@ $(SITE)/ready: setup.cfg
 
 $(TEST)/ready: setup.cfg tests/constraints.txt tests/frameworks.txt
 	$(PYTHON) -m venv $(TEST)
-	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt --requirement tests/frameworks.txt
-	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt --no-deps mxnet
-	$(TEST)/bin/pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
+	$(INSTALL) --upgrade pip setuptools
+	$(INSTALL) --no-deps torch mxnet tf_keras & \
+	    $(INSTALL) --no-build-isolation --requirement tests/frameworks.txt --editable '.[test]' && wait $$!
+	$(INSTALL) torch
 	@touch $@
 
 clean:

@@ -1,17 +1,22 @@
-"""Before any test module imports a framework."""
+"""Before any test module imports a framework; and which tests go into one process."""
 
 import gc
 import os
 import sys
-from collections.abc import Iterator
 
 import hypothesis
 import pytest
+
+from tests.places import ROOT
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What jax compiled is kept on disk, for the other process and for later: most of its time goes into compiling.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # a busy machine is no failure
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -19,11 +24,29 @@ hypothesis.settings.load_profile("tests")
 
 import converter.mxnet_numpy2  # noqa: E402, F401 - MXNet 1.9.1 imports under NumPy 2 only after it
 
+#: Folders of tests, the quick ones first: a mistake shows soon.
+ORDER = (
+    "core schema planning reports matching flattening frameworks formats fixtures cli commands fuzz execution live "
+    "architectures parity book"
+).split()
 
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_code_is_let_go() -> Iterator[None]:
-    """What jax compiled for one module is of no use to the next; without this a process grew to 9 GB."""
-    yield
-    if "jax" in sys.modules:
+
+def group(item: pytest.Item) -> str:
+    """Tests of one group run in one process, one after the other: those of a file, if nothing else is said."""
+    mark = item.get_closest_marker("xdist_group")
+    return str(mark.args[0] if mark else item.path.relative_to(ROOT))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    folders = {name: place for place, name in enumerate(ORDER)}
+    items.sort(key=lambda item: folders.get(item.path.relative_to(ROOT).parts[1], -1))
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What jax compiled for one group is of no use to the next; without this a process grew to 9 GB."""
+    if "jax" in sys.modules and (nextitem is None or group(item) != group(nextitem)):
         sys.modules["jax"].clear_caches()
-    gc.collect()
+        gc.collect()

@@ -39,7 +39,6 @@ def convert(
     words: tuple[str, ...],
     source_framework: str | None,
     target_framework: str | None,
-    example_input: tuple[str, ...],
     dask: str | None,
     as_json: bool,
     **others: Any,
@@ -47,13 +46,9 @@ def convert(
     """Convert a weight file from one framework to another."""
     direction, source = _what(words, source_framework, target_framework)
     from converter.commands import convert as command  # NumPy and the formats are not needed for --help
-    from converter.live.user_code import example_inputs
 
-    inputs = example_inputs(example_input) or None
     with _workers(dask) as executor, shown(not as_json) as progress:
-        report = command.convert(
-            direction, source, example_input=inputs, executor=executor, progress=progress, **others
-        )
+        report = command.convert(direction, source, executor=executor, progress=progress, **others)
     click.echo(as_text(report, as_json))
 
 

@@ -69,6 +69,15 @@ def _pair(text: str, metavar: str) -> tuple[str, str]:
     return key, value
 
 
+def _example_inputs(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Any:
+    """The arrays of these shapes; None where there are none."""
+    if not texts:
+        return None
+    from converter.live.user_code import example_inputs  # files need no live nets
+
+    return example_inputs(texts)
+
+
 #: ``LAYER=N`` of an option that is of no record.
 sized = _callback(Option("", COUNTS, "LAYER=N"))
 #: What several commands have beside the records.
@@ -79,6 +88,7 @@ example_option = click.option(
     "--example-input",
     metavar="SHAPE",
     multiple=True,
+    callback=_example_inputs,
     help="What the net package.module:Net takes, such as 2,20 or 2,7:int64. Repeatable, for several inputs.",
 )
 

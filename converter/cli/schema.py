@@ -75,12 +75,11 @@ def check(file: str) -> None:
 @to_option
 @options(MatchOptions, ReadOptions)
 @example_option
-def infer(source: str, target: str, example_input: tuple[str, ...], **others: Any) -> None:
+def infer(source: str, target: str, **others: Any) -> None:
     """Write down how the layers of two nets pair, as a schema: infer SOURCE CLONE > mine.yaml
 
     TARGET is a file, or package.module:Net of your own code.
     """
     from converter.commands.infer_schema import infer_schema
-    from converter.live.user_code import example_inputs
 
-    click.echo(infer_schema(source, target, example_input=example_inputs(example_input) or None, **others), nl=False)
+    click.echo(infer_schema(source, target, **others), nl=False)

@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator
-from concurrent.futures import Executor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 from converter._version import __version__
 from converter.errors import ConversionError, MissingLibraryError
+from converter.execution.shards import LosableExecutor
 
 __all__ = ["dask_executor"]
 
 #: Seconds for the scheduler to answer.
 ANSWER_WITHIN = 10
+#: Seconds for workers, or the scheduler, to come back when all of them are gone.
+COME_BACK_WITHIN = 60.0
 #: Of a worker this gives the version of this package, and needs nothing of it there to be called.
 _VERSION = "converter._version:__version__"
 
 
+class Cluster(LosableExecutor):
+    """The workers of a Dask client."""
+
+    def __init__(self, client: Any, address: str) -> None:
+        self._client, self._address = client, address
+        self._workers = client.get_executor(pure=False)
+        self._last_seen = time.monotonic()
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = self._workers.submit(call, *args, **kwargs)
+        return future
+
+    def why_lost(self) -> str:
+        try:
+            workers = self._client.sync(self._client.scheduler.ncores, callback_timeout=ANSWER_WITHIN)
+            problem = "has no workers any more"
+        except Exception:  # of whatever library the connection is made by
+            workers, problem = {}, "does not answer any more"
+        if workers:
+            self._last_seen = time.monotonic()
+        waited = time.monotonic() - self._last_seen
+        return f"the Dask scheduler at '{self._address}' {problem}" if waited > COME_BACK_WITHIN else ""
+
+
 @contextmanager
-def dask_executor(address: str) -> Iterator[Executor]:
+def dask_executor(address: str) -> Iterator[Cluster]:
     """The cluster whose scheduler is at ``host:port``, as long as the block lasts.
 
     When workers die under a task, Dask tries it on others (``distributed.scheduler.allowed-failures``, 3 times).
@@ -43,7 +71,7 @@ def dask_executor(address: str) -> Iterator[Executor]:
         ) from None
     with client:
         _refuse_workers(address, client)
-        yield client.get_executor(pure=False)
+        yield Cluster(client, address)
 
 
 def _refuse_workers(address: str, client: Any) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,15 +22,15 @@ from converter.errors import ConversionError, FormatError, OutputError, Remedy
 from converter.execution.jobs import Pace, fill
 from converter.execution.resume import state_of
 from converter.formats import Format, Reader, by_name
+from converter.formats.atomic import discard, disk
 from converter.formats.base import Opening
-from converter.formats.io.atomic import discard, disk
-from converter.formats.io.locations import exists
 from converter.formats.io.shards import Shard, ShardWriter, Staging, index_of
 from converter.formats.io.upload import writer_to
+from converter.formats.locations import exists
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
 
-__all__ = ["ShardTask", "execute_tasks", "write_shard"]
+__all__ = ["LosableExecutor", "ShardTask", "execute_tasks", "write_shard"]
 
 #: Seconds between two looks at whether the result is still wanted.
 LOOK_EVERY = 1.0
@@ -38,6 +38,14 @@ LOOK_EVERY = 1.0
 STOP_WITHIN = 60.0
 #: Seconds until a file that another machine wrote is seen here: a network file system keeps its listings so long.
 SEEN_WITHIN = 60.0
+
+
+class LosableExecutor(Executor):
+    """Workers that may all be lost without any of their tasks ending."""
+
+    def why_lost(self) -> str:
+        """Why no task will be done any more, in a sentence; empty as long as workers are there or may come back."""
+        raise NotImplementedError
 
 
 class ShardTask(msgspec.Struct, frozen=True):
@@ -216,7 +224,7 @@ def _run(tasks: Sequence[ShardTask], staging: Staging, pace: Pace, executor: Exe
     written, total = 0, sum(task.nbytes for task in tasks)
     waiting = {executor.submit(write_shard, task): task for task in tasks}
     try:
-        for future in as_completed(waiting):
+        for future in _completed(waiting, executor):
             task = waiting[future]
             overflowed += _outcome(task, future).overflowed
             written += task.nbytes
@@ -224,9 +232,25 @@ def _run(tasks: Sequence[ShardTask], staging: Staging, pace: Pace, executor: Exe
                 pace.progress(written, total)
     except BaseException:
         discard(staging.running)  # those that see it gone stop, and those that come later do not start
-        wait(waiting, timeout=STOP_WITHIN)
+        deadline = time.monotonic() + STOP_WITHIN
+        while time.monotonic() < deadline and not _why_lost(executor) and wait(waiting, timeout=LOOK_EVERY).not_done:
+            pass
         raise
     return overflowed
+
+
+def _completed(futures: Iterable[Future[Done]], executor: Executor) -> Iterator[Future[Done]]:
+    """Each future when it is done. Raises ConversionError when the workers are lost."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
+        yield from done
+        if not done and (reason := _why_lost(executor)):
+            raise ConversionError(f"{reason}: {len(pending)} shards were not written")
+
+
+def _why_lost(executor: Executor) -> str:
+    return executor.why_lost() if isinstance(executor, LosableExecutor) else ""
 
 
 def _outcome(task: ShardTask, future: Future[Done]) -> Done:

@@ -24,7 +24,8 @@ from converter.planning.steps import Step
 
 def prepared(source: Net, hints: Hints, target: Framework) -> tuple[Net, Hints]:
     """The layers of the source with all hints applied, and the hints as they are for this net. Raises MatchError."""
-    hints = for_net(hints, source)
+    if hints.schema is not None:
+        hints = for_net(hints, source)
     net = hints.of_source(source)
     if hints.schema is not None and target.name != net.framework:
         net = with_ties(net, hints.schema, target.name)

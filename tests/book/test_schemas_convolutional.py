@@ -1,4 +1,4 @@
-"""The book's feed-forward and convolutional nets: every ordered pair of frameworks, by schema alone and by inference.
+"""The book's feed-forward and convolutional nets: each framework into the next, by schema alone and by inference.
 
 A framework writes the file, the command line converts it, the other framework loads it strictly and computes the
 same. All weights and statistics are random.
@@ -27,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
 
 
 @pytest.mark.parametrize(("name", "source", "target", "way"), every_way(CASES))
-def test_every_pair(runs: dict[str, Runs], name: str, source: str, target: str, way: str) -> None:
+def test_each_framework_into_the_next(runs: dict[str, Runs], name: str, source: str, target: str, way: str) -> None:
     check(runs[name], source, target, way)
 
 

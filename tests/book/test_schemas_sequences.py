@@ -1,4 +1,4 @@
-"""The recurrent nets and transformers of the book, every ordered pair of frameworks: by a shipped schema, by a clone.
+"""The recurrent nets and transformers of the book, each framework into the next: by a shipped schema, by a clone.
 
 A net is made once for each framework, and gets other weights before every load: what a file does not bring is found.
 """
@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
 
 
 @pytest.mark.parametrize(("name", "source", "target", "way"), every_way(CASES))
-def test_every_pair(runs: dict[str, Runs], name: str, source: str, target: str, way: str) -> None:
+def test_each_framework_into_the_next(runs: dict[str, Runs], name: str, source: str, target: str, way: str) -> None:
     check(runs[name], source, target, way)
 
 

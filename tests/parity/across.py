@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.parity.sides import SIDES, Case, assert_same
+from tests.parity.sides import SIDES, Case, Pair, assert_same
 
 #: Words of the command line.
 Words = Sequence[object]
@@ -53,13 +53,18 @@ def saved(case: Case, flavour: str, folder: Path, seed: int, stem: str = "source
 
 
 def crossed(ours: Case, theirs: Case) -> list[Any]:
-    """The parameters (case, source, other case, target), both ways, with names."""
+    """The parameters (case, source, other case, target), both ways, with names: every flavour as source and target."""
     return [
         pytest.param(a, source, b, target, id=f"{a.name}-{source}-{b.name}-{target}".replace(" ", "_"))
         for a, b in ((ours, theirs), (theirs, ours))
-        for source in a.nets
-        for target in b.nets
+        for source, target in _each_once(list(a.nets), list(b.nets))
     ]
+
+
+def _each_once(sources: Sequence[str], targets: Sequence[str]) -> list[Pair]:
+    """Pairs of different flavours in which each is there: the i-th with the one after the i-th."""
+    count = max(len(sources), len(targets))
+    return [(sources[i % len(sources)], targets[(i + 1) % len(targets)]) for i in range(count)]
 
 
 def _direction(source: str, target: str) -> str:

@@ -176,7 +176,9 @@ CASES = (
     # Without a clone nothing tells that Keras keeps both in one layer.
     *(
         replace(
-            chain(f"separable{space}d", normal(2, 3, *SIZES[space]), separable("both", 3, 5, 2, space=space)), layers=()
+            chain(f"separable{space}d", normal(2, 3, *SIZES[space]), separable("both", 3, 5, 2, space=space)),
+            layers=(),
+            kinds=("--kind", "both*=conv"),
         )
         for space in (1, 2)
     ),

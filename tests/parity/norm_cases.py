@@ -136,5 +136,9 @@ CASES = (
     after_conv("instance norm", instance_norm("norm")),
     after_conv("prelu of one slope", prelu_of_one("act")),
     # How many axes of size one Keras puts before the slopes, no other framework tells: only a clone does.
-    replace(after_conv("prelu per channel", prelu_per_channel("act")), layers=()),
+    replace(
+        after_conv("prelu per channel", prelu_per_channel("act")),
+        layers=(),
+        kinds=("--kind", "conv=conv", "--kind", "act=prelu"),
+    ),
 )

@@ -401,14 +401,15 @@ def cells(shape: Shape) -> RecurrentCase:
 
 
 KINDS = ("rnn", "lstm", "gru")
+PROJECTED = (
+    only(layers(Shape("lstm", projection=2), "projected"), "torch", "gluon"),
+    only(layers(Shape("lstm", projection=2, layers=2, both=True), "projected two layers two ways"), "torch", "gluon"),
+)
 CASES = (
     *(layers(Shape(kind), "one layer") for kind in KINDS),
     *(layers(Shape(kind, layers=3, size=5), "three square layers") for kind in KINDS),
     layers(Shape("lstm", both=True), "two ways"),
     *(layers(Shape(kind, layers=2, both=True), "two layers two ways") for kind in KINDS),
     *(cells(Shape(kind)) for kind in KINDS),
-)
-PROJECTED = (
-    only(layers(Shape("lstm", projection=2), "projected"), "torch", "gluon"),
-    only(layers(Shape("lstm", projection=2, layers=2, both=True), "projected two layers two ways"), "torch", "gluon"),
+    *PROJECTED,
 )

@@ -7,7 +7,9 @@ weight, bias and statistic is random; whoever stores several things under one na
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,15 @@ def to_numpy(value: Any) -> Array:
 MAIN = ("torch", "keras", "linen", "gluon")
 
 
+#: A flavour that is converted, and the one that it is converted into.
+Pair = tuple[str, str]
+
+
+def ring(flavours: Sequence[str]) -> list[Pair]:
+    """Each flavour into the next, and the last into the first."""
+    return [(flavour, flavours[(i + 1) % len(flavours)]) for i, flavour in enumerate(flavours)]
+
+
 @dataclass(frozen=True)
 class Case:
     """One architecture in several flavours.
@@ -222,6 +233,7 @@ class Case:
     layers: the entries of its schema (path, kind, heads, flatten …), for the form without a template. Where a
         framework forces another name, ``names`` as in a schema file.
     options: further words of the command line, by target flavour ("" for every one).
+    kinds: ``--kind`` words for what no file tells, where there is neither a clone nor ``layers``.
     givers: the flavours that can be a source; none: all of them.
     names: flavour -> what it calls the layers, one after the other, where that must be told (``--map``).
     spatial: whether inputs and outputs have channels and space, which the sides order differently.
@@ -233,23 +245,28 @@ class Case:
     inputs: tuple[Array, ...]
     layers: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     givers: tuple[str, ...] = ()
     spatial: bool = False
     tolerance: float = 1e-5
 
-    def pairs(self) -> list[tuple[str, str]]:
+    def pairs(self) -> list[Pair]:
         """Every flavour into every flavour, itself among them."""
         return [(source, target) for source in self.givers or self.nets for target in self.nets]
 
-    def schema_pairs(self) -> list[tuple[str, str]]:
-        """One flavour of each framework: a new file is written alike for all flavours of its framework."""
-        main = [flavour for flavour in MAIN if flavour in self.nets]
-        return [(source, target) for source in main for target in main if self.layers]
+    def edges(self) -> list[Pair]:
+        """Each flavour once as the source and once as the target: all ways into the neutral file and out of it."""
+        return [(source, target) for source, target in ring(list(self.nets)) if source in (self.givers or self.nets)]
 
-    def live_pairs(self) -> list[tuple[str, str]]:
-        """A channels-first and a channels-last file into a live net of every flavour."""
-        return [(source, target) for source in ("torch", "linen") if source in self.nets for target in self.nets]
+    def schema_edges(self) -> list[Pair]:
+        """The same for one flavour of each framework: a new file is written alike for all flavours of its framework."""
+        return ring([flavour for flavour in MAIN if flavour in self.nets and self.layers])
+
+    def live_pairs(self) -> list[Pair]:
+        """Into a live net of every flavour, from a channels-first and a channels-last file in turn."""
+        sources = [flavour for flavour in ("torch", "linen") if flavour in (self.givers or self.nets)]
+        return [(sources[i % len(sources)], target) for i, target in enumerate(self.nets) if sources]
 
     def anew(self, flavour: str, net: Any, seed: int) -> Any:
         """The net with other random weights."""
@@ -267,8 +284,10 @@ class Case:
         return channels_first(result) if turned else result
 
     def words(self, source: str, target: str) -> tuple[str, ...]:
-        maps = renamed(self.names[source], self.names[target]) if self.names else ()
-        return (*self.options.get("", ()), *self.options.get(target, ()), *maps)
+        return (*self.options.get("", ()), *self.options.get(target, ()), *self.maps(source, target))
+
+    def maps(self, source: str, target: str) -> Sequence[str]:
+        return renamed(self.names[source], self.names[target]) if self.names else ()
 
 
 def renamed(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
@@ -295,14 +314,37 @@ def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[.
     assert_same(found, case.run(source, net), case.tolerance)
 
 
+def by_neutral(case: Case, source: str, target: str, folder: Path, run: Callable[..., object]) -> None:
+    """The same by way of a neutral file: one way into the hub, and one way out of it."""
+    ours, theirs = SIDES[source], SIDES[target]
+    net = case.random(source, 1, target)
+    given, middle = folder / f"source{ours.ending}", folder / "middle.safetensors"
+    ours.save(net, given)
+    schema, kinds = schema_of(case, folder), case.kinds or case.options.get("", ())
+    run(f"{ours.framework}->neutral", given, "-o", middle, *kinds, *schema)
+    like, result = folder / f"like{theirs.ending}", folder / f"result{theirs.ending}"
+    theirs.save(case.random(target, 2), like)
+    words = (*kinds, *case.maps(source, target), *schema)
+    run(f"neutral->{theirs.framework}", middle, "--like", like, "-o", result, *words)
+    found = case.run(target, theirs.load(case.nets[target](), result))
+    assert_same(found, case.run(source, net), case.tolerance)
+
+
+def schema_of(case: Case, folder: Path) -> tuple[object, ...]:
+    """The words that name a schema of the case; none where it has none."""
+    path = folder / "net.yaml"
+    path.write_text(json.dumps({"name": "net", "layers": [dict(layer) for layer in case.layers]}))  # JSON is YAML
+    return ("--schema", path) if case.layers else ()
+
+
 def by_schema(case: Case, source: str, target: str, folder: Path, run: Callable[..., object]) -> None:
     """The same with no template: a schema names the layers and their kinds."""
     ours, theirs = SIDES[source], SIDES[target]
     net = case.random(source, 3, target)
-    given, result, schema = folder / f"source{ours.ending}", folder / f"result{theirs.ending}", folder / "net.yaml"
+    given, result = folder / f"source{ours.ending}", folder / f"result{theirs.ending}"
     ours.save(net, given)
-    schema.write_text(_json({"name": "net", "layers": [dict(layer) for layer in case.layers]}))
-    run(f"{ours.framework}->{theirs.framework}", given, "--schema", schema, "-o", result, *case.words(source, target))
+    words = (*schema_of(case, folder), *case.words(source, target))
+    run(f"{ours.framework}->{theirs.framework}", given, "-o", result, *words)
     found = case.run(target, theirs.load(case.nets[target](), result))
     assert_same(found, case.run(source, net), case.tolerance)
 
@@ -318,7 +360,7 @@ def by_hand_over(case: Case, source: str, target: str, folder: Path) -> None:
     assert_same(case.run(target, filled), case.run(source, net), case.tolerance)
 
 
-def every(cases: Sequence[Case], pairs: Callable[[Case], list[tuple[str, str]]]) -> list[Any]:
+def every(cases: Iterable[Case], pairs: Callable[[Case], list[Pair]]) -> list[Any]:
     """The parameters (case, source, target) of a test, with names."""
     return [
         pytest.param(case, source, target, id=f"{case.name}-{source}-{target}".replace(" ", "_"))
@@ -327,10 +369,9 @@ def every(cases: Sequence[Case], pairs: Callable[[Case], list[tuple[str, str]]])
     ]
 
 
-def _json(document: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(document)  # JSON is YAML
+def tenth(parameters: Sequence[Any]) -> list[Any]:
+    """One of ten, always the same ones."""
+    return random.Random(11).sample(parameters, -(-len(parameters) // 10))
 
 
 def keras_net(make: Callable[[Any], Any], *shapes: tuple[int, ...], library: Any = keras) -> Callable[[], Any]:

@@ -190,6 +190,7 @@ def deep() -> Case:
         },
         (x,),
         options={"": ("--kind", "last=linear")},  # without a bias five axes are rather a convolution's
+        kinds=("--kind", "last=dense_2_to_3"),
     )
 
 
@@ -292,6 +293,7 @@ def parameters() -> Case:
             "gluon": gluon_net(ScaledGluon, X),
         },
         (X,),
+        kinds=("--kind", "token=parameter", "--kind", "layer_scale=parameter"),
     )
 
 

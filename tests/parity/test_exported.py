@@ -147,7 +147,12 @@ def named(made: Case) -> Any:
         return made.nets["gluon"]()
 
 
-OTHERS = [(made, other) for made in CASES for other in ("torch", "keras", "linen") if other in made.nets]
+#: Every case, with one framework after the other.
+OTHERS = [
+    (made, others[i % len(others)])
+    for i, made in enumerate(CASES)
+    if (others := [flavour for flavour in ("torch", "keras", "linen") if flavour in made.nets])
+]
 IDS = [f"{made.name}-{other}".replace(" ", "_") for made, other in OTHERS]
 
 

@@ -21,7 +21,7 @@ from tests.command import ok
 from tests.parity import attention_cases, conv_cases, flatten_cases, mixed_cases, norm_cases, recurrent_cases
 from tests.parity import simple_cases as simple
 from tests.parity.recurrent_cases import LINEN_CELLS, LinenLayers, Shape
-from tests.parity.sides import MAIN, SIDES, Case, Linen, by_clone, every, linen_net
+from tests.parity.sides import MAIN, SIDES, Case, Linen, by_clone, every, linen_net, ring
 
 NAMES = (
     *("linear", "dense over several axes", "conv1d", "conv2d", "depthwise2d of 2", "conv2d transposed", "batch norm"),
@@ -89,7 +89,7 @@ CASES = [doubled(case) for module in MODULES for case in module.CASES if case.na
 
 def pairs(case: Case) -> list[tuple[str, str]]:
     flavours = [flavour for flavour in MAIN if flavour in case.nets and flavour not in SINGLE.get(case.name, ())]
-    return [(source, target) for source in flavours for target in flavours if source != target]
+    return ring(flavours)
 
 
 @pytest.fixture(autouse=True)

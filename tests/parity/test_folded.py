@@ -28,11 +28,14 @@ def said(name: str) -> tuple[str, ...]:
     return ("--kind", f"layer={LAYERS[name][0].kind}") if name.startswith("square") else ()
 
 
-TARGETS = [(name, flavour) for name in LAYERS for flavour in plain(name).nets]
+#: Every layer and wrapping, with one flavour after the other as the target: what is folded is the source.
+TARGETS = [
+    (name, wrap, list(plain(name).nets)[i % len(plain(name).nets)])
+    for i, (name, wrap) in enumerate((name, wrap) for name in LAYERS for wrap in WRAPS)
+]
 
 
-@pytest.mark.parametrize("wrap", WRAPS)
-@pytest.mark.parametrize(("name", "target"), TARGETS)
+@pytest.mark.parametrize(("name", "wrap", "target"), TARGETS)
 def test_folded_into_a_plain_clone(
     name: str, target: str, wrap: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

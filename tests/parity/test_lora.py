@@ -1,4 +1,4 @@
-"""Low-rank adapters and bare tensors, every ordered pair of flavours."""
+"""Low-rank adapters by a schema, and bare tensors without a template; see also test_hub."""
 
 from __future__ import annotations
 
@@ -8,20 +8,7 @@ import pytest
 
 from tests.command import ok
 from tests.parity.across import anew
-from tests.parity.lora_cases import BARE, CASES, LORA, LORA_NAMES
-from tests.parity.sides import Case, by_clone, by_hand_over, every
-
-
-@pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.pairs))
-def test_into_a_clone_s_file(
-    case: Case, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    by_clone(case, source, target, tmp_path, lambda *words: ok(capsys, *words))
-
-
-@pytest.mark.parametrize(("case", "source", "target"), every([BARE], Case.live_pairs))
-def test_bare_tensors_into_a_live_net(case: Case, source: str, target: str, tmp_path: Path) -> None:
-    by_hand_over(case, source, target, tmp_path)
+from tests.parity.lora_cases import BARE, LORA, LORA_NAMES
 
 
 @pytest.mark.parametrize("target", ["torch", "linen", "gluon"])

@@ -1,8 +1,7 @@
-"""Bit for bit: a file by way of the neutral form, and a file into its own framework."""
+"""Bit for bit, for a tenth of the cases: a file by way of the neutral form, and a file into its own framework."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,26 +11,12 @@ import pytest
 import converter
 from tests.command import ok
 from tests.parity import conv_cases, norm_cases, simple_cases
-from tests.parity.sides import MAIN, SIDES, Case, every
+from tests.parity.sides import SIDES, Case, Pair, every, schema_of, tenth
 
-#: What a schema would say of cases without one.
-SAID = {
-    "bare parameters": ("--kind", "token=parameter", "--kind", "layer_scale=parameter"),
-    "dense over three axes": ("--kind", "last=dense_2_to_3"),
-    "separable1d": ("--kind", "both*=conv"),
-    "separable2d": ("--kind", "both*=conv"),
-    "prelu per channel": ("--kind", "conv=conv", "--kind", "act=prelu"),
-}
 CASES = (*simple_cases.CASES, *conv_cases.CASES, *norm_cases.CASES)
 
 
-def ring(case: Case) -> list[tuple[str, str]]:
-    """Each main flavour once as source and once as target."""
-    flavours = [flavour for flavour in MAIN if flavour in case.nets]
-    return [(source, flavours[i - 1]) for i, source in enumerate(flavours)]
-
-
-def itself(case: Case) -> list[tuple[str, str]]:
+def itself(case: Case) -> list[Pair]:
     return [(flavour, flavour) for flavour in case.nets]
 
 
@@ -47,16 +32,14 @@ def tensors(path: Path) -> Mapping[str, tuple[object, ...]]:
         return {name: (array.shape, array.dtype, array.tobytes()) for name, array in arrays.items()}
 
 
-@pytest.mark.parametrize(("case", "source", "target"), every(CASES, ring))
+@pytest.mark.parametrize(("case", "source", "target"), tenth(every(CASES, Case.edges)))
 def test_by_way_of_neutral_nothing_changes(
     case: Case, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, theirs = SIDES[source], SIDES[target]
     given = saved(source, case, tmp_path / f"source{ours.ending}", 1)
     like = saved(target, case, tmp_path / f"like{theirs.ending}", 2)
-    schema = tmp_path / "net.yaml"
-    schema.write_text(json.dumps({"name": "net", "layers": [dict(layer) for layer in case.layers]}))
-    words = ("--schema", schema) if case.layers else SAID[case.name]
+    words = schema_of(case, tmp_path) or case.kinds
     half, direct = tmp_path / "half.safetensors", tmp_path / f"direct{theirs.ending}"
     ok(capsys, f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", direct, *words)
     ok(capsys, f"{ours.framework}->neutral", given, "-o", half, *words)
@@ -66,7 +49,7 @@ def test_by_way_of_neutral_nothing_changes(
     assert tensors(result) != tensors(like)
 
 
-@pytest.mark.parametrize(("case", "source", "target"), every(CASES, itself))
+@pytest.mark.parametrize(("case", "source", "target"), tenth(every(CASES, itself)))
 def test_within_a_framework_every_bit_stays(
     case: Case, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

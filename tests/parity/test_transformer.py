@@ -1,4 +1,4 @@
-"""Transformers, every ordered pair of flavours."""
+"""What a transformer asks for beside its layers (see test_hub): both copies of a tied tensor."""
 
 from __future__ import annotations
 
@@ -11,18 +11,11 @@ import pytest
 import torch
 
 from tests.command import ok
-from tests.parity.sides import SIDES, Case, by_clone, by_hand_over, every, to_numpy
-from tests.parity.transformer_cases import CASES, ENCODER
+from tests.parity.sides import SIDES, by_clone, to_numpy
+from tests.parity.transformer_cases import ENCODER
 
 #: The flavours whose files hold a tied tensor twice.
 TWICE: Mapping[str, Callable[[Path], Any]] = {"torch": torch.load, "gluon": lambda path: mxnet.nd.load(str(path))}
-
-
-@pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.pairs))
-def test_into_a_clone_s_file(
-    case: Case, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    by_clone(case, source, target, tmp_path, lambda *words: ok(capsys, *words))
 
 
 @pytest.mark.parametrize("source", ENCODER.nets)
@@ -34,8 +27,3 @@ def test_both_copies_of_a_tied_tensor(
     by_clone(ENCODER, source, target, tmp_path, lambda *words: ok(capsys, *words))
     written = TWICE[target](tmp_path / f"result{SIDES[target].ending}")
     assert to_numpy(written["emb.weight"]).tobytes() == to_numpy(written["out.weight"]).tobytes()
-
-
-@pytest.mark.parametrize(("case", "source", "target"), every(CASES, Case.live_pairs))
-def test_into_a_live_net(case: Case, source: str, target: str, tmp_path: Path) -> None:
-    by_hand_over(case, source, target, tmp_path)
