@@ -8,10 +8,9 @@ from converter._version import __version__ as __version__
 if TYPE_CHECKING:
     from converter.commands.build import architecture, build, scaffold
     from converter.commands.convert import convert, load_into, save
-    from converter.commands.freeze import freeze
     from converter.commands.infer_schema import infer_schema
     from converter.commands.plan import Plan, plan
-    from converter.commands.reuse import reuse
+    from converter.commands.reuse import freeze, reuse
     from converter.commands.verify import verify
     from converter.endpoints.checkpoint import Weights, open, read
     from converter.errors import (
@@ -31,10 +30,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "commands.build": ("architecture", "build", "scaffold"),
     "commands.convert": ("convert", "load_into", "save"),
-    "commands.freeze": ("freeze",),
     "commands.infer_schema": ("infer_schema",),
     "commands.plan": ("Plan", "plan"),
-    "commands.reuse": ("reuse",),
+    "commands.reuse": ("freeze", "reuse"),
     "commands.verify": ("verify",),
     "endpoints.checkpoint": ("Weights", "open", "read"),
     "errors": (

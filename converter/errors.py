@@ -124,7 +124,7 @@ class ConversionError(Exception):
         """For programs: every problem, with its remedies also as they are said."""
         problems = [
             {
-                **msgspec.to_builtins(problem, enc_hook=str),
+                **msgspec.to_builtins(problem, enc_hook=repr),
                 "said": problem.said(language),
                 **{
                     name: [_remedy_dict(one, language) for one in getattr(problem, name)]
@@ -137,13 +137,13 @@ class ConversionError(Exception):
 
 
 def _remedy_dict(remedy: Remedy, language: Language) -> dict[str, Any]:
-    return {**msgspec.to_builtins(remedy, enc_hook=str), "said": language(remedy)}
+    return {**msgspec.to_builtins(remedy, enc_hook=repr), "said": language(remedy)}
 
 
 class FormatError(ConversionError):
     """A file that cannot be read as what it claims to be: truncated, damaged or hostile.
 
-    The message is ``FILE: REASON``; the reason names the place inside the file where there is one.
+    The message is ``FILE: REASON``; the reason names the offset or the entry inside the file, if it is of one.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str, *remedies: Remedy) -> None:

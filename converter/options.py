@@ -6,6 +6,7 @@ the same fields, certificates store them. A value of a wrong type is a Conversio
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,11 +15,14 @@ from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_t
 
 import msgspec
 
-from converter.errors import ConversionError, Problem, Remedy
+from converter.errors import ConversionError, Placeholder, Problem, Remedy
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
-#: Channels that were flattened, or of several tensors side by side (channels, positions) of each: ``64x49+4``.
-Channels: TypeAlias = "int | tuple[tuple[int, int], ...]"
+#: Channels and spatial positions of tensors that stand side by side before a layer: ``64x49+4`` is 64 channels at 49
+#: positions, flattened, and 4 features.
+ChannelGroups: TypeAlias = tuple[tuple[int, int], ...]
+#: How many channels were flattened; or the groups, where a net joins several tensors.
+Channels: TypeAlias = int | ChannelGroups
 #: What ``dtype`` understands.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -61,6 +65,13 @@ def _text(value: Any) -> str:
     return value
 
 
+def _name(value: Any) -> str:
+    """Of a layer; that of the only layer of some nets is empty."""
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return value
+
+
 def _path(value: Any) -> str:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ValueError("expected a path")
@@ -68,9 +79,13 @@ def _path(value: Any) -> str:
 
 
 def _integer(value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
         raise ValueError(f"expected an integer of at least {least}")
-    return int(value)
+    return number
 
 
 def _at_least_one(value: Any) -> int:
@@ -82,21 +97,23 @@ def _patterns(value: Any) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if isinstance(items, Mapping) or not isinstance(items, Iterable):
         raise ValueError("expected a pattern, or a list of patterns")
-    return tuple(_text(item) for item in items)
+    return tuple(_name(item) for item in items)
 
 
 def _pairs(of: Callable[[Any], Any]) -> Callable[[Any], Mapping[str, Any]]:
     def check(value: Any) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
             raise ValueError("expected a mapping, such as {'layer': …}")
-        return {_text(key): of(item) for key, item in value.items()}
+        return {_name(key): of(item) for key, item in value.items()}
 
     return check
 
 
 def _channels(value: Any) -> Channels:
     """``64`` is 64 channels; ``64x49+4`` is ((64, 49), (4, 1))."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
+        if not all(isinstance(term, tuple | list) and len(term) == 2 for term in value):
+            raise ValueError("expected a number of channels, or a sum such as '64x49+4'")
         return tuple((_integer(count, 1), _integer(positions, 1)) for count, positions in value)
     if not isinstance(value, str):
         return _integer(value)
@@ -106,6 +123,12 @@ def _channels(value: Any) -> Channels:
     if not all(terms):
         raise ValueError(f"'{value}' is neither a number of channels nor a sum such as 64x49+4")
     return tuple((int(term[1]), int(term[2] or 1)) for term in terms if term)
+
+
+def channels_text(channels: Channels) -> str:
+    """As the option takes it."""
+    groups = ((channels, 1),) if isinstance(channels, int) else channels
+    return "+".join(f"{count}x{positions}" if positions > 1 else str(count) for count, positions in groups)
 
 
 def parse_size(value: Any) -> int:
@@ -143,7 +166,7 @@ FLAG = Values(_flag, "flag")
 TEXT, PATH, SIZE, DTYPE, SCHEMA = Values(_text), Values(_path), Values(parse_size), Values(_dtype), Values(_schema)
 INTEGER, COUNT = Values(_integer, from_text=_number), Values(_at_least_one, from_text=_number)
 PATTERNS = Values(_patterns, "many")
-TEXTS, COUNTS = Values(_pairs(_text), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
+TEXTS, COUNTS = Values(_pairs(_name), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
 CHANNELS, SUMS = Values(_pairs(_integer), "pairs", _number), Values(_pairs(_channels), "pairs")
 
 
@@ -161,12 +184,8 @@ class Options(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are not the default, as JSON keeps them; those of `Option.recorded`."""
-        defaults = type(self)()
-        return {
-            name: msgspec.to_builtins(getattr(self, name))
-            for name, option in options_of(type(self)).items()
-            if option.recorded and getattr(self, name) != getattr(defaults, name)
-        }
+        recorded = options_of(type(self))
+        return {name: msgspec.to_builtins(getattr(self, name)) for name in changed(self) if recorded[name].recorded}
 
 
 def checked(name: str, option: Option, value: Any) -> Any:
@@ -174,9 +193,15 @@ def checked(name: str, option: Option, value: Any) -> Any:
     try:
         return option.values.check(value)
     except ValueError as error:
-        raise ConversionError(
-            Problem(f"{error}.", "option", name, met=repr(value), about=Remedy(name, value))
-        ) from None
+        said = Placeholder(repr(value)) if isinstance(value, tuple) else value  # as it was typed
+        problem = Problem(f"{error}.", "option", name, met=repr(value), about=Remedy(name, said))
+        raise ConversionError(problem) from None
+
+
+def changed(record: Options) -> tuple[str, ...]:
+    """The fields that are not the default."""
+    defaults = type(record)()
+    return tuple(name for name in options_of(type(record)) if getattr(record, name) != getattr(defaults, name))
 
 
 @cache

@@ -39,6 +39,14 @@ hold all of it to files of 300 MB, to the real frameworks, and to damaged data (
   of one's own), weights that an exported program keeps as a pickle, tensors of TensorFlow that are no numbers.
 - safetensors packs elements of 4 and 6 bits and leaves their order in a byte unsaid; they are read and written with the
   lowest bits first, as torch, CUDA and AMD Quark lay them out. A plain copy is exact whatever the order was.
+- Formats are recognised by content, never by name alone; for an output the extension decides, or `--format`.
+- TensorFlow checkpoints are named by their prefix, index, or folder. A folder of checkpoints gives the newest step. A
+  bare tensor, a list and a dict of tensors are kept as such (`np.save` and `jnp.save` stack a list of equal shapes
+  into one array, and so does the output for them).
+- Reading today's Orbax checkpoints needs tensorstore (`pip install 'weights-converter[orbax]'`); all other files on a
+  disk need the core alone.
+- A Keras `.weights.h5` made without `--like` fits flat nets, and nested ones whose names a schema gives.
+- Not written: Keras shards, SavedModel, TorchScript, pickles; nor a dtype that a format has no name for.
 
 | format | of | read | write | lazy | streams | checksums | dtypes read | dtypes written |
 |---|---|---|---|---|---|---|---|---|

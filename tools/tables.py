@@ -20,7 +20,8 @@ from converter.architectures.codegen.torch import TorchDialect
 from converter.architectures.document import Family
 from converter.architectures.units import Shape, Unit
 from converter.architectures.vocabulary import CONTAINERS, VOCABULARY, Conv, ConvTranspose, NetStep, Prelu, kind_of
-from converter.core.layers import KINDS, Leaf
+from converter.core.kinds import KINDS
+from converter.core.layers import Leaf
 from converter.formats import FORMATS
 from converter.frameworks import FRAMEWORKS
 from converter.schema.loader import SchemaFile, schema_folder

@@ -94,7 +94,10 @@ def family_of(schema: Schema) -> Family | None:
 @lru_cache(maxsize=32)
 def _checked(written: UncheckedArchitecture) -> Family:
     forms = named_forms()
-    layers = {layer.path: (forms.get(layer.kind, layer.kind), layer.optional) for layer in written.layers}
+    layers = {
+        layer.path: (forms[layer.kind].kind if layer.kind in forms else layer.kind, layer.optional)
+        for layer in written.layers
+    }
     file = f"{written.file}: " if written.file else ""
     try:
         family = convert({"architecture": written.data}, _SchemaPart).architecture

@@ -71,30 +71,28 @@ def main(args: list[str] | None = None) -> Any:
     try:
         return program.main(args, prog_name=Path(sys.argv[0]).stem.replace("__main__", "converter"))
     except ConversionError as error:
-        _tell(error.said(FLAGS), error.to_dict(FLAGS) if as_json else None)
-    except OSError as error:
-        text = f"{error.filename or ''}: {error.strerror or error}"
-        _tell(text, {"error": "OSError", "message": text, "problems": []} if as_json else None)
-    except Exception as error:  # the last net: whatever else escapes is one sentence
-        text = _unexpected(error)
-        _tell(text, {"error": type(error).__name__, "message": text, "problems": []} if as_json else None)
+        text, failure = error.said(FLAGS), error.to_dict(FLAGS) if as_json else {}
+    except Exception as error:
+        text = _sentence(error)
+        failure = {"error": type(error).__name__, "message": text, "problems": []}
+    if as_json:  # on stdout, for programs
+        click.echo(json_text(failure))
+    else:
+        click.echo(f"error: {text.encode(errors='backslashreplace').decode()}", err=True)
     sys.exit(1)
 
 
-def _tell(text: str, document: dict[str, Any] | None) -> None:
-    """On stderr for people; as JSON on stdout for programs."""
-    if document is not None:
-        click.echo(json_text(document))
-    else:
-        click.echo(f"error: {text.encode(errors='backslashreplace').decode()}", err=True)
-
-
-def _unexpected(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
+    """What to say of an error that is none of a conversion: one sentence, and the next step."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return "not enough memory. Conversions need least with --workers 1."
     import traceback
 
     last = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(last.filename).name}, line {last.lineno}"
+    reason = next(iter(str(error).splitlines()), "no reason")
     return (
-        f"this is a mistake in the program: {type(error).__name__}: {error} ({place}, version {__version__}). Please "
-        "report this line, the command and, if you can, the file. Nothing was written."
+        f"this is a bug of the converter: {type(error).__name__}: {reason} ({Path(last.filename).name}, line "
+        f"{last.lineno}, version {__version__}). Please report this line, the command and, if you can, the file."
     )

@@ -64,7 +64,7 @@ def _collected(option: Option, typed: Any) -> Any:
 
 def _pair(text: str, metavar: str) -> tuple[str, str]:
     key, sign, value = text.partition("=")
-    if not (key and sign and value):
+    if not sign:
         raise ValueError(f"'{text}' is not of the form {metavar}")
     return key, value
 

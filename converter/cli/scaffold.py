@@ -58,5 +58,5 @@ def scaffold(
     from converter.commands import build as building
 
     options: dict[str, Any] = {"input": input_sizes, "sizes": sizes, "weights_from": weights_from}
-    given = (source, framework) if schema is None else (schema, framework, source)
-    click.echo(building.scaffold(*given, **options), nl=False)
+    arguments = (source, framework) if schema is None else (schema, framework, source)
+    click.echo(building.scaffold(*arguments, **options), nl=False)

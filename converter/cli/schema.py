@@ -22,12 +22,12 @@ def list_schemas(as_json: bool) -> None:
     from converter.reports.tables import table
     from converter.schema.loader import load_schema, shipped
 
-    found = [load_schema(name) for name in shipped()]
+    schemas = [load_schema(name) for name in shipped()]
     if as_json:
-        rows = [{"name": row.name, "description": row.description, "entries": len(row.layers)} for row in found]
+        rows = [{"name": row.name, "description": row.description, "entries": len(row.layers)} for row in schemas]
         click.echo(json_text(rows))
     else:
-        click.echo("\n".join(table([["name", "what it is"], *([row.name, row.description] for row in found)])))
+        click.echo("\n".join(table([["name", "what it is"], *([row.name, row.description] for row in schemas)])))
 
 
 @schema.command()
@@ -42,18 +42,18 @@ def show(name: str, as_json: bool) -> None:
     from converter.reports.tables import table
     from converter.schema.loader import load_schema
 
-    found = load_schema(name)
+    loaded = load_schema(name)
     if as_json:
-        whole = msgspec.to_builtins(msgspec.structs.replace(found, architecture=None))
-        whole["architecture"] = family_of(found)
+        whole = msgspec.to_builtins(msgspec.structs.replace(loaded, architecture=None))
+        whole["architecture"] = family_of(loaded)
         click.echo(msgspec.json.format(msgspec.json.encode(whole)).decode())
         return
     names = [row.name for row in FRAMEWORKS if row.name != "neutral"]
     rows = [["layer", "kind", *names]]
-    for layer in found.layers:
+    for layer in loaded.layers:
         kind = f"{layer.kind}, optional" if layer.optional else layer.kind
         rows.append([layer.path, kind, *(" or ".join(layer.paths(framework)) for framework in names)])
-    click.echo("\n".join([f"{found.name}: {found.description}", "", *table(rows)]))
+    click.echo("\n".join([f"{loaded.name}: {loaded.description}", "", *table(rows)]))
 
 
 @schema.command()
@@ -63,9 +63,9 @@ def check(file: str) -> None:
     from converter.architectures.family import family_of
     from converter.schema.loader import load_schema
 
-    found = load_schema(file)
-    family_of(found)  # raises for a wrong one
-    click.echo(f"{file}: a schema of {len(found.layers)} entries, without errors")
+    loaded = load_schema(file)
+    family_of(loaded)  # raises for a wrong one
+    click.echo(f"{file}: a schema of {len(loaded.layers)} entries, without errors")
 
 
 @schema.command()

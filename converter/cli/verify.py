@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from converter.cli.parameters import as_text, from_option, json_option, options, to_option
 from converter.options import MatchOptions, ReadOptions
+
+COMMANDLINE = ParameterSource.COMMANDLINE
 
 
 @click.command()
@@ -27,12 +30,11 @@ def verify(context: click.Context, /, source: str, target: str | None, as_json: 
 
     The exit code is 0 when it is so, and 1 when it is not.
     """
-    defaults = {parameter.name: parameter.get_default(context) for parameter in context.command.params}
-    said = {name: value for name, value in others.items() if value is not None and value != defaults[name]}
-    if target is None and said:
+    typed = {name: value for name, value in others.items() if context.get_parameter_source(name) is COMMANDLINE}
+    if target is None and typed:
         raise click.UsageError("name a TARGET: a certificate alone takes no options but --json")
     from converter.commands import verify as command
 
-    result = command.verify(source, target, **said)
+    result = command.verify(source, target, **typed)
     click.echo(as_text(result, as_json))
     context.exit(0 if result.ok else 1)

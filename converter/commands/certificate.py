@@ -23,7 +23,7 @@ from converter.commands.hashed_files import HashedFile, files_of, hashed, relati
 from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.checkpoint import Weights, open_weights
-from converter.endpoints.direction import parse_direction
+from converter.endpoints.destination import parse_direction
 from converter.errors import ConversionError, OutputError, Remedy
 from converter.execution.jobs import compute
 from converter.formats.io.atomic import discard, disk, partial_path, publish
@@ -86,13 +86,16 @@ def refuse_certificate(
     a clone that is no file, and where a file is a URL.
     """
     if is_name(like) or not isinstance(like, str | os.PathLike | None):
-        raise ConversionError("a certificate is of files, which can be checked again: give a file of the clone.")
+        raise ConversionError(
+            "a certificate covers files, which can be checked again: save the clone to a file, and give that."
+        )
     for url in (file for file in (path, source, output) if file is not None and is_url(location(file))):
-        raise ConversionError(f"a certificate is of files on a disk, and {url} is a URL. Copy the file first.")
+        raise ConversionError(f"a certificate covers files on a disk, and {url} is a URL. Copy the file first.")
     if dry_run:
-        raise ConversionError("a dry run writes nothing that a certificate could be of.")
+        raise ConversionError("a dry run writes nothing that a certificate could certify: leave one of the two out.")
     if os.path.exists(path) and not force:
-        raise OutputError(f"{os.fspath(path)}: exists already.", Remedy("force", effect="replaces it"))
+        text = f"{os.fspath(path)}: exists already; choose another path."
+        raise OutputError(text, Remedy("force", effect="replaces it"))
 
 
 def certify(
@@ -117,8 +120,8 @@ def certify(
         1,
         versions(),
         {**options, **{name: relative(file, base) for name, file in named.items()}},
-        _side(report.source, weights, base),
-        _side(report.output, target, base),
+        _certified(report.source, weights, base),
+        _certified(report.output, target, base),
         tuple(hashed(file, base) for value in named.values() for file in files_of(Path(value))),
         planned,
         left_out_of(report.plan),
@@ -130,7 +133,7 @@ def versions() -> dict[str, str]:
     return {"converter": __version__, **{name: metadata.version(name) for name in _LIBRARIES}}
 
 
-def _side(path: str, weights: Weights, base: Path) -> CertifiedFile:
+def _certified(path: str, weights: Weights, base: Path) -> CertifiedFile:
     files = tuple(hashed(file, base) for file in files_of(Path(path)))
     return CertifiedFile(relative(path, base), weights.format.name, weights.contents.writer, files)
 
@@ -156,7 +159,7 @@ def seal_of(document: Certificate) -> str:
 
 
 def named_files(options: Mapping[str, Any]) -> dict[str, str]:
-    """The options that name a file: a clone, a schema of the user's own (those that are shipped have no ending)."""
+    """The options that name a file: a clone, a schema of the user's own (shipped ones have no extension)."""
     return {
         name: options[name]
         for name in FILES
@@ -168,7 +171,7 @@ def named_files(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def replayed(plan: TensorPlan, source: Weights, target: Weights) -> tuple[tuple[CertifiedStep, ...], list[str]]:
-    """Every step with the hash of what it gives, tensor by tensor; and what of it the target holds otherwise."""
+    """Every step with the hash of its result, tensor by tensor; and a problem for each that differs from the target."""
     planned, problems = [], []
     stored = _stored(target, plan)
     for step in plan.steps:
@@ -177,7 +180,7 @@ def replayed(plan: TensorPlan, source: Weights, target: Weights) -> tuple[tuple[
         except KeyError:
             problems.append(f"{target.path}: has no tensor '{step.target.name}'")
             written = ""
-        # what is kept from the clone is known by its hash alone
+        # the clone's own values are known by their hash alone
         wanted = written if step.own else digest(compute(step, source.reader.read))
         planned.append(_planned(step, wanted))
         if written and written != wanted:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from converter.commands.plan import Plan, as_inputs, opened_source
-from converter.endpoints.destination import destination, own_framework, refuse_existing
-from converter.endpoints.direction import parse_direction
+from converter.commands.plan import Plan, as_inputs, opened_source, refuse_unused
+from converter.endpoints.destination import destination, own_framework, parse_direction, refuse_existing
 from converter.endpoints.endpoint import clone_of, opened
 from converter.frameworks import framework as framework_of
 from converter.matching.hints import Hints
@@ -71,7 +70,9 @@ def convert(
             from converter.commands.certificate import certify, refuse_certificate
 
             refuse_certificate(certificate, write.force, dry_run, like, source, output)
-        clone = clone_of(like, stack, way.target.name, as_inputs(example_input)) if like is not None else None
+        inputs = as_inputs(example_input)
+        clone = clone_of(like, stack, way.target.name, inputs) if like is not None else None
+        refuse_unused(inputs, end, clone)
         target = destination(end, clone, way.target, output, write)
         refuse_existing(target.path, target.form, end.path, write.force)
         planned = Plan(end, way.target, clone, hints, target.form)
@@ -111,9 +112,9 @@ def save(
         end = opened(net, stack, inputs=inputs)
         target = framework_of(to) if to is not None else own_framework(path, write.format, end.framework)
         clone = clone_of(like, stack, target.name, inputs) if like is not None else None
-        place = destination(end, clone, target, path, write)
-        refuse_existing(place.path, place.form, None, write.force)
-        return Plan(end, target, clone, hints, place.form, architecture).write_to(place, write)
+        output = destination(end, clone, target, path, write)
+        refuse_existing(output.path, output.form, None, write.force)
+        return Plan(end, target, clone, hints, output.form, architecture).write_to(output, write)
 
 
 def load_into(

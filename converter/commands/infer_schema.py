@@ -1,4 +1,4 @@
-"""Write down a pairing that was found, as a schema that can be corrected, kept and used again."""
+"""Write down how the layers of two nets pair, as a schema that can be corrected, kept and used again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from converter.commands.plan import plan
-from converter.core.layers import UNKNOWN
+from converter.core.kinds import UNKNOWN
 from converter.errors import ConversionError, Placeholder, Remedy
 from converter.flattening.decision import INPUTS, Flattened
 from converter.matching.compatibility import agreements
@@ -48,18 +48,18 @@ def infer_schema(
         options=options,
         **keywords,
     ) as planned:
-        ours, theirs = planned.source.framework.name, planned.target.name
-        if ours == theirs:
+        source_name, target_name = planned.source.framework.name, planned.target.name
+        if source_name == target_name:
+            titles = planned.source.title, planned.clone.title if planned.clone else target
             raise ConversionError(
-                f"{planned.source.title} and {planned.clone.title if planned.clone else target} are both of {ours}: a "
-                "schema has one name for each framework.",
+                f"{titles[0]} and {titles[1]} are both of {source_name}: a schema has one name for each framework.",
                 Remedy("map", (Placeholder("SOURCE"), Placeholder("TARGET")), "pairs layers within one"),
             )
         name = Path(planned.source.title).name
         document = {
             "name": name.partition(".")[0],
             "description": f"{name} and {Path(planned.report.output).name}, as they were paired",
-            "layers": [_entry(pair, planned.tensors.flattened, ours, theirs) for pair in planned.pairs],
+            "layers": [_entry(pair, planned.tensors.flattened, source_name, target_name) for pair in planned.pairs],
         }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
@@ -68,7 +68,7 @@ def _entry(pair: Pair, decided: Sequence[Flattened], source: str, target: str) -
     kinds = [agreement.kind for agreement in agreements(pair.source, pair.target, False)]
     kind = next(kind for kind in kinds if kind != UNKNOWN)
     readings = [r for layer in (pair.source, pair.target) for r in layer.readings if r.kind == kind]
-    forms = {reading.form for reading in readings if reading.form and "_without_" not in reading.form}
+    forms = {reading.form for reading in readings if reading.form}
     entry: dict[str, Any] = {"path": pair.source.path, "kind": forms.pop() if len(forms) == 1 else kind}
     sizes: Mapping[str, int] = {axis: size for reading in readings for axis, size in reading.sizes}
     entry |= {axis: sizes[axis] for axis in _OPTIONS if axis in sizes}

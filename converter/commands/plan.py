@@ -17,7 +17,7 @@ from converter.core.layers import Net
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, destination, refuse_existing
 from converter.endpoints.endpoint import Endpoint, Inputs, clone_of, opened, turned
-from converter.errors import ConversionError, MatchError, Placeholder, Remedy
+from converter.errors import ConversionError, MatchError, Placeholder, Problem, Remedy
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
 from converter.formats import Format
@@ -35,6 +35,7 @@ from converter.options import (
     StrPath,
     WriteKeywords,
     WriteOptions,
+    changed,
     check_keywords,
     record_of,
 )
@@ -89,6 +90,7 @@ def plan(
             raise ConversionError("nothing says which framework the result is for.", *ways)
         target = framework_of(to) if to is not None else clone.framework  # type: ignore[union-attr]
         end = opened_source(source, stack, framework, read, inputs, clone)
+        refuse_unused(inputs, end, clone)
         live = clone is not None and clone.live is not None and format is None
         form = None if live else destination(end, clone, target, None, WriteOptions(format=format)).form
         return Plan(end, target, clone, Hints.of(match), form, stack=stack)
@@ -100,14 +102,28 @@ def plan(
 def opened_source(
     source: object, stack: ExitStack, framework: str | None, read: ReadOptions, inputs: Inputs, clone: Endpoint | None
 ) -> Endpoint:
-    """A file, or a live net; inputs are those of the clone, if that is live, too."""
-    if isinstance(source, (str, os.PathLike, Weights)):
+    """A file, or a live net; inputs are those of the clone, if that is live, too. Raises ConversionError."""
+    if isinstance(source, (str, os.PathLike)):
         return opened(source, stack, framework=framework, options=read)
+    if names := changed(read):
+        is_open = isinstance(source, Weights)
+        what = "a file that is open: give this to converter.open" if is_open else "a live net: leave this out"
+        about = Remedy(names[0], getattr(read, names[0]))
+        raise ConversionError(Problem(f"the source is {what}.", "option", names[0], about=about))
     end = opened(source, stack, framework=framework)
+    if isinstance(source, Weights):
+        return end
     if not inputs:
         return end
     own = turned(inputs, clone.framework, end.framework) if clone is not None and clone.live else inputs
     return opened(source, stack, inputs=own)
+
+
+def refuse_unused(inputs: Inputs, *ends: Endpoint | None) -> None:
+    """Raises ConversionError for an example input where no net is live."""
+    if inputs and not any(end.live for end in ends if end is not None):
+        about = Remedy("example_input", Placeholder("X"))
+        raise ConversionError(Problem("this is for a live net, and both are files.", "option", about=about))
 
 
 def as_inputs(example: Any) -> Inputs:
@@ -249,9 +265,9 @@ class Plan:
         # all of them before the first is set: a damaged tensor must not leave the net half filled
         steps = [step for step in self.tensors.steps if step.reason != KEPT]
         arrays = [(step.target.name, compute(step, source.reader.read)) for step in steps]
-        ours, theirs = source.settings(), self.clone.settings() or {}
         paired = pairs(self.tensors.steps, self.clone.net)
-        for warning in differences(paired, source.origin, self.target.name, ours, theirs):
+        settings = source.settings(), self.clone.settings() or {}
+        for warning in differences(paired, source.origin, self.target.name, *settings):
             warnings.warn(warning, stacklevel=stacklevel)
         return cast("_Net", self.clone.live.fill(arrays))
 

@@ -1,4 +1,6 @@
-"""Partial reuse: some layers of an old net go into a new one, and the rest of the new one stays as it is."""
+"""Partial reuse: some layers of an old net go into a new one, whose others stay as they are; `freeze` keeps those that
+were taken from being trained.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +8,18 @@ import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from converter.commands.plan import as_inputs, opened_source
+from converter.commands.plan import as_inputs, opened_source, refuse_unused
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, choose_path, destination, refuse_existing
 from converter.endpoints.endpoint import Endpoint, opened
-from converter.errors import ConversionError
+from converter.errors import ConversionError, Problem, Remedy
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
 from converter.formats import Format
 from converter.formats.io.locations import location
 from converter.matching.hints import Hints
-from converter.matching.partial import select
+from converter.matching.matcher import match
+from converter.matching.partial import SLICED, select
 from converter.options import (
     MatchOptions,
     ReadOptions,
@@ -25,6 +28,7 @@ from converter.options import (
     ReuseOptions,
     StrPath,
     WriteOptions,
+    changed,
     check_keywords,
     record_of,
 )
@@ -74,14 +78,23 @@ def reuse(
     part, write = record_of(ReuseOptions, options, keywords), record_of(WriteOptions, options, keywords)
     if part.first is not None and part.layers:
         raise ConversionError("'first' and 'layers' both say what to take: leave one of them out.")
+    if match.allow_missing:
+        text = "whatever nothing is taken for stays as it is: leave this out."
+        raise ConversionError(
+            Problem(text, "option", "allow_missing", about=Remedy("allow_missing", match.allow_missing[0]))
+        )
     hints = Hints.of(match)
     with ExitStack() as stack:
         inputs = as_inputs(example_input)
         new = opened(into, stack, framework=new_framework, inputs=inputs)
         end = opened_source(old, stack, old_framework, read, inputs, new)
+        refuse_unused(inputs, end, new)
         if new.live is not None:
-            if output is not None:
-                raise ConversionError("a live net is filled in place, and has no output: save it when it is trained.")
+            if output is not None or changed(write):
+                name = "output" if output is not None else changed(write)[0]
+                raise ConversionError(
+                    f"a live net is filled in place, so '{name}' is of no use: leave it out, and save the trained net."
+                )
             plan = _planned(end, new, None, part, hints)
             return _filled(plan, end, new, dry_run)
         target = _destination(new, output, write)
@@ -95,7 +108,7 @@ def reuse(
             execute(
                 tensors, end.reader, target.form, target.path, write.max_shard_size, pace, write.resume, own=new.reader
             )
-        return _report(plan, end, new, target)
+        return _report(plan, end, new, target, written=not dry_run)
 
 
 def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints) -> ReusePlan:
@@ -120,7 +133,7 @@ def _filled(plan: ReusePlan, old: Endpoint, new: Endpoint, dry_run: bool) -> Reu
     """Set what is taken in the live net, which has the rest already."""
     assert new.live is not None
     if dry_run:
-        return _report(plan, old, new, None)
+        return _report(plan, old, new, None, written=False)
     # all of them before the first is set: a damaged tensor must not leave the net half filled
     steps = [step for step in plan.merged().steps if step.sources]
     arrays = [(step.target.name, compute(step, old.reader.read, new.reader.read)) for step in steps]
@@ -129,10 +142,12 @@ def _filled(plan: ReusePlan, old: Endpoint, new: Endpoint, dry_run: bool) -> Reu
     pairs = ((source, target) for target, source in taken.items())
     for warning in differences(pairs, old.origin, new.framework.name, old.settings(), settings):
         warnings.warn(warning, stacklevel=3)
-    return _report(plan, old, new, None, new.live.fill(arrays))
+    return _report(plan, old, new, None, net=new.live.fill(arrays))
 
 
-def _report(plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination | None, net: Any = None) -> ReuseReport:
+def _report(
+    plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination | None, *, net: Any = None, written: bool = True
+) -> ReuseReport:
     steps = [step for one in plan.reused for step in one.steps]
     asked = {one.taking.source.path for one in plan.reused} | {one.layer for one in plan.selection.skipped}
     filled = {step.target.name for step in steps}
@@ -153,4 +168,35 @@ def _report(plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination |
         checks=checklist(steps, old.origin, new.framework.name),
         new=plan.goal.net,
         net=net,
+        written=written,
     )
+
+
+def freeze(net: Any, report: ReuseReport) -> Any:
+    """Exempt from training every layer of a live net that `reuse` took as a whole.
+
+    net: the net that was filled, or one that holds the merged file. Done to it, and returned:
+
+    PyTorch: ``requires_grad = False``; statistics of BatchNorm stay, too. The net.
+    Keras: ``layer.trainable = False`` for layers all of whose variables were taken. The net, to be compiled now.
+    gluon: ``grad_req = "null"``; statistics of BatchNorm stay, too. The net.
+    linen: nothing. A tree like the params, True for what is trained, for ``optax.multi_transform({True: optimizer,
+    False: optax.set_to_zero()}, tree)``. (``optax.masked`` alone would add the bare gradient to the rest.)
+    nnx: nothing. The filter of what is trained, for ``nnx.Optimizer(net, optimizer, wrt=trained)`` and
+    ``nnx.value_and_grad(loss, argnums=nnx.DiffState(0, trained))``. Statistics of BatchNorm are the caller's to keep.
+
+    Warns of layers that were taken in part, which stay trainable. Raises MatchError when the net is another one.
+    """
+    from converter.live import open_net  # files need no live nets
+
+    live = open_net(net)
+    there = live.framework.net(live.described())
+    wanted = [one.taking.target.path for one in report.reused if one.taking.how != SLICED]
+    if not all(path in there.by_path for path in wanted):  # a file may spell paths otherwise than the live net
+        paths = {pair.source.path: pair.target.path for pair in match(report.new, there, Hints()).pairs}
+        wanted = [paths[path] for path in wanted]
+    shared = {spec.name for layer in there.layers if layer.path not in wanted for spec in layer.tensors}
+    names = {spec.name for path in wanted for spec in there.by_path[path].tensors} - shared
+    for path in report.in_part:
+        warnings.warn(f"'{path}' was taken in part, so it stays trainable", stacklevel=2)
+    return live.freeze(frozenset(names))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from converter.commands.plan import opened_source
+from converter.endpoints.checkpoint import Weights
 from converter.endpoints.endpoint import opened
-from converter.errors import ConversionError
+from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.matching.hints import Hints
 from converter.options import (
     MatchOptions,
@@ -15,6 +18,7 @@ from converter.options import (
     ReadOptions,
     Records,
     StrPath,
+    changed,
     check_keywords,
     record_of,
 )
@@ -63,25 +67,43 @@ def verify(
     Raises ConversionError when a file cannot be read, layers cannot be paired, or a net does not run.
     """
     check_keywords(keywords, options, ReadOptions, MatchOptions)
+    read = record_of(ReadOptions, options, keywords)
+    frameworks = {"source_framework": source_framework, "target_framework": target_framework}
+    forward = {"x_b": x_b, "move_channels": move_channels, "rtol": rtol}
     if b is None:
-        return _certificate(a, x, bool(keywords or options))
+        _refuse({"x": x, **forward, **frameworks}, "a certificate alone takes no option: name a second file or net.")
+        if keywords or options:
+            raise ConversionError("a certificate alone takes no option: name a second file or net.")
+        return _certificate(a)
     hints = Hints.of(record_of(MatchOptions, options, keywords))
     if x is not None:
+        _refuse({**frameworks, **dict.fromkeys(changed(read), True)}, "this is for files, and x for live nets.")
+        for net in (a, b):
+            if isinstance(net, str | os.PathLike | Weights):
+                file = net.path if isinstance(net, Weights) else net
+                raise ConversionError(f"x is an input of two live nets, and {file} is a file: leave x out.")
         from converter.commands.verify_nets import Tolerance, verify_nets
 
         return verify_nets(a, b, x, hints, Tolerance(rtol, x_b, move_channels))
+    _refuse(forward, "this is for two live nets that are run: give x, an input of theirs, too.")
     from converter.commands.verify_files import verify_weights
 
-    read = record_of(ReadOptions, options, keywords)
     with ExitStack() as stack:
-        source = opened(a, stack, framework=source_framework, options=read)
+        source = opened_source(a, stack, source_framework, read, (), None)
         target = opened(b, stack, framework=target_framework)
         return verify_weights(source, target, hints)
 
 
-def _certificate(path: object, x: Any, has_options: bool) -> CertificateCheck:
-    if not isinstance(path, str | os.PathLike) or x is not None or has_options:
-        raise ConversionError("a certificate alone takes no options; name a second file or net to compare with.")
+def _refuse(values: Mapping[str, Any], text: str) -> None:
+    """Raises ConversionError that names the first of these arguments that has a value."""
+    for name, value in values.items():
+        if value is not None:
+            raise ConversionError(Problem(text, "option", name, about=Remedy(name, Placeholder("…"))))
+
+
+def _certificate(path: object) -> CertificateCheck:
+    if not isinstance(path, str | os.PathLike):
+        raise ConversionError("a live net is compared with another one, or with a file: name it as b.")
     from converter.commands.verify_certificate import check_certificate
 
     return check_certificate(path)

@@ -24,7 +24,7 @@ from converter.commands.certificate import (
 from converter.commands.convert import convert
 from converter.commands.hashed_files import HashedFile, files_of, hashed, relative
 from converter.endpoints.checkpoint import open_weights
-from converter.endpoints.direction import parse_direction
+from converter.endpoints.destination import parse_direction
 from converter.errors import ConversionError, FormatError
 from converter.options import MatchOptions, ReadOptions, StrPath, WriteOptions, options_of
 from converter.planning.plan import TensorPlan
@@ -43,7 +43,7 @@ _KNOWN = {
 
 
 class CertificateCheck(msgspec.Struct, frozen=True):
-    """What checking a certificate found. problems: what is not as it says. notes: what differs and does no harm."""
+    """The result of checking a certificate. problems: what is not as it says. notes: what differs and does no harm."""
 
     certificate: str
     source: str
@@ -57,7 +57,7 @@ class CertificateCheck(msgspec.Struct, frozen=True):
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        return {"ok": self.ok, **asdict(self)}
+        return {"compared": "certificate", "ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:
         notes = [f"note: {note}" for note in self.notes]
@@ -69,24 +69,24 @@ class CertificateCheck(msgspec.Struct, frozen=True):
                     f"the same {self.tensors} tensors again",
                 ]
             )
-        count = len(self.problems)
-        return "\n".join([*notes, *self.problems, f"{self.certificate} does not hold: {count} things differ"])
+        count = "1 thing differs" if len(self.problems) == 1 else f"{len(self.problems)} things differ"
+        return "\n".join([*notes, *self.problems, f"{self.certificate} does not hold: {count}"])
 
 
 def check_certificate(path: StrPath) -> CertificateCheck:
-    """What checking a certificate found. Raises FormatError for a file that is no certificate."""
+    """Check a certificate. Raises FormatError for a file that is none."""
     file = Path(path)
     document = _load(file)
     problems = (
         [] if document.seal == seal_of(document) else [f"{path}: the certificate was changed after it was written"]
     )
-    for side, files in (
+    for what, files in (
         ("source", document.source.files),
         ("target", document.target.files),
         ("named file", document.named),
     ):
-        problems += [problem for entry in files for problem in _changed(side, entry, file.parent)]
-    problems += [p for side in (document.source, document.target) for p in _new_files(side, file.parent)]
+        problems += [problem for entry in files for problem in _changed(what, entry, file.parent)]
+    problems += [p for certified in (document.source, document.target) for p in _new_files(certified, file.parent)]
     if not any("is not there" in problem for problem in problems):
         problems += _repeated(document, file.parent.absolute())
     now = versions()
@@ -116,26 +116,26 @@ def _load(path: Path) -> Certificate:
         raise FormatError(path, f"no certificate of a conversion: {error}") from None
 
 
-def _changed(side: str, entry: HashedFile, base: Path) -> list[str]:
+def _changed(what: str, entry: HashedFile, base: Path) -> list[str]:
     file = base / entry.path
     if not file.is_file():
-        return [f"{side}: {entry.path} is not there"]
-    found = hashed(file, base)
-    if found.bytes != entry.bytes:
-        return [f"{side}: {entry.path} has {found.bytes} bytes, and had {entry.bytes}"]
+        return [f"{what}: {entry.path} is not there"]
+    now = hashed(file, base)
+    if now.bytes != entry.bytes:
+        return [f"{what}: {entry.path} has {now.bytes} bytes, and had {entry.bytes}"]
     return [
-        f"{side}: {entry.path} was changed: its {name} is {getattr(found, key)}, not {getattr(entry, key)}"
+        f"{what}: {entry.path} was changed: its {name} is {getattr(now, key)}, not {getattr(entry, key)}"
         for name, key in (("xxh3-128", "xxh3_128"), ("sha256", "sha256"))
-        if getattr(found, key) != getattr(entry, key)
+        if getattr(now, key) != getattr(entry, key)
     ]
 
 
-def _new_files(side: CertifiedFile, base: Path) -> list[str]:
-    known = {entry.path for entry in side.files}
+def _new_files(certified: CertifiedFile, base: Path) -> list[str]:
+    known = {entry.path for entry in certified.files}
     return [
-        f"{found} belongs to {side.path} now, and was not part of it"
-        for found in (relative(file, base) for file in files_of(base / side.path))
-        if found not in known and (base / side.path).is_dir()
+        f"{name} belongs to {certified.path} now, and was not part of it"
+        for name in (relative(file, base) for file in files_of(base / certified.path))
+        if name not in known and (base / certified.path).is_dir()
     ]
 
 
@@ -144,7 +144,7 @@ def _repeated(document: Certificate, base: Path) -> list[str]:
     options = dict(document.options)
     unknown = sorted(options.keys() - _KNOWN)
     if unknown or not isinstance(options.get("direction"), str):
-        return [f"its options are none of this version: {', '.join(unknown) or 'there is no direction'}"]
+        return [f"it has options that this version does not know: {', '.join(unknown) or 'no direction'}"]
     source, output = base / document.source.path, base / document.target.path
     options |= {name: str(base / file) for name, file in named_files(options).items()}
     form = document.target.format
@@ -162,13 +162,13 @@ def _repeated(document: Certificate, base: Path) -> list[str]:
     return [*problems, *_other_plan(document.plan, planned), *_other_rest(document, report.plan)]
 
 
-def _other_plan(was: Sequence[CertifiedStep], now: Sequence[CertifiedStep]) -> list[str]:
-    ours, theirs = ({step.target: step for step in steps} for steps in (was, now))
-    problems = [f"plan: '{name}' is not made any more" for name in ours.keys() - theirs.keys()]
-    problems += [f"plan: '{name}' is made, and was not" for name in theirs.keys() - ours.keys()]
-    for name, step in ours.items():
-        for key in CertifiedStep.__struct_fields__ if name in theirs else ():
-            before, after = getattr(step, key), getattr(theirs[name], key)
+def _other_plan(then: Sequence[CertifiedStep], now: Sequence[CertifiedStep]) -> list[str]:
+    steps_then, steps_now = ({step.target: step for step in steps} for steps in (then, now))
+    problems = [f"plan: '{name}' is not made any more" for name in steps_then.keys() - steps_now.keys()]
+    problems += [f"plan: '{name}' is made, and was not" for name in steps_now.keys() - steps_then.keys()]
+    for name, step in steps_then.items():
+        for key in CertifiedStep.__struct_fields__ if name in steps_now else ():
+            before, after = getattr(step, key), getattr(steps_now[name], key)
             if before != after:
                 problems.append(f"plan: {key} of '{name}' is {_said(after)}, and was {_said(before)}")
     return problems

@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 from msgspec.structs import asdict
 
+from converter.core.arithmetic import Sum
 from converter.core.contents import LeftOut
-from converter.core.layers import Stored
-from converter.core.ops import Split, Sum
+from converter.core.layers import Stored, shown
+from converter.core.ops import Split
 from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.endpoint import Endpoint
@@ -72,8 +73,8 @@ class WeightComparison(msgspec.Struct, frozen=True):
             "target": self.target,
             "tensors": [{"same": tensor.same, **asdict(tensor)} for tensor in self.tensors],
             "left_out": {
-                side: [asdict(item) for item in items]
-                for side, items in zip(("source", "target"), self.left_out, strict=True)
+                end: [asdict(item) for item in items]
+                for end, items in zip(("source", "target"), self.left_out, strict=True)
             },
         }
 
@@ -96,7 +97,7 @@ def verify_weights(source: Endpoint, target: Endpoint, hints: Hints) -> WeightCo
     """Compare the weights of two files or live nets of any frameworks, tensor by tensor, in neutral axes.
 
     The layers are paired as `converter.convert` pairs source and clone. Where the dtypes differ the source counts as
-    cast to the target's; where one side has but the sum of two biases, the sums are compared. A layer is in memory at a
+    cast to the target's; where one has only the sum of two biases, the sums are compared. A layer is in memory at a
     time. Raises MatchError when the layers cannot be paired: then they are different nets.
     """
     try:
@@ -118,36 +119,36 @@ def verify_weights(source: Endpoint, target: Endpoint, hints: Hints) -> WeightCo
 
 
 class _Neutral:
-    """One side: the roles of a layer as arrays in neutral axes. What was read is kept until `forget`."""
+    """The roles of a layer of one file or net as arrays in neutral axes. What was read is kept until `forget`."""
 
     def __init__(self, end: Endpoint) -> None:
         self._read: Callable[[str], Array] = end.reader.read
         self._held: dict[Stored, Array] = {}
 
-    def role(self, stored: Stored, place: int) -> Array:
+    def role(self, stored: Stored, position: int) -> Array:
         if stored not in self._held:
             arrays = tuple(self._read(spec.name) for spec in stored.specs)
             for op in (*((stored.fold,) if stored.fold else ()), *(stored.to_neutral() or ())):
                 arrays = op.apply(arrays)
             self._held[stored] = arrays[0]
         whole = self._held[stored]
-        return Split((stored.parts,)).apply((whole,))[place] if stored.parts else whole
+        return Split((stored.parts,)).apply((whole,))[position] if stored.parts else whole
 
     def forget(self) -> None:
         self._held.clear()
 
 
-def _layer(pair: Pair, agreement: Agreement, ours: Endpoint, theirs: Endpoint) -> Iterator[TensorComparison]:
-    """Each role of a layer. Where the source has but the sum of what the target has apart, it is the target's sum."""
-    source, target = _Neutral(ours), _Neutral(theirs)
+def _layer(pair: Pair, agreement: Agreement, source_end: Endpoint, target_end: Endpoint) -> Iterator[TensorComparison]:
+    """Each role of a layer; sums, where the source has only the sum of what the target stores apart."""
+    source, target = _Neutral(source_end), _Neutral(target_end)
     backwards = _has_sums(agreement)
     if backwards:
-        same_framework = ours.framework is theirs.framework
+        same_framework = source_end.framework is target_end.framework
         back = [a for a in agreements(pair.target, pair.source, same_framework) if a.kind == agreement.kind]
         agreement, source, target = back[0], target, source
     for move in agreement.moves:
         for comparison in _move(pair.source.path, move, source, target):
-            yield _turned(comparison) if backwards else comparison
+            yield _swapped(comparison) if backwards else comparison
     source.forget()
     target.forget()
 
@@ -155,44 +156,42 @@ def _layer(pair: Pair, agreement: Agreement, ours: Endpoint, theirs: Endpoint) -
 def _has_sums(agreement: Agreement) -> bool:
     """Whether a tensor of the source is a sum that would have to be shared out."""
     return any(
-        "+" in supply.stored.leaf.roles[supply.place] and "+" not in move.target.leaf.roles[move.place]
+        len(move.target.leaf.roles[move.place]) == 1 < len(supply.stored.leaf.roles[supply.place])
         for move in agreement.moves
         for supply in move.supplies
     )
 
 
 def _move(layer: str, move: Move, source: _Neutral, target: _Neutral) -> Iterator[TensorComparison]:
-    theirs = target.role(move.target, move.place)
-    role = move.target.leaf.roles[move.place].replace("+", " + ")
+    target_array = target.role(move.target, move.place)
+    role = shown(move.target.leaf.roles[move.place])
     if move.supplies:
-        ours = tuple(source.role(supply.stored, supply.place) for supply in move.supplies)
-        (ours_sum,) = Sum((len(ours),)).apply(ours) if len(ours) > 1 else ours
+        arrays = tuple(source.role(supply.stored, supply.place) for supply in move.supplies)
+        (source_array,) = Sum((len(arrays),)).apply(arrays) if len(arrays) > 1 else arrays
     else:
-        ours_sum = np.full_like(theirs, move.fill)
-    if ours_sum.dtype != theirs.dtype:
+        source_array = np.full_like(target_array, move.fill)
+    if source_array.dtype != target_array.dtype:
         with np.errstate(over="ignore", invalid="ignore"):
-            ours_sum = ours_sum.astype(theirs.dtype)  # what is too large becomes infinite, and differs
-    yield _compared(layer, role, _names(move.supplies), _specs(move.target), ours_sum, theirs)
-    for supply, number in move.checked:
-        left = source.role(supply.stored, supply.place)
-        role = supply.stored.leaf.roles[supply.place].replace("+", " + ")
-        yield _compared(layer, role, _names((supply,)), (), left, np.full_like(left, number))
+            source_array = source_array.astype(target_array.dtype)  # what is too large becomes infinite, and differs
+    yield _compared(layer, role, _names(move.supplies), _specs(move.target), source_array, target_array)
+    for supply, constant in move.checked:
+        array = source.role(supply.stored, supply.place)
+        role = shown(supply.stored.leaf.roles[supply.place])
+        yield _compared(layer, role, _names((supply,)), (), array, np.full_like(array, constant))
 
 
 def _compared(
-    layer: str, role: str, source: tuple[str, ...], target: tuple[str, ...], ours: Array, theirs: Array
+    layer: str, role: str, source: tuple[str, ...], target: tuple[str, ...], source_array: Array, target_array: Array
 ) -> TensorComparison:
-    hashes = digest(ours), digest(theirs)
-    absolute, relative = (0.0, 0.0) if hashes[0] == hashes[1] else errors(ours, theirs)
-    return TensorComparison(layer, role, source, target, theirs.shape, hashes, absolute, relative)
+    hashes = digest(source_array), digest(target_array)
+    absolute, relative = (0.0, 0.0) if hashes[0] == hashes[1] else errors(source_array, target_array)
+    return TensorComparison(layer, role, source, target, target_array.shape, hashes, absolute, relative)
 
 
-def _turned(found: TensorComparison) -> TensorComparison:
-    """The same with source and target in their places."""
-    back = found.hashes[::-1]
-    return TensorComparison(
-        found.layer, found.role, found.target, found.source, found.shape, back, found.absolute, found.relative
-    )
+def _swapped(comparison: TensorComparison) -> TensorComparison:
+    """The same with source and target swapped."""
+    names = {"source": comparison.target, "target": comparison.source}
+    return msgspec.structs.replace(comparison, hashes=comparison.hashes[::-1], **names)
 
 
 def _names(supplies: Sequence[Supply]) -> tuple[str, ...]:
@@ -221,9 +220,9 @@ def errors(a: Array, b: Array) -> tuple[float, float]:
 
 
 def _largest(x: Array, y: Array) -> float:
-    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    equal = (x == y) | (np.isnan(x) & np.isnan(y))
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.where(same, 0.0, np.abs(x - y))
+        difference = np.where(equal, 0.0, np.abs(x - y))
     return float(np.nan_to_num(difference, nan=math.inf, posinf=math.inf).max(initial=0.0))
 
 

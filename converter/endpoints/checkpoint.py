@@ -144,22 +144,23 @@ def _check_text(reader: Reader) -> None:
     try:
         "".join(names).encode()
     except UnicodeEncodeError:
-        found = next(name for name in names if name.encode(errors="ignore").decode() != name)
-        raise FormatError(reader.path, f"the name of a tensor, {found!a}, is no text") from None
+        wrong = next(name for name in names if name.encode(errors="ignore").decode() != name)
+        raise FormatError(reader.path, f"the name of a tensor, {wrong!a}, is no text") from None
 
 
 def _written_by(form: Format, reader: Reader, stated: str | None) -> Framework:
     """The framework that the user states, if the file can be its; else the one the file looks like."""
-    found = recognise(form, reader.contents)
-    if stated is None or framework(stated) is found:
-        return found
+    recognised = recognise(form, reader.contents)
+    if stated is None or framework(stated) is recognised:
+        return recognised
     claimed = framework(stated)
-    if "neutral" in (claimed.name, found.name) or (form.frameworks and claimed.name not in form.frameworks):
+    if "neutral" in (claimed.name, recognised.name) or (form.frameworks and claimed.name not in form.frameworks):
         why = f"its format is {form.title}"
-    elif understood(found, reader.contents) and not understood(claimed, reader.contents):
-        why = "its tensors are named otherwise"
+    elif understood(recognised, reader.contents) and not understood(claimed, reader.contents):
+        why = "its tensors have other names"
     else:
         return claimed
     raise FormatError(
-        reader.path, f"no {claimed.title} file: {why}; it looks like {found.title}. Say '{found.name}' instead?"
+        reader.path,
+        f"not a file of {claimed.title}: {why}. It looks like {recognised.title}; say '{recognised.name}' instead.",
     )

@@ -1,9 +1,10 @@
-"""Where a result goes, and in which format."""
+"""From which framework to which, where the result goes, and in which format."""
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,21 @@ from converter.options import StrPath, WriteOptions
 #: Extensions that people give to files of every framework (the book saves all its nets as ``mlp.params``).
 ANYTHING = (".params", ".bin", ".ckpt")
 WRITABLE = [row for row in FORMATS if row.extensions]
-_ELSEWHERE = Remedy("output", Placeholder("PATH"))
+
+
+class Direction(msgspec.Struct, frozen=True):
+    source: Framework
+    target: Framework
+
+
+def parse_direction(text: str) -> Direction:
+    """Raises ConversionError for a text that is not a direction, or names an unknown framework."""
+    match = re.fullmatch(r"\s*(\w+)\s*(?:->|→|-to-|:)\s*(\w+)\s*", text)
+    if not match:
+        raise ConversionError(
+            f"'{text}' is not a direction. Say it like 'torch->flax' (with the quotes) or torch-to-flax."
+        )
+    return Direction(framework(match[1]), framework(match[2]))
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -108,9 +123,9 @@ def refuse_existing(path: Path, form: Format, source: Path | None, force: bool) 
         existing = _existing(path, form, suffixes)
     for file in existing:
         if file.resolve() in of_source:
-            raise OutputError(f"{file}: this is the source itself.", _ELSEWHERE)
+            raise OutputError(f"{file}: this is the source itself; choose another path.")
         if not force:
-            raise OutputError(f"{file}: exists already.", Remedy("force", effect="replaces it"), _ELSEWHERE)
+            raise OutputError(f"{file}: exists already; choose another path.", Remedy("force", effect="replaces it"))
 
 
 def _existing(path: Path, form: Format, suffixes: Sequence[str]) -> list[Path]:

@@ -71,6 +71,8 @@ def opened(
     """
     if isinstance(net, (str, os.PathLike, Weights)):
         weights = net if isinstance(net, Weights) else stack.enter_context(open_weights(net, framework, options))
+        if framework is not None and framework_of(framework).name != weights.framework:
+            raise ConversionError(f"{weights.path}: was opened as a file of {weights.framework}, not of {framework}.")
         return Endpoint(
             str(weights.path) if isinstance(net, Weights) else os.fspath(net),
             weights.format.title,
@@ -84,7 +86,7 @@ def opened(
     from converter.live import open_net
 
     live = open_net(net)
-    if framework is not None and live.framework_name != framework:
+    if framework is not None and live.framework_name != framework_of(framework).name:
         raise ConversionError(f"a {type(net).__name__} is a net of {live.framework.title}, not of {framework}")
     if inputs:
         live.make_concrete(inputs)
@@ -113,8 +115,8 @@ def turned(inputs: Inputs, taken_by: Framework, wanted: Framework) -> Inputs:
 def _live_net(live: LiveNet, reader: Reader, inputs: Inputs) -> Net:
     net = replace(live.framework.net(reader.contents), read=reader.read)
     if not net.ordered and live.in_order:
-        places = {spec.name: place for place, spec in enumerate(reader.contents.specs)}
-        layers = sorted(net.layers, key=lambda layer: min(places[spec.name] for spec in layer.tensors))
+        positions = {spec.name: position for position, spec in enumerate(reader.contents.specs)}
+        layers = sorted(net.layers, key=lambda layer: min(positions[spec.name] for spec in layer.tensors))
         net = replace(net, layers=tuple(layers), ordered=True)
     if not inputs:
         return net

@@ -39,9 +39,9 @@ class LiveReader(Reader):
 
 
 class RenamedReader(Reader):
-    """The tensors of ``reader`` in its order, called as those of ``names`` in theirs.
+    """The tensors of ``reader``, each with the name that ``names`` has in the same position.
 
-    Raises FormatError unless both have as many tensors, with the same shape at each place.
+    Raises FormatError unless both have as many tensors, with the same shape in each position.
     """
 
     def __init__(self, reader: Reader, names: Contents) -> None:
@@ -55,7 +55,7 @@ class RenamedReader(Reader):
             if spec.shape != name.shape:
                 raise FormatError(
                     reader.path,
-                    f"tensor '{spec.name}' has shape {spec.shape}; at its place, '{name.name}' is {name.shape}",
+                    f"tensor '{spec.name}' has shape {spec.shape}; at the same position, '{name.name}' is {name.shape}",
                 )
         self._places = {name.name: spec.name for spec, name in zip(specs, named, strict=True)}
         renamed = tuple(replace(spec, name=name.name) for spec, name in zip(specs, named, strict=True))

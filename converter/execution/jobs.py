@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from converter.core.ops import Cast, Flip, Split, Transpose
+from converter.core.arithmetic import Cast
+from converter.core.ops import Flip, Split, Transpose
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Reader, Writer
@@ -46,10 +47,6 @@ class Pace(msgspec.Struct, frozen=True):
     memory: int | None = None
     workers: int | None = None
     progress: Callable[[int, int], None] | None = None
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ConversionError(f"{self.workers} workers cannot do it; it takes 1 at least")
 
     def budget(self, steps: Sequence[Step]) -> int:
         if self.memory is not None:

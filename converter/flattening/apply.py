@@ -15,27 +15,24 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.axes import groups
-from converter.core.channel_groups import Parts, Turn, written
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, Stored
+from converter.core.kinds import KINDS
+from converter.core.layers import Layer, Net, Stored, sizes_of
+from converter.core.ops import Turn
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.flattening.decision import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
 from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
+from converter.options import ChannelGroups, channels_text
 
 __all__ = ["Flattened", "flattened"]
 
 #: The axis of a layer that holds the features, by kind and side.
 _AXES: Mapping[tuple[str, str], str] = {
-    ("linear", INPUTS): "in",
-    ("linear", OUTPUTS): "out",
-    ("batch_norm", INPUTS): "c",
-    ("norm", INPUTS): "c",
-    ("rnn", INPUTS): "in",
-    ("lstm", INPUTS): "in",
-    ("gru", INPUTS): "in",
-    ("gru_reset_before", INPUTS): "in",
+    (name, side): axis
+    for name, kind in KINDS.items()
+    for side, axis in zip((INPUTS, OUTPUTS), kind.flattened, strict=True)
+    if axis
 }
 _OPTIONS = {INPUTS: "flatten", OUTPUTS: "unflatten"}
 _SEEN = "as a forward of the net showed"
@@ -76,7 +73,7 @@ def guessed(
     """As `converter.flattening.guesses.guesses`; nothing for a net without channels, unless the user says that some
     inputs are several tensors side by side.
     """
-    if not sums and not any(sizes_of(layer).role == "channels" for layer in chain) and not any(said.values()):
+    if not sums and not any(sizes_of(layer).flow == "channels" for layer in chain) and not any(said.values()):
         return [], []
     from converter.flattening.guesses import guesses  # only some nets need it
 
@@ -124,12 +121,14 @@ def _of_both(pair: Pair) -> Layer:
     return replace(pair.source, readings=common or pair.source.readings)
 
 
-def _chosen(chain: Sequence[Layer], hints: Hints) -> tuple[dict[tuple[str, str], int], dict[str, Parts], list[Problem]]:
+def _chosen(
+    chain: Sequence[Layer], hints: Hints
+) -> tuple[dict[tuple[str, str], int], dict[str, ChannelGroups], list[Problem]]:
     """(path, side) -> the channels that the user or the schema says (0: none); path -> the tensors that stand side by
     side before it, if the user says so; and what cannot be.
     """
     said: dict[tuple[str, str], int] = {}
-    parts: dict[str, Parts] = {}
+    parts: dict[str, ChannelGroups] = {}
     problems = []
     for layer in chain:
         sizes = sizes_of(layer)
@@ -141,9 +140,8 @@ def _chosen(chain: Sequence[Layer], hints: Hints) -> tuple[dict[tuple[str, str],
                 total = sum(channels * positions for channels, positions in given)
                 if total != features:
                     text = f"'{layer.path}' has {features} inputs, and these are {total}."
-                    problems.append(
-                        Problem(text, "flatten", layer.path, about=Remedy("flatten", (layer.path, written(given))))
-                    )
+                    about = Remedy("flatten", (layer.path, channels_text(given)))
+                    problems.append(Problem(text, "flatten", layer.path, about=about))
                 parts[layer.path], said[layer.path, side] = given, 0
             elif given and features % given:
                 text = f"the {features} {side} of '{layer.path}' are not a multiple of {given}."
@@ -215,7 +213,7 @@ def _turned(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
     return replace(layer, readings=readings)
 
 
-def _with_turn(stored: Stored, axis: str, parts: Parts) -> Stored:
+def _with_turn(stored: Stored, axis: str, parts: ChannelGroups) -> Stored:
     axes = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
     if (axis,) not in axes:
         return stored

@@ -58,7 +58,7 @@ class Setting(msgspec.Struct, frozen=True):
 class Default(msgspec.Struct, frozen=True):
     """A property, and how each framework sets it; those that have no default for it are left out.
 
-    kinds: the layer kinds of `converter.core.layers.KINDS` that it concerns; none where no weights tell that a net has
+    kinds: the layer kinds of `converter.core.kinds.KINDS` that it concerns; none where no weights tell that a net has
         such layers, so that only live nets are compared. together: whether a net must have all of the kinds.
     roles: how many tensors the layer has, where that tells.
     """
@@ -196,7 +196,7 @@ DEFAULTS: tuple[Default, ...] = (
         "embedding",
         torch=Setting("no gradient", words="keeps a row from training (padding_idx)"),
         flax=Setting("none", words="has none"),
-        tensorflow=Setting("mask", words="masks the layers behind (mask_zero)"),
+        tensorflow=Setting("mask", words="masks the layers after it (mask_zero)"),
         mxnet=Setting("none", words="has none"),
     ),
     _row(

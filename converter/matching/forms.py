@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from converter.core.layers import UNKNOWN, Layer, Leaf, Net, Reading, Stored
-from converter.core.ops import FoldSpectralNorm, FoldWeightNorm
+from converter.core.arithmetic import FoldSpectralNorm, FoldWeightNorm
+from converter.core.kinds import UNKNOWN
+from converter.core.layers import Layer, Leaf, Net, Reading, Stored
 from converter.frameworks.base import parameter
 
 
@@ -61,7 +62,7 @@ def in_pieces(layer: Layer) -> Layer:
 def _pieces(stored: Stored) -> list[Stored]:
     roles = _PIECES.get(type(stored.fold), ("",))
     return [
-        Stored(spec, Leaf(stored.leaf.name, (f"{stored.leaf.name} {role}",), "*", "*"))
+        Stored(spec, Leaf(stored.leaf.name, (frozenset({f"{stored.leaf.name} {role}"}),), "*", "*"))
         for spec, role in zip(stored.specs, roles, strict=True)
     ]
 

@@ -11,16 +11,15 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.channel_groups import written
 from converter.core.contents import LeftOut
-from converter.core.layers import Layer, Net, join_path, split_path
+from converter.core.layers import Form, Layer, Net, join_path, split_path
 from converter.errors import MatchError, Problem, Remedy, unknown_name
 from converter.frameworks import FRAMEWORKS, named_forms
-from converter.frameworks.dense import CONV1D
+from converter.frameworks.linear import CONV1D, HEADS
 from converter.matching.compatibility import shapes
 from converter.matching.fused import apart, expanded
 from converter.matching.names import COMPILED, meaning, without_compiled
-from converter.options import Channels, MatchOptions
+from converter.options import Channels, MatchOptions, channels_text
 from converter.schema.loader import Schema, SchemaLayer, load_schema
 
 _Value = TypeVar("_Value")
@@ -196,7 +195,7 @@ def _entry(option: str, values: Mapping[str, Any] | Iterable[str], pattern: str)
     if not isinstance(values, Mapping):
         return Remedy(option, pattern)
     value = values[pattern]
-    return Remedy(option, (pattern, written(value) if isinstance(value, tuple) else value))
+    return Remedy(option, (pattern, channels_text(value) if isinstance(value, tuple) else value))
 
 
 #: Words in the path of an attention, or of one of its projections.
@@ -205,7 +204,7 @@ _ATTENTION = frozenset("attention mha multihead q k v query key value qkv kv".sp
 
 def _may_have_heads(layer: Layer) -> bool:
     """Whether it may be a projection of an attention: no other layer has heads."""
-    formed = any("heads" in reading.form for reading in layer.readings)
+    formed = any(reading.form in HEADS for reading in layer.readings)
     linear = any(reading.kind == "linear" for reading in layer.readings)
     words = {word for part in split_path(layer.path) for word in meaning(part).split(".")}
     return formed or (linear and bool(words & _ATTENTION))
@@ -243,25 +242,29 @@ def narrowed(layer: Layer, kind: str) -> Layer:
     alike = next(
         (same for side in (layer.readings, layer.unlikely) if (same := tuple(r for r in side if r.kind == kind))), ()
     )
-    of = _form_kinds().get(kind)
-    formed = tuple(replace(reading, form=kind) for reading in layer.readings if reading.kind == of and not reading.form)
+    form = _forms().get(kind)
+    formed = tuple(
+        replace(reading, form=form.name, lacks=form.lacks)
+        for reading in layer.readings
+        if form and reading.kind == form.kind == reading.called
+    )
     return replace(layer, readings=exact or alike or formed)
 
 
 def _where_possible(layer: Layer, chosen: Layer, kind: str) -> Layer:
     """What a pattern for many layers leaves of one of them; ``chosen`` is what it could be of that kind or form."""
-    of = _form_kinds().get(kind)
-    others = tuple(reading for reading in layer.readings if of is not None and reading.kind != of)
+    form = _forms().get(kind)
+    others = tuple(reading for reading in layer.readings if form is not None and reading.kind != form.kind)
     return replace(chosen, readings=(*chosen.readings, *others)) if chosen.readings else layer
 
 
 @lru_cache
-def _form_kinds() -> Mapping[str, str]:
+def _forms() -> Mapping[str, Form]:
     return named_forms()
 
 
 def _other_kind(layer: Layer, kind: str) -> Problem:
-    kinds = ", ".join(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))
+    kinds = ", ".join(dict.fromkeys(reading.called for reading in layer.readings))
     text = f"'{layer.path}' ({shapes(layer)}) can only be {kinds}."
     return Problem(text, "kind", layer.path, kinds, kind, about=Remedy("kind", (layer.path, kind)))
 

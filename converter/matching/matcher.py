@@ -131,7 +131,8 @@ class Matcher:
             if mapped in self.free_targets:
                 self._pair(self.free_sources[path], self.free_targets[mapped], MAP)
             elif mapped is not None:
-                why = "is taken already" if mapped in self.target.by_path else "is not in the clone"
+                net = "the new net" if self.partial else "the clone"
+                why = "is taken already" if mapped in self.target.by_path else f"is not in {net}"
                 text = f"'{mapped}' {why}. Free there: {listed(self.free_targets)}."
                 about = Remedy("map", (path, mapped))
                 self.problems.append(Problem(text, "unknown name", path, candidates=(mapped,), about=about))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache
 
+from converter.core.kinds import KINDS
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.matching.order import counted
 
@@ -16,16 +17,13 @@ COMPILED = "_orig_mod"
 _WORDS: Mapping[str, str] = {
     other: word
     for word, others in {
+        **{name: kind.words for name, kind in KINDS.items()},
         "query": "q",
         "key": "k",
         "value": "v",
         "output": "o out",
         "attention": "attn att",
-        "norm": "ln layernorm",
         "batchnorm": "bn",
-        "embedding": "emb embed embeddings",
-        "linear": "fc dense lin",
-        "conv": "conv1d conv2d conv3d convolution",
         "encoder": "enc",
         "decoder": "dec",
         "position": "pos positional",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property, cmp_to_key
 
 from converter.core.layers import Layer, Net, split_path
-from converter.frameworks import FRAMEWORKS
+from converter.frameworks import FRAMEWORKS, framework
 
 #: Names that get a number by themselves: of classes, and of the containers of Keras and Flax.
 _COUNTED = frozenset(
@@ -33,7 +33,8 @@ class _Order:
 
     def __init__(self, net: Net) -> None:
         self._net = net
-        self._numbers_all = net.ordered and net.framework == "tensorflow"  # Keras writes a model's layers in its order
+        self._framework = framework(net.framework)
+        self._numbers_all = net.ordered and self._framework.counts_classes  # Keras writes a model's layers in its order
 
     @cached_property
     def _position(self) -> Mapping[str, int]:
@@ -71,11 +72,11 @@ class _Order:
         if automatic or not parts:
             return automatic
         stem, line, number = parts.groups()
-        if self._net.framework == "tensorflow" and (line or not number):
+        if self._framework.counts_classes and (line or not number):
             siblings = self._siblings[parent]
             several = stem in siblings and f"{stem}_1" in siblings
             return (stem, int(number or 0)) if several else None
-        is_list = self._net.framework == "flax" and line and number
+        is_list = self._framework.suffixes_lists and line and number
         return (stem, int(number)) if number and (is_list or stem.casefold() in _NUMBERED) else None
 
     def before(self, layer: Layer, others: Iterable[Layer]) -> int | None:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Inflate
 from converter.core.axes import groups
 from converter.core.layers import Layer, Net, Reading, Stored
 from converter.errors import MatchError, Placeholder, Problem, Remedy, listed, unknown_name
+from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import agreements, shapes
 from converter.matching.hints import Hints, covers
 from converter.matching.matcher import CERTAIN, POSITION, Matcher, Pair, check_strict
@@ -19,7 +21,6 @@ from converter.matching.names import plain_names
 from converter.matching.order import true_order
 from converter.matching.problems import unknown_sources
 from converter.options import ReuseOptions
-from converter.planning.overlay import Inflate
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
 BY_CALLS = "the order in which they were called"
@@ -217,7 +218,7 @@ def _opened(stored: Stored) -> Stored:
 
 
 def _is_fused(reading: Reading) -> bool:
-    return "heads" in reading.form or any("(" in item.leaf.neutral for item in reading.stored)
+    return reading.form in HEADS or any("(" in item.leaf.neutral for item in reading.stored)
 
 
 def inflated(source: Layer, target: Layer) -> Layer | None:

@@ -8,8 +8,7 @@ import msgspec
 from msgspec import structs
 from msgspec.structs import replace
 
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net
+from converter.core.layers import Layer, Net, sizes_of
 from converter.core.natural_order import natural_key
 from converter.core.patterns import Indices, counted, fill, indices_of, letters
 from converter.errors import Problem, listed

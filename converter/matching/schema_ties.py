@@ -74,7 +74,7 @@ def _as_kind(layer: Layer, kind: str) -> Iterator[Reading]:
                 leaf=replace(item.leaf, axes=_said(item.leaf.axes, words), neutral=_said(item.leaf.neutral, words)),
             )
             for item in reading.stored
-            if item.leaf.roles == ("weight",)
+            if item.leaf.roles == (frozenset({"weight"}),)
         ]
         if stored:
             yield Reading(kind, tuple(stored))

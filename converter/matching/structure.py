@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 import msgspec
 
 from converter.core.layers import Layer, Net, split_path
+from converter.frameworks import framework
 from converter.matching.names import bare_word, meaning
 from converter.matching.order import in_turn
 
@@ -55,7 +56,7 @@ def _tree(net: Net) -> _Module:
         for part in split_path(layer.path):
             place = place.inside.setdefault(part, _Module(part))
         place.layer = layer
-    return root if net.framework == "tensorflow" else _with_lists(root)
+    return root if framework(net.framework).counts_classes else _with_lists(root)
 
 
 def _with_lists(module: _Module) -> _Module:

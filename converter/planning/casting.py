@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from converter.core.ops import Cast
+from converter.core.arithmetic import Cast
 from converter.core.tensors import DTYPES, DType, is_float
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step

@@ -7,12 +7,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.contents import Contents
-from converter.core.layers import KINDS, UNKNOWN, Layer, Net, Reading
+from converter.core.kinds import KINDS, UNKNOWN
+from converter.core.layers import Layer, Net, Reading
 from converter.core.tensors import TensorSpec
 from converter.errors import MatchError, Problem
 from converter.flattening.apply import flattened
-from converter.frameworks.attention import with_projections
-from converter.frameworks.base import MARK, Framework
+from converter.frameworks.base import Framework
+from converter.frameworks.linear import with_projections
 from converter.matching.compatibility import agreements
 from converter.matching.fused import part_name, part_of, whole
 from converter.matching.hints import Hints
@@ -117,9 +118,9 @@ def _lay_out(
         readings = []
         for reading in source.readings:
             if framework.holds(reading.kind):
-                key = reading.nameless, place.partition(MARK)[2]
-                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, place, dialect))
-                readings.append(framework.spelled(layout, place, dialect, is_data))
+                key = reading.nameless, place.form
+                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, place.form, dialect))
+                readings.append(framework.spelled(layout, place.prefix, dialect, is_data))
         if part:
             readings = [own for reading in readings if (own := part_of(reading, part))]
         if len(readings) > 1 and len({reading.stored for reading in readings}) > 1:

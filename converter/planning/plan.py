@@ -9,7 +9,8 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.contents import Contents, LeftOut
-from converter.core.layers import KINDS, Net
+from converter.core.kinds import KINDS
+from converter.core.layers import Net, words_in
 from converter.errors import ConversionError, MatchError, Problem
 from converter.flattening.apply import Flattened, flattened
 from converter.matching.compatibility import agreements, lookalikes
@@ -117,7 +118,9 @@ def left_out_of(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
         LeftOut(stored.spec.name, "its layer does not use it: with fix_gamma the scale is one")
         for layer in source.layers
         for stored in layer.readings[0].stored
-        if layer.kind in KINDS and set(stored.leaf.roles) & KINDS[layer.kind].unused and stored.spec.name not in used
+        if layer.kind in KINDS
+        and words_in(stored.leaf.roles) & KINDS[layer.kind].unused
+        and stored.spec.name not in used
     ]
     return (*source.left_out, *unused)
 

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Cast
 from converter.core.equivalence import effect
-from converter.core.layers import KINDS, Layer
-from converter.core.ops import Cast
+from converter.core.kinds import KINDS
+from converter.core.layers import Layer
 from converter.core.tensors import DType, is_float
 from converter.errors import ConversionError, Placeholder, Problem, Remedy, either
+from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import Agreement, noted, shapes, unknown_kind, unplaced
 from converter.matching.matcher import Pair
 from converter.planning.step_cache import layer_moves
@@ -65,7 +67,7 @@ def unknown(layer: Layer) -> Problem:
     """A layer that no table describes, on its way to another framework."""
     summary = "{count} layers are of an unknown kind, so it is unknown how another framework stores them."
     return Problem(
-        unknown_kind(layer),
+        f"{unknown_kind(layer)}.",
         "unknown kind",
         layer.path,
         met=shapes(layer),
@@ -85,7 +87,7 @@ def homeless(layer: Layer, title: str) -> Problem:
 def no_shape(pair: Pair) -> Problem:
     """A layer whose tensors cannot be laid out in the target's form."""
     layer = pair.source
-    if any("heads" in reading.form for reading in layer.readings):
+    if any(reading.form in HEADS for reading in layer.readings):
         return _no_heads(layer)
     text = f"'{layer.path}' ({shapes(layer)}) cannot be laid out as {layer.kind}{unplaced(layer, pair.target)}."
     if any(reading.form == "depthwise" for reading in layer.readings):
@@ -123,7 +125,7 @@ def in_doubt(pair: Pair, possible: Iterable[Agreement]) -> Layer:
 
 def undecided(layer: Layer) -> Problem:
     """A layer that could be of several kinds, which are stored differently."""
-    kinds = list(dict.fromkeys(reading.form or reading.kind for reading in layer.readings))
+    kinds = list(dict.fromkeys(reading.called for reading in layer.readings))
     return Problem(
         f"'{layer.path}' ({shapes(layer)}) could be {either(kinds)}, which are stored differently.",
         f"kind {' '.join(kinds)}",

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, Stored
-from converter.core.ops import Op
+from converter.core.layers import Layer, Net, Stored, sizes_of, words_in
+from converter.core.ops import Op, Overlay
 from converter.core.tensors import TensorSpec
 from converter.errors import MatchError, Problem, Remedy
 from converter.flattening.apply import Flattened, doubtful, guessed
@@ -19,7 +18,6 @@ from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair
 from converter.matching.partial import SLICED, Selection, Taking
 from converter.matching.tied import Ties
-from converter.planning.overlay import Overlay
 from converter.planning.plan import TensorPlan, plan_matched
 from converter.planning.prepare import Goal
 from converter.planning.steps import Step
@@ -88,7 +86,10 @@ def _reused(taking: Taking, steps: Iterable[Step], goal: Goal, takings: Iterable
     whole = {one.target.path for one in takings if one.how != SLICED}
     shared = {spec.name for other in goal.net.layers if other.path not in whole for spec in other.tensors}
     statistics = {
-        item.spec.name for reading in layer.readings for item in reading.stored if set(item.leaf.roles) <= _STATISTICS
+        item.spec.name
+        for reading in layer.readings
+        for item in reading.stored
+        if words_in(item.leaf.roles) <= _STATISTICS
     }
     names = dict.fromkeys(step.target.name for step in steps)
     return Reused(taking, tuple(steps), tuple(name for name in names if name not in shared | statistics))

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from converter.core.layers import KINDS, Stored
-from converter.core.ops import Cast, Fill, Full, Op, Reorder, Require, Split, Stack, Sum, simplified
+from converter.core.arithmetic import Cast, Sum
+from converter.core.kinds import KINDS
+from converter.core.layers import Stored, shown
+from converter.core.ops import Fill, Full, Op, Reorder, Require, Split, Stack, simplified
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.matching.compatibility import Move, Supply
@@ -118,9 +120,9 @@ def _pieces(moves: Sequence[Move], kind: str) -> tuple[tuple[TensorSpec, ...], t
 
 
 def _left_behind(supply: Supply, kind: str) -> str:
-    words = supply.stored.leaf.roles[supply.place]
+    role = shown(supply.stored.leaf.roles[supply.place])
     note = "" if KINDS[kind].alike or not KINDS[kind].note else f"; {KINDS[kind].note}"
-    return f"the clone has no place for '{words}' of '{supply.stored.spec.name}' (give it one{note})"
+    return f"the clone has no place for '{role}' of '{supply.stored.spec.name}' (give it one{note})"
 
 
 def _to_neutral(stored: Stored) -> tuple[Op, ...]:

@@ -25,7 +25,7 @@ class ReuseReport(msgspec.Struct, frozen=True):
     skipped: those that were asked for, and do not fit. unused: those that were not asked for.
     kept: the tensors of the new net that no old one went into. not_carried: what the new file holds beside
     tensors, and the output does not. net: the live net (for linen a new tree), if one was filled. new: the layers
-    of the new net.
+    of the new net. written: False for a dry run.
     """
 
     old: str
@@ -44,6 +44,7 @@ class ReuseReport(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
     new: Net
     net: Any = None
+    written: bool = True
 
     def __repr__(self) -> str:
         """Without the nets, which would fill a screen."""
@@ -64,6 +65,7 @@ class ReuseReport(msgspec.Struct, frozen=True):
             "old": {"path": self.old, "format": self.old_format},
             "into": {"path": self.into, "format": self.into_format},
             "output": {"path": self.output, "format": self.output_format} if self.output else None,
+            "written": self.written,
             "order": self.order,
             "taken": [_layer_dict(one) for one in self.reused],
             "skipped": [asdict(one) for one in self.skipped],
@@ -95,8 +97,9 @@ class ReuseReport(msgspec.Struct, frozen=True):
         lines += _line("taken in part, so not to freeze", self.in_part)
         lines += _line("to freeze", self.freeze)
         count = sum(len(one.steps) for one in self.reused)
-        where = f"written to {self.output} ({self.output_format})" if self.output else f"now in {self.into}"
-        lines.append(f"{count} tensors of the old net, {len(self.kept)} of the new one, {where}")
+        would = "" if self.written else "would be "
+        where = f"written to {self.output} ({self.output_format})" if self.output else f"set in {self.into}"
+        lines.append(f"{count} tensors of the old net, {len(self.kept)} of the new one, {would}{where}")
         lines += map(str, self.checks)
         return "\n".join(lines)
 

@@ -60,7 +60,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from converter.core.layers import KINDS, Layer, Net
+from converter.core.kinds import KINDS
+from converter.core.layers import Layer, Net
 from converter.core.patterns import Indices, check_pattern, counts, fill, indices_of, letters
 from converter.errors import ConversionError
 from converter.frameworks import framework, named_forms
@@ -72,8 +73,6 @@ Positive = Annotated[int, Meta(ge=1)]
 Channels = Annotated[int, Meta(ge=0)]
 #: Keys of a single layer, which have no effect in an entry that uses a block.
 _KEYS_OF_A_LAYER = ("flatten", "unflatten", "multiplier", "tied")
-#: Kinds whose outputs may be flattened.
-_WITH_CHANNELS = frozenset({"conv", "depthwise", "conv_transpose", "batch_norm", "norm"})
 
 
 class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -339,11 +338,17 @@ def _check_counts(schema: Schema) -> None:
                 raise ConversionError(f"'{path}' counts '{{{letter}}}', which no path of the schema has")
 
 
+def _gives_channels(kind: str) -> bool:
+    """Whether layers of that kind or form give channels, which may be flattened."""
+    form = named_forms().get(kind)
+    return KINDS[form.kind if form else kind].flow in ("channels", "norm")
+
+
 def _check_flattens(schema: Schema) -> None:
     entries = {layer.path: layer for layer in schema.layers}
     for layer in schema.layers:
         entry = entries.get(layer.flattened)
-        if layer.flattened and (entry is None or entry.optional or entry.kind not in _WITH_CHANNELS):
+        if layer.flattened and (entry is None or entry.optional or not _gives_channels(entry.kind)):
             raise ConversionError(
                 f"the flatten before '{layer.path}' names '{layer.flattened}', which is not a convolution or norm "
                 "that every net of the schema has"

@@ -84,7 +84,7 @@ def test_names_that_differ_are_mapped_or_refused(tmp_path: Path, capsys: Print) 
     renamed = {name.replace("0.", "up.").replace("1.", "down."): value for name, value in net.state_dict().items()}
     torch.save(renamed, tmp_path / "b.pt")
     said = refused(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt")
-    assert "Settle it with --map 0=up or --map 1=up" in said and str(tmp_path / "b.pt") in said
+    assert "Say --map 0=up or --map 1=up." in said and str(tmp_path / "b.pt") in said
     ok(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt", "--map", "0=up", "--map", "1=down")
     crossed = different(capsys, tmp_path / "a.pt", tmp_path / "b.pt", "--map", "0=down", "--map", "1=up").out
     assert "4 of 4 tensors differ" in crossed
@@ -190,7 +190,7 @@ def test_what_is_left_out_is_listed(tmp_path: Path, capsys: Print) -> None:
     )
     found = json.loads(ok(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt", "--json"))
     assert [item["name"] for item in found["left_out"]["source"]] == ["0.num_batches_tracked"]
-    assert found["left_out"]["target"] == [] and found["same"] is True
+    assert found["left_out"]["target"] == [] and found["ok"] is True and found["compared"] == "weights"
     torch.save({name: value for name, value in net.state_dict().items() if name.startswith("1.")}, tmp_path / "b.pt")
     assert "'0'" in refused(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt")
     ok(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt", "--ignore", "0")
@@ -257,18 +257,20 @@ def test_a_certificate_holds_wherever_the_folder_goes(here: Path, capsys: Print,
     shutil.copytree(here, moved)
     os.chdir("/")
     found = json.loads(ok(capsys, "verify", moved / "cert.json", "--json"))
+    assert found["compared"] == "certificate"
     assert found["ok"] is True and found["tensors"] == 4 and found["problems"] == []
 
 
 def test_the_same_conversion_gives_the_same_certificate(here: Path, capsys: Print) -> None:
     first = certified(capsys, "like.msgpack", here)
     said = refused(capsys, "torch->flax", "given/mlp.params", "-o", "new.msgpack", "--certificate", "cert.json")
-    assert "cert.json: exists already. Say --force" in said and not (here / "new.msgpack").exists()
+    assert "cert.json: exists already; choose another path. --force replaces it." in said
+    assert not (here / "new.msgpack").exists()
     words = ("-o", "like.msgpack", "--like", "clone.msgpack", "--certificate", "cert.json", "--force")
     ok(capsys, "torch->flax", "given/mlp.params", *words, "--workers", 2, "--memory", "1MB")
     assert (here / "cert.json").read_text() == first
     said = refused(capsys, "torch->flax", "given/mlp.params", "-o", "n.msgpack", "--certificate", "n.json", "--dry-run")
-    assert "A dry run writes nothing that a certificate could speak of" in said
+    assert "a dry run writes nothing that a certificate could certify" in said
 
 
 def flipped(path: Path, place: int) -> None:
@@ -304,7 +306,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "source gone": (lambda here: (here / "given/mlp.params").unlink(), "source: given/mlp.params is not there"),
     "target gone": (lambda here: (here / "like.msgpack").unlink(), "target: like.msgpack is not there"),
-    "clone changed": (lambda here: flipped(here / "clone.msgpack", -9), "given file: clone.msgpack was changed"),
+    "clone changed": (lambda here: flipped(here / "clone.msgpack", -9), "named file: clone.msgpack was changed"),
 }
 
 
@@ -347,7 +349,7 @@ EDITED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda d: d["target"]["files"][0].update(sha256="0" * 64),
         "target: like.msgpack was changed: its sha256",
     ),
-    "option": (lambda d: d["options"].update(colour="red"), "its options are none of this version: colour"),
+    "option": (lambda d: d["options"].update(colour="red"), "it has options that this version does not know: colour"),
     "direction": (lambda d: d["options"].update(direction="torch->mxnet"), "the conversion cannot be repeated: "),
     "option no text": (lambda d: d["options"].update(schema=7), "the conversion cannot be repeated: "),
     "option of another type": (lambda d: d["options"].update(map=3), "the conversion cannot be repeated: "),

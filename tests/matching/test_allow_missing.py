@@ -113,4 +113,4 @@ def test_a_certificate_of_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture
     ok(capsys, *words, *HEAD, "--certificate", tmp_path / "cert.json")
     assert "holds" in ok(capsys, "verify", tmp_path / "cert.json")
     message = refused(capsys, *words, "--force", "--like", "some.module:Net", "--certificate", tmp_path / "c.json")
-    assert "a certificate is of files" in message
+    assert "a certificate covers files" in message

@@ -207,5 +207,5 @@ def test_an_einsum_of_other_axes_is_refused_by_a_live_net(tmp_path: Path) -> Non
     inputs = keras.Input((SIZE,))
     turned = keras.layers.EinsumDense("ab,cb->ac", SIZE, bias_axes="c", name="layer")
     for net in (Turned(), keras.Model(inputs, turned(inputs))):
-        with pytest.raises(converter.MatchError, match="is a layer of no kind that is known"):
+        with pytest.raises(converter.MatchError, match="is a layer of an unknown kind"):
             converter.load_into(net, tmp_path / "net.pt")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from converter.core import channel_groups as flatten_parts
-from converter.core import ops
+from converter.core import arithmetic, ops
 from tests.command import ok
 from tests.parity import conv_cases, flatten_cases, recurrent_cases, simple_cases
 from tests.parity.sides import Case, by_clone
@@ -26,10 +25,10 @@ NEEDED = {
     ops.Split: ("three square layers gru", "torch", "linen"),
     ops.Stack: ("three square layers gru", "linen", "torch"),
     ops.Reorder: ("three square layers gru", "torch", "keras"),
-    ops.Sum: ("three square layers lstm", "torch", "keras"),
+    arithmetic.Sum: ("three square layers lstm", "torch", "keras"),
     ops.Fill: ("one layer gru", "linen", "torch"),
     ops.Full: ("one layer lstm", "keras", "torch"),
-    flatten_parts.Turn: ("two flattened side by side", "torch", "linen"),
+    ops.Turn: ("two flattened side by side", "torch", "linen"),
 }
 
 
@@ -54,12 +53,14 @@ def test_a_conversion_fails_without_it(
 
 def test_every_operation_is_needed_somewhere() -> None:
     elsewhere = {
-        ops.Cast: "tests/test_cli.py: the clone's dtype is taken",
+        arithmetic.Cast: "tests/test_cli.py: the clone's dtype is taken",
         ops.Require: "tests/parity/test_recurrent.py: refused with a bias that nnx cannot hold",
         ops.Repeat: "tests/parity/test_norm.py: a scale for each group becomes one for each channel",
         ops.Once: "tests/parity/test_norm.py: one scale for each group, and the refusal where they differ",
-        ops.FoldWeightNorm: "tests/parity/test_folded.py",
-        ops.FoldSpectralNorm: "tests/parity/test_folded.py",
+        arithmetic.FoldWeightNorm: "tests/parity/test_folded.py",
+        arithmetic.FoldSpectralNorm: "tests/parity/test_folded.py",
+        arithmetic.Inflate: "tests/commands/test_reuse_options.py",
+        ops.Overlay: "tests/commands/test_reuse_options.py",
     }
-    modules = (ops.__name__, flatten_parts.__name__)
+    modules = (ops.__name__, arithmetic.__name__)
     assert {*NEEDED, *elsewhere} == {op for op in ops.Op.__subclasses__() if op.__module__ in modules}

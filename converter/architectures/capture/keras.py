@@ -13,7 +13,7 @@ from converter.architectures.capture.keras_layers import LAYERS, joins
 from converter.architectures.capture.settings import RefusedError
 from converter.architectures.document import Input
 from converter.live import LiveNet
-from converter.live.run import attributes, inference_options
+from converter.live.watching import attributes, inference_options
 
 
 def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, TracedTensor, Input]:

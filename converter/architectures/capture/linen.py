@@ -16,7 +16,7 @@ from converter.architectures.capture.graph import Graph, OutsideError, TracedTen
 from converter.architectures.capture.linen_layers import LAYERS
 from converter.architectures.capture.settings import LowestPad, RefusedError, as_steps_and_option, sizes
 from converter.architectures.document import Input
-from converter.live.run import inference_options
+from converter.live.watching import inference_options
 
 #: Name of the JAX operation that stands for a layer.
 _LAYER = "converter_layer"

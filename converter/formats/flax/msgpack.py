@@ -139,7 +139,7 @@ def stored_arrays(source: Source) -> Scanned:
         if leaf.keys:
             keys[leaf.name] = leaf.keys
         if leaf.name in arrays or leaf.name in others:
-            raise FormatError(source.path, f"the name '{leaf.name}' stands twice in the file")
+            raise FormatError(source.path, f"the name '{leaf.name}' occurs twice in the file")
         stored = headers.stored(leaf) if _is_array(leaf) else None
         if stored is None:
             others[leaf.name] = leaf
@@ -191,7 +191,7 @@ def _is_array(leaf: MsgpackValue) -> bool:
 
 
 class _Packed(msgspec.Struct, frozen=True):
-    """The header of a packed (shape, dtype name, bytes). dtype: None when the elements are no numbers."""
+    """The header of a packed (shape, dtype name, bytes). dtype: None when the elements are not numeric."""
 
     header: bytes
     shape: tuple[int, ...]
@@ -206,7 +206,7 @@ class _Headers:
         self._known: dict[int, _Packed] = {}
 
     def stored(self, leaf: MsgpackValue) -> Stored | None:
-        """The array of an extension. None when it holds no numbers."""
+        """The array of an extension. None when it holds no numeric values."""
         assert isinstance(leaf.value, int)
         packed = self._known.get(leaf.value)
         if packed is None or not leaf.ahead.startswith(packed.header):
@@ -222,7 +222,7 @@ def _parse(source: Source, leaf: MsgpackValue, length: int) -> _Packed:
     """Raises FormatError unless the header describes just the bytes that follow it."""
     cursor = Cursor(source, leaf.start, leaf.start + length, leaf.ahead)
     if cursor.size("array") != 3:
-        raise FormatError(source.path, f"'{leaf.name}' is no packed (shape, dtype, bytes)")
+        raise FormatError(source.path, f"'{leaf.name}' is not a packed (shape, dtype, bytes)")
     count = cursor.size("array")
     if count > 64:
         raise FormatError(source.path, f"'{leaf.name}' claims {count} axes")
@@ -252,10 +252,10 @@ def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, Msgpac
         dims = _pop_numbered(others, f"{prefix}shape/")
         shape = [leaf.value for leaf in dims if leaf.kind == "int" and isinstance(leaf.value, int)]
         if len(shape) != len(dims):
-            raise FormatError(path, f"the chunked array '{name}' has a shape of no whole numbers")
+            raise FormatError(path, f"the chunked array '{name}' has a shape that is not whole numbers")
         chunks = _pop_numbered(arrays, f"{prefix}chunks/")
         if not chunks or name in arrays or name in others:
-            raise FormatError(path, f"the chunked array '{name}' has no chunks, or stands twice")
+            raise FormatError(path, f"the chunked array '{name}' has no chunks, or occurs twice")
         dtype = chunks[0].spec.dtype
         spec = TensorSpec(name, check_shape(path, shape, dtype, f"'{name}'"), dtype)
         if any(chunk.spec.dtype != dtype for chunk in chunks) or sum(chunk.spec.size for chunk in chunks) != spec.size:
@@ -268,8 +268,8 @@ def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, Msgpac
     return "" in flagged
 
 
-def _pop_numbered(found: dict[str, T], prefix: str) -> list[T]:
+def _pop_numbered(named: dict[str, T], prefix: str) -> list[T]:
     items: list[T] = []
-    while (name := f"{prefix}{len(items)}") in found:
-        items.append(found.pop(name))
+    while (name := f"{prefix}{len(items)}") in named:
+        items.append(named.pop(name))
     return items

@@ -21,7 +21,7 @@ Kind: TypeAlias = Literal["nil", "bool", "int", "float", "str", "bin", "ext", "a
 WINDOW = 512
 AHEAD = 128
 MAX_KEY = 4096
-#: kind, bytes of the number behind the first byte, the struct code of it, the value if there is none.
+#: kind, size of the number after the first byte, its struct code, the value where there is no such number.
 _Head: TypeAlias = "tuple[Kind, int, str, object]"
 
 
@@ -52,7 +52,7 @@ _HEADS = _head_table()
 
 
 class MsgpackValue(NamedTuple):
-    """Something that is no filled container, where its payload starts, and what its header says.
+    """A value other than a filled container, where its payload starts, and what its header says.
 
     value: of a number, bool or nil; of a text, binary or extension the length of its payload; of a
         container (an empty one) 0. code: the type of an extension. ahead: the first bytes of an
@@ -69,7 +69,7 @@ class MsgpackValue(NamedTuple):
 
 
 class Cursor:
-    """A place in the file that moves over headers; every read is checked against the file's end."""
+    """A position in the file that moves over headers; every read is checked against the file's end."""
 
     def __init__(self, source: Source, position: int = 0, end: int | None = None, data: bytes = b"") -> None:
         self.source = source
@@ -89,8 +89,8 @@ class Cursor:
 
     def check(self, length: int, what: str) -> None:
         if self.position + length > self.end:
-            place = f"{what} needs bytes {self.position} to {self.position + length}"
-            raise FormatError(self.source.path, f"{place}, but it ends at {self.end}: the file is cut or damaged")
+            needed = f"{what} needs bytes {self.position} to {self.position + length}"
+            raise FormatError(self.source.path, f"{needed}, but it ends at {self.end}: the file is cut or damaged")
 
     def skip(self, length: int, what: str) -> None:
         self.check(length, what)
@@ -103,7 +103,7 @@ class Cursor:
         return ahead
 
     def head(self) -> tuple[Kind, object, int]:
-        """Kind, value (or length, or count) and extension type of what starts here. Moves behind the header."""
+        """Kind, value (or length, or count) and extension type of what starts here. Moves after the header."""
         first = self.take(1, "the next value")[0]
         head = _HEADS.get(first)
         if head is None:
@@ -120,7 +120,7 @@ class Cursor:
         at = self.position
         kind, value, _ = self.head()
         if kind not in kinds or not isinstance(value, int):
-            raise FormatError(self.source.path, f"at byte {at} stands a msgpack {kind}, not {' or '.join(kinds)}")
+            raise FormatError(self.source.path, f"at byte {at} is a msgpack {kind}, expected {' or '.join(kinds)}")
         return value
 
 
@@ -171,13 +171,13 @@ class Scan:
                 yield leaf
                 continue
             if len(pending) >= MAX_DEPTH:
-                place = f"'{name[:60]}'"
-                raise FormatError(self._source.path, f"containers nested deeper than {MAX_DEPTH} levels, at {place}")
+                problem = f"containers nested deeper than {MAX_DEPTH} levels, at '{name[:60]}'"
+                raise FormatError(self._source.path, problem)
             pending.append(_opened(cursor, leaf, name + "/", keys))
 
 
 def _next(cursor: Cursor, name: str, keys: tuple[str, ...] = ()) -> MsgpackValue:
-    """The value that starts here; the cursor moves behind it, or, for a container, inside."""
+    """The value that starts here; the cursor moves after it or, for a container, into it."""
     kind, value, code = cursor.head()
     start, ahead = cursor.position, b""
     if kind in ("str", "bin", "ext"):
@@ -207,8 +207,8 @@ def _key(cursor: Cursor) -> str:
     if kind == "int":
         return str(value)
     if kind != "str" or not isinstance(value, int) or value > MAX_KEY:
-        raise FormatError(cursor.source.path, f"at byte {at} a key must stand, but there is a {kind} ({value})")
+        raise FormatError(cursor.source.path, f"at byte {at} there is a {kind} ({value}), expected a key")
     try:
         return cursor.take(value, "a key").decode()
     except UnicodeDecodeError:
-        raise FormatError(cursor.source.path, f"the key at byte {at} is no UTF-8 text") from None
+        raise FormatError(cursor.source.path, f"the key at byte {at} is not UTF-8 text") from None

@@ -53,9 +53,9 @@ class FileWriter(Writer):
 
     def write(self, name: str, array: Array) -> None:
         spec, chunk = self.checked(name, array), self._chunks[name]
-        for place in grid(spec.shape, chunk) if spec.size else ():
-            with (self._partial / self._folders[name] / place.name).open("wb") as file:
-                for piece in blocks(array[place.region]):
+        for cell in grid(spec.shape, chunk) if spec.size else ():
+            with (self._partial / self._folders[name] / cell.name).open("wb") as file:
+                for piece in blocks(array[cell.region]):
                     file.write(piece.data)
                 file.truncate(math.prod(chunk) * spec.dtype.itemsize)  # what lies over the edge is zero
 
@@ -95,7 +95,7 @@ def _folders(path: Path, contents: Contents) -> dict[str, str]:
             raise OutputError(f"{path}: Orbax cannot hold the name '{spec.name}'. Rename it.")
         if folder in taken or spec.name in inner:
             other = taken.get(folder, f"{spec.name}/...")
-            raise OutputError(f"{path}: '{spec.name}' and '{other}' would lie in one place. Rename one.")
+            raise OutputError(f"{path}: '{spec.name}' and '{other}' would have the same folder. Rename one.")
         if spec.dtype.name in UNKNOWN:
             raise OutputError(f"{path}: '{spec.name}' is {spec.dtype}, which Orbax cannot hold. Cast it.")
         folders[spec.name], taken[folder] = folder, spec.name

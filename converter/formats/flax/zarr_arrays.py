@@ -2,7 +2,7 @@
 
 Formats: the zarr v2 and v3 specifications; dtypes beyond NumPy's by name, as tensorstore writes them
 (``"bfloat16"``). An array of uncompressed chunks is read here; any other, and everything inside of OCDBT, by
-tensorstore, after the metadata was found to ask for no more than the files justify.
+tensorstore, after the metadata was checked to claim no more than the files justify.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Store:
             raise FormatError(root, _COPY_IT)
 
     def arrays(self, storages: Sequence[tuple[str, str]]) -> list[ZarrArray]:
-        """The arrays of these (name, place in the store). Raises FormatError."""
+        """The arrays of these (name, subpath in the store). Raises FormatError."""
         for _, storage in storages:
             _check_storage(self.root, storage)
         if self.is_ocdbt:
@@ -117,10 +117,10 @@ class Store:
             store = ts.open(spec, open=True, read=True, context=self._context).result()
             if tuple(store.shape) != array.spec.shape or store.dtype.numpy_dtype != array.spec.dtype:
                 raise FormatError(self.root, f"'{array.spec.name}' was changed while it was read")
-            found = np.asarray(store.read(order="C").result())
+            values = np.asarray(store.read(order="C").result())
         except (ValueError, TypeError, RuntimeError, OSError, KeyError, NotImplementedError, MemoryError) as error:
             raise FormatError(self.root, f"'{array.spec.name}' cannot be read: {_first_words(error)}") from None
-        return frozen(np.ascontiguousarray(found).reshape(array.spec.shape))
+        return frozen(np.ascontiguousarray(values).reshape(array.spec.shape))
 
     @cached_property
     def disk_bytes(self) -> int:
@@ -134,11 +134,11 @@ class Store:
             {"cache_pool": {"total_bytes_limit": 0}, "file_io_concurrency": {"limit": 1}}
         )
 
-    def _kvstore(self, place: str) -> dict[str, Any]:
+    def _kvstore(self, subpath: str) -> dict[str, Any]:
         folder = os.path.abspath(self.root)
         if self.is_ocdbt:
-            return {"driver": "ocdbt", "base": {"driver": "file", "path": folder + "/"}, "path": place}
-        return {"driver": "file", "path": f"{folder}/{place}"}
+            return {"driver": "ocdbt", "base": {"driver": "file", "path": folder + "/"}, "path": subpath}
+        return {"driver": "file", "path": f"{folder}/{subpath}"}
 
     def _folder_texts(self, storages: Iterable[tuple[str, str]]) -> Iterator[bytes]:
         for name, storage in storages:
@@ -156,8 +156,8 @@ class Store:
         ts = _tensorstore(self.root)
         try:
             database = ts.KvStore.open(self._kvstore(""), context=self._context).result()
-            found = [database.read(f"{storage}/{self.metadata}") for _, storage in storages]
-            results = [future.result() for future in found]
+            futures = [database.read(f"{storage}/{self.metadata}") for _, storage in storages]
+            results = [future.result() for future in futures]
         except (ValueError, TypeError, RuntimeError, OSError, KeyError, NotImplementedError, MemoryError) as error:
             raise FormatError(self.root, f"its OCDBT database cannot be read: {_first_words(error)}") from None
         for (name, storage), result in zip(storages, results, strict=True):
@@ -167,23 +167,28 @@ class Store:
 
     def _parse(self, name: str, storage: str, text: bytes) -> ZarrArray:
         where = self.root if self.is_ocdbt else self.root / storage / self.metadata
-        found = parse_json(where, text, f"the metadata of '{name}'")
-        version = found.get("zarr_format")
+        metadata = parse_json(where, text, f"the metadata of '{name}'")
+        version = metadata.get("zarr_format")
         v3 = self.driver == "zarr3"
         if version != (3 if v3 else 2):
             raise FormatError(where, f"the metadata of '{name}' has zarr_format {version!r}")
-        grid = found.get("chunk_grid") if v3 else {"configuration": {"chunk_shape": found.get("chunks")}}
+        grid = metadata.get("chunk_grid") if v3 else {"configuration": {"chunk_shape": metadata.get("chunks")}}
         inner = grid.get("configuration") if isinstance(grid, dict) else None
-        shape, chunks = found.get("shape"), inner.get("chunk_shape") if isinstance(inner, dict) else None
+        shape, chunks = metadata.get("shape"), inner.get("chunk_shape") if isinstance(inner, dict) else None
         if not _are_sizes(shape, 0) or not _are_sizes(chunks, 1) or len(shape) != len(chunks):
             raise FormatError(where, f"'{name}' has the shape {str(shape)[:60]} and the chunks {str(chunks)[:60]}")
-        text_of = found.get("data_type" if v3 else "dtype")
+        text_of = metadata.get("data_type" if v3 else "dtype")
         dtype = _dtype(text_of)
         if dtype is None:
             raise FormatError(where, f"'{name}' has the unknown dtype {str(text_of)[:60]!r}")
         spec = TensorSpec(name, check_shape(where, shape, dtype, f"'{name}'"), dtype)
         sizes = check_shape(where, chunks, dtype, f"the chunks of '{name}'")
-        is_raw = not v3 and found.get("compressor") is None and not found.get("filters") and found.get("order") == "C"
+        is_raw = (
+            not v3
+            and metadata.get("compressor") is None
+            and not metadata.get("filters")
+            and metadata.get("order") == "C"
+        )
         is_raw = is_raw and not str(text_of).startswith(">")
         return ZarrArray(spec, storage, int(version), sizes, is_raw)
 
@@ -250,37 +255,37 @@ def _are_sizes(values: object, least: int) -> TypeGuard[list[int]]:
 def _check_storage(root: Path, storage: str) -> None:
     parts = storage.split("/")
     if "\0" in storage or any(part in ("", ".", "..") for part in parts):
-        raise UnsafeFileError(root, f"names the place {storage[:80]!r} outside of itself")
+        raise UnsafeFileError(root, f"names the subpath {storage[:80]!r} outside of itself")
 
 
-def _check_link(root: Path, place: str) -> None:
-    """Refuse a place below the root that a link takes out of it. Where there is no link, nothing is resolved."""
+def _check_link(root: Path, subpath: str) -> None:
+    """Refuse a subpath below the root that a link takes out of it. Where there is no link, nothing is resolved."""
     if is_url(root):  # where there are no links
         return
     file = str(root)
-    for part in place.split("/"):
+    for part in subpath.split("/"):
         file = f"{file}/{part}"
         if os.path.islink(file) and not os.path.realpath(file).startswith(os.path.realpath(root) + os.sep):
             raise UnsafeFileError(file, f"is a link that leads out of '{root}'")
 
 
-def _file_sizes(root: Path, place: str = "") -> int:
-    """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or what is no file."""
-    if place:
-        _check_link(root, place)
+def _file_sizes(root: Path, subpath: str = "") -> int:
+    """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or something other than a file."""
+    if subpath:
+        _check_link(root, subpath)
     if is_url(root):
-        return sum(file.stat().st_size for file in (root / place).rglob("*") if file.is_file())
+        return sum(file.stat().st_size for file in (root / subpath).rglob("*") if file.is_file())
     total = 0
-    for folder, folders, names in os.walk(root / place):
+    for folder, folders, names in os.walk(root / subpath):
         for name in (*folders, *names):
             file = os.path.join(folder, name)
-            found = os.lstat(file)
-            if stat.S_ISLNK(found.st_mode):
+            status = os.lstat(file)
+            if stat.S_ISLNK(status.st_mode):
                 _check_link(root, os.path.relpath(file, root))
-                found = os.stat(file)
-            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                raise UnsafeFileError(file, "is no regular file")
-            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+                status = os.stat(file)
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise UnsafeFileError(file, "is not a regular file")
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 

@@ -1,6 +1,6 @@
 """Files and folders that appear under their final name only when they are whole.
 
-Behind a URL a rename is what its file system does to move a file: where that is a copy (in object stores), a copy.
+At a URL a rename is what its file system does to move a file: where that is a copy (in object stores), a copy.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from glob import escape
 from pathlib import Path
 
 from converter.errors import ConversionError, OutputError
-from converter.formats.io.locations import exists, is_url, place, store
+from converter.formats.io.locations import exists, inner_path, is_url, store
 
-#: Behind a URL.
+#: At a URL.
 MOVES_AT_ONCE = 32
 
 
 def partial_path(final: Path) -> Path:
     """A hidden sibling of ``final`` that nobody else uses, for what is being written.
 
-    Raises OutputError when the folder does not exist or cannot be written to; behind a URL, writing tells.
+    Raises OutputError when the folder does not exist or cannot be written to; for a URL, writing tells.
     """
     folder = final.parent
     name = f".{final.name}.{os.urandom(4).hex()}.partial"
@@ -88,7 +88,7 @@ def discard(partial: Path) -> None:
     """Remove a partial file or folder, if it is there."""
     if is_url(partial):
         if exists(partial):
-            store(partial).rm(place(partial), recursive=True)
+            store(partial).rm(inner_path(partial), recursive=True)
     elif partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial, ignore_errors=True)
     else:
@@ -111,7 +111,7 @@ def _aside(moves: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
 def _undo(moves: Sequence[tuple[Path, Path]], aside: Sequence[tuple[Path, Path]]) -> None:
     waiting = dict(aside)
     for partial, final in moves:
-        # behind a URL a move may have stopped when both were there; what did not step aside yet is the former one
+        # at a URL a move may have stopped when both were there; what did not step aside yet is the former one
         stopped = is_url(final) and (final not in waiting or exists(waiting[final]))
         if stopped or not partial.exists():
             discard(final)
@@ -143,11 +143,11 @@ def _rename(former: Path, final: Path, metadata_last: bool = True) -> None:
         for file in files:
             if file.is_file():
                 target = final / file.relative_to(former)
-                store(final).makedirs(place(target.parent), exist_ok=True)
-                store(final).mv(place(file), place(target))
+                store(final).makedirs(inner_path(target.parent), exist_ok=True)
+                store(final).mv(inner_path(file), inner_path(target))
         discard(former)
     else:
-        store(final).mv(place(former), place(final))
+        store(final).mv(inner_path(former), inner_path(final))
 
 
 def _sync(path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.locations import is_url, place, reading, store
+from converter.formats.io.locations import inner_path, is_url, reading, store
 from converter.formats.io.source import Source, frozen
 
 #: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
@@ -56,7 +56,7 @@ class FileSource(Source):
 
     def _copied(self, offset: int, count: int, dtype: DType) -> Array:
         """Read into new memory: where elements lie across the bounds of words, NumPy is slow or refuses."""
-        memory = mmap.mmap(-1, count * dtype.itemsize)  # unlike that of malloc, it is given back at once
+        memory = mmap.mmap(-1, count * dtype.itemsize)  # unlike that of malloc, it is returned to the system at once
         self.into(offset, memoryview(memory))
         return np.frombuffer(memory, dtype)
 
@@ -78,7 +78,7 @@ class FileSource(Source):
 
 
 def open_source(path: Path) -> Source:
-    """A file on the disk, mapped where that helps, or one behind a URL, of which ranges are fetched."""
+    """A file on the disk, mapped where that helps, or one at a URL, of which ranges are fetched."""
     if is_url(path):
         from converter.formats.io.remote import RemoteSource
 
@@ -122,7 +122,7 @@ def regular_size(path: Path) -> int:
     """The size of a regular file. Raises FormatError when there is none (or it is a pipe or a device)."""
     if is_url(path):
         with reading(path):
-            return int(store(path).size(place(path)))
+            return int(store(path).size(inner_path(path)))
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:

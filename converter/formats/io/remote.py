@@ -1,4 +1,4 @@
-"""A file behind a URL, of which ranges are fetched: large ones as they are asked for, small ones in blocks."""
+"""A file at a URL, of which ranges are fetched: large ones as they are asked for, small ones in blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.locations import place, reading, store
+from converter.formats.io.locations import inner_path, reading, store
 from converter.formats.io.source import ENDS, Source
 
 __all__ = ["RemoteSource"]
@@ -30,13 +30,13 @@ class RemoteSource(Source):
     def __init__(self, path: Path) -> None:
         with reading(path):
             self._store = store(path)
-            self._place = place(path)
-            found = self._store.info(self._place)
-            if found["type"] != "file":
+            self._inner_path = inner_path(path)
+            info = self._store.info(self._inner_path)
+            if info["type"] != "file":
                 raise FormatError(path, "is not a file")
-            if found.get("size") is None:
+            if info.get("size") is None:
                 raise FormatError(path, "its server does not say how large it is, so no ranges of it can be read")
-        super().__init__(path, int(found["size"]))
+        super().__init__(path, int(info["size"]))
         self._block = lru_cache(MOST_BLOCKS)(self._read_block)
 
     def _bytes(self, offset: int, length: int) -> bytes:
@@ -64,7 +64,7 @@ class RemoteSource(Source):
         if start >= end:
             return b""
         with reading(self.path):
-            data: bytes = self._store.cat_file(self._place, start=start, end=end)
+            data: bytes = self._store.cat_file(self._inner_path, start=start, end=end)
         if len(data) != end - start:
             raise FormatError(self.path, f"became shorter while it was read: no byte at {start + len(data)}")
         return data

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
 
 import msgspec
 
-from converter.core.contents import Contents
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError, UnsafeFileError
-from converter.formats.base import Writer
+from converter.formats.base import Probe, Reader, ReadOptions, Writer
 from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.in_place import InPlaceWriter
+from converter.formats.io.json import read_json
 from converter.formats.io.locations import exists, is_url
 
-__all__ = ["Shard", "ShardWriter", "Staging", "index_of", "shard_path"]
+__all__ = ["Shard", "ShardReader", "ShardWriter", "Staging", "index_name", "index_of", "shard_path"]
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -31,7 +34,7 @@ def shard_path(index: Path, folder: Path, name: str) -> Path:
     (``snapshots/REVISION/NAME`` -> ``blobs/HASH``), to the folder ``blobs`` two levels up.
     """
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not beside it")
+        raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not in its folder")
     path = folder / name
     if is_url(path):  # where there are no links
         if not path.is_file():
@@ -49,6 +52,84 @@ def shard_path(index: Path, folder: Path, name: str) -> Path:
     return path
 
 
+def index_name(names: Collection[str], extension: str, usual: str) -> str | None:
+    """The index among the files of a folder: the usual name, or the only one with that extension."""
+    indices = [name for name in names if name.endswith(extension)]
+    return usual if usual in indices else indices[0] if len(indices) == 1 else None
+
+
+class ShardReader(Reader):
+    """Lazy: the headers of all shards, each opened once. The order is that of the index.
+
+    A subclass has the extension of the index, its usual name, and `open_shard`.
+    """
+
+    extension: ClassVar[str]
+    usual: ClassVar[str]
+    parallel = True
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self._index = path
+        if path.is_dir():
+            name = index_name(Probe(path).entries, self.extension, self.usual)
+            if name is None:
+                raise FormatError(path, f"the index '{self.usual}' is missing")
+            self._index = path / name
+        self._shards: dict[str, Reader] = {}
+        self._opening = Lock()
+        weight_map = read_json(self._index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise FormatError(self._index, "its 'weight_map' must map tensors to file names")
+        self._weight_map: dict[str, str] = weight_map
+
+    @abstractmethod
+    def open_shard(self, path: Path) -> Reader:
+        """Open one of the files. Raises FormatError."""
+
+    @cached_property
+    def contents(self) -> Contents:
+        specs = tuple(self._spec(name, shard) for name, shard in self._weight_map.items())
+        metadata: dict[str, str] = {}
+        for reader in self._shards.values():
+            metadata |= reader.contents.metadata
+        surplus = [
+            LeftOut(spec.name, f"in '{shard}', but not in the index")
+            for shard, reader in self._shards.items()
+            for spec in reader.contents.specs
+            if self._weight_map.get(spec.name) != shard
+        ]
+        return Contents(specs, left_out=tuple(surplus), metadata=metadata)
+
+    def read(self, name: str) -> Array:
+        return self._shard(self._weight_map[name]).read(name)
+
+    def peek(self, name: str) -> Array:
+        return self._shard(self._weight_map[name]).peek(name)
+
+    def digest(self, name: str) -> Hashable:
+        return self._shard(self._weight_map[name]).digest(name)
+
+    def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
+        return {name: self._spec(name, self._weight_map[name]) for name in names if name in self._weight_map}
+
+    def close(self) -> None:
+        for reader in self._shards.values():
+            reader.close()
+
+    def _spec(self, name: str, shard: str) -> TensorSpec:
+        spec = self._shard(shard).contents.by_name.get(name)
+        if spec is None:
+            raise FormatError(self._index, f"says that '{name}' is in '{shard}', which does not hold it")
+        return spec
+
+    def _shard(self, name: str) -> Reader:
+        with self._opening:
+            if name not in self._shards:
+                self._shards[name] = self.open_shard(shard_path(self._index, self._index.parent, name))
+            return self._shards[name]
+
+
 class Shard(msgspec.Struct, frozen=True):
     """One of the files: its name, and what it holds."""
 
@@ -57,16 +138,16 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class ShardWriter(Writer):
-    """Streams. ``path`` is that of the index; the shards stand beside it, as ``NAME-00001-of-00002.bin``.
+    """Streams. ``path`` is that of the index; the shards are written to its folder, as ``NAME-00001-of-00002.bin``.
 
-    A subclass says how the name of the index ends (`ending`), that of a shard (`suffix`), and what writes one.
+    A subclass has the extension of the index, that of a shard (`suffix`), and the writer of one.
     Over former shards of the same names there is an instant without an index, never a mixture: see `atomic.publish`.
-    max_shard_bytes: data that goes into one shard; a larger tensor has one for itself.
-    resume: what tells this work from any other. Then complete shards wait for the rest, also after an error or a
-    kill, and are not written again by a writer that is given the same text: see `Staging`.
+    max_shard_bytes: limit of the data in one shard; a larger tensor gets a shard of its own.
+    resume: an identifier of this conversion. Then complete shards wait for the rest, also after an error or a
+    kill, and are not written again by a writer with the same text: see `Staging`.
     """
 
-    ending: ClassVar[str]
+    extension: ClassVar[str]
     suffix: ClassVar[str]
     shard_writer: ClassVar[type[InPlaceWriter]]
 
@@ -94,11 +175,11 @@ class ShardWriter(Writer):
 
     @classmethod
     def shards(cls, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES) -> tuple[Shard, ...]:
-        """The files beside that index. Raises OutputError for a name that no index has."""
-        if not path.name.endswith(cls.ending):
-            raise OutputError(f"{path}: the name of the index of shards must end in '{cls.ending}'")
+        """The files beside that index. Raises OutputError for an index with another extension."""
+        if not path.name.endswith(cls.extension):
+            raise OutputError(f"{path}: the name of the index of shards must end in '{cls.extension}'")
         groups = _groups(contents.specs, max_shard_bytes)
-        stem = path.name.removesuffix(cls.ending)
+        stem = path.name.removesuffix(cls.extension)
         return tuple(
             Shard(
                 f"{stem}-{number:05}-of-{len(groups):05}{cls.suffix}",
@@ -160,9 +241,9 @@ def _groups(specs: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec
 class Staging:
     """Shards get their names in `folder` when they are whole; `publish` gives all of them their places at once.
 
-    work: what tells this work from any other; then shards of an earlier attempt at it are there already, also after
+    work: an identifier of this conversion; then shards of an earlier attempt at it are there already, also after
     an error or a kill, and `leave` keeps them in ``.INDEX.resume``. None: the folder is new, and `leave` removes it.
-    running: a file that is there as long as somebody waits for the shards.
+    running: a file that exists as long as a process waits for the shards.
     Raises OutputError when the folder of the index is not there or cannot be written to.
     """
 
@@ -182,18 +263,18 @@ class Staging:
         self.running.touch()
 
     def has(self, shard: str) -> bool:
-        """Whether it is there: it got its name when it was whole and on the disk."""
+        """Whether the shard is complete: it gets its name when it is on the disk."""
         return exists(self.folder / shard)
 
     def publish(self, shards: Iterable[str], index: str) -> None:
-        """Write the index, give everything its place, and remove the folder."""
+        """Write the index, give all files their final names, and remove the folder."""
         written = self.folder / self.path.name
         written.write_text(index, encoding="utf-8")
         publish([*((self.folder / shard, self.path.parent / shard) for shard in shards), (written, self.path)])
         discard(self.folder)
 
     def leave(self) -> None:
-        """Keep what is worth it."""
+        """Keep the folder if it holds complete shards."""
         discard(self.running)
         if not exists(self._work) or list(self.folder.glob("*")) == [self._work]:
             discard(self.folder)

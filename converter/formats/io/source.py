@@ -17,7 +17,7 @@ from converter.errors import FormatError
 #: NumPy before 2.0 has no more axes than this, and no framework uses more.
 MAX_AXES = 32
 MAX_BYTES = 1 << 63
-#: So many elements at each end tell most tensors apart.
+#: This many elements at each end distinguish most tensors.
 ENDS = 64
 
 
@@ -30,18 +30,18 @@ class Source(ABC):
 
     @abstractmethod
     def _bytes(self, offset: int, length: int) -> bytes:
-        """The bytes of a range that is known to lie inside."""
+        """The bytes of a range that was checked to lie inside."""
 
     def _array(self, offset: int, count: int, dtype: DType) -> Array:
-        """A flat read-only array over a range that is known to lie inside."""
+        """A flat read-only array over a range that was checked to lie inside."""
         return np.frombuffer(self._bytes(offset, count * dtype.itemsize), dtype, count)  # aligned: new memory
 
     def into(self, offset: int, memory: memoryview) -> None:
-        """Fill the memory with the bytes of a range that is known to lie inside."""
+        """Fill the memory with the bytes of a range that was checked to lie inside."""
         memory[:] = self._bytes(offset, len(memory))
 
     def expect(self, offsets: Iterable[int]) -> None:  # noqa: B027  # what is on a disk need not be fetched ahead
-        """Tell where small pieces will be taken next: over a network, all are fetched at once."""
+        """Announce where small pieces will be read next: over a network, all are fetched at once."""
 
     def check(self, offset: int, length: int, what: str) -> None:
         """Raise FormatError unless the range lies inside."""
@@ -67,7 +67,7 @@ class Source(ABC):
         return self.array(offset, (count,), dtype, what)
 
     def close(self) -> None:  # noqa: B027  # bytes in memory have nothing to release
-        """Release the file; arrays that were handed out stay valid."""
+        """Release the file; arrays that were returned stay valid."""
 
 
 class SourceFile(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""Arrays that a file keeps in pieces: where a piece lies, and whether all of them make up the whole."""
+"""Arrays that are stored in pieces: the position of each piece, and whether together they make up the array."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def _refuse_overlaps(parts: Sequence[Slice]) -> None:
     number = [{border: cell for cell, border in enumerate(axis)} for axis in borders]
     taken = np.zeros([len(axis) for axis in borders], bool)
     for part in parts:
-        place = tuple(
+        block = tuple(
             slice(cells[start], cells[end]) for cells, start, end in zip(number, part.starts, part.ends, strict=True)
         )
-        if taken[place].any():
+        if taken[block].any():
             raise ValueError(f"the part at {part.starts} overlaps with another")
-        taken[place] = True
+        taken[block] = True

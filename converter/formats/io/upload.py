@@ -13,7 +13,7 @@ from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, publish
-from converter.formats.io.locations import is_url, place, store
+from converter.formats.io.locations import inner_path, is_url, store
 
 __all__ = ["writer_to"]
 
@@ -24,7 +24,7 @@ WHOLE_OR_NOT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"
 
 
 def writer_to(make: Make, path: Path, contents: Contents) -> Writer:
-    """``make(path, contents)``, or the same behind a URL."""
+    """``make(path, contents)``, or the same for a URL."""
     return Upload(make, path, contents) if is_url(path) else make(path, contents)
 
 
@@ -74,4 +74,4 @@ class Upload(Writer):
         publish(moves)
 
     def _put(self, item: Path, to: Path) -> None:
-        store(to).put(str(item), place(to), recursive=item.is_dir())
+        store(to).put(str(item), inner_path(to), recursive=item.is_dir())

@@ -57,7 +57,7 @@ class H5Reader(Reader):
 
 
 @contextmanager
-def damaged_means_format_error(path: Path, place: str) -> Iterator[None]:
+def damaged_means_format_error(path: Path, what: str) -> Iterator[None]:
     """h5py meets damage with OSError, RuntimeError, KeyError, ValueError and more: all become FormatError."""
     try:
         yield
@@ -65,7 +65,7 @@ def damaged_means_format_error(path: Path, place: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = str(error).strip("'\"") or type(error).__name__
-        raise FormatError(path, f"{place}: damaged or incomplete HDF5 ({text[:200]})") from None
+        raise FormatError(path, f"{what}: damaged or incomplete HDF5 ({text[:200]})") from None
 
 
 def import_h5py(path: Path) -> Any:
@@ -77,14 +77,14 @@ def import_h5py(path: Path) -> Any:
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A dataset of numbers. ``age`` grows with the time of its writing (see `H5File`)."""
+    """A numeric dataset. ``age`` grows with the time of its writing (see `H5File`)."""
 
     spec: TensorSpec
     age: int
 
 
 class Tree(msgspec.Struct):
-    """What a walk found; paths have no leading slash. ages: group -> the highest address of its objects."""
+    """The objects of a file; paths have no leading slash. ages: group -> the highest address of its objects."""
 
     datasets: list[Dataset] = msgspec.field(default_factory=list)
     groups: list[str] = msgspec.field(default_factory=list)
@@ -213,14 +213,14 @@ class _TreeScan:
 
     def _opened(self, group: Any, name: str) -> Any:
         """``group[name]``, which takes h5py three times as long."""
-        found = self._h5py.h5o.open(group.id, name.encode())
+        opened = self._h5py.h5o.open(group.id, name.encode())
         for low, high in ((self._h5py.h5g.GroupID, self._h5py.Group), (self._h5py.h5d.DatasetID, self._h5py.Dataset)):
-            if isinstance(found, low):
-                return high(found)
+            if isinstance(opened, low):
+                return high(opened)
         return group[name]
 
     def _names(self, group: Any) -> Sequence[str]:
-        names = [name.decode("utf-8") for name in group.id]  # raises for a name that is no text
+        names = [name.decode("utf-8") for name in group.id]  # raises for a name that is not text
         if group.id.get_create_plist().get_link_creation_order():
             return names
         return sorted(names, key=lambda name: (name != "layers", natural_key(name)))
@@ -255,7 +255,7 @@ class _TreeScan:
                 return DTYPES[name]
         if dtype.kind in "biufc" and dtype.newbyteorder("=").name in DTYPES:
             return DTYPES[dtype.newbyteorder("=").name]
-        raise FormatError(self._path, f"'{path}' has the type {dtype}, expected numbers")
+        raise FormatError(self._path, f"'{path}' has the type {dtype}, expected numeric values")
 
     def _refuse_too_large(self, spec: TensorSpec, dataset: Any) -> None:
         stored = min(dataset.id.get_storage_size(), self._size)
@@ -280,12 +280,12 @@ def _texts(h5py: Any, pread: Pread, size: int, item: Any, attribute: str) -> lis
     """A text attribute of one or several values, [] when there is none."""
     if attribute not in item.attrs:
         return []
-    found = item.attrs.get_id(attribute)
-    kind = h5py.check_string_dtype(found.dtype)
-    count = math.prod(found.shape)
+    stored = item.attrs.get_id(attribute)
+    kind = h5py.check_string_dtype(stored.dtype)
+    count = math.prod(stored.shape)
     if count == 0:  # an empty list has the type of no text: Keras 2 writes it as float64
         return []
-    if kind is None or count * found.dtype.itemsize > size:
+    if kind is None or count * stored.dtype.itemsize > size:
         raise ValueError("not a text, or larger than the file")
     if kind.length is None:
         return read_texts(pread, object_address(h5py, item), attribute, count) or []

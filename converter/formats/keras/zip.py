@@ -153,7 +153,7 @@ class FileWriter(Writer):
     """Streams: the weights go to a hidden file, and from there into the zip when all are written.
 
     ``contents.metadata`` holds the texts of ``config.json`` and ``metadata.json``, as the reader of a
-    ``.keras`` gives them. Raises OutputError without them: weights alone are no model.
+    ``.keras`` gives them. Raises OutputError without them: weights alone are not a model.
     """
 
     def __init__(self, path: Path, contents: Contents) -> None:

@@ -1,7 +1,7 @@
 """MXNet 2's ``.params`` and ``.npz``: a zip of ``.npy`` members, of ``npx.savez`` and ``Block.save_parameters``.
 
 Format: ``src/serialization/cnpy.cc`` of MXNet 2. It differs from NumPy's in the date of its members, which
-is zero (month 0), in the name that it gives to bfloat16, and in sparse arrays; `npz` reads all of these.
+is zero (month 0), in the name that it gives to bfloat16, and in sparse arrays; `numpy.npz` reads all of these.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def detect(probe: Probe) -> bool:
 class FileReader(npz.FileReader):
     @cached_property
     def contents(self) -> Contents:
-        found = super().contents
-        return Contents(found.specs, left_out=found.left_out, writer="MXNet 2")
+        contents = super().contents
+        return Contents(contents.specs, left_out=contents.left_out, writer="MXNet 2")
 
 
 class FileWriter(npz.FileWriter):

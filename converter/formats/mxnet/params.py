@@ -1,7 +1,7 @@
 """MXNet ``.params``: what ``Block.save_parameters``, ``export``, ``mx.nd.save`` and (1.x) ``npx.save`` write.
 
 Format: ``NDArray::Save(Stream*, vector<NDArray>, vector<string>)`` in ``src/ndarray/ndarray.cc``: u64
-0x112, u64 0, u64 n, n records (see `mxnet_record`), u64 number of names (n, or 0 for a list), then the
+0x112, u64 0, u64 n, n records (see `mxnet.record`), u64 number of names (n, or 0 for a list), then the
 names as {u64 length, bytes}. ``npx.save`` of one array writes a list of one, read here as a tensor.
 
 Which record version is written. MXNet 1.9.1 refuses V2 in ``npx.load``, and V3 outside of NumPy mode
@@ -63,7 +63,7 @@ class FileReader(Reader):
         filled = {name: record for name, record in self._records.items() if record.parts}
         graph = symbol_beside(self.path)
         users = operators(graph) if graph else {}
-        order = {name: place for place, name in enumerate(users)}
+        order = {name: index for index, name in enumerate(users)}
         names = sorted(filled, key=lambda name: order.get(_variable(name), len(order)))
         return Contents(
             tuple(TensorSpec(name, filled[name].shape, filled[name].dtype) for name in names),
@@ -81,27 +81,27 @@ class FileReader(Reader):
 
 
 class FileWriter(InPlaceWriter):
-    """Streams: every record's place follows from the specs. Raises OutputError for a dtype that MXNet has not."""
+    """Streams: every record's position follows from the specs. Raises OutputError for a dtype that MXNet has not."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
         for spec in contents.specs:
             if spec.dtype.name not in WRITABLE:
-                found = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
-                raise OutputError(f"{path}: {found}. Cast it, or choose another format.")
+                problem = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
+                raise OutputError(f"{path}: {problem}. Cast it, or choose another format.")
         magic = V2 if _is_net(contents) else V3
         pieces = {0: _u64(MAGIC, 0, len(contents.specs))}
         end = len(pieces[0])
-        self._places: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         for spec in contents.specs:
             pieces[end] = mxnet_record.header(spec.shape, spec.dtype, magic)
-            self._places[spec.name] = end + len(pieces[end])
-            end = self._places[spec.name] + spec.nbytes
+            self._offsets[spec.name] = end + len(pieces[end])
+            end = self._offsets[spec.name] + spec.nbytes
         pieces[end] = _name_table(contents)
         super().__init__(path, contents, pieces)
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        self.fill(self._places[name], array)
+        self.fill(self._offsets[name], array)
 
 
 def _variable(name: str) -> str:
@@ -160,27 +160,27 @@ def _read_records(source: Source) -> tuple[dict[str, Record], Container]:
 
 def symbol_beside(path: Path) -> Path | None:
     """The graph that belongs to ``net-0000.params``, if it lies there."""
-    found = re.fullmatch(r"(.+)-\d{4}\.params", path.name)
-    graph = path.with_name(f"{found[1]}-symbol.json") if found else None
+    match = re.fullmatch(r"(.+)-\d{4}\.params", path.name)
+    graph = path.with_name(f"{match[1]}-symbol.json") if match else None
     return graph if graph is not None and graph.is_file() else None
 
 
 def operators(path: Path) -> Mapping[str, str]:
-    """Name of each variable -> the operator that uses it, in the order of use; ``batchnorm(fix_gamma)`` for one
-    that takes its gamma as one. Raises FormatError for a file that is no graph.
+    """Name of each variable -> the operator that uses it, in the order of use; ``batchnorm_fix_gamma`` for one
+    that takes its gamma as one. Raises FormatError for a file that is not a graph.
     """
     try:
         nodes = read_json(path)["nodes"]
-        found: dict[str, str] = {}
+        users: dict[str, str] = {}
         for node in nodes:
             for number, *_ in node.get("inputs", ()):
                 used = nodes[number]
                 if used["op"] == "null":
-                    found.setdefault(str(used["name"]), _operator(node))
+                    users.setdefault(str(used["name"]), _operator(node))
     except (FormatError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         why = error.reason if isinstance(error, FormatError) else repr(error)
-        raise FormatError(path, f"is no graph of MXNet: {why}. Move it away to go by the names alone.") from None
-    return found
+        raise FormatError(path, f"is not a graph of MXNet: {why}. Move it away to go by the names alone.") from None
+    return users
 
 
 def _operator(node: Mapping[str, Any]) -> str:
@@ -188,4 +188,4 @@ def _operator(node: Mapping[str, Any]) -> str:
     attributes = node.get("attrs") or node.get("attr") or node.get("param") or {}
     # of the operator, not of gluon's layer: there fix_gamma is the default (src/operator/nn/batch_norm-inl.h)
     fixed = str(attributes.get("fix_gamma", "True")).lower() in ("true", "1")
-    return "batchnorm(fix_gamma)" if name == "batchnorm" and fixed else name
+    return "batchnorm_fix_gamma" if name == "batchnorm" and fixed else name

@@ -150,7 +150,7 @@ class _Fields:
             return None
         if not 0 <= axes <= MAX_AXES:
             raise FormatError(
-                self.source.path, f"{self.what} is no NDArray: it claims {axes} axes (byte {self.offset})"
+                self.source.path, f"{self.what} is not an NDArray: it claims {axes} axes (byte {self.offset})"
             )
         return self._unpack(f"<{axes}{code}")
 

@@ -79,23 +79,23 @@ class FileReader(Reader):
         return Contents(self._specs, left_out=tuple(self._left_out))
 
     def read(self, name: str) -> Array:
-        found = self._by_name[name]
-        if isinstance(found, _Inside):
-            return found.pickle.arrays[found.name]
-        if isinstance(found, _Dense):
-            return self._dense(found)
-        return to_dense(self.path, f"'{name}'", found.kind, found.shape, [self._dense(part) for part in found.parts])
+        stored = self._by_name[name]
+        if isinstance(stored, _Inside):
+            return stored.pickle.arrays[stored.name]
+        if isinstance(stored, _Dense):
+            return self._dense(stored)
+        return to_dense(self.path, f"'{name}'", stored.kind, stored.shape, [self._dense(part) for part in stored.parts])
 
     def close(self) -> None:
         self._members.close()
 
-    def _dense(self, found: _Dense) -> Array:
+    def _dense(self, dense: _Dense) -> Array:
         return npy_header.to_array(
-            found.header, self._members.array(found.member, found.header.start, found.header.nbytes)
+            dense.header, self._members.array(dense.member, dense.header.start, dense.header.nbytes)
         )
 
     def _arrays(self) -> Iterator[tuple[str, _Dense | _Sparse | _Inside]]:
-        """Name and what stands there, in the order of the archive."""
+        """Name and array, in the order of the archive."""
         names = [name for name in self._members.members if name.endswith(SUFFIX)]
         self._left_out += [LeftOut(name, "not an array") for name in self._members.members if not name.endswith(SUFFIX)]
         sparse = self._sparse_folders(names)
@@ -105,26 +105,26 @@ class FileReader(Reader):
                 if leaf == "data" + SUFFIX:
                     yield folder or "0", self._sparse(folder, sparse[folder])
                 continue
-            found = self._header(name)
+            dense = self._header(name)
             label = name.removesuffix(SUFFIX)
-            if found.header.is_pickle:
-                pickled = read_pickle(self._members.rest(name, found.header.start), self.path)
+            if dense.header.is_pickle:
+                pickled = read_pickle(self._members.rest(name, dense.header.start), self.path)
                 for spec in pickled.contents.specs:
                     bare = pickled.contents.container == "tensor"
                     yield label if bare else f"{label}/{spec.name}", _Inside(pickled, spec.name)
-            elif found.header.dtype is not None:
-                yield label, found
-            elif found.header.is_unclear:
-                raise FormatError(self.path, f"the elements of '{label}' are {found.header.problem}")
+            elif dense.header.dtype is not None:
+                yield label, dense
+            elif dense.header.is_unclear:
+                raise FormatError(self.path, f"the elements of '{label}' are {dense.header.problem}")
             else:
-                self._left_out.append(LeftOut(label, f"its elements are {found.header.problem}"))
+                self._left_out.append(LeftOut(label, f"its elements are {dense.header.problem}"))
 
     def _header(self, name: str) -> _Dense:
         header = npy_header.parse(self.path, self._members.head(name, npy_header.HEAD), f"'{name}'")
         size = self._members.members[name].size
         if header.dtype is not None and not header.is_pickle and header.start + header.nbytes != size:
             what = f"'{name}' of {header.dtype} and shape {header.shape} needs {header.nbytes} bytes"
-            raise FormatError(self.path, f"{what}; {size - header.start} stand in the archive")
+            raise FormatError(self.path, f"{what}; {size - header.start} are in the archive")
         return _Dense(name, header)
 
     def _sparse_folders(self, names: list[str]) -> dict[str, str]:
@@ -134,25 +134,25 @@ class FileReader(Reader):
             folder, _, leaf = name.rpartition("/")
             folders.setdefault(folder, set()).add(leaf.removesuffix(SUFFIX))
         patterns = {kind: {"data", "shape", "format", *parts} for kind, parts in SPARSE_PARTS.items()}
-        found = {}
+        kinds = {}
         for folder, leaves in folders.items():
             kind = next((kind for kind, pattern in patterns.items() if leaves == pattern), None)
             if kind is None:
                 continue
-            # MXNet's header of this member is no Python literal; what follows it is the text
+            # MXNet's header of this member is not a Python literal; what follows it is the text
             said = self._members.head(_joined(folder, "format"), 1 << 12)[10:].rpartition(b"\n")[2].rstrip(b"\0")
             if said.replace(b"\0", b"") != kind.encode():
                 raise FormatError(self.path, f"'{folder}' is a sparse array of the format {said[:20]!r}, not {kind}")
-            found[folder] = kind
-        return found
+            kinds[folder] = kind
+        return kinds
 
     def _sparse(self, folder: str, kind: str) -> _Sparse:
         shape, *parts = (self._header(_joined(folder, part)) for part in ("shape", "data", *SPARSE_PARTS[kind]))
         if any(part.header.dtype is None or part.header.is_pickle for part in (shape, *parts)):
-            raise FormatError(self.path, f"the sparse array '{folder}' has parts that are no numbers")
+            raise FormatError(self.path, f"the sparse array '{folder}' has parts that are not numeric")
         sizes = self._dense(shape)
         if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or sizes.size > 32:
-            raise FormatError(self.path, f"the shape of the sparse array '{folder}' is no list of sizes")
+            raise FormatError(self.path, f"the shape of the sparse array '{folder}' is not a list of sizes")
         return _Sparse(kind, tuple(parts), tuple(int(size) for size in sizes))
 
 
@@ -180,10 +180,10 @@ def _joined(folder: str, leaf: str) -> str:
     return (f"{folder}/{leaf}" if folder else leaf) + SUFFIX
 
 
-def _form(found: _Dense | _Sparse | _Inside) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    if isinstance(found, _Inside):
-        array = found.pickle.arrays[found.name]
+def _form(stored: _Dense | _Sparse | _Inside) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    if isinstance(stored, _Inside):
+        array = stored.pickle.arrays[stored.name]
         return array.shape, array.dtype
-    header = found.header if isinstance(found, _Dense) else found.parts[0].header
+    header = stored.header if isinstance(stored, _Dense) else stored.parts[0].header
     assert header.dtype is not None
-    return found.shape if isinstance(found, _Sparse) else header.shape, header.dtype.newbyteorder("=")
+    return stored.shape if isinstance(stored, _Sparse) else header.shape, header.dtype.newbyteorder("=")

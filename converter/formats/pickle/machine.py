@@ -25,7 +25,7 @@ from converter.formats.pickle.values import (
 
 #: Longer bytes are views of the data.
 VIEW_FROM = 4096
-#: After so many of such bytes it is said that the data behind is done with.
+#: `passed` is called after every PASSED_EVERY byte strings of at least LARGE bytes.
 LARGE, PASSED_EVERY = 1 << 20, 5
 #: Memory that a pickle may take beyond its own size: MEMORY_FLOOR, or MEMORY_FACTOR times its size if that is more.
 MEMORY_FLOOR = 128 << 20
@@ -194,7 +194,7 @@ class Machine:
         except (PickleError, FormatError):
             raise
         except Exception as error:  # the arguments are anything the file says
-            raise PickleError(f"'{target.name}' with unfit arguments ({type(error).__name__})") from None
+            raise PickleError(f"'{target.name}' with invalid arguments ({type(error).__name__})") from None
         self.charge(_owned(result))
         return result
 
@@ -208,7 +208,7 @@ class Machine:
             except (PickleError, FormatError):
                 raise
             except Exception as error:
-                raise PickleError(f"an unfit state ({type(error).__name__})") from None
+                raise PickleError(f"an invalid state ({type(error).__name__})") from None
             self.charge(_owned(target.finished))
             self.stack[-1] = target.finished
         elif not isinstance(target, (dict, list, set)):  # those: attributes beside the items, such as _metadata
@@ -223,7 +223,7 @@ class Machine:
         except (PickleError, FormatError):
             raise
         except Exception as error:
-            raise PickleError(f"an unfit persistent id ({type(error).__name__})") from None
+            raise PickleError(f"an invalid persistent id ({type(error).__name__})") from None
 
     def new_container(self, make: Callable[[], object], size: int) -> None:
         self.charge(size)

@@ -24,7 +24,7 @@ Child: TypeAlias = tuple[str, str, object]
 
 
 class NamedValue(msgspec.Struct, frozen=True, gc=False):
-    """A leaf and where it stands. `parts` are the keys, each behind its separator."""
+    """A leaf and its path. `parts` are the keys, each after its separator."""
 
     parts: tuple[str, ...]
     value: object

@@ -62,7 +62,7 @@ def _parsed(kind: Callable[[bytes], object], line: bytes) -> object:
     try:
         return kind(line)
     except ValueError:
-        raise PickleError(f"a number that is none: {line[:20]!r}") from None
+        raise PickleError(f"not a number: {line[:20]!r}") from None
 
 
 def _index(machine: Machine) -> int:

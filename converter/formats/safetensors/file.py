@@ -83,9 +83,9 @@ class FileReader(Reader):
         if digests is None and entry.code not in PACKED:
             return self._source.array(self._data + entry.start, entry.spec.shape, entry.spec.dtype, what)
         raw = self._source.array(self._data + entry.start, (size,), DTYPES["uint8"], what)
-        if digests is not None and (found := _digest(raw.data)) != digests[name]:
+        if digests is not None and (digest := _digest(raw.data)) != digests[name]:
             raise FormatError(
-                self.path, f"the data of {what} was changed: its xxh3-128 is {found}, not {digests[name]}"
+                self.path, f"the data of {what} was changed: its xxh3-128 is {digest}, not {digests[name]}"
             )
         if entry.code in PACKED:
             raw = unpack(raw, PACKED[entry.code])
@@ -98,7 +98,7 @@ class FileReader(Reader):
 
 
 class FileWriter(InPlaceWriter):
-    """Streams: the header is known from the specs, each tensor goes to its place, the digests last.
+    """Streams: the header is known from the specs, each tensor is written at its offset, the digests last.
 
     The header keeps the order of the specs; the data is laid out by falling element size, as the
     library does, so that every tensor is aligned. Raises OutputError for a dtype that has no code.
@@ -141,8 +141,8 @@ def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, TensorInfo]:
     for spec in sorted(specs, key=lambda spec: -spec.dtype.itemsize):
         code = CODE_OF.get(spec.dtype)
         if code is None or spec.name == "__metadata__":
-            found = f"is {spec.dtype}, which safetensors cannot hold" if code is None else "is a reserved name"
-            raise OutputError(f"{path}: '{spec.name}' {found}. Cast or rename it, or choose another format.")
+            problem = f"is {spec.dtype}, which safetensors cannot hold" if code is None else "is a reserved name"
+            raise OutputError(f"{path}: '{spec.name}' {problem}. Cast or rename it, or choose another format.")
         try:
             entries[spec.name] = TensorInfo(spec, code, start, start + entry_bytes(code, spec))
         except ValueError as error:

@@ -44,7 +44,7 @@ CODES: Mapping[str, str] = {
     "F4": "float4_e2m1fn",
 }
 CODE_OF: Mapping[DType, str] = {DTYPES[name]: code for code, name in CODES.items() if name in DTYPES}
-#: Code -> bits an element, where those are fewer than the byte that it takes in memory; see `packed_bits`.
+#: Code -> bits an element, where those are fewer than the byte that it takes in memory; see `pack`.
 PACKED: Mapping[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
@@ -101,7 +101,7 @@ def _entry(path: Path, name: str, entry: object) -> TensorInfo:
     if CODES[code] not in DTYPES:
         raise FormatError(path, f"'{name}' is {code}, which the installed ml_dtypes lacks; 0.5 and later have it")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(path, f"'{name}' has the shape {shape!r} and the offsets {offsets!r}, which are no sizes")
+        raise FormatError(path, f"'{name}' has the shape {shape!r} and the offsets {offsets!r}, not valid sizes")
     dtype = DTYPES[CODES[code]]
     spec = TensorSpec(name, check_shape(path, shape, dtype, f"'{name}'"), dtype)
     start, end = offsets

@@ -56,7 +56,7 @@ class BundleEntry(msgspec.Struct, frozen=True):
 
     @property
     def dtype(self) -> DType | None:
-        """None for what is no number (text, resources, quantized types)."""
+        """None for what is not numeric (text, resources, quantized types)."""
         return DTYPE_OF_CODE.get(self.code)
 
     @property
@@ -66,7 +66,7 @@ class BundleEntry(msgspec.Struct, frozen=True):
 
 
 class Bundle:
-    """The entries of ``PREFIX.index`` and the bytes behind them."""
+    """The entries of ``PREFIX.index`` and their bytes."""
 
     def __init__(self, prefix: Path, verify: bool = True) -> None:
         self.prefix = prefix
@@ -93,10 +93,10 @@ class Bundle:
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05}-of-{self.shards:05}")
 
     def read(self, name: str) -> Array:
-        """One tensor of numbers."""
+        """One numeric tensor."""
         entry = self.entries[name]
         dtype = entry.dtype
-        assert dtype is not None, "callers ask for tensors of numbers"
+        assert dtype is not None, "callers ask for numeric tensors"
         if len(entry.parts) == 1 and entry.parts[0][0] is None:
             return self._numbers(entry.parts[0][1], dtype, entry.shape, name)
         return self._joined(entry, dtype, name)
@@ -129,7 +129,7 @@ class Bundle:
             raise FormatError(self.index, f"the header claims {self.shards} data files")
 
     def _read_entries(self, raw: dict[bytes, memoryview]) -> dict[str, BundleEntry]:
-        found: dict[str, BundleEntry] = {}
+        entries: dict[str, BundleEntry] = {}
         for key, value in raw.items():
             if key.startswith(b"\0"):
                 continue  # a slice: read with the tensor that it belongs to
@@ -138,10 +138,10 @@ class Bundle:
             except UnicodeDecodeError:
                 raise FormatError(self.index, f"the key {key[:80]!r} is not UTF-8 text") from None
             try:
-                found[name] = self._entry(key, name, Message(value), raw)
+                entries[name] = self._entry(key, name, Message(value), raw)
             except WireError as error:
                 raise FormatError(self.index, f"the entry of '{name}' is damaged: {error}") from None
-        return found
+        return entries
 
     def _entry(self, key: bytes, name: str, message: Message, raw: dict[bytes, memoryview]) -> BundleEntry:
         """BundleEntryProto: dtype = 1, shape = 2, shard_id = 3, offset = 4, size = 5, crc32c = 6, slices = 7."""

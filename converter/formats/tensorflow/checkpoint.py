@@ -83,7 +83,7 @@ class FileReader(Reader):
 
     def _spec(self, name: str) -> TensorSpec:
         entry = self._bundle.entries[name]
-        assert entry.dtype is not None, "what is no number is left out"
+        assert entry.dtype is not None, "what is not numeric is left out"
         return TensorSpec(name, entry.shape, entry.dtype)
 
     @cached_property
@@ -104,17 +104,17 @@ class FileReader(Reader):
 
     @cached_property
     def _reasons(self) -> Mapping[str, str]:
-        """name -> why it is no weight."""
+        """name -> why it is not a weight."""
         optimizer = self._graph.optimizer_keys() if self._graph else set()
-        found = {}
+        reasons = {}
         for name in self._names:
             entry = self._bundle.entries[name]
             why = OPTIMIZER if name in optimizer else why_left_out(name, self._bundle.entries)
             if why is None and entry.dtype is None:
                 why = f"holds {entry.type_name}, not numbers"
             if why is not None:
-                found[name] = why
-        return found
+                reasons[name] = why
+        return reasons
 
     @cached_property
     def _links(self) -> Mapping[str, str]:
@@ -132,11 +132,11 @@ class FileReader(Reader):
     @cached_property
     def _labels(self) -> Mapping[str, str]:
         """Object -> its name in the program, which the variable's full name ``mlp/hidden/kernel`` tells."""
-        found: dict[str, set[str]] = {}
+        names_of: dict[str, set[str]] = {}
         for key, full_name in self._graph.keys_in_order() if self._graph else ():
             group, _, _ = key.removesuffix(SUFFIX).rpartition("/")
             parts = full_name.split("/")
             if key not in self._reasons and group and len(parts) > 1:
-                found.setdefault(group, set()).add(parts[-2])
+                names_of.setdefault(group, set()).add(parts[-2])
         # A list such as `variables` holds those of many layers, and is called like none of them.
-        return {group: name for group, names in found.items() if len(names) == 1 for name in names}
+        return {group: name for group, names in names_of.items() if len(names) == 1 for name in names}

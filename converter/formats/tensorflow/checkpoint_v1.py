@@ -35,7 +35,7 @@ _MOST_EXPANSION = 8
 
 
 def detect(probe: Probe) -> bool:
-    """A table that is no index of the second format, its prefix or folder, or the state file of one."""
+    """A table that is not an index of the second format, its prefix or folder, or the state file of one."""
     try:
         if probe.is_file and probe.path.name != STATE_FILE and not is_table(probe.tail):
             return False
@@ -68,20 +68,20 @@ def _is_single(folder: Path, name: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    found = _SHARD.fullmatch(name)
-    return found[1] if found else name
+    match = _SHARD.fullmatch(name)
+    return match[1] if match else name
 
 
 def _shards(folder: Path, name: str) -> list[Path]:
     """All shards of the checkpoint to which the name belongs (a shard, the pattern with ?????, or the prefix)."""
-    given = _SHARD.fullmatch(name)
-    stem, count = (given[1], given[3]) if given else (name, None)
-    found = [(shard, match) for shard in names_in(folder) if (match := _SHARD.fullmatch(shard)) and match[1] == stem]
-    counts = {match[3] for _, match in found if count in (None, match[3])}
+    own = _SHARD.fullmatch(name)
+    stem, count = (own[1], own[3]) if own else (name, None)
+    shards = [(shard, match) for shard in names_in(folder) if (match := _SHARD.fullmatch(shard)) and match[1] == stem]
+    counts = {match[3] for _, match in shards if count in (None, match[3])}
     if len(counts) != 1:
         return []
     total = counts.pop()
-    return sorted(folder / shard for shard, match in found if match[3] == total)
+    return sorted(folder / shard for shard, match in shards if match[3] == total)
 
 
 class _Tensor(msgspec.Struct):

@@ -2,7 +2,7 @@
 
 A `TrackableObjectGraph` lists nodes; a node has named children, the checkpoint keys of its variables,
 and, for an optimizer, its slots. Restoring walks the children of the live objects by name, so a second
-edge to the same node is a second name under which a variable is found.
+edge to the same node is a second name of the variable.
 Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python/trackable/trackable_utils.py.
 """
 
@@ -70,12 +70,12 @@ class ObjectGraph:
 
     def other_paths(self) -> dict[str, str]:
         """Second names of objects and variables: path -> the path that the keys are spelled with."""
-        found = {}
+        others = {}
         for number, path in self._paths.items():
             for name, child in self.nodes[number].children.items():
                 if self._paths[child] != (other := self._path(path, name)):
-                    found[other] = self._paths[child]
-        return found
+                    others[other] = self._paths[child]
+        return others
 
     def _walk(self, closed: set[int] | frozenset[int]) -> Iterator[int]:
         """Depth first from the root, not entering ``closed``."""
@@ -89,15 +89,15 @@ class ObjectGraph:
                 stack.extend(child for child in reversed(self.nodes[number].children.values()) if child not in seen)
 
     def _shortest_paths(self) -> dict[int, str]:
-        """Node -> its path, breadth first: the first found is the one that TensorFlow makes keys of."""
-        found = {0: ""}
+        """Node -> its path, breadth first: the first path is the one that TensorFlow makes keys of."""
+        paths = {0: ""}
         queue = [0]
         for number in queue:  # grows while it is walked
             for name, child in self.nodes[number].children.items():
-                if child not in found:
-                    found[child] = self._path(found[number], name)
+                if child not in paths:
+                    paths[child] = self._path(paths[number], name)
                     queue.append(child)
-        return found
+        return paths
 
     def _path(self, parent: str, name: str) -> str:
         path = f"{parent}/{escape(name)}" if parent else escape(name)
@@ -132,7 +132,7 @@ def unescape(part: str) -> str:
 
 
 def build_graph(keys: Iterable[str], links: Mapping[str, str]) -> bytes:
-    """The proto of the graph in which every key ``a/b/.ATTRIBUTES/VARIABLE_VALUE`` is found by its path.
+    """The proto of the graph in which every key ``a/b/.ATTRIBUTES/VARIABLE_VALUE`` is reached by its path.
 
     links: another path -> the path of the object or variable that it also names ("" is the root).
     Raises KeyError, with the path, when a link leads to nothing.
@@ -189,7 +189,7 @@ def _serialized(node: TrackableObject) -> bytes:
     return children + attributes + (_HAS_VALUES if node.expected else b"")
 
 
-# -- what is no weight, by its name: in a checkpoint without a graph, and for what the graph does not tell -------------
+# -- variables that are not weights, by their names: where there is no graph, or the graph does not show it ------
 
 OPTIMIZER = "state of the optimizer"
 _RANDOM = "state of a random generator"

@@ -59,7 +59,7 @@ class Table:
         for _, offset, size in self._blocks:
             for key, value in self._block(offset, size):
                 if last is not None and key <= last:
-                    raise FormatError(self.path, f"the key {_show(key)} is out of order or stands twice")
+                    raise FormatError(self.path, f"the key {_show(key)} is out of order or occurs twice")
                 last = key
                 total += len(key)
                 if total > _KEY_EXPANSION * (self.size + 1024):
@@ -70,8 +70,8 @@ class Table:
         """The value of one key. Raises FormatError when it is not there."""
         at = bisect_left(self._last_keys, key)
         if at < len(self._blocks):
-            for found, value in self._block(*self._blocks[at][1:]):
-                if found == key:
+            for other, value in self._block(*self._blocks[at][1:]):
+                if other == key:
                     return value
         raise FormatError(self.path, f"the key {_show(key)} is missing")
 
@@ -105,18 +105,18 @@ class Table:
         return (offset, size), position
 
     def _block(self, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
-        place = f"the block at offset {offset}"
+        what = f"the block at offset {offset}"
         if offset + size + _TRAILER > self.size:
-            raise FormatError(self.path, f"{place} claims {size} bytes, over the end of the file ({self.size} bytes)")
-        raw = self._source.take(offset, size + _TRAILER, place)
+            raise FormatError(self.path, f"{what} claims {size} bytes, over the end of the file ({self.size} bytes)")
+        raw = self._source.take(offset, size + _TRAILER, what)
         (stored,) = struct.unpack_from("<I", raw, size + 1)
         if self.verify and masked_crc32c(raw[: size + 1]) != stored:
-            raise FormatError(self.path, f"{place} is damaged: wrong checksum")
+            raise FormatError(self.path, f"{what} is damaged: wrong checksum")
         try:
             data = self._plain(memoryview(raw)[:size], raw[size])
             yield from _pairs(data)
         except WireError as error:
-            raise FormatError(self.path, f"{place} is damaged: {error}") from None
+            raise FormatError(self.path, f"{what} is damaged: {error}") from None
 
     @staticmethod
     def _plain(data: memoryview, compression: int) -> memoryview:

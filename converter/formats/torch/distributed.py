@@ -52,14 +52,14 @@ def detect(probe: Probe) -> bool:
 class _Chunk(msgspec.Struct, frozen=True):
     """A block of a tensor, and the part of a file that holds it."""
 
-    place: Slice
+    slice: Slice
     file: str
     begin: int
     length: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.place.lengths
+        return self.slice.lengths
 
 
 class _ChunkedTensor(FileTensor, frozen=True, eq=False):
@@ -80,7 +80,7 @@ class _ChunkedTensor(FileTensor, frozen=True, eq=False):
             if chunk.begin + chunk.length > file.size(chunk.file):
                 raise PickleError(f"it needs the bytes up to {chunk.begin + chunk.length} of '{chunk.file}'")
         try:
-            check_tiling(self.shape, [chunk.place for chunk in self.chunks])
+            check_tiling(self.shape, [chunk.slice for chunk in self.chunks])
         except ValueError as error:
             raise PickleError(f"in chunks, {error}") from None
         stored = {storage.key: storage.nbytes for storage in self.storages}
@@ -92,7 +92,7 @@ class _ChunkedTensor(FileTensor, frozen=True, eq=False):
             return file.chunk(self.chunks[0], self.dtype)
         whole = np.empty(self.shape, self.dtype)
         for chunk in self.chunks:
-            whole[chunk.place.region] = file.chunk(chunk, self.dtype)
+            whole[chunk.slice.region] = file.chunk(chunk, self.dtype)
         return whole
 
 
@@ -153,7 +153,7 @@ class DistributedCheckpoint(TorchFile):
 
     def _stored(self, entries: Mapping[object, object]) -> Mapping[tuple[object, object], Mapping[object, object]]:
         """(name, offsets) -> file, begin and length."""
-        found: dict[tuple[object, object], Mapping[object, object]] = {}
+        stored: dict[tuple[object, object], Mapping[object, object]] = {}
         for index, info in entries.items():
             if not isinstance(index, Opaque) or not isinstance(info, Opaque):
                 raise PickleError("its storage data are not what such a checkpoint has")
@@ -161,8 +161,8 @@ class DistributedCheckpoint(TorchFile):
             name, offset = key.get("fqn"), key.get("offset")
             if not isinstance(name, str) or not isinstance(offset, (tuple, type(None))):
                 raise PickleError("an entry of its storage data has no name")
-            found[name, None if offset is None else sizes_of(offset)] = info.attributes
-        return found
+            stored[name, None if offset is None else sizes_of(offset)] = info.attributes
+        return stored
 
     def _leaf(
         self, name: object, meta: object, stored: Mapping[tuple[object, object], Mapping[object, object]]
@@ -186,7 +186,7 @@ class DistributedCheckpoint(TorchFile):
         offsets, shape = sizes_of(attributes.get("offsets")), sizes_of(attributes.get("sizes"))
         info = stored.get((name, offsets))
         if info is None or len(offsets) != len(shape):
-            raise PickleError(f"the place of the chunk {offsets} of '{name}' is missing")
+            raise PickleError(f"the position of the chunk {offsets} of '{name}' is missing")
         if info.get("transform_descriptors"):
             extensions = str(info["transform_descriptors"])[:80]
             raise PickleError(
@@ -195,9 +195,9 @@ class DistributedCheckpoint(TorchFile):
             )
         file, begin, length = info.get("relative_path"), info.get("offset"), info.get("length")
         if not isinstance(file, str) or not isinstance(begin, int) or not isinstance(length, int):
-            raise PickleError(f"the place of the chunk {offsets} of '{name}' is missing")
+            raise PickleError(f"the position of the chunk {offsets} of '{name}' is missing")
         if begin < 0 or length < 0:
-            raise PickleError(f"the chunk {offsets} of '{name}' has a negative place")
+            raise PickleError(f"the chunk {offsets} of '{name}' has a negative offset")
         return _Chunk(Slice(offsets, shape), file, begin, length)
 
 
@@ -222,14 +222,14 @@ def _dtype(name: object, properties: object) -> DType:
 def _insert(tree: dict[object, object], keys: tuple[object, ...], leaf: object) -> None:
     """``tree[k1][k2]... = leaf``; the indices of lists are keys like others."""
     if len(keys) > 64 or not all(isinstance(key, (str, int)) for key in keys):
-        raise PickleError("a path of keys that is none")
+        raise PickleError("an invalid path of keys")
     for key in keys[:-1]:
         below = tree.setdefault(key, {})
         if not isinstance(below, dict):
             raise PickleError(f"the key '{key}' holds a tensor and more keys")
         tree = below
     if keys[-1] in tree:
-        raise PickleError(f"the key '{keys[-1]}' stands twice")
+        raise PickleError(f"the key '{keys[-1]}' occurs twice")
     tree[keys[-1]] = leaf
 
 

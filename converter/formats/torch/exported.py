@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
+from converter.formats.io.json import Document
 from converter.formats.torch.archive import TorchArchive
-from converter.formats.torch.json import Document
 from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.tensors import TORCH_DTYPES, NotATensor, Storage, StridedTensor, TorchFile
 from converter.formats.zip.members import ZipMembers
@@ -80,15 +80,17 @@ class ExportedProgram(TorchFile):
         if not configs:
             raise FormatError(self.path, "the archive describes the weights of no program")
         self.folder = configs[0][: configs[0].index(_WEIGHTS)]
-        place = self.folder + _WEIGHTS
-        self.programs = [name[len(place) :].removesuffix(_WEIGHTS_CONFIG) for name in configs if name.startswith(place)]
+        prefix = self.folder + _WEIGHTS
+        self.programs = [
+            name[len(prefix) :].removesuffix(_WEIGHTS_CONFIG) for name in configs if name.startswith(prefix)
+        ]
         order = self.folder + "byteorder"
         self.big_endian = order in members and members.read(order).strip() == b"big"
 
     def load(self) -> object:
         self.writer = self._torch_version()
-        found = {program: self._tensors(program) for program in self.programs}
-        return found if len(found) > 1 else found[self.programs[0]]
+        programs = {program: self._tensors(program) for program in self.programs}
+        return programs if len(programs) > 1 else programs[self.programs[0]]
 
     def _tensors(self, program: str) -> dict[str, object]:
         weights = self._described(f"{self.folder}{_WEIGHTS}{program}{_WEIGHTS_CONFIG}")
@@ -99,13 +101,13 @@ class ExportedProgram(TorchFile):
         }
 
     def _torch_version(self) -> str:
-        """What the program says of its writer, behind the graph, which may be long and is not parsed."""
+        """The version of PyTorch, which stands after the graph; that may be long and is not parsed."""
         name = f"{self.folder}models/{self.programs[0]}.json"
         if name not in self.zip or not self.zip.member(name).stored:
             return ""
         begin = max(0, self.zip.member(name).size - _LAST)
-        found = _VERSION.search(self.zip.array(name, begin, self.zip.member(name).size - begin).tobytes())
-        return f"PyTorch {found[1].decode()}" if found else ""
+        version = _VERSION.search(self.zip.array(name, begin, self.zip.member(name).size - begin).tobytes())
+        return f"PyTorch {version[1].decode()}" if version else ""
 
     def size(self, key: str) -> int:
         return self.zip.member(self.folder + _WEIGHTS + key).size

@@ -1,4 +1,4 @@
-"""What a PyTorch file holds at the top: which part of it are the weights, and what its tensors are called.
+"""The weights in a PyTorch file: which part of its object they are, and the names of the tensors.
 
 A file is a tensor, a list, a dict, a ``state_dict``, a whole ``nn.Module``, or the checkpoint of a training run
 with all of these inside.
@@ -24,7 +24,7 @@ from converter.formats.torch.tensors import EXPAND_FACTOR, TORCH_DTYPES, FileTen
 
 __all__ = ["TorchReader", "Weights", "find_weights", "object_children"]
 
-#: Where training programs put the weights, the usual place first (Lightning, timm, DeepSpeed, fairseq, YOLO ...).
+#: Where training programs put the weights, the usual prefix first (Lightning, timm, DeepSpeed, fairseq, YOLO ...).
 WEIGHT_KEYS = (
     "state_dict model_state_dict model model_state module net network generator params weights "
     "model_ema ema ema_state_dict state_dict_ema ema_model student teacher"
@@ -43,7 +43,7 @@ _NUMBERS = frozenset(DTYPES.values())
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """The tensors of the file by name, and what was found beside them."""
+    """The tensors of the file by name, and what else is in it."""
 
     container: Container
     tensors: Mapping[str, FileTensor | Array]
@@ -80,9 +80,9 @@ class Weights(msgspec.Struct, frozen=True):
 
 
 def find_weights(value: object, path: Path, key: str | None = None) -> Weights:
-    """The weights in what the pickle of a file gave.
+    """The weights in the object that a file describes.
 
-    key: the place of the weights, as keys joined with ``/``; None: the usual places of training
+    key: the path of the weights, keys joined with ``/``; None: the usual paths of training
         checkpoints, or else everything.
     Raises FormatError when there is nothing at ``key``, or when two tensors have one name.
     """
@@ -92,7 +92,7 @@ def find_weights(value: object, path: Path, key: str | None = None) -> Weights:
     tensors: dict[str, FileTensor | Array] = {}
     for entry in kept:
         if entry.name in tensors:
-            raise FormatError(path, f"the name '{entry.name}' stands twice in the file")
+            raise FormatError(path, f"the name '{entry.name}' occurs twice in the file")
         assert isinstance(entry.value, (FileTensor, np.ndarray))
         tensors[entry.name] = entry.value
     return Weights(_container(root), tensors, (*beside, *left_out(entries, kept, _why)), _writer(value))
@@ -106,8 +106,8 @@ def object_children(value: object) -> Iterable[Child] | None:
     if all(isinstance(attributes.get(name), dict) for name in _HOOKS):
         return _module_children(attributes)
     scripted = value.name.startswith("__torch__")  # of TorchScript's objects only the tensors are of interest
-    found = attributes.items()
-    inside = [(".", str(name), item) for name, item in found if not scripted or _is_tensor(item) or _is_open(item)]
+    items = attributes.items()
+    inside = [(".", str(name), item) for name, item in items if not scripted or _is_tensor(item) or _is_open(item)]
     inside += plain_children(value.mapping) or ()
     inside += plain_children(value.items) or ()
     return inside or None
@@ -193,22 +193,22 @@ class TorchReader(Reader):
 
 
 def _choose(value: object, path: Path, key: str | None) -> tuple[object, tuple[LeftOut, ...]]:
-    """(the object that holds the weights, what was passed by)."""
+    """(the object that holds the weights, what is left out)."""
     if key is not None:
         return _at(value, path, key), (LeftOut("*", f"only '{key}' was asked for"),)
-    place, beside = "", []
+    prefix, beside = "", []
     for _ in range(4):
         chosen = _weight_key(value)
         if not isinstance(value, dict) or chosen is None:
             break
         beside += [
-            LeftOut(_joined(place, other), _role(other, item)) for other, item in value.items() if other != chosen
+            LeftOut(_joined(prefix, other), _role(other, item)) for other, item in value.items() if other != chosen
         ]
-        value, place = value[chosen], _joined(place, chosen)
+        value, prefix = value[chosen], _joined(prefix, chosen)
     if isinstance(value, dict):
         training = {other: item for other, item in value.items() if _is_training_state(other, item)}
         if training and len(training) < len(value):
-            beside += [LeftOut(_joined(place, other), _role(other, item)) for other, item in training.items()]
+            beside += [LeftOut(_joined(prefix, other), _role(other, item)) for other, item in training.items()]
             value = {other: item for other, item in value.items() if other not in training}
     return value, tuple(beside)
 
@@ -233,7 +233,7 @@ def _weight_key(value: object) -> str | None:
 
 
 def _holds_tensors(value: object) -> bool:
-    """Whether a tensor is inside, not too deep to be found quickly."""
+    """Whether a tensor is inside, at most twelve levels down."""
     level = [value]
     for _ in range(12):
         below: list[object] = []
@@ -263,8 +263,8 @@ def _role(name: object, value: object) -> str:
     return _why(value) if not _is_open(value) else "holds no weights"
 
 
-def _joined(place: str, key: object) -> str:
-    return f"{place}/{key}" if place else str(key)
+def _joined(prefix: str, key: object) -> str:
+    return f"{prefix}/{key}" if prefix else str(key)
 
 
 def _writer(value: object) -> str:

@@ -18,7 +18,7 @@ from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, 
 
 __all__ = ["QuantizedTensor", "quantized"]
 
-_ADVICE = "make it plain numbers in PyTorch first (dequantize())"
+_ADVICE = "make it a plain tensor in PyTorch first (dequantize())"
 Values: TypeAlias = "StridedTensor | float | tuple[float, ...]"
 #: Times a scale of 24 bits this is exact in float64.
 _MOST_STEPS = 1 << 29
@@ -64,16 +64,16 @@ class QuantizedTensor(FileTensor, frozen=True, eq=False):
                 plain = wide.astype(np.float32)
             if (plain == wide).all():
                 return np.asarray(plain, order="C")
-        raise PickleError(f"it is quantized, and not all of its numbers are float32 exactly; {_ADVICE}")
+        raise PickleError(f"it is quantized, and not all of its values are exact in float32; {_ADVICE}")
 
     def _along_axis(self, values: Values, file: TorchFile) -> Array:
         """With as many axes as the tensor."""
-        found = values.read(file) if isinstance(values, StridedTensor) else np.asarray(values)
+        along = values.read(file) if isinstance(values, StridedTensor) else np.asarray(values)
         if self.axis is None:
-            return found.reshape((1,) * len(self.shape))
-        if found.shape != (self.shape[self.axis],):
+            return along.reshape((1,) * len(self.shape))
+        if along.shape != (self.shape[self.axis],):
             raise PickleError(f"it is quantized, with scales or zero points that do not fit its axis {self.axis}")
-        return found.reshape([-1 if axis == self.axis else 1 for axis in range(len(self.shape))])
+        return along.reshape([-1 if axis == self.axis else 1 for axis in range(len(self.shape))])
 
 
 def quantized(steps: StridedTensor, scheme: object) -> FileTensor:

@@ -140,7 +140,7 @@ _REBUILD: Mapping[str, Callable[..., object]] = {
 _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
 _SCHEMES = "per_tensor_affine per_tensor_symmetric per_channel_affine per_channel_symmetric".split()
 
-#: For `known` of `pickles.load`, in files of PyTorch: containers, NumPy, storages, dtypes and tensors.
+#: For `known` of `load`, in files of PyTorch: containers, NumPy, storages, dtypes and tensors.
 #: Tensors become `StridedTensor`, `SparseTensor` or `QuantizedTensor`.
 TENSOR_GLOBALS: Mapping[str, Callable[..., object] | None] = MappingProxyType(
     {**COLLECTION_GLOBALS, **NUMPY_GLOBALS, **_REBUILD}

@@ -70,7 +70,7 @@ def _dense(where: Array, values: Array, shape: tuple[int, ...]) -> Array:
         raise PickleError("a sparse tensor with an index outside of its shape")
     rows = np.ravel_multi_index(tuple(where), sides) if axes and where.size else np.zeros(where.shape[1], np.int64)
     if np.unique(rows).size != rows.size:
-        raise PickleError("a sparse tensor that names one place twice; call coalesce() in PyTorch first")
+        raise PickleError("a sparse tensor that names one position twice; call coalesce() in PyTorch first")
     dense = np.zeros((math.prod(sides), *shape[axes:]), values.dtype)
     dense[rows] = values
     return dense.reshape(shape)

@@ -97,11 +97,11 @@ class TorchFile(ABC):
         """That part of the storage: a flat array of uint8. Raises FormatError."""
 
     def close(self) -> None:  # noqa: B027  # most have nothing to release
-        """Release the file; arrays that were handed out stay valid."""
+        """Release the file; arrays that were returned stay valid."""
 
 
 class NotATensor(msgspec.Struct, frozen=True):
-    """Something that is found where a tensor could be, and why it is not one to hand on."""
+    """Something in the position of a tensor, and why it is not read as one."""
 
     reason: str
 
@@ -141,7 +141,7 @@ class FileTensor(msgspec.Struct, frozen=True, eq=False):
 
 
 class Storage(msgspec.Struct, frozen=True, eq=False):
-    """The memory behind tensors. `begin`: the byte in the file's storage ``key`` where this one starts."""
+    """The memory that tensors share. `begin`: the byte in the file's storage ``key`` where this one starts."""
 
     key: str
     dtype: DType
@@ -156,7 +156,7 @@ class Storage(msgspec.Struct, frozen=True, eq=False):
 class StridedTensor(FileTensor, frozen=True, eq=False):
     """Elements of a storage: `offset` and `stride` count elements.
 
-    problem: why it cannot be read as plain numbers, although its storage is known; its elements may be packed there.
+    problem: why it cannot be read as plain values, although its storage is known; its elements may be packed there.
     """
 
     storage: Storage
@@ -245,10 +245,10 @@ def storage_of(kind: object, key: object, count: object) -> Storage:
 def sizes_of(values: object) -> tuple[int, ...]:
     """A shape, strides or offsets, if they are such. Raises PickleError."""
     if not isinstance(values, (tuple, list)) or len(values) > MAX_AXES:
-        raise PickleError("a tensor with an unfit shape")
+        raise PickleError("a tensor with an invalid shape")
     for value in values:
         if not isinstance(value, int) or not 0 <= value < MAX_SIZE:
-            raise PickleError("a tensor with a negative or absurd size or stride")
+            raise PickleError("a tensor with an invalid size or stride")
     return tuple(values)
 
 

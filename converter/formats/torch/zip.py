@@ -26,7 +26,8 @@ _FIRST_NAMES = (b"/data.pkl", b"/constants.pkl", b"/code/__torch__", b"/.format_
 
 
 def detect(probe: Probe) -> bool:
-    """A zip with a member ``FOLDER/data.pkl``; for a cut one, such a name at its start. No part of a `torch_dcp`."""
+    """A zip with a member ``FOLDER/data.pkl``; if it was cut off, with such a name at its start. Files of distributed
+    checkpoints have their own reader."""
     if not probe.is_zip or probe.path.suffix == ".distcp":
         return False
     if _is_pickle(probe.first_member):
@@ -52,8 +53,8 @@ class FileReader(TorchReader):
     def peek(self, name: str) -> Array:
         assert isinstance(self.file, TorchArchive)
         leaf = self.weights.tensors[name]
-        if isinstance(leaf, StridedTensor) and (found := self.file.ends(leaf, f"'{name}'")) is not None:
-            return found
+        if isinstance(leaf, StridedTensor) and (ends := self.file.ends(leaf, f"'{name}'")) is not None:
+            return ends
         with self.file.zip.unverified():
             return self.read(name)
 
