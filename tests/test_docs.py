@@ -85,7 +85,8 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere() -> None:
     assert len(pages) == len(set(pages))
     assert set(pages) == docs | {"CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"}
     assert site["strict"] and site["theme"]["font"] is False
-    assert not {"extra_css", "extra_javascript", "extra_templates"} & set(site)
+    assert all((ROOT / "docs" / sheet).is_file() for sheet in site["extra_css"])
+    assert not {"extra_javascript", "extra_templates"} & set(site)
 
 
 def test_the_links_of_the_pages_lead_somewhere() -> None:

@@ -134,6 +134,7 @@ class _Session:
             else:
                 raise AssertionError(f"no page may run '{command}' here: make it a block `sh`")
         text = "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
+        text = text.replace(str(Path.cwd()), "/home/me")
         if target is None:
             return text
         Path(target).write_text(text)
@@ -168,9 +169,14 @@ def _folder(text: str) -> Iterator[_Session]:
 
 @contextlib.contextmanager
 def _captured() -> Iterator[io.StringIO]:
+    """Of warnings those of this program, without the line of the page."""
+    from converter.errors import CloneWarning
+
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", CloneWarning)
+        warnings.showwarning = lambda message, kind, *_: print(f"{kind.__name__}: {message}", file=printed)
         yield printed
 
 
