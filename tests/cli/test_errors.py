@@ -112,7 +112,7 @@ def test_many_problems_of_one_kind_are_one_paragraph_and_all_of_them_are_in_the_
     failure = json.loads(run(capsys, *words, "--json").out)
     kinds = {problem["kind"] for problem in failure["problems"]}
     assert len(failure["problems"]) >= 9 and len(said.splitlines()) <= 6 * len(kinds)
-    assert "… and " in said and " more: " in said and "Most at once: " in said
+    assert "… and " in said and " more: " in said and "Many at once: " in said
     assert all(problem["said"] and problem["subject"] for problem in failure["problems"])
 
 

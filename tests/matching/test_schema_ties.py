@@ -83,10 +83,13 @@ def test_an_untied_clone_gets_the_weights_that_the_schema_says(
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ({"path": "out", "kind": "linear", "tied": "embb"}, "layer 'out' is to be tied to 'embb'"),
-        ({"path": "out", "kind": "conv", "tied": "emb"}, "one has to be a linear layer of the schema"),
+        ({"path": "out", "kind": "linear", "tied": "embb"}, "layer 'out' is tied to 'embb': one must be"),
+        ({"path": "out", "kind": "conv", "tied": "emb"}, "one must be a linear layer of the schema"),
         ({"path": "out", "kind": "linear", "names": {"flax": []}}, "layer 'out' has an empty list of names for flax"),
-        ({"path": "out.{i}", "kind": "linear", "tied": "emb"}, "'out.{i}' and 'emb' are tied, and have other indices"),
+        (
+            {"path": "out.{i}", "kind": "linear", "tied": "emb"},
+            "'out.{i}' and 'emb' are tied, and have different indices",
+        ),
     ],
 )
 def test_what_cannot_be_tied_is_an_error(layer: dict[str, object], message: str) -> None:
