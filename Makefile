@@ -2,11 +2,12 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 HF := .venv-hugging-face
+SITE := .venv-site
 # A new pip resolves faster; modules are compiled when they are first imported, which few of them ever are.
 INSTALL = $(TEST)/bin/pip install --quiet --progress-bar off --no-compile --constraint tests/constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench machines weightbridge huggingface docs fuzz parity mutation schemas fixtures clean
+.PHONY: demo test lint bench machines weightbridge huggingface docs site fuzz parity mutation schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -24,9 +25,16 @@ lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
+	$(TEST)/bin/lint-imports
 
 docs: $(TEST)/ready
 	$(TEST)/bin/python tools/tables.py && $(TEST)/bin/python tools/capabilities.py && $(TEST)/bin/python tools/checklist.py
+	$(TEST)/bin/python tools/options.py && $(TEST)/bin/python tools/pages.py
+
+# The pages and the Python functions as a site in build/site, in an environment of its own.
+site: $(SITE)/ready
+	$(SITE)/bin/mkdocs build --quiet --strict --clean
+	@echo "build/site/index.html"
 
 # Every reader on damaged files, so long with each; writes docs/fuzz.md.
 fuzz: $(TEST)/ready
@@ -76,6 +84,11 @@ $(DEMO)/ready: setup.cfg
 	$(DEMO)/bin/pip install --quiet .
 	@touch $@
 
+$(SITE)/ready: setup.cfg
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/pip install --quiet '.[docs]'
+	@touch $@
+
 $(TEST)/ready: setup.cfg tests/constraints.txt tests/frameworks.txt
 	$(PYTHON) -m venv $(TEST)
 	$(INSTALL) --upgrade pip setuptools
@@ -85,4 +98,4 @@ $(TEST)/ready: setup.cfg tests/constraints.txt tests/frameworks.txt
 	@touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) $(HF) build dist *.egg-info
+	rm -rf $(DEMO) $(TEST) $(HF) $(SITE) build dist *.egg-info

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, its plot docs/benchmarks.svg and the tables of the README, from what was measured."""
+"""docs/benchmarks.md and its plot docs/benchmarks.svg, from what was measured (then `make docs`, for the README)."""
 
 from __future__ import annotations
 
@@ -114,28 +114,10 @@ def write(
         BEGIN + notes + END,
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _into_readme(lines)
     plot(curve, DOCS / "benchmarks.svg")
 
 
-def _into_readme(page: Sequence[str]) -> None:
-    """The tables of the page that the README shows, too, between its markers."""
-    shown = [lines for title in ("A file of", "Many tensors", "The small MLP") for lines in _section(page, title)]
-    path = DOCS.parent / "README.md"
-    head, begin, rest = path.read_text(encoding="utf-8").partition(README_BEGIN)
-    tail = rest.partition(END)[2]
-    path.write_text(head + begin + "\n" + "\n".join(shown) + END + tail, encoding="utf-8")
-
-
-def _section(page: Sequence[str], title: str) -> Sequence[str]:
-    """Its heading as a line in bold, and what is below it."""
-    start = next(i for i, line in enumerate(page) if line.startswith(f"## {title}"))
-    stop = next(i for i, line in enumerate(page) if i > start and line.startswith(("## ", BEGIN)))
-    return [f"**{page[start][3:]}**", *page[start + 1 : stop]]
-
-
 BEGIN, END = "<!-- notes: kept when the page is made anew -->", "<!-- end -->"
-README_BEGIN = "<!-- benchmarks: written by make bench -->"
 
 
 def _notes(text: str) -> str:

@@ -19,8 +19,8 @@ from collections.abc import Callable  # noqa: E402
 from itertools import pairwise  # noqa: E402
 from typing import Any  # noqa: E402
 
-import converter.execution.run as pipeline  # noqa: E402
 from converter.commands import convert as api  # noqa: E402
+from converter.execution import jobs  # noqa: E402
 
 PROGRAM = time.perf_counter()
 
@@ -42,7 +42,7 @@ def main() -> None:
         setattr(module, name, timed)
 
     marked(api, "opened", "arguments", "opening, headers and layers")
-    marked(pipeline, "_run", "plan, and opening the output", "tensors: read, transformed, written")
+    marked(jobs, "_run", "plan, and opening the output", "tensors: read, transformed, written")
     direction, source, output = sys.argv[1:4]
     api.convert(direction, source, output, force=True)
     marks.append(("finishing the file", time.perf_counter()))

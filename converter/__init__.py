@@ -3,15 +3,16 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from converter._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from converter.commands.build import architecture, build, scaffold
-    from converter.commands.certificate import check_certificate
     from converter.commands.convert import convert, load_into, save
-    from converter.commands.freeze import freeze
-    from converter.commands.reuse import reuse
-    from converter.commands.verify_files import compare
-    from converter.commands.verify_nets import verify
-    from converter.endpoints.checkpoint import Weights, read
+    from converter.commands.infer_schema import infer_schema
+    from converter.commands.plan import Plan, plan
+    from converter.commands.reuse import freeze, reuse
+    from converter.commands.verify import verify
+    from converter.endpoints.checkpoint import Weights, open, read
     from converter.errors import (
         CloneWarning,
         ConversionError,
@@ -19,55 +20,72 @@ if TYPE_CHECKING:
         MatchError,
         MissingLibraryError,
         OutputError,
+        Problem,
+        Remedy,
         UnsafeFileError,
     )
+    from converter.options import MatchOptions, ReadOptions, ReuseOptions, WriteOptions
 
+#: Module -> the public names that it holds.
+_HOMES = {
+    "commands.build": ("architecture", "build", "scaffold"),
+    "commands.convert": ("convert", "load_into", "save"),
+    "commands.infer_schema": ("infer_schema",),
+    "commands.plan": ("Plan", "plan"),
+    "commands.reuse": ("freeze", "reuse"),
+    "commands.verify": ("verify",),
+    "endpoints.checkpoint": ("Weights", "open", "read"),
+    "errors": (
+        "CloneWarning",
+        "ConversionError",
+        "FormatError",
+        "MatchError",
+        "MissingLibraryError",
+        "OutputError",
+        "Problem",
+        "Remedy",
+        "UnsafeFileError",
+    ),
+    "options": ("MatchOptions", "ReadOptions", "ReuseOptions", "WriteOptions"),
+}
 __all__ = [
     "CloneWarning",
     "ConversionError",
     "FormatError",
     "MatchError",
+    "MatchOptions",
     "MissingLibraryError",
     "OutputError",
+    "Plan",
+    "Problem",
+    "ReadOptions",
+    "Remedy",
+    "ReuseOptions",
     "UnsafeFileError",
     "Weights",
+    "WriteOptions",
     "architecture",
     "build",
-    "check_certificate",
-    "compare",
     "convert",
     "freeze",
+    "infer_schema",
     "load_into",
+    "open",
+    "plan",
     "read",
     "reuse",
     "save",
     "scaffold",
     "verify",
 ]
-__version__ = "0.1.0"
-
-_HOMES = {
-    "architecture": "commands.build",
-    "build": "commands.build",
-    "check_certificate": "commands.certificate",
-    "compare": "commands.verify_files",
-    "convert": "commands.convert",
-    "freeze": "commands.freeze",
-    "load_into": "commands.convert",
-    "read": "endpoints.checkpoint",
-    "reuse": "commands.reuse",
-    "save": "commands.convert",
-    "scaffold": "commands.build",
-    "verify": "commands.verify_nets",
-    "Weights": "endpoints.checkpoint",
-}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `convert --help` needs neither NumPy nor a format."""
-    if name not in __all__:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module 'converter' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"converter.{_HOMES.get(name, 'errors')}"), name)
+    return getattr(importlib.import_module(f"converter.{home}"), name)
 
 
 def __dir__() -> list[str]:

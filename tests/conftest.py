@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 
+import hypothesis
 import pytest
 
 from tests.places import ROOT
@@ -17,7 +18,11 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import converter.mxnet_numpy2  # noqa: F401 - MXNet 1.9.1 imports under NumPy 2 only after it
+# a busy machine is no failure
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
+
+import converter.mxnet_numpy2  # noqa: E402, F401 - MXNet 1.9.1 imports under NumPy 2 only after it
 
 #: Folders of tests, the quick ones first: a mistake shows soon.
 ORDER = (

@@ -1,50 +1,82 @@
-"""What the README says is true today."""
+"""What the README and the pages of the docs show is what happens today."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import shutil
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.command import ok
 from tests.places import ROOT
+from tools import pages
 
 README = (ROOT / "README.md").read_text()
 
 
+def tool(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "tools" / f"{name}.py"))
+
+
 def test_the_generated_tables_are_current() -> None:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "tools" / "tables.py")
-    assert spec and spec.loader
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
-    for page in tables.TABLES:
-        assert tables.current(page) == page.read_text(), "run: python tools/tables.py"
-    assert tables.layers() == (ROOT / "docs" / "layers.md").read_text(), "run: python tools/tables.py"
+    tables = tool("tables")
+    for page in tables["TABLES"]:
+        assert tables["current"](page) == page.read_text(), "run: python tools/tables.py"
+    assert tables["layers"]() == (ROOT / "docs" / "layers.md").read_text(), "run: python tools/tables.py"
+    assert tables["json_schema"]() == (ROOT / "schemas" / "schema.json").read_text(), "run: python tools/tables.py"
 
 
-def test_the_first_output_shown_is_what_the_command_prints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(ROOT / "examples" / "mlp.params", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    shown = re.search(r"```\n(mlp\.params .*?)```", README, re.DOTALL)
-    assert shown and ok(capsys, "torch->flax", "mlp.params") == shown[1]
+def test_the_page_of_options_is_current() -> None:
+    options = tool("options")
+    assert options["page"]() == options["PAGE"].read_text(), "run: python tools/options.py"
 
 
-def test_the_code_shown_is_what_the_commands_write(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(ROOT / "examples" / "mlp.params", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    shown = re.search(r'```python\n("""mlp in Flax.*?)```', README, re.DOTALL)
-    ok(capsys, "torch->neutral", "mlp.params", "--schema", "mlp")
-    assert shown and ok(capsys, "scaffold", "mlp.safetensors", "--to", "flax") == shown[1]
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
+def test_every_command_and_example_prints_what_is_shown(page: Path) -> None:
+    text = page.read_text()
+    assert any(block.language == "console" for block in pages.blocks(text))
+    assert pages.current(text) == text, f"run: python tools/pages.py {page.relative_to(ROOT)}"
 
 
-def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    options = set(re.findall(r"--[a-z-]+", ok(capsys, "convert", "--help"))) - {"--help"}
-    assert options
-    assert not [option for option in options if option not in README]
+def test_an_output_that_is_not_printed_is_seen() -> None:
+    text = "<!-- files: a.params = examples/mlp.params -->\n```console\n$ converter verify a.params a.params\n{}```\n"
+    right = pages.current(text.format(""))
+    assert "hold the same weights" in right
+    assert pages.current(right) == right
+    assert pages.current(text.format("a.params is wrong\n")) == right
+    assert pages.current(text.format("wrong\n…\n")) == right
+    assert pages.current(text.format("…\n")) == text.format("…\n")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "```console\n$ convert 'torch->flax' missing.pt --unknown 1\nUsage: convert\n```\n",
+        "```console\n$ converter verify\n```\n",
+        "```python\nprint(1)\n```\n",
+        "```console\n$ rm file\n```\n",
+    ],
+)
+def test_a_block_that_fails_or_says_nothing_is_refused(block: str) -> None:
+    with pytest.raises(AssertionError):
+        pages.current(block)
+
+
+def test_options_in_blocks_that_are_not_run_exist() -> None:
+    with pytest.raises(Exception, match="unknwon"):
+        pages.current("```sh\nconvert 'torch->flax' s3://a/b.pt --unknwon 3\n```\n")
+
+
+def test_the_readme_is_short_and_shows_each_command() -> None:
+    assert len(README.splitlines()) < 150
+    for command in ("convert 'torch->flax'", "converter verify", "converter reuse", "converter scaffold"):
+        assert f"$ {command}" in README
+    for function in ("load_into", "save", "open", "plan"):
+        assert f"converter.{function}(" in README
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
+            assert (ROOT / link).exists(), f"{name}: {link}"

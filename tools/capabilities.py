@@ -17,20 +17,11 @@ from converter.formats import FORMATS, Contents, Format, Reader, open_reader, op
 from converter.frameworks import FRAMEWORKS
 
 PAGE = Path(__file__).parent.parent / "docs" / "formats.md"
-#: How a tensor must be called where the format has a rule for names.
-NAMES = {
-    "keras": "layers/dense/vars/0",
-    "keras-h5": "layers/dense/vars/0",
-    "keras2-h5": "dense/dense/kernel:0",
-    "tf-checkpoint": "dense/kernel/.ATTRIBUTES/VARIABLE_VALUE",
-}
-#: What a whole model has beside its weights; the other formats pass it by.
-MODEL = {"config.json": "{}", "metadata.json": "{}"}
 HEAD = """# Formats
 
 Written by `python tools/capabilities.py` from the code: `lazy`, `streams` and the dtypes read are what its readers and
 writers say of themselves; the dtypes written are those that came back bit for bit when each was written and read. Tests
-hold all of it to files of 300 MB, to the real frameworks, and to damaged data (with and without `--no-verify`).
+hold all of it to files of 300 MB, to the real frameworks, and to damaged data (with and without `--no-checksums`).
 
 - `lazy` is what is read for one tensor. Listing reads headers only: `converter inspect` of 2 GB in a hundred tensors
   takes 43 to 55 MB in every format.
@@ -48,6 +39,14 @@ hold all of it to files of 300 MB, to the real frameworks, and to damaged data (
   of one's own), weights that an exported program keeps as a pickle, tensors of TensorFlow that are no numbers.
 - safetensors packs elements of 4 and 6 bits and leaves their order in a byte unsaid; they are read and written with the
   lowest bits first, as torch, CUDA and AMD Quark lay them out. A plain copy is exact whatever the order was.
+- Formats are recognised by content, never by name alone; for an output the extension decides, or `--format`.
+- TensorFlow checkpoints are named by their prefix, index, or folder. A folder of checkpoints gives the newest step. A
+  bare tensor, a list and a dict of tensors are kept as such (`np.save` and `jnp.save` stack a list of equal shapes
+  into one array, and so does the output for them).
+- Reading today's Orbax checkpoints needs tensorstore (`pip install 'weights-converter[orbax]'`); all other files on a
+  disk need the core alone.
+- A Keras `.weights.h5` made without `--like` fits flat nets, and nested ones whose names a schema gives.
+- Not written: Keras shards, SavedModel, TorchScript, pickles; nor a dtype that a format has no name for.
 
 | format | of | read | write | lazy | streams | checksums | dtypes read | dtypes written |
 |---|---|---|---|---|---|---|---|---|
@@ -86,10 +85,10 @@ def array_of(dtype: str) -> Array:
 
 
 def write(row: Format, folder: Path, array: Array) -> Path:
-    """A file of that format with one array, under a name that the format takes."""
-    name = NAMES.get(row.name, "layer.weight")
+    """A file of that format with one array, under a name that the format accepts."""
+    name = row.tensor_name.format(0)
     path = folder / f"m{row.extensions[0]}"
-    contents = Contents((TensorSpec(name, array.shape, array.dtype),), metadata=MODEL)
+    contents = Contents((TensorSpec(name, array.shape, array.dtype),), metadata=row.metadata)
     with open_writer(row, path, contents) as writer:
         writer.write(name, array)
     return path

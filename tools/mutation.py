@@ -28,7 +28,8 @@ import pytest
 from msgspec.structs import force_setattr
 
 import tests.conftest  # noqa: F401 - before the frameworks are imported
-from converter.core.layers import KINDS, Form, Leaf
+from converter.core.kinds import KINDS
+from converter.core.layers import Form, Leaf
 from converter.core.ops import Op
 from converter.frameworks import FRAMEWORKS
 from tests.parity.every_case import CASES
@@ -52,6 +53,9 @@ OP_TESTS = (
     "tests/core/test_ops.py",
     "tests/core/test_axes.py",
     "tests/core/test_transposing.py",
+    "tests/planning/test_casting.py",
+    "tests/flattening/test_apply.py",
+    "tests/commands/test_reuse_options.py",
     "tests/parity/test_folded.py",
     "tests/parity/test_recurrent_names.py",
 )

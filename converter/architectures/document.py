@@ -1,19 +1,19 @@
-"""An architecture as data: what a schema says of its nets (`Family`), and that of one net (`Architecture`).
+"""An architecture as data: of all nets of a schema (`Family`), and of one net (`Architecture`).
 
     input: [1, 28, 28]                    # channels first, without the batch; null: any size
     steps:
       - {kind: conv, path: conv1, out: 6, kernel: 5, padding: 2}
       - relu                              # a step without options
-      - kind: residual                    # the sum of two rows; an empty one leaves its input as it is
+      - kind: residual                    # the sum of two branches; an empty one is the identity
         body: [{kind: conv, path: conv2, kernel: 3, padding: 1}, {kind: batch_norm, path: norm2}]
-      - kind: sequential                  # once for each number that the net has
+      - kind: sequential                  # once for each index that the net has
         each: i
         path: "block{i+1}"
         steps:
           - {kind: conv, path: conv, out: [8, 16], stride: 2, if: "shortcut"}
 
-The steps of one net have no indices and no conditions any more; sizes are those of its weights. It is written as JSON
-into the metadata of a neutral file, with the names that each framework has for the layers.
+In the steps of one net all indices and conditions are resolved, and sizes are those of its weights. It is stored as
+JSON in the metadata of a neutral file, with the names of the layers in each framework.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from converter.architectures.vocabulary import (
     AnyStep,
     Attention,
     Concat,
+    NetStep,
     Residual,
     Sequential,
     Size,
-    Step,
     Steps,
     WithWeights,
     kind_of,
 )
 from converter.errors import ConversionError
 
-#: Of a layer's name, in any framework: it becomes an attribute, or a text, in the code of a clone.
+#: Part of a layer's name in any framework: it becomes an attribute, or a string, in the code of a clone.
 _PART = "(?!__)[A-Za-z0-9_]{1,100}"
 _NAME = re.compile(rf"{_PART}(\.{_PART}){{0,40}}")
-#: Steps inside of steps.
+#: How deep steps may be nested.
 DEEPEST = 40
 
 Input = tuple[Size | None, ...]
 
 
 class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The architecture of all nets of a schema. input: of the net whose sizes the steps have for want of weights."""
+    """The architecture of all nets of a schema. input: of the net with the default sizes of the steps."""
 
     steps: Steps
     input: Input = ()
@@ -59,7 +59,7 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The architecture of one net.
 
-    names: neutral path -> framework -> what it is called there, where that is something else; a clone takes the first.
+    names: neutral path -> framework -> its names there, where they differ; a clone uses the first.
     """
 
     steps: Steps
@@ -79,7 +79,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def of_name(step: str | AnyStep) -> AnyStep:
-    """A step that was written as its name alone. Raises ConversionError for one that cannot be."""
+    """The step of a name; a step is returned as it is. Raises ConversionError for an unknown one."""
     if not isinstance(step, str):
         return step
     try:
@@ -93,15 +93,15 @@ def of_name(step: str | AnyStep) -> AnyStep:
     return made
 
 
-def layer_paths(step: Step) -> tuple[str, ...]:
+def layer_paths(step: NetStep) -> tuple[str, ...]:
     """The layers whose tensors a step uses: itself, or the four projections of an attention."""
     if isinstance(step, Attention):
         return tuple(".".join(filter(None, (step.path, name))) for name in ("query", "key", "value", "output"))
     return (step.path,) if isinstance(step, WithWeights) else ()
 
 
-def rows_of(step: Step) -> tuple[Steps, ...]:
-    """The rows of steps inside of a step."""
+def rows_of(step: NetStep) -> tuple[Steps, ...]:
+    """The rows of steps inside a container."""
     if isinstance(step, Residual):
         return (step.body, step.shortcut)
     if isinstance(step, Concat):
@@ -110,9 +110,9 @@ def rows_of(step: Step) -> tuple[Steps, ...]:
 
 
 def walk(steps: Iterable[str | AnyStep], depth: int = 0) -> Iterator[AnyStep]:
-    """Every step, those inside of others behind these. Raises ConversionError for steps inside too many others."""
+    """Every step, containers before their contents. Raises ConversionError for steps that are nested too deep."""
     if depth > DEEPEST:
-        raise ConversionError(f"steps inside of more than {DEEPEST} others")
+        raise ConversionError(f"an architecture whose steps are nested more than {DEEPEST} deep")
     for each in steps:
         step = of_name(each)
         yield step
@@ -121,43 +121,45 @@ def walk(steps: Iterable[str | AnyStep], depth: int = 0) -> Iterator[AnyStep]:
 
 
 def encoded(architecture: Architecture) -> bytes:
-    """As JSON; the same bytes for the same architecture."""
+    """An architecture as JSON; equal architectures give equal bytes."""
     return msgspec.json.encode(_plain(architecture))
 
 
 def decoded(text: bytes) -> Architecture:
-    """From the JSON of a file. Raises ConversionError for what is none, and for names that no layer may have."""
+    """The architecture in the JSON of a file. Raises ConversionError for invalid JSON or names."""
     try:
-        found = msgspec.json.decode(text, type=Architecture)
+        architecture = msgspec.json.decode(text, type=Architecture)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConversionError(f"its architecture is none of this version: {error}") from None
-    check_names(found)
-    return found
+        raise ConversionError(f"its architecture cannot be read by this version: {error}") from None
+    check_names(architecture)
+    return architecture
 
 
 def check_names(architecture: Architecture) -> None:
-    """Names have letters, digits and underscores alone. Raises ConversionError."""
+    """Raises ConversionError for a name that is not made of letters, digits and underscores."""
     paths = [path for step in walk(architecture.steps) for path in layer_paths(step)]
     names = [architecture.name_of(path, name) for path in paths for name in architecture.names.get(path, {})]
     for name in (*paths, *names):
         if not _NAME.fullmatch(name):
             raise ConversionError(
-                f"a layer called {name[:100]!r} cannot be built: names are of letters, digits and underscores. "
-                "Give it another one with a schema, or --map."
+                f"a layer called {name[:100]!r} cannot be built: only letters, digits and underscores are allowed. "
+                "Rename it with a schema, or --map."
             )
     if architecture.name and not re.fullmatch(r"[A-Za-z0-9_]{1,100}", architecture.name):
-        raise ConversionError(f"an architecture called {architecture.name[:100]!r}: letters, digits and underscores")
+        raise ConversionError(
+            f"an architecture called {architecture.name[:100]!r}: only letters, digits and underscores are allowed"
+        )
 
 
 def _plain(value: Any) -> Any:
-    """As dicts and lists, without what is as it is by default; a step without options as its name."""
-    if isinstance(value, Step):
-        said = {
+    """As dicts and lists, without defaults; a step without options as its name."""
+    if isinstance(value, NetStep):
+        options = {
             field.encode_name: _plain(getattr(value, field.name))
             for field in msgspec.structs.fields(value)
             if getattr(value, field.name) != field.default
         }
-        return {"kind": kind_of(value)} | said if said else kind_of(value)
+        return {"kind": kind_of(value)} | options if options else kind_of(value)
     if isinstance(value, msgspec.Struct):
         return {field: _plain(of) for field in value.__struct_fields__ if (of := getattr(value, field))}
     if isinstance(value, Mapping):

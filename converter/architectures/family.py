@@ -1,111 +1,113 @@
-"""From the architecture of all nets of a schema to that of one: indices are counted, conditions decided."""
+"""From the architecture of all nets of a schema to that of one: indices are expanded, conditions decided."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec import Struct, ValidationError, convert, structs
 
+from converter.architectures import vocabulary as v
 from converter.architectures.document import Family, layer_paths, of_name, rows_of, walk
-from converter.architectures.vocabulary import (
-    VOCABULARY,
-    AnyStep,
-    Attention,
-    Concat,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    Residual,
-    RmsNorm,
-    Sequential,
-    Steps,
-    WithWeights,
-    kind_of,
-)
+from converter.architectures.vocabulary import kind_of
 from converter.core.patterns import Indices, check_pattern, fill, indices_of, letters
 from converter.errors import ConversionError
+from converter.frameworks import named_forms
 from converter.schema.errors import explained
+from converter.schema.loader import Schema, UncheckedArchitecture
 
-#: Options that the weights of a net tell.
-TOLD = ("num", "out", "kernel", "groups")
+#: Options that follow from the weights of a net.
+SIZES_IN_WEIGHTS = ("num", "out", "kernel", "groups")
 
 
-def of_weights(steps: Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[AnyStep, ...]:
+def of_weights(steps: v.Steps, paths: Collection[str], may_miss: Callable[[str], bool]) -> tuple[v.AnyStep, ...]:
     """The steps of a net with layers of these neutral paths.
 
-    may_miss: whether a net may do without the layer of this path. Raises ConversionError where steps and layers differ.
+    may_miss: whether the layer of this path is optional. Raises ConversionError where steps and layers differ.
     """
-    found = tuple(_Weighed(frozenset(paths), may_miss).row(steps, "", {}))
-    surplus = sorted(set(paths) - _paths_once(found))
+    expanded = tuple(_FromWeights(frozenset(paths), may_miss).row(steps, "", {}))
+    surplus = sorted(set(paths) - _paths_once(expanded))
     if surplus:
         raise ConversionError(f"no step of the architecture uses the layer '{surplus[0]}'")
-    return found
+    return expanded
 
 
-def of_defaults(steps: Steps, sizes: Mapping[str, int]) -> tuple[AnyStep, ...]:
-    """The steps of a net without weights, with the sizes that the steps themselves have.
+def of_defaults(steps: v.Steps, sizes: Mapping[str, int]) -> tuple[v.AnyStep, ...]:
+    """The steps of a net without weights, with the default sizes of the steps.
 
-    sizes: path of a layer -> its outputs, where they are to be others. Raises ConversionError for an unknown path.
+    sizes: path of a layer -> another number of outputs. Raises ConversionError for an unknown path.
     """
-    told = {path for step, over in placed(steps) for path in _told_paths(step, over)}
-    found = tuple(_Told(frozenset(told), sizes).row(steps, "", {}))
+    paths = {path for step, over in placed(steps) for path in _sized_paths(step, over)}
+    expanded = tuple(_FromDefaults(frozenset(paths), sizes).row(steps, "", {}))
     below = next((path for path, size in sizes.items() if size < 1), None)
     if below is not None:
         raise ConversionError(f"sizes: '{below}' cannot have {sizes[below]} outputs")
-    unknown = sorted(sizes.keys() - _paths_once(found))
+    unknown = sorted(sizes.keys() - _paths_once(expanded))
     if unknown:
         raise ConversionError(f"sizes: the architecture has no layer '{unknown[0]}'")
-    return found
+    return expanded
 
 
-def _paths_once(steps: Iterable[AnyStep]) -> set[str]:
-    """The layers that the steps use. Raises ConversionError for one that is used twice."""
+def _paths_once(steps: Iterable[v.AnyStep]) -> set[str]:
+    """The paths of the layers that the steps use. Raises ConversionError for a layer that is used twice."""
     paths = [path for step in walk(steps) for path in layer_paths(step)]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
-        raise ConversionError(f"architecture: the layer '{twice}' is there twice")
+        raise ConversionError(f"architecture: the layer '{twice}' occurs twice")
     return set(paths)
 
 
 def located(
-    steps: Steps, prefix: str = "", over: tuple[str, ...] = ()
-) -> Iterator[tuple[AnyStep, str, tuple[str, ...]]]:
-    """Each step, what stands before its path, and the indices for which it is repeated."""
+    steps: v.Steps, prefix: str = "", over: tuple[str, ...] = ()
+) -> Iterator[tuple[v.AnyStep, str, tuple[str, ...]]]:
+    """Each step, the prefix of its path, and the indices over which it is repeated."""
     for each in steps:
         step = of_name(each)
         yield step, prefix, over
-        inner = joined(prefix, step.path) if isinstance(step, Sequential) else prefix
-        repeated = (*over, *step.each) if isinstance(step, Sequential) else over
+        inner = joined(prefix, step.path) if isinstance(step, v.Sequential) else prefix
+        repeated = (*over, *step.each) if isinstance(step, v.Sequential) else over
         for row in rows_of(step):
             yield from located(row, inner, repeated)
 
 
-def placed(steps: Steps, prefix: str = "") -> Iterator[tuple[WithWeights, tuple[str, ...]]]:
-    """Each layer with its whole path, in which indices are open, and the indices for which it is repeated."""
+def placed(steps: v.Steps, prefix: str = "") -> Iterator[tuple[v.WithWeights, tuple[str, ...]]]:
+    """Each layer with its full path, whose indices are open, and the indices over which it is repeated."""
     for step, before, over in located(steps, prefix):
-        if isinstance(step, WithWeights):
+        if isinstance(step, v.WithWeights):
             yield structs.replace(step, path=joined(before, step.path)), over
 
 
-class _Key(Struct, frozen=True):
-    """Where it stands in a schema file."""
+class _SchemaPart(Struct, frozen=True):
+    """The key in a schema file, so that errors have the path from there."""
 
     architecture: Family
 
 
-def family_of(written: Mapping[str, Any], layers: Mapping[str, tuple[str, bool]], text: str) -> Family:
-    """The architecture of a schema file. layers: as in `check_family`. Raises ConversionError with the line."""
+def family_of(schema: Schema) -> Family | None:
+    """The checked architecture of a schema; None if its file describes none. Raises ConversionError with the line."""
+    return None if schema.architecture is None else _checked(schema.architecture)
+
+
+@lru_cache(maxsize=32)
+def _checked(written: UncheckedArchitecture) -> Family:
+    forms = named_forms()
+    layers = {
+        layer.path: (forms[layer.kind].kind if layer.kind in forms else layer.kind, layer.optional)
+        for layer in written.layers
+    }
+    file = f"{written.file}: " if written.file else ""
     try:
-        family = convert({"architecture": written}, _Key).architecture
+        family = convert({"architecture": written.data}, _SchemaPart).architecture
     except (ValidationError, RecursionError) as error:
-        raise ConversionError(f"not a schema: {explained(error, text, (Family, *VOCABULARY))}") from None
+        message = explained(error, written.text, (Family, *v.VOCABULARY))
+        raise ConversionError(f"{file}not a schema: {message}") from None
     try:
         check_family(family, layers)
     except ConversionError as error:
-        raise ConversionError(_with_line(str(error), text)) from None
+        raise ConversionError(f"{file}{_with_line(str(error), written.text)}") from None
     return family
 
 
@@ -113,14 +115,14 @@ def _with_line(message: str, text: str) -> str:
     """With the line on which the first word that the message quotes stands in the architecture."""
     before, key, written = text.partition("architecture:")
     quoted = re.search("'([^']+)'", message)
-    found = re.search(rf"(?<![\w.]){re.escape(quoted[1])}(?![\w.])", written) if quoted else None
-    return f"line {(before + key + written[: found.start()]).count(chr(10)) + 1}: {message}" if found else message
+    place = re.search(rf"(?<![\w.]){re.escape(quoted[1])}(?![\w.])", written) if quoted else None
+    return f"line {(before + key + written[: place.start()]).count(chr(10)) + 1}: {message}" if place else message
 
 
 def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None:
     """Raises ConversionError where the steps do not fit the layers of the schema.
 
-    layers: path -> the kind, and whether a net may do without it.
+    layers: path -> its kind, and whether it is optional.
     """
     used: dict[str, list[tuple[str, str]]] = {}
     for step, over in placed(family.steps):
@@ -128,37 +130,39 @@ def check_family(family: Family, layers: Mapping[str, tuple[str, bool]]) -> None
         for path in layer_paths(step):
             problem = f"architecture: the {kind_of(step)} '{path}'"
             if path not in layers:
-                raise ConversionError(f"{problem} is no layer of the schema. There are {', '.join(layers)}.")
+                raise ConversionError(f"{problem} is not a layer of the schema. There are {', '.join(layers)}.")
             if layers[path][0] != layer_kind(step):
                 raise ConversionError(f"{problem} is {layers[path][0]} in the schema")
             if letters(path) - {*over}:
-                raise ConversionError(f"{problem} has an index that no sequential around it counts (`each`)")
+                raise ConversionError(f"{problem} has an index, and no sequential around it repeats over that (`each`)")
             others = used.setdefault(path, [])
             if others and (not any(condition) or condition[::-1] not in others):
-                raise ConversionError(f"{problem} is there twice; one `if` and one `unless` a layer may be")
+                raise ConversionError(
+                    f"{problem} occurs twice: only one with `if` and one with `unless` of the same layer are allowed"
+                )
             others.append(condition)
     for any_step, before, _ in located(family.steps):
         for path in filter(None, (any_step.only_if, any_step.unless)):
             if joined(before, path) not in layers:
-                raise ConversionError(f"architecture: '{joined(before, path)}' is no layer of the schema")
+                raise ConversionError(f"architecture: '{joined(before, path)}' is not a layer of the schema")
     unused = [path for path in layers if path not in used]
     if unused:
         raise ConversionError(f"architecture: no step uses the layer '{unused[0]}'")
 
 
-def layer_kind(step: WithWeights) -> str:
+def layer_kind(step: v.WithWeights) -> str:
     """The kind of its layers in `converter.core.layers`."""
-    if isinstance(step, LayerNorm | GroupNorm | InstanceNorm | RmsNorm):
+    if isinstance(step, v.LayerNorm | v.GroupNorm | v.InstanceNorm | v.RmsNorm):
         return "norm"
-    return "linear" if isinstance(step, Attention) else kind_of(step)
+    return "linear" if isinstance(step, v.Attention) else kind_of(step)
 
 
 class _Expansion(msgspec.Struct, frozen=True):
-    """What both ways have in common. paths: the layers of which it is known that they are there."""
+    """Expands the steps of a family. paths: the layers that the net has."""
 
     paths: frozenset[str]
 
-    def row(self, steps: Iterable[str | AnyStep], prefix: str, bound: Indices) -> Iterator[AnyStep]:
+    def row(self, steps: Iterable[str | v.AnyStep], prefix: str, bound: Indices) -> Iterator[v.AnyStep]:
         for each in steps:
             step = of_name(each)
             if step.only_if and joined(prefix, filled(step.only_if, bound)) not in self.paths:
@@ -167,101 +171,101 @@ class _Expansion(msgspec.Struct, frozen=True):
                 continue
             yield from self.step(structs.replace(step, only_if="", unless=""), prefix, bound)
 
-    def step(self, step: AnyStep, prefix: str, bound: Indices) -> Iterator[AnyStep]:
-        if isinstance(step, Sequential):
+    def step(self, step: v.AnyStep, prefix: str, bound: Indices) -> Iterator[v.AnyStep]:
+        if isinstance(step, v.Sequential):
             for indices in self._indices(step, prefix, bound):
                 yield from self.row(step.steps, joined(prefix, filled(step.path, indices)), indices)
-        elif isinstance(step, Residual):
+        elif isinstance(step, v.Residual):
             body, shortcut = (tuple(self.row(row, prefix, bound)) for row in rows_of(step))
-            yield Residual(body=body, shortcut=shortcut)
-        elif isinstance(step, Concat):
-            yield Concat(branches=tuple(tuple(self.row(row, prefix, bound)) for row in rows_of(step)))
-        elif isinstance(step, WithWeights):
+            yield v.Residual(body=body, shortcut=shortcut)
+        elif isinstance(step, v.Concat):
+            yield v.Concat(branches=tuple(tuple(self.row(row, prefix, bound)) for row in rows_of(step)))
+        elif isinstance(step, v.WithWeights):
             yield from self.layer(structs.replace(step, path=joined(prefix, filled(step.path, bound))), bound)
         else:
             yield step
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         raise NotImplementedError
 
-    def _indices(self, step: Sequential, prefix: str, bound: Indices) -> Iterator[Indices]:
+    def _indices(self, step: v.Sequential, prefix: str, bound: Indices) -> Iterator[Indices]:
         """The indices of each repetition."""
         if not step.each:
             yield bound
             return
         if step.each in bound:
-            raise ConversionError(f"the index {step.each} counts two sequentials, one inside of the other")
+            raise ConversionError(f"the index {step.each} is used by two nested sequentials")
         patterns = [path for inner, _ in placed(step.steps, joined(prefix, step.path)) for path in layer_paths(inner)]
         numbers = set()
         for pattern in patterns:
             for path in self.paths:
-                found = indices_of(pattern, path) or {}
-                if step.each in found and all(bound.get(key, number) == number for key, number in found.items()):
-                    numbers.add(found[step.each])
+                indices = indices_of(pattern, path) or {}
+                if step.each in indices and all(bound.get(key, number) == number for key, number in indices.items()):
+                    numbers.add(indices[step.each])
         yield from ({**bound, step.each: number} for number in sorted(numbers))
 
 
-class _Weighed(_Expansion, frozen=True):
+class _FromWeights(_Expansion, frozen=True):
     may_miss: Callable[[str], bool]
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         missing = [path for path in layer_paths(step) if path not in self.paths]
         if not missing:
-            said = isinstance(getattr(step, "groups", None), int)  # of this very layer: no list of defaults
-            yield structs.replace(step, **{name: None for name in told_of(step) if name != "groups" or not said})
+            is_own = isinstance(getattr(step, "groups", None), int)  # set for this very layer, not a list of defaults
+            yield structs.replace(step, **{name: None for name in size_options(step) if name != "groups" or not is_own})
         elif len(missing) < len(layer_paths(step)) or not self.may_miss(missing[0]):
             raise ConversionError(f"the architecture has a {kind_of(step)} '{missing[0]}' that has no weights")
 
 
-class _Told(_Expansion, frozen=True):
+class _FromDefaults(_Expansion, frozen=True):
     sizes: Mapping[str, int]
 
-    def layer(self, step: WithWeights, bound: Indices) -> Iterator[Any]:
-        lists = [name for name in told_of(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
+    def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
+        lists = [name for name in size_options(step) if name != "kernel" and isinstance(getattr(step, name), tuple)]
         values = {name: _value(getattr(step, name), bound) for name in lists}
         if lists and not any(values.values()):
-            return  # there is none with these indices
+            return  # no layer has these indices
         if step.path in self.sizes:
             values["out"] = self.sizes[step.path]
         yield structs.replace(step, **values)
 
 
-def told_of(step: WithWeights) -> list[str]:
-    """Which of its options weights tell; the groups of a norm are no size of its tensors."""
-    return [name for name in TOLD if name in step.__struct_fields__ and not isinstance(step, GroupNorm)]
+def size_options(step: v.WithWeights) -> list[str]:
+    """Its options that follow from the weights; the groups of a norm do not."""
+    return [name for name in SIZES_IN_WEIGHTS if name in step.__struct_fields__ and not isinstance(step, v.GroupNorm)]
 
 
-def _value(told: Any, bound: Indices) -> int | None:
-    """A size of the repetition with these indices; None where there is none."""
+def _value(size: Any, bound: Indices) -> int | None:
+    """The size in the repetition with these indices; None where it has none."""
     for number in bound.values():
-        if isinstance(told, tuple):
-            told = told[number] if number < len(told) else None
-    return told if isinstance(told, int) else None
+        if isinstance(size, tuple):
+            size = size[number] if number < len(size) else None
+    return size if isinstance(size, int) else None
 
 
-def _told_paths(step: WithWeights, over: tuple[str, ...]) -> Iterator[str]:
-    """The layers that the sizes of a step speak of: that of one that is not repeated, and those in a list."""
+def _sized_paths(step: v.WithWeights, over: tuple[str, ...]) -> Iterator[str]:
+    """The layers for which a step has sizes: one that is not repeated, or those in its lists."""
     out = getattr(step, "out", None)
-    for indices in _told_indices(out, over) if over else [{}]:
+    for indices in _sized_indices(out, over) if over else [{}]:
         yield from (filled(path, indices) for path in layer_paths(step))
 
 
-def _told_indices(told: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
-    if not isinstance(told, tuple):
-        if told is not None and not over:
+def _sized_indices(size: Any, over: tuple[str, ...]) -> Iterator[dict[str, int]]:
+    if not isinstance(size, tuple):
+        if size is not None and not over:
             yield {}
         return
-    for number, inner in enumerate(told if over else ()):
-        yield from ({over[0]: number, **rest} for rest in _told_indices(inner, over[1:]))
+    for number, inner in enumerate(size if over else ()):
+        yield from ({over[0]: number, **rest} for rest in _sized_indices(inner, over[1:]))
 
 
 def filled(pattern: str, bound: Indices) -> str:
-    """With numbers for the indices. Raises ConversionError for an index that nothing counts."""
+    """The pattern with numbers for its indices. Raises ConversionError for an index that is not bound."""
     check_pattern(pattern)
     unbound = letters(pattern) - bound.keys()
     if unbound:
         raise ConversionError(
-            f"'{pattern}' has the index {sorted(unbound)[0]}, and no sequential around it says `each`"
+            f"'{pattern}' has the index {sorted(unbound)[0]}, over which no sequential around it repeats (`each`)"
         )
     return fill(pattern, bound)
 

@@ -1,11 +1,11 @@
 """The closed vocabulary of architectures: a step for each thing that a net may do, with its options.
 
-Strict and typed; an option that is not here is none, and a number that weights tell is optional. One default for all
-frameworks: what they set otherwise is written out in their code (`converter.architectures.codegen`).
+Strict and typed: an unknown option is an error, and a size that follows from the weights is optional. Each option has
+one default for all frameworks; where a framework's own default differs, its code sets the option explicitly.
 
-Sizes of space (``kernel``, ``stride``, ``padding`` …) are one number for all axes, or a list of one for each. An
-option that weights tell (``out``, ``groups`` …) counts only for a net without weights; inside of steps that are
-repeated it may be a list with a value for each, ``null`` where there is no such layer.
+Spatial sizes (``kernel``, ``stride``, ``padding`` …) are one number for all axes, or a list with one for each. An
+option that follows from the weights (``out``, ``groups`` …) counts only for a net without weights; inside repeated
+steps it may be a list with a value for each repetition, ``null`` where the layer is absent.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Amount = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Number = Annotated[float, Meta(ge=0, le=1e6)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Text = Annotated[str, Meta(max_length=1000)]
-Sizes: TypeAlias = Union[Size, tuple[Size, ...]]  # noqa: UP007 - one object, which msgspec reads
-Amounts: TypeAlias = Union[Amount, tuple[Amount, ...]]  # noqa: UP007
-#: A size that weights tell; in repeated steps one for each, by the outermost index first.
-Told: TypeAlias = Union[Size, tuple[Union[Size, tuple[Union[Size, None], ...], None], ...], None]  # noqa: UP007
+SizePerAxis: TypeAlias = Union[Size, tuple[Size, ...]]  # noqa: UP007 - one object, which msgspec reads
+AmountPerAxis: TypeAlias = Union[Amount, tuple[Amount, ...]]  # noqa: UP007
+#: A size that follows from the weights; in repeated steps a list with one for each, outermost index first.
+SizeInWeights: TypeAlias = Union[Size, tuple[Union[Size, tuple[Union[Size, None], ...], None], ...], None]  # noqa: UP007
 
 
 def snake(name: str) -> str:
@@ -32,7 +32,7 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-class Step(
+class NetStep(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
@@ -41,14 +41,14 @@ class Step(
     tag=snake,
     rename={"only_if": "if"},
 ):
-    """Something that a net does. only_if, unless: the path of a layer with which, or without which, it is done."""
+    """One operation of a net. only_if, unless: the path of a layer that must, or must not, exist for it to run."""
 
     only_if: Text = ""
     unless: Text = ""
 
 
-class WithWeights(Step, frozen=True, kw_only=True):
-    """A layer that holds tensors. path: its neutral path, behind those of the sequentials around it."""
+class WithWeights(NetStep, frozen=True, kw_only=True):
+    """A layer that holds tensors. path: its neutral path, after those of the sequentials around it."""
 
     path: Text = ""
 
@@ -59,42 +59,42 @@ class WithWeights(Step, frozen=True, kw_only=True):
 class Linear(WithWeights, frozen=True, kw_only=True):
     """A linear layer on the last axis (features)."""
 
-    out: Told = None
+    out: SizeInWeights = None
     bias: bool = True
 
 
 class Embedding(WithWeights, frozen=True, kw_only=True):
-    """A row of ``out`` numbers for each of ``num`` whole numbers."""
+    """A vector of ``out`` values for each of ``num`` indices."""
 
-    num: Told = None
-    out: Told = None
+    num: SizeInWeights = None
+    out: SizeInWeights = None
 
 
 class Conv(WithWeights, frozen=True, kw_only=True):
-    """A convolution over 1, 2 or 3 axes; padding is of zeros, on both sides."""
+    """A convolution over 1, 2 or 3 axes; zero padding, the same on both sides."""
 
-    out: Told = None
-    kernel: Sizes | None = None
-    stride: Sizes = 1
-    padding: Amounts = 0
-    dilation: Sizes = 1
-    groups: Told = None
+    out: SizeInWeights = None
+    kernel: SizePerAxis | None = None
+    stride: SizePerAxis = 1
+    padding: AmountPerAxis = 0
+    dilation: SizePerAxis = 1
+    groups: SizeInWeights = None
     bias: bool = True
 
 
 class ConvTranspose(WithWeights, frozen=True, kw_only=True):
     """The transpose (gradient) of a convolution; output_padding makes the output larger at the end."""
 
-    out: Told = None
-    kernel: Sizes | None = None
-    stride: Sizes = 1
-    padding: Amounts = 0
-    output_padding: Amounts = 0
+    out: SizeInWeights = None
+    kernel: SizePerAxis | None = None
+    stride: SizePerAxis = 1
+    padding: AmountPerAxis = 0
+    output_padding: AmountPerAxis = 0
     bias: bool = True
 
 
 class BatchNorm(WithWeights, frozen=True, kw_only=True):
-    """Over the channels. momentum: the share of the old statistics at a step of training."""
+    """Over the channels. momentum: the weight of the old running statistics in a training step."""
 
     epsilon: Number = 1e-5
     momentum: Share = 0.9
@@ -109,51 +109,51 @@ class LayerNorm(WithWeights, frozen=True, kw_only=True):
 
 
 class GroupNorm(WithWeights, frozen=True, kw_only=True):
-    """Over space and groups of channels; a scale for each channel."""
+    """Over the spatial axes and groups of channels; a scale for each channel."""
 
     groups: Size
     epsilon: Number = 1e-5
 
 
 class InstanceNorm(WithWeights, frozen=True, kw_only=True):
-    """Over space, for each channel."""
+    """Over the spatial axes, for each channel."""
 
     epsilon: Number = 1e-5
 
 
 class RmsNorm(WithWeights, frozen=True, kw_only=True):
-    """Over the last axis (features), without taking the mean off."""
+    """Over the last axis (features), without subtracting the mean."""
 
     epsilon: Number = 1e-6
 
 
 class Prelu(WithWeights, frozen=True, kw_only=True):
-    """A slope below zero for each channel, or one for all. out: how many."""
+    """A slope below zero for each channel, or one for all. out: the number of slopes."""
 
-    out: Told = 1
+    out: SizeInWeights = 1
 
 
 class Rnn(WithWeights, frozen=True, kw_only=True):
-    """One recurrent layer in one direction, over (time, features); gives every state. out: units."""
+    """One recurrent layer in one direction, over (time, features); returns every state. out: hidden units."""
 
-    out: Told = None
+    out: SizeInWeights = None
     activation: Literal["tanh", "relu"] = "tanh"
 
 
 class Lstm(WithWeights, frozen=True, kw_only=True):
     """As `Rnn`."""
 
-    out: Told = None
+    out: SizeInWeights = None
 
 
 class Gru(WithWeights, frozen=True, kw_only=True):
-    """As `Rnn`; the reset gate is applied behind the recurrent matrix, as in PyTorch."""
+    """As `Rnn`; the reset gate is applied after the recurrent matrix, as in PyTorch."""
 
-    out: Told = None
+    out: SizeInWeights = None
 
 
 class Attention(WithWeights, frozen=True, kw_only=True):
-    """Multi-head attention of what comes in to itself, over (time, features), without a mask."""
+    """Multi-head self-attention over (time, features), without a mask."""
 
     heads: Size
 
@@ -161,118 +161,118 @@ class Attention(WithWeights, frozen=True, kw_only=True):
 # -- without weights ------------------------------------------------------------------------------------------------
 
 
-class Relu(Step, frozen=True, kw_only=True):
+class Relu(NetStep, frozen=True, kw_only=True):
     """max(0, x)"""
 
 
-class Sigmoid(Step, frozen=True, kw_only=True):
+class Sigmoid(NetStep, frozen=True, kw_only=True):
     """1 / (1 + exp(-x))"""
 
 
-class Tanh(Step, frozen=True, kw_only=True):
+class Tanh(NetStep, frozen=True, kw_only=True):
     """The hyperbolic tangent"""
 
 
-class Gelu(Step, frozen=True, kw_only=True):
-    """x times the normal distribution up to x, or its approximation by tanh"""
+class Gelu(NetStep, frozen=True, kw_only=True):
+    """x times the normal distribution function of x, or its tanh approximation"""
 
     approximate: bool = False
 
 
-class LeakyRelu(Step, frozen=True, kw_only=True):
+class LeakyRelu(NetStep, frozen=True, kw_only=True):
     """max(slope * x, x)"""
 
     slope: Share = 0.01
 
 
-class Elu(Step, frozen=True, kw_only=True):
+class Elu(NetStep, frozen=True, kw_only=True):
     """x, and alpha * (exp(x) - 1) below zero"""
 
     alpha: Number = 1.0
 
 
-class Silu(Step, frozen=True, kw_only=True):
+class Silu(NetStep, frozen=True, kw_only=True):
     """x * sigmoid(x), also called swish"""
 
 
-class Softplus(Step, frozen=True, kw_only=True):
+class Softplus(NetStep, frozen=True, kw_only=True):
     """log(1 + exp(x))"""
 
 
-class Softmax(Step, frozen=True, kw_only=True):
+class Softmax(NetStep, frozen=True, kw_only=True):
     """Over the channels or features"""
 
 
-class MaxPool(Step, frozen=True, kw_only=True):
-    """The largest in each window; padding takes no part."""
+class MaxPool(NetStep, frozen=True, kw_only=True):
+    """The maximum of each window; padding never wins."""
 
-    size: Sizes
-    stride: Sizes | None = None
-    padding: Amounts = 0
+    size: SizePerAxis
+    stride: SizePerAxis | None = None
+    padding: AmountPerAxis = 0
 
 
-class AveragePool(Step, frozen=True, kw_only=True):
-    """The mean of each window. count_padding: whether its zeros count."""
+class AveragePool(NetStep, frozen=True, kw_only=True):
+    """The mean of each window. count_padding: whether padded zeros count."""
 
-    size: Sizes
-    stride: Sizes | None = None
-    padding: Amounts = 0
+    size: SizePerAxis
+    stride: SizePerAxis | None = None
+    padding: AmountPerAxis = 0
     count_padding: bool = True
 
 
-class GlobalMaxPool(Step, frozen=True, kw_only=True):
-    """The largest in all of space, which keeps its axes, of size 1."""
+class GlobalMaxPool(NetStep, frozen=True, kw_only=True):
+    """The maximum over all spatial axes, which stay with size 1."""
 
 
-class GlobalAveragePool(Step, frozen=True, kw_only=True):
-    """The mean over all of space, which keeps its axes, of size 1."""
+class GlobalAveragePool(NetStep, frozen=True, kw_only=True):
+    """The mean over all spatial axes, which stay with size 1."""
 
 
-class Flatten(Step, frozen=True, kw_only=True):
-    """All of it in one axis. Each framework has its own order, which the next linear layer's weights follow."""
+class Flatten(NetStep, frozen=True, kw_only=True):
+    """All axes into one, in the order of each framework, which the weights of the next linear layer follow."""
 
 
-class Dropout(Step, frozen=True, kw_only=True):
-    """Sets the share ``rate`` to zero, in training."""
+class Dropout(NetStep, frozen=True, kw_only=True):
+    """Sets the fraction ``rate`` of the values to zero in training."""
 
     rate: Share
 
 
-class ZeroPad(Step, frozen=True, kw_only=True):
-    """Zeros around space: for each axis how many before and behind."""
+class ZeroPad(NetStep, frozen=True, kw_only=True):
+    """Zero padding of the spatial axes: for each the number before and after."""
 
     padding: tuple[tuple[Amount, Amount], ...]
 
 
-class Last(Step, frozen=True, kw_only=True):
+class Last(NetStep, frozen=True, kw_only=True):
     """Of (time, features), the last time step."""
 
 
 # -- containers -----------------------------------------------------------------------------------------------------
 
 
-class Sequential(Step, frozen=True, kw_only=True):
-    """Steps one after the other. path: stands before theirs. each: an index, for which they are repeated."""
+class Sequential(NetStep, frozen=True, kw_only=True):
+    """Steps one after the other. path: a prefix of their paths. each: an index over which they are repeated."""
 
     steps: Steps
     path: Text = ""
     each: Annotated[str, Meta(pattern="^[a-z]?$", max_length=1)] = ""
 
 
-class Residual(Step, frozen=True, kw_only=True):
-    """The sum of what two rows of steps make of the same; an empty one leaves it as it is."""
+class Residual(NetStep, frozen=True, kw_only=True):
+    """The sum of two branches of the same input; an empty branch is the identity."""
 
     body: Steps
     shortcut: Steps = ()
 
 
-class Concat(Step, frozen=True, kw_only=True):
-    """What several rows of steps make of the same, side by side along the channels or features."""
+class Concat(NetStep, frozen=True, kw_only=True):
+    """Several branches of the same input, concatenated along the channels or features."""
 
     branches: Annotated[tuple[Steps, ...], Meta(min_length=2)]
 
 
-AnyStep: TypeAlias = Union[  # noqa: UP007 - msgspec resolves the names of it where it is used
+AnyStep: TypeAlias = Union[  # noqa: UP007 - msgspec resolves its names where it is used
     Linear,
     Embedding,
     Conv,
@@ -308,14 +308,19 @@ AnyStep: TypeAlias = Union[  # noqa: UP007 - msgspec resolves the names of it wh
     Residual,
     Concat,
 ]
-#: A step with no options may be its name alone: ``relu``.
+#: A step without options may be written as its name alone: ``relu``.
 Steps: TypeAlias = "tuple[str | AnyStep, ...]"
 
-VOCABULARY: tuple[type[Step], ...] = AnyStep.__args__  # type: ignore[attr-defined]
+VOCABULARY: tuple[type[NetStep], ...] = AnyStep.__args__  # type: ignore[attr-defined]
 CONTAINERS = (Sequential, Residual, Concat)
 ACTIVATIONS = (Relu, Sigmoid, Tanh, Gelu, LeakyRelu, Elu, Silu, Softplus, Softmax)
 
 
-def kind_of(step: Step | type[Step]) -> str:
-    """The name of it in a file: ``batch_norm``."""
+def label(step: NetStep) -> str:
+    """The step in a message: ``'hidden' (linear)``, or ``max_pool`` where it has no path."""
+    return f"'{step.path}' ({kind_of(step)})" if isinstance(step, WithWeights) else kind_of(step)
+
+
+def kind_of(step: NetStep | type[NetStep]) -> str:
+    """Its name in a file: ``batch_norm``."""
     return str(step.__struct_config__.tag)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from converter.cli.values import numbers
+from converter.cli.parameters import sized
 
 EXAMPLES = """\b
 converter scaffold mlp.safetensors --to flax > clone.py
@@ -18,7 +18,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     """``1,28,28``; a size that may be any is ``?``."""
     sizes = [size.strip() for size in text.split(",")] if text else []
     if not all(size == "?" or (size.isdigit() and int(size)) for size in sizes):
-        raise click.BadParameter(f"'{text}' is no input. Say its sizes, like 1,28,28 or 3,?,?, without the batch.")
+        raise click.BadParameter(f"'{text}' is not an input. Say its sizes, like 1,28,28 or 3,?,?, without the batch.")
     return tuple(None if size == "?" else int(size) for size in sizes)
 
 
@@ -39,7 +39,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     "sizes",
     metavar="LAYER=N",
     multiple=True,
-    callback=numbers,
+    callback=sized,
     help="The outputs of a layer, where the schema says others and there are no weights. Repeatable.",
 )
 def scaffold(
@@ -58,5 +58,5 @@ def scaffold(
     from converter.commands import build as building
 
     options: dict[str, Any] = {"input": input_sizes, "sizes": sizes, "weights_from": weights_from}
-    given = (source, framework) if schema is None else (schema, framework, source)
-    click.echo(building.scaffold(*given, **options), nl=False)
+    arguments = (source, framework) if schema is None else (schema, framework, source)
+    click.echo(building.scaffold(*arguments, **options), nl=False)

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from converter.cli.values import channels, json_text, mapping, numbers
+from converter.cli.parameters import example_option, from_option, json_option, json_text, options, to_option
+from converter.options import MatchOptions, ReadOptions
 
 
 @click.group()
@@ -15,67 +16,66 @@ def schema() -> None:
 
 
 @schema.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@json_option
 def list_schemas(as_json: bool) -> None:
     """The schemas that come with the program."""
     from converter.reports.tables import table
     from converter.schema.loader import load_schema, shipped
 
-    found = [load_schema(name) for name in shipped()]
+    schemas = [load_schema(name) for name in shipped()]
     if as_json:
-        rows = [{"name": row.name, "description": row.description, "entries": len(row.layers)} for row in found]
+        rows = [{"name": row.name, "description": row.description, "entries": len(row.layers)} for row in schemas]
         click.echo(json_text(rows))
     else:
-        click.echo("\n".join(table([["name", "what it is"], *([row.name, row.description] for row in found)])))
+        click.echo("\n".join(table([["name", "what it is"], *([row.name, row.description] for row in schemas)])))
 
 
 @schema.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@json_option
 def show(name: str, as_json: bool) -> None:
     """The layers of a schema (a shipped one, or a file), with blocks put in their places."""
     import msgspec
 
+    from converter.architectures.family import family_of
     from converter.frameworks import FRAMEWORKS
     from converter.reports.tables import table
     from converter.schema.loader import load_schema
 
-    found = load_schema(name)
+    loaded = load_schema(name)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        whole = msgspec.to_builtins(msgspec.structs.replace(loaded, architecture=None))
+        whole["architecture"] = family_of(loaded)
+        click.echo(msgspec.json.format(msgspec.json.encode(whole)).decode())
         return
     names = [row.name for row in FRAMEWORKS if row.name != "neutral"]
     rows = [["layer", "kind", *names]]
-    for layer in found.layers:
+    for layer in loaded.layers:
         kind = f"{layer.kind}, optional" if layer.optional else layer.kind
         rows.append([layer.path, kind, *(" or ".join(layer.paths(framework)) for framework in names)])
-    click.echo("\n".join([f"{found.name}: {found.description}", "", *table(rows)]))
+    click.echo("\n".join([f"{loaded.name}: {loaded.description}", "", *table(rows)]))
 
 
 @schema.command()
 @click.argument("file")
 def check(file: str) -> None:
     """Whether a schema file is right; says what is wrong, and where."""
+    from converter.architectures.family import family_of
     from converter.schema.loader import load_schema
 
-    found = load_schema(file)
-    click.echo(f"{file}: a schema of {len(found.layers)} entries, without errors")
+    loaded = load_schema(file)
+    family_of(loaded)  # raises for a wrong one
+    click.echo(f"{file}: a schema of {len(loaded.layers)} entries, without errors")
 
 
 @schema.command()
 @click.argument("source")
 @click.argument("target")
-@click.option("--from", "source_framework", metavar="NAME", help="Whose names SOURCE has, where that is open.")
-@click.option("--to", "target_framework", metavar="NAME", help="Whose names TARGET has, where that is open.")
-@click.option(
-    "--map", "mapping", metavar="SOURCE_LAYER=TARGET_LAYER", multiple=True, callback=mapping, help="As in convert."
-)
-@click.option("--kind", metavar="LAYER=KIND", multiple=True, callback=mapping, help="As in convert.")
-@click.option("--heads", metavar="LAYER=N", multiple=True, callback=numbers, help="As in convert.")
-@click.option("--flatten", metavar="LAYER=C", multiple=True, callback=channels, help="As in convert.")
-@click.option("--unflatten", metavar="LAYER=C", multiple=True, callback=numbers, help="As in convert.")
-@click.option("--example-input", metavar="SHAPE", multiple=True, help="As in convert, for a TARGET package.module:Net.")
-def infer(source: str, target: str, **options: Any) -> None:
+@from_option
+@to_option
+@options(MatchOptions, ReadOptions)
+@example_option
+def infer(source: str, target: str, example_input: tuple[str, ...], **others: Any) -> None:
     """Write down how the layers of two nets pair, as a schema: infer SOURCE CLONE > mine.yaml
 
     TARGET is a file, or package.module:Net of your own code.
@@ -83,6 +83,4 @@ def infer(source: str, target: str, **options: Any) -> None:
     from converter.commands.infer_schema import infer_schema
     from converter.live.user_code import example_inputs
 
-    options["map"] = options.pop("mapping")
-    options["example_input"] = example_inputs(options["example_input"]) or None
-    click.echo(infer_schema(source, target, **options), nl=False)
+    click.echo(infer_schema(source, target, example_input=example_inputs(example_input) or None, **others), nl=False)

@@ -1,25 +1,23 @@
-"""Write down a pairing that was found, as a schema that can be corrected, kept and used again."""
+"""Write down how the layers of two nets pair, as a schema that can be corrected, kept and used again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from converter.core.layers import UNKNOWN
-from converter.endpoints.checkpoint import StrPath
-from converter.endpoints.endpoint import clone_of, opened
-from converter.errors import ConversionError
-from converter.flattening.apply import Flattened, flattened
-from converter.flattening.decision import INPUTS
-from converter.live.run import as_arrays
-from converter.matching.applied_options import Rules
+from converter.commands.plan import plan
+from converter.core.kinds import UNKNOWN
+from converter.errors import ConversionError, Placeholder, Remedy
+from converter.flattening.decision import INPUTS, Flattened
 from converter.matching.compatibility import agreements
-from converter.matching.matcher import Pair, match
-from converter.planning.plan import plan_into
+from converter.matching.matcher import Pair
+from converter.options import PlanKeywords, Records, StrPath
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Sizes that no shape tells, which a schema has a key for.
 _OPTIONS = ("heads", "multiplier")
@@ -32,34 +30,36 @@ def infer_schema(
     source_framework: str | None = None,
     target_framework: str | None = None,
     example_input: Any = None,
-    **said: Any,
+    options: Records = (),
+    **keywords: Unpack[PlanKeywords],
 ) -> str:
-    """The YAML of a schema that pairs the layers of two nets of different frameworks as `convert` would.
+    """The YAML of a schema that pairs the layers of two nets of different frameworks as `converter.convert` would.
 
-    target: a file, a live net, or ``"package.module:Net"``, with an example_input, as ``like`` of `convert`.
-    said: ``map``, ``kind``, ``heads``, ``flatten`` … as in `convert`, where the files leave something open; so the
-    schema has what no file tells.
+    target: a file, a live net, or ``"package.module:Net"``, with an example_input, as ``like`` of `converter.plan`.
+    options, keywords: as there, where the files leave something open; so the schema has what no file tells.
     Raises MatchError where they cannot be paired, ConversionError where both are of one framework.
     """
-    rules = Rules.of(**said)
-    with ExitStack() as stack:
-        ours = opened(source, stack, framework=source_framework)
-        inputs = as_arrays(example_input) if example_input is not None else ()
-        theirs = clone_of(target, stack, target_framework, inputs)
-        frameworks = (ours.framework.name, theirs.framework.name)
-        if frameworks[0] == frameworks[1]:
+    with plan(
+        source,
+        target_framework,
+        target,
+        framework=source_framework,
+        example_input=example_input,
+        options=options,
+        **keywords,
+    ) as planned:
+        source_name, target_name = planned.source.framework.name, planned.target.name
+        if source_name == target_name:
+            titles = planned.source.title, planned.clone.title if planned.clone else target
             raise ConversionError(
-                f"{ours.title} and {theirs.title} are both of {frameworks[0]}: a schema has one name for each "
-                "framework. Pair the layers with --map instead."
+                f"{titles[0]} and {titles[1]} are both of {source_name}: a schema has one name for each framework.",
+                Remedy("map", (Placeholder("SOURCE"), Placeholder("TARGET")), "pairs layers within one"),
             )
-        given, clone = rules.applied(ours.net), rules.settled(theirs.net)
-        plan_into(given, clone, theirs.contents, rules)  # raises whatever speaks against the pairing
-        pairs = match(given, clone, rules)
-        decided, _, _ = flattened(given, clone, pairs, rules)
+        name = Path(planned.source.title).name
         document = {
-            "name": Path(ours.title).name.partition(".")[0],
-            "description": f"{Path(ours.title).name} and {Path(theirs.title).name}, as they were paired",
-            "layers": [_entry(pair, decided, *frameworks) for pair in pairs],
+            "name": name.partition(".")[0],
+            "description": f"{name} and {Path(planned.report.output).name}, as they were paired",
+            "layers": [_entry(pair, planned.tensors.flattened, source_name, target_name) for pair in planned.pairs],
         }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
@@ -68,7 +68,7 @@ def _entry(pair: Pair, decided: Sequence[Flattened], source: str, target: str) -
     kinds = [agreement.kind for agreement in agreements(pair.source, pair.target, False)]
     kind = next(kind for kind in kinds if kind != UNKNOWN)
     readings = [r for layer in (pair.source, pair.target) for r in layer.readings if r.kind == kind]
-    forms = {reading.form for reading in readings if reading.form and "_without_" not in reading.form}
+    forms = {reading.form for reading in readings if reading.form}
     entry: dict[str, Any] = {"path": pair.source.path, "kind": forms.pop() if len(forms) == 1 else kind}
     sizes: Mapping[str, int] = {axis: size for reading in readings for axis, size in reading.sizes}
     entry |= {axis: sizes[axis] for axis in _OPTIONS if axis in sizes}

@@ -18,7 +18,7 @@ from converter.reports.tables import shape_dict, table
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """Of the finite elements; ``non_finite`` counts the others. None where there is no finite one."""
+    """Of the finite values; ``non_finite`` counts the others. None where no value is finite."""
 
     minimum: float | None
     maximum: float | None
@@ -67,8 +67,8 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
         lines += [*table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self._net.left_out]
         if self._architecture is not None:
-            lines.append("what the net computes is in it, too: see converter scaffold")
-        lines.append(f"{len(contents.specs)} tensors, {self._elements():,} numbers, {self._bytes():,} bytes")
+            lines.append("it holds the architecture, too: converter scaffold prints the code of the net")
+        lines.append(f"{len(contents.specs)} tensors, {self._elements():,} values, {self._bytes():,} bytes")
         return "\n".join(lines)
 
     @property
@@ -78,16 +78,16 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
     def _row(self, spec: TensorSpec) -> list[str]:
         if self.statistics is None:
             return []
-        found = self.statistics[spec.name]
-        numbers = (found.minimum, found.maximum, found.mean)
-        return [*("" if number is None else f"{number:.4g}" for number in numbers), str(found.non_finite)]
+        statistics = self.statistics[spec.name]
+        values = (statistics.minimum, statistics.maximum, statistics.mean)
+        return [*("" if value is None else f"{value:.4g}" for value in values), str(statistics.non_finite)]
 
     def _layers(self) -> dict[str, tuple[str, str]]:
         return {spec.name: (layer.path, layer.kind) for layer in self._net.layers for spec in layer.tensors}
 
     @cached_property
     def _net(self) -> Net:
-        """Names that form no net are still worth a look."""
+        """Empty where the names form no net: the tensors are still worth a look."""
         try:
             return self.weights.net
         except ConversionError:
@@ -102,8 +102,8 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
 
 def inspect(weights: Weights, statistics: bool = False) -> Inspection:
     """Look at an open file. With ``statistics`` every tensor is read, one after the other."""
-    found = {name: _statistics(array) for name, array in weights.items()} if statistics else None
-    return Inspection(weights, found)
+    each = {name: _statistics(array) for name, array in weights.items()} if statistics else None
+    return Inspection(weights, each)
 
 
 def _statistics(array: Array) -> Statistics:

@@ -1,56 +1,58 @@
-"""Partial reuse: some layers of an old net go into a new one, and the rest of the new one stays as it is."""
+"""Partial reuse: some layers of an old net go into a new one, whose others stay as they are; `freeze` keeps those that
+were taken from being trained.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from converter.core.layers import Net
-from converter.endpoints.checkpoint import StrPath, Weights
-from converter.endpoints.destination import choose_format, choose_path, refuse_existing
-from converter.endpoints.endpoint import Side, opened, turned
-from converter.endpoints.readers import JoinedReader
-from converter.errors import ConversionError
-from converter.execution.run import compute, execute
-from converter.flattening.decision import Flattened
-from converter.formats import Contents, Format, Reader
+from converter.commands.plan import as_inputs, opened_source, refuse_unused
+from converter.endpoints.checkpoint import Weights
+from converter.endpoints.destination import Destination, choose_path, destination, refuse_existing
+from converter.endpoints.endpoint import Endpoint, opened
+from converter.errors import ConversionError, Problem, Remedy
+from converter.execution.jobs import Pace, compute
+from converter.execution.run import execute
+from converter.formats import Format
 from converter.formats.io.locations import location
-from converter.frameworks import framework
-from converter.live import LiveNet
-from converter.live.run import as_arrays
-from converter.matching.applied_options import Rules
-from converter.matching.partial import Selection, Wanted, select
-from converter.planning.plan import Step
-from converter.planning.reuse import NEW, OLD, Reused, as_it_is, kept_steps, merged, plan_reuse
+from converter.matching.hints import Hints
+from converter.matching.matcher import match
+from converter.matching.partial import SLICED, select
+from converter.options import (
+    MatchOptions,
+    ReadOptions,
+    Records,
+    ReuseKeywords,
+    ReuseOptions,
+    StrPath,
+    WriteOptions,
+    changed,
+    check_keywords,
+    record_of,
+)
+from converter.planning.casting import cast
+from converter.planning.prepare import goal_of, prepared
+from converter.planning.reuse import ReusePlan, plan_reuse
 from converter.reports.checklist import checklist, differences
 from converter.reports.reuse import ReuseReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def reuse(
     old: StrPath | object,
     into: StrPath | object,
     *,
-    first: int | None = None,
-    layers: str | Iterable[str] = (),
-    map: Mapping[str, str] | None = None,
     output: StrPath | None = None,
-    skip_mismatch: bool = False,
-    slice: bool = False,
-    inflate: bool = False,
-    strict: bool = False,
-    force: bool = False,
+    example_input: Any = None,
     old_framework: str | None = None,
     new_framework: str | None = None,
-    kind: Mapping[str, str] | None = None,
-    heads: Mapping[str, int] | None = None,
-    flatten: Mapping[str, int] | None = None,
-    flatten_fix: bool = True,
-    example_input: Any = None,
+    dry_run: bool = False,
+    options: Records = (),
+    **keywords: Unpack[ReuseKeywords],
 ) -> ReuseReport:
     """Take layers of an old net into a new one: ``reuse("old.params", into=net, first=2)``.
 
@@ -63,111 +65,138 @@ def reuse(
     for all below it). map: old layer or module -> new one; alone, it also says what to take.
     A layer that does not fit is an error, unless one of these is asked for. skip_mismatch: leave it out. slice: take
     the part that overlaps, counted from the start of each axis, and keep the new net's values in the rest (for
-    layers that the map or the same name pairs). inflate: 2-d convolution kernels go into 3-d ones, repeated along
-    the first spatial axis and divided by its size (I3D).
-    strict: accept only pairs by the map or the same name. force: overwrite an existing output.
+    layers that a schema, the map or the same name pairs). inflate: 2-d convolution kernels go into 3-d ones, repeated
+    along the first spatial axis and divided by its size (I3D).
     old_framework, new_framework: whose names a file has, where its format leaves that open. example_input: an array
     that a live net takes, or a tuple of them (``into``, where both are live): then "first" is by the order of calls.
-    The rest as in `convert`, of either net.
+    dry_run: plan and report, but change nothing. options, keywords: see `converter.options` (ReadOptions of the old
+    file, MatchOptions, ReuseOptions, WriteOptions).
     Raises ConversionError; then nothing was written, and a live net is as it was.
     """
-    patterns = (layers,) if isinstance(layers, str) else tuple(layers)
-    if first is not None and patterns:
-        raise ConversionError("first and layers both say what to take. Say one of them.")
-    wanted = Wanted(first, patterns, skip_mismatch, slice, inflate, strict)
-    rules = Rules.of(None, map, (), kind, heads, flatten, None, flatten_fix)
-    with ExitStack() as stack:
-        inputs = as_arrays(example_input) if example_input is not None else ()
-        theirs = opened(into, stack, framework=new_framework, inputs=inputs)
-        ours = opened(old, stack, framework=old_framework)
-        if inputs and ours.live is not None:
-            given = turned(inputs, theirs.framework, ours.framework) if theirs.live is not None else inputs
-            ours = opened(old, stack, inputs=given)
-        work = _Reuse(ours, theirs, wanted, rules)
-        if theirs.weights is not None:
-            return work.write(theirs.weights, output, force)
-        if output is not None:
-            raise ConversionError("output is for files: a live net is filled in place. Save it when it is trained.")
-        assert theirs.live is not None
-        return work.fill(theirs.live)
-
-
-class _Reuse(msgspec.Struct, frozen=True):
-    old: Side
-    new: Side
-    wanted: Wanted
-    rules: Rules
-
-    def fill(self, live: LiveNet) -> ReuseReport:
-        """Set what is taken in the live net, which has the rest already."""
-        new, contents = self.rules.settled(self.new.net), self.new.reader.contents
-        plan = self._plan(new, contents, as_it_is(new, contents))
-        # all of them before the first is set: a damaged tensor must not leave the net half filled
-        tensors = [(step.target.name, compute(step, self._reader().read)) for one in plan.reused for step in one.steps]
-        taken = {one.taking.target.path: one.taking.source.path for one in plan.reused}
-        settings = {path: of for path, of in live.settings().items() if path in taken}
-        pairs = ((source, target) for target, source in taken.items())
-        for found in differences(pairs, self.old.origin, new.framework, self.old.settings(), settings):
-            warnings.warn(found, stacklevel=3)
-        return self._report(plan, net=live.fill(tensors))
-
-    def write(self, weights: Weights, output: StrPath | None, force: bool) -> ReuseReport:
-        """Write the merged file."""
-        target = framework(weights.framework)
-        form = choose_format(target, output, None, weights.format, weights.net.is_data)
-        path = location(output) if output is not None else _beside(weights, form)
-        files = [side.weights for side in (self.old, self.new) if side.weights]
-        for replaced in (True, force):  # neither of the two is replaced, whatever else may be
-            for file in files:
-                refuse_existing(path, form, file.path, replaced)
-        new, contents, kept = kept_steps(self.rules.settled(weights.net), weights.contents, target, form)
-        plan = self._plan(new, contents, kept)
-        execute(merged(plan.reused, contents, kept), self._reader(), form, path)
-        return self._report(plan, output=str(path), output_format=form.title)
-
-    def _plan(self, new: Net, contents: Contents, kept: Mapping[str, Step]) -> _Planned:
-        old = self.rules.applied(self.old.net)
-        selection = select(old, new, self.wanted, self.rules)
-        reused, flattened = plan_reuse(old, new, contents, kept, selection, self.rules)
-        return _Planned(old, new, contents, selection, reused, flattened)
-
-    def _reader(self) -> Reader:
-        return JoinedReader({OLD: self.old.reader, NEW: self.new.reader})
-
-    def _report(self, plan: _Planned, output: str = "", output_format: str = "", net: Any = None) -> ReuseReport:
-        steps = [step for one in plan.reused for step in one.steps]
-        asked = {one.taking.source.path for one in plan.reused} | {one.layer for one in plan.selection.skipped}
-        filled = {step.target.name for step in steps}
-        return ReuseReport(
-            old=self.old.title,
-            old_format=self.old.format_title,
-            into=self.new.title,
-            into_format=self.new.format_title,
-            output=output,
-            output_format=output_format,
-            order=plan.selection.order,
-            reused=plan.reused,
-            skipped=plan.selection.skipped,
-            unused=tuple(layer.path for layer in plan.old.layers if layer.path not in asked),
-            kept=tuple(spec.name for spec in plan.contents.specs if spec.name not in filled),
-            not_carried=self.new.reader.contents.left_out if output else (),
-            flattened=plan.flattened,
-            checks=checklist(steps, self.old.origin, plan.new.framework),
-            new=plan.new,
-            net=net,
+    check_keywords(keywords, options, ReadOptions, MatchOptions, ReuseOptions, WriteOptions)
+    read, match = record_of(ReadOptions, options, keywords), record_of(MatchOptions, options, keywords)
+    part, write = record_of(ReuseOptions, options, keywords), record_of(WriteOptions, options, keywords)
+    if part.first is not None and part.layers:
+        raise ConversionError("'first' and 'layers' both say what to take: leave one of them out.")
+    if match.allow_missing:
+        text = "whatever nothing is taken for stays as it is: leave this out."
+        raise ConversionError(
+            Problem(text, "option", "allow_missing", about=Remedy("allow_missing", match.allow_missing[0]))
         )
+    hints = Hints.of(match)
+    with ExitStack() as stack:
+        inputs = as_inputs(example_input)
+        new = opened(into, stack, framework=new_framework, inputs=inputs)
+        end = opened_source(old, stack, old_framework, read, inputs, new)
+        refuse_unused(inputs, end, new)
+        if new.live is not None:
+            if output is not None or changed(write):
+                name = "output" if output is not None else changed(write)[0]
+                raise ConversionError(
+                    f"a live net is filled in place, so '{name}' is of no use: leave it out, and save the trained net."
+                )
+            plan = _planned(end, new, None, part, hints)
+            return _filled(plan, end, new, dry_run)
+        target = _destination(new, output, write)
+        for file in (end.path, new.path):  # neither of the two is replaced, whatever else may be
+            refuse_existing(target.path, target.form, file, force=True)
+        refuse_existing(target.path, target.form, None, write.force)
+        plan = _planned(end, new, target.form, part, hints)
+        tensors = cast(plan.merged(), write.dtype) if write.dtype else plan.merged()
+        if not dry_run:
+            pace = Pace(write.memory, write.workers)
+            execute(
+                tensors, end.reader, target.form, target.path, write.max_shard_size, pace, write.resume, own=new.reader
+            )
+        return _report(plan, end, new, target, written=not dry_run)
 
 
-class _Planned(msgspec.Struct, frozen=True):
-    old: Net
-    new: Net
-    contents: Contents
-    selection: Selection
-    reused: tuple[Reused, ...]
-    flattened: tuple[Flattened, ...]
+def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints) -> ReusePlan:
+    goal = goal_of(new, form, by_schema=hints.schema is not None)
+    net, hints = prepared(old.net, hints, new.framework)
+    hints.check_used(net, goal.net)
+    goal = goal.with_net(hints.of_clone(goal.net))
+    return plan_reuse(net, goal, select(net, goal.net, part, hints), hints)
 
 
-def _beside(weights: Weights, form: Format) -> Path:
+def _destination(new: Endpoint, output: StrPath | None, options: WriteOptions) -> Destination:
     """``reused-new.pt`` beside ``new.pt``."""
-    path = weights.path.with_name(f"reused-{weights.path.name}")
-    return path if form == weights.format else choose_path(path, None, form)
+    assert isinstance(new.weights, Weights)
+    end = destination(new, new, new.framework, output, options)
+    if output is not None:
+        return Destination(end.form, location(output) if options.max_shard_size is None else end.path)
+    path = new.weights.path.with_name(f"reused-{new.weights.path.name}")
+    return Destination(end.form, path if end.form == new.weights.format else choose_path(path, None, end.form))
+
+
+def _filled(plan: ReusePlan, old: Endpoint, new: Endpoint, dry_run: bool) -> ReuseReport:
+    """Set what is taken in the live net, which has the rest already."""
+    assert new.live is not None
+    if dry_run:
+        return _report(plan, old, new, None, written=False)
+    # all of them before the first is set: a damaged tensor must not leave the net half filled
+    steps = [step for step in plan.merged().steps if step.sources]
+    arrays = [(step.target.name, compute(step, old.reader.read, new.reader.read)) for step in steps]
+    taken = {one.taking.target.path: one.taking.source.path for one in plan.reused}
+    settings = {path: of for path, of in new.live.settings().items() if path in taken}
+    pairs = ((source, target) for target, source in taken.items())
+    for warning in differences(pairs, old.origin, new.framework.name, old.settings(), settings):
+        warnings.warn(warning, stacklevel=3)
+    return _report(plan, old, new, None, net=new.live.fill(arrays))
+
+
+def _report(
+    plan: ReusePlan, old: Endpoint, new: Endpoint, target: Destination | None, *, net: Any = None, written: bool = True
+) -> ReuseReport:
+    steps = [step for one in plan.reused for step in one.steps]
+    asked = {one.taking.source.path for one in plan.reused} | {one.layer for one in plan.selection.skipped}
+    filled = {step.target.name for step in steps}
+    return ReuseReport(
+        old=old.title,
+        old_format=old.format_title,
+        into=new.title,
+        into_format=new.format_title,
+        output=str(target.path) if target else "",
+        output_format=target.form.title if target else "",
+        order=plan.selection.order,
+        reused=plan.reused,
+        skipped=plan.selection.skipped,
+        unused=tuple(layer.path for layer in plan.old.layers if layer.path not in asked),
+        kept=tuple(spec.name for spec in plan.goal.contents.specs if spec.name not in filled),
+        not_carried=new.reader.contents.left_out if target else (),
+        flattened=plan.flattened,
+        checks=checklist(steps, old.origin, new.framework.name),
+        new=plan.goal.net,
+        net=net,
+        written=written,
+    )
+
+
+def freeze(net: Any, report: ReuseReport) -> Any:
+    """Exempt from training every layer of a live net that `reuse` took as a whole.
+
+    net: the net that was filled, or one that holds the merged file. Done to it, and returned:
+
+    PyTorch: ``requires_grad = False``; statistics of BatchNorm stay, too. The net.
+    Keras: ``layer.trainable = False`` for layers all of whose variables were taken. The net, to be compiled now.
+    gluon: ``grad_req = "null"``; statistics of BatchNorm stay, too. The net.
+    linen: nothing. A tree like the params, True for what is trained, for ``optax.multi_transform({True: optimizer,
+    False: optax.set_to_zero()}, tree)``. (``optax.masked`` alone would add the bare gradient to the rest.)
+    nnx: nothing. The filter of what is trained, for ``nnx.Optimizer(net, optimizer, wrt=trained)`` and
+    ``nnx.value_and_grad(loss, argnums=nnx.DiffState(0, trained))``. Statistics of BatchNorm are the caller's to keep.
+
+    Warns of layers that were taken in part, which stay trainable. Raises MatchError when the net is another one.
+    """
+    from converter.live import open_net  # files need no live nets
+
+    live = open_net(net)
+    there = live.framework.net(live.described())
+    wanted = [one.taking.target.path for one in report.reused if one.taking.how != SLICED]
+    if not all(path in there.by_path for path in wanted):  # a file may spell paths otherwise than the live net
+        paths = {pair.source.path: pair.target.path for pair in match(report.new, there, Hints()).pairs}
+        wanted = [paths[path] for path in wanted]
+    shared = {spec.name for layer in there.layers if layer.path not in wanted for spec in layer.tensors}
+    names = {spec.name for path in wanted for spec in there.by_path[path].tensors} - shared
+    for path in report.in_part:
+        warnings.warn(f"'{path}' was taken in part, so it stays trainable", stacklevel=2)
+    return live.freeze(frozenset(names))

@@ -1,33 +1,29 @@
-"""Are two weight files, of any frameworks and formats, the same weights? `compare` brings both into neutral layers."""
+"""Are two weight files, of any frameworks and formats, the same weights? Both are brought into neutral layers."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec.structs import asdict
 
-from converter.core.layers import Stored
-from converter.core.ops import Split, Sum
+from converter.core.arithmetic import Sum
+from converter.core.contents import LeftOut
+from converter.core.layers import Stored, shown
+from converter.core.ops import Split
 from converter.core.tensors import Array
-from converter.core.transposing import blocks
-from converter.endpoints.checkpoint import StrPath, Weights, read
+from converter.core.transposing import digest
+from converter.endpoints.endpoint import Endpoint
 from converter.errors import MatchError
-from converter.flattening.apply import flattened
-from converter.formats.base import LeftOut
-from converter.matching.applied_options import Rules
 from converter.matching.compatibility import Agreement, Move, Supply, agreements
-from converter.matching.matcher import Pair, match
-from converter.matching.schema_layers import for_net
+from converter.matching.hints import Hints
+from converter.matching.matcher import Pair
 from converter.planning.plan import plan_into
+from converter.planning.prepare import prepared
 from converter.reports.tables import table
-
-__all__ = ["Comparison", "TensorComparison", "compare", "digest", "errors"]
 
 #: Bytes of an array that are looked at together when two differ.
 _CHUNK_BYTES = 16 << 20
@@ -56,8 +52,8 @@ class TensorComparison(msgspec.Struct, frozen=True):
         return self.hashes[0] == self.hashes[1]
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """Two files, tensor by tensor. left_out: what no tensor of a layer is, as (in the source, in the target)."""
+class WeightComparison(msgspec.Struct, frozen=True):
+    """Two files or nets, tensor by tensor. left_out: what is no tensor of a layer (in the source, in the target)."""
 
     source: str
     target: str
@@ -65,18 +61,20 @@ class Comparison(msgspec.Struct, frozen=True):
     left_out: tuple[tuple[LeftOut, ...], tuple[LeftOut, ...]] = ((), ())
 
     @property
-    def same(self) -> bool:
+    def ok(self) -> bool:
+        """Whether all tensors are equal bit for bit."""
         return all(tensor.same for tensor in self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "same": self.same,
+            "compared": "weights",
+            "ok": self.ok,
             "source": self.source,
             "target": self.target,
             "tensors": [{"same": tensor.same, **asdict(tensor)} for tensor in self.tensors],
             "left_out": {
-                side: [asdict(item) for item in items]
-                for side, items in zip(("source", "target"), self.left_out, strict=True)
+                end: [asdict(item) for item in items]
+                for end, items in zip(("source", "target"), self.left_out, strict=True)
             },
         }
 
@@ -95,87 +93,62 @@ def _row(tensor: TensorComparison) -> list[str]:
     return [tensor.layer, tensor.role, *names, str(tensor.shape), f"{tensor.absolute:.2g}", f"{tensor.relative:.2g}"]
 
 
-def compare(
-    source: StrPath,
-    target: StrPath,
-    *,
-    source_framework: str | None = None,
-    target_framework: str | None = None,
-    schema: str | None = None,
-    map: Mapping[str, str] | None = None,
-    strip: Iterable[str] = (),
-    kind: Mapping[str, str] | None = None,
-    heads: Mapping[str, int] | None = None,
-    flatten: Mapping[str, int | str] | None = None,
-    unflatten: Mapping[str, int] | None = None,
-    flatten_fix: bool = True,
-    step: int | None = None,
-    key: str | None = None,
-    ignore: Iterable[str] = (),
-) -> Comparison:
-    """Compare two weight files of any frameworks, tensor by tensor, in neutral axes.
+def verify_weights(source: Endpoint, target: Endpoint, hints: Hints) -> WeightComparison:
+    """Compare the weights of two files or live nets of any frameworks, tensor by tensor, in neutral axes.
 
-    The layers are paired as `converter.convert` pairs source and clone, by the same options. Where the dtypes differ
-    the source counts as cast to the target's; where one side has but the sum of two biases, the sums are compared. A
-    layer is in memory at a time. Raises MatchError when the layers cannot be paired: then they are different nets.
+    The layers are paired as `converter.convert` pairs source and clone. Where the dtypes differ the source counts as
+    cast to the target's; where one has only the sum of two biases, the sums are compared. A layer is in memory at a
+    time. Raises MatchError when the layers cannot be paired: then they are different nets.
     """
-    rules = Rules.of(schema, map, strip, kind, heads, flatten, unflatten, flatten_fix, ignore)
-    with ExitStack() as stack:
-        ours = stack.enter_context(read(source, framework=source_framework, step=step, key=key))
-        theirs = stack.enter_context(read(target, framework=target_framework))
-        try:
-            pairs, left_out = _agreed(ours, theirs, rules)
-        except MatchError as error:
-            files = f"{os.fspath(source)} against {os.fspath(target)}"
-            raise MatchError([f"{files}: {problem}" for problem in error.problems]) from None
-        found = tuple(tensor for pair, agreement in pairs for tensor in _layer(pair, agreement, ours, theirs))
-        return Comparison(os.fspath(source), os.fspath(target), found, (left_out, theirs.net.left_out))
-
-
-def _agreed(ours: Weights, theirs: Weights, rules: Rules) -> tuple[list[tuple[Pair, Agreement]], tuple[LeftOut, ...]]:
-    rules = for_net(rules, ours.net)
-    source, target = rules.applied(ours.net), rules.settled(theirs.net)
-    plan = plan_into(source, target, theirs.contents, rules)  # raises whatever speaks against the pairing
-    _, pairs, _ = flattened(source, target, match(source, target, rules), rules)
-    same_framework = source.framework == target.framework
-    found = [(pair, agreements(pair.source, pair.target, same_framework)[0]) for pair in pairs]
-    return found, plan.left_out
+    try:
+        net, hints = prepared(source.net, hints, target.framework)
+        clone = hints.of_clone(target.net)
+        hints.check_used(net, clone)
+        plan = plan_into(net, clone, target.contents, hints)
+    except MatchError as error:
+        raise error.of(f"{source.title} against {target.title}") from None
+    same_framework = net.framework == clone.framework
+    compared: list[TensorComparison] = []
+    for pair in plan.pairs:
+        agreement = agreements(pair.source, pair.target, same_framework)[0]
+        compared += _layer(pair, agreement, source, target)
+    return WeightComparison(source.title, target.title, tuple(compared), (plan.left_out, target.net.left_out))
 
 
 # -- layers ---------------------------------------------------------------------------------------------------------
 
 
-class _Side:
-    """One file: the roles of a layer as arrays in neutral axes. What was read is kept until `forget`."""
+class _Neutral:
+    """The roles of a layer of one file or net as arrays in neutral axes. What was read is kept until `forget`."""
 
-    def __init__(self, weights: Weights) -> None:
-        self._read: Callable[[str], Array] = weights.reader.read
+    def __init__(self, end: Endpoint) -> None:
+        self._read: Callable[[str], Array] = end.reader.read
         self._held: dict[Stored, Array] = {}
 
-    def role(self, stored: Stored, place: int) -> Array:
+    def role(self, stored: Stored, position: int) -> Array:
         if stored not in self._held:
             arrays = tuple(self._read(spec.name) for spec in stored.specs)
             for op in (*((stored.fold,) if stored.fold else ()), *(stored.to_neutral() or ())):
                 arrays = op.apply(arrays)
             self._held[stored] = arrays[0]
         whole = self._held[stored]
-        return Split((stored.parts,)).apply((whole,))[place] if stored.parts else whole
+        return Split((stored.parts,)).apply((whole,))[position] if stored.parts else whole
 
     def forget(self) -> None:
         self._held.clear()
 
 
-def _layer(pair: Pair, agreement: Agreement, ours: Weights, theirs: Weights) -> Iterator[TensorComparison]:
-    """Each role of a layer. Where the source has but the sum of what the target has apart, it is the target's sum."""
-    source, target = _Side(ours), _Side(theirs)
+def _layer(pair: Pair, agreement: Agreement, source_end: Endpoint, target_end: Endpoint) -> Iterator[TensorComparison]:
+    """Each role of a layer; sums, where the source has only the sum of what the target stores apart."""
+    source, target = _Neutral(source_end), _Neutral(target_end)
     backwards = _has_sums(agreement)
     if backwards:
-        same_framework = ours.framework == theirs.framework
+        same_framework = source_end.framework is target_end.framework
         back = [a for a in agreements(pair.target, pair.source, same_framework) if a.kind == agreement.kind]
         agreement, source, target = back[0], target, source
     for move in agreement.moves:
-        for found in _move(pair.source.path, move, source, target):
-            yield _turned(found) if backwards else found
+        for comparison in _move(pair.source.path, move, source, target):
+            yield _swapped(comparison) if backwards else comparison
     source.forget()
     target.forget()
 
@@ -183,44 +156,42 @@ def _layer(pair: Pair, agreement: Agreement, ours: Weights, theirs: Weights) -> 
 def _has_sums(agreement: Agreement) -> bool:
     """Whether a tensor of the source is a sum that would have to be shared out."""
     return any(
-        "+" in supply.stored.leaf.roles[supply.place] and "+" not in move.target.leaf.roles[move.place]
+        len(move.target.leaf.roles[move.place]) == 1 < len(supply.stored.leaf.roles[supply.place])
         for move in agreement.moves
         for supply in move.supplies
     )
 
 
-def _move(layer: str, move: Move, source: _Side, target: _Side) -> Iterator[TensorComparison]:
-    theirs = target.role(move.target, move.place)
-    role = move.target.leaf.roles[move.place].replace("+", " + ")
+def _move(layer: str, move: Move, source: _Neutral, target: _Neutral) -> Iterator[TensorComparison]:
+    target_array = target.role(move.target, move.place)
+    role = shown(move.target.leaf.roles[move.place])
     if move.supplies:
-        ours = tuple(source.role(supply.stored, supply.place) for supply in move.supplies)
-        (ours_sum,) = Sum((len(ours),)).apply(ours) if len(ours) > 1 else ours
+        arrays = tuple(source.role(supply.stored, supply.place) for supply in move.supplies)
+        (source_array,) = Sum((len(arrays),)).apply(arrays) if len(arrays) > 1 else arrays
     else:
-        ours_sum = np.full_like(theirs, move.fill)
-    if ours_sum.dtype != theirs.dtype:
+        source_array = np.full_like(target_array, move.fill)
+    if source_array.dtype != target_array.dtype:
         with np.errstate(over="ignore", invalid="ignore"):
-            ours_sum = ours_sum.astype(theirs.dtype)  # what is too large becomes infinite, and differs
-    yield _compared(layer, role, _names(move.supplies), _specs(move.target), ours_sum, theirs)
-    for supply, number in move.checked:
-        left = source.role(supply.stored, supply.place)
-        role = supply.stored.leaf.roles[supply.place].replace("+", " + ")
-        yield _compared(layer, role, _names((supply,)), (), left, np.full_like(left, number))
+            source_array = source_array.astype(target_array.dtype)  # what is too large becomes infinite, and differs
+    yield _compared(layer, role, _names(move.supplies), _specs(move.target), source_array, target_array)
+    for supply, constant in move.checked:
+        array = source.role(supply.stored, supply.place)
+        role = shown(supply.stored.leaf.roles[supply.place])
+        yield _compared(layer, role, _names((supply,)), (), array, np.full_like(array, constant))
 
 
 def _compared(
-    layer: str, role: str, source: tuple[str, ...], target: tuple[str, ...], ours: Array, theirs: Array
+    layer: str, role: str, source: tuple[str, ...], target: tuple[str, ...], source_array: Array, target_array: Array
 ) -> TensorComparison:
-    hashes = digest(ours), digest(theirs)
-    absolute, relative = (0.0, 0.0) if hashes[0] == hashes[1] else errors(ours, theirs)
-    return TensorComparison(layer, role, source, target, theirs.shape, hashes, absolute, relative)
+    hashes = digest(source_array), digest(target_array)
+    absolute, relative = (0.0, 0.0) if hashes[0] == hashes[1] else errors(source_array, target_array)
+    return TensorComparison(layer, role, source, target, target_array.shape, hashes, absolute, relative)
 
 
-def _turned(found: TensorComparison) -> TensorComparison:
-    """The same with source and target in their places."""
-    back = found.hashes[::-1]
-    return TensorComparison(
-        found.layer, found.role, found.target, found.source, found.shape, back, found.absolute, found.relative
-    )
+def _swapped(comparison: TensorComparison) -> TensorComparison:
+    """The same with source and target swapped."""
+    names = {"source": comparison.target, "target": comparison.source}
+    return msgspec.structs.replace(comparison, hashes=comparison.hashes[::-1], **names)
 
 
 def _names(supplies: Sequence[Supply]) -> tuple[str, ...]:
@@ -232,16 +203,6 @@ def _specs(stored: Stored) -> tuple[str, ...]:
 
 
 # -- arrays ---------------------------------------------------------------------------------------------------------
-
-
-def digest(array: Array) -> str:
-    """xxh3-128 of the elements in C order, whatever the order in memory; a few MB of them are copied at a time."""
-    import xxhash
-
-    found = xxhash.xxh3_128()
-    for block in blocks(array) if array.size else ():
-        found.update(block.data)
-    return found.hexdigest()
 
 
 def errors(a: Array, b: Array) -> tuple[float, float]:
@@ -259,9 +220,9 @@ def errors(a: Array, b: Array) -> tuple[float, float]:
 
 
 def _largest(x: Array, y: Array) -> float:
-    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    equal = (x == y) | (np.isnan(x) & np.isnan(y))
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.where(same, 0.0, np.abs(x - y))
+        difference = np.where(equal, 0.0, np.abs(x - y))
     return float(np.nan_to_num(difference, nan=math.inf, posinf=math.inf).max(initial=0.0))
 
 

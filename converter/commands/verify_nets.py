@@ -1,9 +1,9 @@
-"""`verify`: two live nets run on one input, and where they part; for files see `converter.commands.verify_files`."""
+"""Do two live nets compute the same? Both are run on one input, and compared layer by layer."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,13 +11,14 @@ import numpy as np
 from msgspec.structs import asdict
 
 from converter.commands.verify_files import errors
+from converter.core.contents import Contents
+from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer
 from converter.core.tensors import Array
 from converter.errors import ConversionError, MatchError
-from converter.formats.base import Contents
-from converter.matching.applied_options import Rules
+from converter.matching.hints import Hints
 from converter.matching.matcher import Pair, match
-from converter.matching.schema_layers import for_net
+from converter.planning.prepare import prepared
 from converter.reports.checklist import differences
 from converter.reports.tables import table
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 #: Relative error up to which outputs of the less precise of two dtypes count as equal, where the caller says nothing.
 TOLERANCES: Mapping[str, float] = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}
-#: Kinds whose layers may hand on every step or the last alone, so that other shapes are no difference.
-_RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before"})
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -47,7 +46,7 @@ class Difference(msgspec.Struct, frozen=True):
     ok: bool
 
 
-class Verification(msgspec.Struct, frozen=True):
+class ForwardComparison(msgspec.Struct, frozen=True):
     """Two nets that ran on the same input.
 
     frameworks: of a and b. rtol: what ``relative`` may be; None: 1e-5 for float32, see `TOLERANCES`.
@@ -76,6 +75,7 @@ class Verification(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            "compared": "outputs",
             "ok": self.ok,
             "first": asdict(self.first) if self.first else None,
             **asdict(self),
@@ -100,75 +100,61 @@ class Verification(msgspec.Struct, frozen=True):
         place = f"'{first.a}'" + (f" ('{first.b}' of b)" if first.b != first.a else "") if first else ""
         if self.ok:
             though = f", though {place} differs" if first else ""
-            return f"a ({a}) and b ({b}) agree within the relative tolerance ({within}){though}"
+            return f"the outputs of a ({a}) and b ({b}) agree within the relative tolerance ({within}){though}"
         where = f"; they part first at {place}" if first else ""
-        return f"a ({a}) and b ({b}) differ beyond the relative tolerance ({within}){where}"
+        return f"the outputs of a ({a}) and b ({b}) differ beyond the relative tolerance ({within}){where}"
 
 
-def verify(
-    a: object,
-    b: object,
-    x: Any,
-    *,
-    x_b: Any = None,
-    move_channels: bool | None = None,
-    rtol: float | None = None,
-    schema: str | None = None,
-    map: Mapping[str, str] | None = None,
-    strip: Iterable[str] = (),
-    kind: Mapping[str, str] | None = None,
-    heads: Mapping[str, int] | None = None,
-) -> Verification:
-    """Run two live nets of any frameworks on the same input, and tell how far they agree and where they part first.
+class Tolerance(msgspec.Struct, frozen=True):
+    """rtol: what max |a - b| / max |a| may be; None: see `TOLERANCES`. x_b, move_channels: see `converter.verify`."""
 
-    a, b: a ``torch.nn.Module``, a Keras 3 or tf_keras model, a ``(module, variables)`` pair or bound module of Flax
-    linen, an nnx module, or a gluon ``Block``. They run in inference mode, and are left in the mode that they had.
-    x: the input as a takes it: an array, or a tuple or list of them. Where the one framework has channels first and
-    the other last, arrays of 4 and more axes are turned for b; move_channels says True (those of 3 axes as well) or
-    False instead. x_b: b's own input, for whatever else is laid out otherwise.
-    rtol: allowed max |a - b| / max |a|; by default 1e-5 for float32, 1e-12 for float64, 1e-2 for float16, 3e-2 for
-    bfloat16. schema, map, strip, kind, heads: pair the layers, as in `convert`. Outputs of layers are compared in
-    whichever order of axes (channels first or last, time first or second) brings them closer, and before an activation
-    that a layer brings with it. Raises ConversionError when a net does not run.
-    """
+    rtol: float | None = None
+    x_b: Any = None
+    move_channels: bool | None = None
+
+
+def verify_nets(a: object, b: object, x: Any, hints: Hints, how: Tolerance) -> ForwardComparison:
+    """Run two live nets of any frameworks on the same input; see `converter.verify`."""
     from converter.live import open_net
     from converter.live.run import as_arrays, run
 
-    rules = Rules.of(schema, map, strip, kind, heads)
-    ours, theirs = open_net(a), open_net(b)
-    pairs, unpaired = _pairs(ours, theirs, rules)
-    couples = _couples(pairs, ours, theirs)
-    turned = ours.framework.channels_last != theirs.framework.channels_last and move_channels is not False
+    live_a, live_b = open_net(a), open_net(b)
+    pairs, unpaired = _pairs(live_a, live_b, hints)
+    couples = _couples(pairs, live_a, live_b)
+    other_axes = live_a.framework.channels_last != live_b.framework.channels_last and how.move_channels is not False
     inputs = as_arrays(x)
-    given = as_arrays(x_b) if x_b is not None else [_for_b(item, ours, turned, move_channels) for item in inputs]
-    run_a = run(ours, inputs, {couple[0] for found in couples for couple in found}, before_activation=True)
-    run_b = run(theirs, given, {couple[1] for found in couples for couple in found}, before_activation=True)
-    layers, unseen = _layers(pairs, couples, run_a, run_b, rtol)
-    outputs = _outputs(run_a, run_b, turned, rtol)
-    settings = () if unpaired else tuple(_settings(pairs, ours, theirs))
-    frameworks = (ours.framework.title, theirs.framework.title)
-    return Verification(frameworks, rtol, outputs, layers, unseen, unpaired, settings)
+    turned = [_for_b(array, live_a, other_axes, how.move_channels) for array in inputs]
+    inputs_b = as_arrays(how.x_b) if how.x_b is not None else turned
+    run_a = run(live_a, inputs, {couple[0] for around in couples for couple in around}, before_activation=True)
+    run_b = run(live_b, inputs_b, {couple[1] for around in couples for couple in around}, before_activation=True)
+    layers, unseen = _layers(pairs, couples, run_a, run_b, how.rtol)
+    outputs = _outputs(run_a, run_b, other_axes, how.rtol)
+    settings = () if unpaired else tuple(_settings(pairs, live_a, live_b))
+    frameworks = (live_a.framework.title, live_b.framework.title)
+    return ForwardComparison(frameworks, how.rtol, outputs, layers, unseen, unpaired, settings)
 
 
 # -- which layers ---------------------------------------------------------------------------------------------------
 
 
-def _pairs(a: LiveNet, b: LiveNet, rules: Rules) -> tuple[tuple[Pair, ...], str]:
+def _pairs(a: LiveNet, b: LiveNet, hints: Hints) -> tuple[tuple[Pair, ...], str]:
     """The layers of both nets as the converter pairs them; none, and why, when it cannot."""
-    ours, theirs = (side.framework.net(_weights(side)) for side in (a, b))
+    net_a, net_b = (live.framework.net(_weights(live)) for live in (a, b))
     try:
-        rules = for_net(rules, ours)
-        return match(rules.applied(ours), rules.settled(theirs), rules), ""
+        net, applied = prepared(net_a, hints, b.framework)
+        clone = applied.of_clone(net_b)
+        applied.check_used(net, clone)
+        return match(net, clone, applied).pairs, ""
     except MatchError as error:
-        if rules != Rules():  # what the caller says of the layers has to hold
+        if hints != Hints():  # what the caller says of the layers has to hold
             raise
-        return (), error.problems[0]
+        return (), str(error.problems[0])
 
 
-def _weights(side: LiveNet) -> Contents:
-    contents = side.contents()
+def _weights(live: LiveNet) -> Contents:
+    contents = live.contents()
     if not contents.specs:
-        raise ConversionError(f"the {side.framework.title} net has no weights; there is nothing to verify")
+        raise ConversionError(f"the {live.framework.title} net has no weights; there is nothing to verify")
     return contents
 
 
@@ -184,44 +170,44 @@ def _couples(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> list[list[_Couple
     That is the layer itself; where one net has it in a module with others (the projections of an attention in
     PyTorch), the smallest module that both nets have.
     """
-    ours = _holding([pair.source for pair in pairs], a)
-    theirs = _holding([pair.target for pair in pairs], b)
+    modules_a = _holding([pair.source for pair in pairs], a)
+    modules_b = _holding([pair.target for pair in pairs], b)
     by_content: dict[frozenset[int], list[str]] = {}
-    for module, content in theirs.items():
+    for module, content in modules_b.items():
         by_content.setdefault(content, []).append(module)
-    found: list[list[_Couple]] = []
-    for number in range(len(pairs)):
+    innermost: list[list[_Couple]] = []
+    for index in range(len(pairs)):
         around = [
-            (len(content), module, other)
-            for module, content in ours.items()
-            if number in content
-            for other in by_content.get(content, ())
-            if (module and other) or len(pairs) == 1  # else it is the whole net
+            (len(content), module, module_b)
+            for module, content in modules_a.items()
+            if index in content
+            for module_b in by_content.get(content, ())
+            if (module and module_b) or len(pairs) == 1  # else it is the whole net
         ]
         around.sort(key=lambda item: (item[0], -len(item[1]), -len(item[2])))
-        found.append(list(dict.fromkeys((module, other) for _, module, other in around)))
-    return found
+        innermost.append(list(dict.fromkeys((module, module_b) for _, module, module_b in around)))
+    return innermost
 
 
-def _holding(layers: Sequence[Layer], side: LiveNet) -> dict[str, frozenset[int]]:
-    """Module -> the numbers of the layers that are wholly in it."""
-    from converter.live.run import upwards
+def _holding(layers: Sequence[Layer], live: LiveNet) -> dict[str, frozenset[int]]:
+    """Module -> the indices of the layers that are wholly in it."""
+    from converter.live.watching import upwards
 
-    found: dict[str, set[int]] = {}
-    for number, layer in enumerate(layers):
-        modules = [upwards(side.module(spec.name)) for spec in layer.tensors]
+    holding: dict[str, set[int]] = {}
+    for index, layer in enumerate(layers):
+        modules = [upwards(live.module(spec.name)) for spec in layer.tensors]
         for module in set.intersection(*map(set, modules)):
-            found.setdefault(module, set()).add(number)
-    return {module: frozenset(numbers) for module, numbers in found.items()}
+            holding.setdefault(module, set()).add(index)
+    return {module: frozenset(indices) for module, indices in holding.items()}
 
 
 def _settings(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> Iterator[str]:
     paths = [(pair.source.path, pair.target.path) for pair in pairs]
-    ours, theirs = a.settings(), b.settings()
-    if ours and theirs:  # those of linen are in its code
+    settings_a, settings_b = a.settings(), b.settings()
+    if settings_a and settings_b:  # those of linen are in its code
         names = (a.framework_name, b.framework_name)
-        found = differences(paths, *names, ours, theirs)
-        yield from (str(item) for item in found if "(for training)" not in item.property)
+        warnings = differences(paths, *names, settings_a, settings_b)
+        yield from (str(warning) for warning in warnings if "(for training)" not in warning.property)
 
 
 # -- comparing ------------------------------------------------------------------------------------------------------
@@ -230,29 +216,29 @@ def _settings(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> Iterator[str]:
 def _layers(
     pairs: Sequence[Pair], couples: Sequence[Sequence[_Couple]], a: Run, b: Run, rtol: float | None
 ) -> tuple[tuple[Difference, ...], tuple[str, ...]]:
-    """Each layer, or the smallest thing around it that both nets call, in the order of a; and those not seen."""
-    order = {module: place for place, module in enumerate(a.calls)}
-    found: dict[_Couple, tuple[list[Pair], Difference]] = {}
+    """Each layer, or the smallest thing around it that both nets call, in the order of a; and those not called."""
+    order = {module: index for index, module in enumerate(a.calls)}
+    rows: dict[_Couple, tuple[list[Pair], Difference]] = {}
     unseen = []
     for pair, around in zip(pairs, couples, strict=True):
-        seen = [c for c in around if len(a.calls.get(c[0], ())) == len(b.calls.get(c[1], ())) > 0]
-        compared = [(couple, _calls(pair, a.calls[couple[0]], b.calls[couple[1]], rtol)) for couple in seen]
+        called = [c for c in around if len(a.calls.get(c[0], ())) == len(b.calls.get(c[1], ())) > 0]
+        compared = [(couple, _calls(pair, a.calls[couple[0]], b.calls[couple[1]], rtol)) for couple in called]
         fitting = [item for item in compared if np.isfinite(item[1].absolute)]
         chosen = next(iter(fitting or (() if _is_recurrent(pair) else compared)), None)
         if chosen is None:
             unseen.append(pair.source.path)
         else:
-            found.setdefault(chosen[0], ([], chosen[1]))[0].append(pair)
-    placed = sorted(found.items(), key=lambda item: order[item[0][0]])
-    return tuple(_named(couple, *rest) for couple, rest in placed), tuple(unseen)
+            rows.setdefault(chosen[0], ([], chosen[1]))[0].append(pair)
+    ordered = sorted(rows.items(), key=lambda item: order[item[0][0]])
+    return tuple(_named(couple, *rest) for couple, rest in ordered), tuple(unseen)
 
 
-def _named(couple: _Couple, pairs: Sequence[Pair], found: Difference) -> Difference:
+def _named(couple: _Couple, pairs: Sequence[Pair], difference: Difference) -> Difference:
     """By the path of the layer, or by the module that holds several."""
     if len(pairs) == 1:
-        return found
+        return difference
     a, b = (module.replace("/", ".") for module in couple)
-    return Difference(a, b, found.shapes, found.absolute, found.relative, found.ok)
+    return Difference(a, b, difference.shapes, difference.absolute, difference.relative, difference.ok)
 
 
 def _calls(pair: Pair, a: Sequence[Call], b: Sequence[Call], rtol: float | None) -> Difference:
@@ -265,18 +251,19 @@ def _calls(pair: Pair, a: Sequence[Call], b: Sequence[Call], rtol: float | None)
 def _closest(pair: Pair, names: _Couple, a: _Arrays, b: _Arrays, rtol: float | None) -> Difference:
     """One call. What a recurrent layer gives first, the state or the output, differs between frameworks."""
     couples = itertools.product(a, b) if _is_recurrent(pair) else [(a[0], b[0])]
-    found = (_compared(names, ours, theirs, _orders, rtol) for ours, theirs in couples)
-    return min(found, key=lambda difference: difference.relative)
+    each = (_compared(names, array_a, array_b, _orders, rtol) for array_a, array_b in couples)
+    return min(each, key=lambda difference: difference.relative)
 
 
 def _is_recurrent(pair: Pair) -> bool:
-    return any(reading.kind in _RECURRENT for reading in pair.source.readings)
+    """Whether it may hand on every step or the last alone, so that other shapes are no difference."""
+    return any(reading.kind in RECURRENT for reading in pair.source.readings)
 
 
-def _outputs(a: Run, b: Run, turned: bool, rtol: float | None) -> tuple[Difference, ...]:
+def _outputs(a: Run, b: Run, other_axes: bool, rtol: float | None) -> tuple[Difference, ...]:
     if not a.outputs or len(a.outputs) != len(b.outputs):
         raise ConversionError(f"a gives {len(a.outputs)} arrays and b {len(b.outputs)}; they cannot be compared")
-    orders = _channel_orders if turned else lambda array: iter((array,))
+    orders = _channel_orders if other_axes else lambda array: iter((array,))
     keys = (
         [(key, key) for key in a.outputs]
         if set(a.outputs) == set(b.outputs)
@@ -287,8 +274,8 @@ def _outputs(a: Run, b: Run, turned: bool, rtol: float | None) -> tuple[Differen
 
 def _compared(names: _Couple, a: Array, b: Array, orders: Any, rtol: float | None) -> Difference:
     allowed = rtol if rtol is not None else max(TOLERANCES.get(array.dtype.name, 0.0) for array in (a, b))
-    found = [errors(a, fitted) for turned in orders(b) if (fitted := _fitted(turned, a.shape)) is not None]
-    absolute, relative = min(found, default=(float("inf"), float("inf")))
+    measured = [errors(a, fitted) for turned in orders(b) if (fitted := _fitted(turned, a.shape)) is not None]
+    absolute, relative = min(measured, default=(float("inf"), float("inf")))
     return Difference(*names, (a.shape, b.shape), absolute, relative, relative <= allowed)
 
 
@@ -319,14 +306,16 @@ def _fitted(array: Array, shape: tuple[int, ...]) -> Array | None:
     return None
 
 
-def _for_b(x: Array, a: LiveNet, turned: bool, move: bool | None) -> Array:
+def _for_b(x: Array, a: LiveNet, other_axes: bool, move_channels: bool | None) -> Array:
     """The input in the order of b: (batch, channels, *space) or (batch, *space, channels)."""
-    if not turned or x.ndim < (3 if move else 4):
+    if not other_axes or x.ndim < (3 if move_channels else 4):
         return x
     return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.framework.channels_last else np.moveaxis(x, 1, -1))
 
 
-def _row(what: str, found: Difference) -> list[str]:
-    shape = str(found.shapes[0]) if np.isfinite(found.absolute) else f"{found.shapes[0]} and {found.shapes[1]}"
-    numbers = [f"{value:.2g}" for value in (found.absolute, found.relative)]
-    return [what, found.a, found.b if found.b != found.a else "", shape, *numbers, "" if found.ok else "differs"]
+def _row(what: str, difference: Difference) -> list[str]:
+    shapes = difference.shapes[:1] if np.isfinite(difference.absolute) else difference.shapes
+    other_name = difference.b if difference.b != difference.a else ""
+    measured = [f"{value:.2g}" for value in (difference.absolute, difference.relative)]
+    verdict = "" if difference.ok else "differs"
+    return [what, difference.a, other_name, " and ".join(map(str, shapes)), *measured, verdict]

@@ -35,13 +35,13 @@ def groups(axes: Axes, ndim: int) -> tuple[Group, ...] | None:
     wild = [token for token in tokens if token in _WILD]
     if free < sum(_WILD[token] for token in wild) or (free and not wild):
         return None
-    found: list[Group] = []
+    axes_of: list[Group] = []
     for token in tokens:
         if token in _WILD:
-            found += [() if token == "1*" else (f"+{i}",) for i in range(free)]
+            axes_of += [() if token == "1*" else (f"+{i}",) for i in range(free)]
         else:
-            found.append(tuple(word for word in token.strip("()").split() if word != "1"))
-    return tuple(found)
+            axes_of.append(tuple(word for word in token.strip("()").split() if word != "1"))
+    return tuple(axes_of)
 
 
 @lru_cache(maxsize=4096)
@@ -85,35 +85,35 @@ def solve(constraints: Iterable[tuple[Group, int]], known: Mapping[str, int]) ->
 
 
 @lru_cache(maxsize=4096)
-def rearrangement(given: Axes, wanted: Axes, shape: tuple[int, ...], sizes: Sizes) -> tuple[Op, ...] | None:
+def rearrangement(before: Axes, after: Axes, shape: tuple[int, ...], sizes: Sizes) -> tuple[Op, ...] | None:
     """The operations that take an array of this shape from one axis order to the other.
 
     ``sizes`` holds the axes that the shape alone does not tell. None when the shape does not fit, or when
     an axis that must be taken apart has an unknown size.
     """
-    have = groups(given, len(shape))
-    want = groups(wanted, ndim_of(wanted, wild_axes(given, len(shape)))) if have is not None else None
+    have = groups(before, len(shape))
+    want = groups(after, ndim_of(after, wild_axes(before, len(shape)))) if have is not None else None
     if have is None or want is None:
         return None
     whole = [group for group in have if len(group) > 1 and group in want]  # kept together: no need to know its parts
     have, want = _fused(have, whole), _fused(want, whole)
-    found = solve(zip(have, shape, strict=True), dict(sizes))
+    size_of = solve(zip(have, shape, strict=True), dict(sizes))
     atoms = [axis for group in have for axis in group]
     order = [axis for group in want for axis in group]
     repeated = [axis for axis in order if axis in REPEATED and axis not in atoms]
     apart, atoms = atoms, [*atoms, *repeated]
-    if found is None or sorted(atoms) != sorted(order) or any(axis not in found for axis in atoms):
+    if size_of is None or sorted(atoms) != sorted(order) or any(axis not in size_of for axis in atoms):
         return None
-    turned = tuple(found[axis] for axis in order)
-    together = tuple(math.prod(found[axis] for axis in group) for group in want)
-    backwards = ("~" in given) != ("~" in wanted)
-    ops: list[Op] = [Reshape(tuple(found[axis] for axis in apart), shape)]
-    ops += [Repeat(found[axis]) for axis in repeated]
+    turned = tuple(size_of[axis] for axis in order)
+    together = tuple(math.prod(size_of[axis] for axis in group) for group in want)
+    backwards = ("~" in before) != ("~" in after)
+    ops: list[Op] = [Reshape(tuple(size_of[axis] for axis in apart), shape)]
+    ops += [Repeat(size_of[axis]) for axis in repeated]
     if backwards:
         ops.append(Flip(tuple(i for i, axis in enumerate(atoms) if axis.startswith("+"))))
     ops += [Transpose(tuple(atoms.index(axis) for axis in order)), Reshape(together, turned)]
     return simplified(ops)
 
 
-def _fused(found: tuple[Group, ...], whole: list[Group]) -> tuple[Group, ...]:
-    return tuple((" ".join(group),) if group in whole else group for group in found)
+def _fused(order: tuple[Group, ...], whole: list[Group]) -> tuple[Group, ...]:
+    return tuple((" ".join(group),) if group in whole else group for group in order)

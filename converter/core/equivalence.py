@@ -71,10 +71,10 @@ def _reshaped(runs: Sequence[Run], shape: Sequence[int]) -> list[list[Run]] | No
 
 
 def _joined(axes: Sequence[Sequence[Run]]) -> tuple[Run, ...]:
-    found: list[Run] = []
+    joined: list[Run] = []
     for step, size in (run for runs in axes for run in runs if run[1] != 1):
-        if found and found[-1][0] == step * size:
-            found[-1] = (step, found[-1][1] * size)
+        if joined and joined[-1][0] == step * size:
+            joined[-1] = (step, joined[-1][1] * size)
         else:
-            found.append((step, size))
-    return tuple(found)
+            joined.append((step, size))
+    return tuple(joined)

@@ -1,192 +1,70 @@
-"""The neutral vocabulary: layer kinds, their roles, and the one axis order of each role.
-
-This is the hub: a framework is described once against this table, never against another framework.
-"""
+"""The layers of a net, and the tensors in which a framework stores them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache, cached_property
-from types import MappingProxyType
 
 import msgspec
-from msgspec.structs import replace
 
 from converter.core.axes import Axes, Sizes, rearrangement
+from converter.core.contents import Container, LeftOut
+from converter.core.kinds import KINDS, Flow, Role
 from converter.core.ops import Op
 from converter.core.tensors import Array, TensorSpec
-from converter.formats.base import Container, LeftOut
-
-
-class Kind(msgspec.Struct, frozen=True):
-    """A layer kind: its roles with their neutral axes; ``optional`` roles may be absent (no bias).
-
-    absent: the number that stands for a role which one side does not store (a scale of 1): it is filled in
-    there, and checked before it is left behind here.
-    unused: roles of tensors that are stored and count for nothing, so that they may be left behind unseen.
-    whole: whether a layer with some of the roles of ``absent`` gets all of them in a new file.
-    note: what a user should know whose conversion of it is refused.
-    own, idle: whether one framework alone has it; and whether no output depends on it, so that others leave it out.
-    alike: another kind that the same tensors may be, though it is another function.
-    """
-
-    roles: Mapping[str, Axes]
-    optional: frozenset[str] = frozenset()
-    absent: Mapping[str, int] = msgspec.field(default_factory=dict)
-    note: str = ""
-    alike: str = ""
-    unused: frozenset[str] = frozenset()
-    whole: bool = True
-    own: bool = False
-    idle: bool = False
-
-
-def _recurrent(gates: str, note: str = "", alike: str = "") -> Kind:
-    """The roles of a recurrent cell: one matrix and one bias for each gate, for the input and for the state.
-
-    A bias that one side does not have is zero there: MXNet and Flax always have them, nnx.GRUCell all but one.
-    """
-    axes = {"input": "h in", "recurrent": "h r", "input_bias": "h", "recurrent_bias": "h"}
-    roles = {f"{role}_{gate}": order for role, order in axes.items() for gate in gates}
-    biases = frozenset(role for role in roles if "bias" in role)
-    return Kind({**roles, "projection": "r h"}, biases | {"projection"}, dict.fromkeys(biases, 0), note, alike)
-
-
-#: Axis order is that of PyTorch and Gluon, so that most conversions between files are plain moves. The gates of
-#: the recurrent kinds are roles of their own, because no two frameworks keep them in the same tensors.
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "linear": Kind({"weight": "out in", "bias": "out"}, frozenset({"bias"})),
-        "embedding": Kind({"weight": "num dim"}),
-        "conv": Kind({"weight": "out in +", "bias": "out"}, frozenset({"bias"})),
-        "conv_transpose": Kind({"weight": "in out +", "bias": "out"}, frozenset({"bias"})),
-        "batch_norm": Kind(
-            {"scale": "c", "offset": "c", "mean": "c", "variance": "c", "unused_scale": "c"},
-            frozenset({"scale", "offset", "unused_scale"}),
-            {"scale": 1, "offset": 0, "unused_scale": 1},
-            unused=frozenset({"unused_scale"}),
-        ),
-        "norm": Kind(
-            {"scale": "c", "offset": "c"}, frozenset({"scale", "offset"}), {"scale": 1, "offset": 0}, whole=False
-        ),
-        "prelu": Kind({"slope": "c"}),
-        "rnn": _recurrent("h"),
-        "lstm": _recurrent("ifgo"),
-        "gru": _recurrent(
-            "rzn",
-            "flax.nnx.GRUCell is the only GRU without a recurrent bias of the new gate; flax.linen.GRUCell has it",
-        ),
-        "gru_reset_before": _recurrent(
-            "rzn",
-            "a Keras GRU with reset_after=False applies its reset gate before the recurrent matrix, and all others "
-            "behind it: another function, which no weights make the same. Train it with reset_after=True",
-            alike="gru",
-        ),
-        "mgu": replace(
-            _recurrent(
-                "fn", "MGUCell of Flax is a minimal gated unit, which no other framework has; GRUs have two gates"
-            ),
-            own=True,
-        ),
-        # Beside the projections of an attention.
-        "key_value_bias": Kind(
-            {"key": "1 1 dim", "value": "1 1 dim"},
-            note="only nn.MultiheadAttention of PyTorch adds a key and a value that it learned (add_bias_kv=True)",
-            own=True,
-        ),
-        "spectral_norm": Kind(
-            {"weight": "* in out", "bias": "out", "vector": "1 out", "norm": ""},
-            frozenset({"bias"}),
-            note="SpectralNorm of Flax looks for the norm at every call, in n_steps steps that no file tells. "
-            "Divide the kernel by its norm, and save a net without SpectralNorm",
-            own=True,
-        ),
-        # What SpectralNormalization of Keras keeps beside its layer, whose kernel is normalised already.
-        "power_iteration": Kind(
-            {"weight": "* out", "vector": "1 out"},
-            frozenset({"weight"}),
-            note="only training uses it; the kernel of the layer is normalised already",
-            own=True,
-            idle=True,
-        ),
-        "parameter": Kind({"value": "*"}),
-    }
-)
-
-#: What a user should know of roles that few frameworks have.
-ROLE_NOTES: Mapping[str, str] = MappingProxyType(
-    {
-        "projection": "only PyTorch and MXNet have an LSTM that projects its state (proj_size, projection_size); "
-        "elsewhere there is no such layer, so it stays with them, or is trained without"
-    }
-)
-
-#: What an axis counts, in the words of a user.
-AXIS_WORDS: Mapping[str, str] = MappingProxyType(
-    {
-        "in": "input size",
-        "out": "output size",
-        "num": "number of rows",
-        "dim": "embedding size",
-        "c": "number of channels",
-        "h": "hidden size",
-        "r": "size of the state",
-        "heads": "number of heads",
-        "multiplier": "channel multiplier",
-        "head_dim": "size of a head",
-        "+0": "kernel size",
-        "+1": "kernel size",
-        "+2": "kernel size",
-    }
-)
-
-#: The kind of a group of tensors that look like a layer, but like none of the table. It can be copied
-#: within its framework, and is refused everywhere else.
-UNKNOWN = "unknown"
 
 
 class Leaf(msgspec.Struct, frozen=True, gc=False):
     """How a framework stores one tensor of a layer.
 
     name: its last name there. also: other names that it may have, never written.
-    roles: the role it plays; several when it holds them stacked, "" for one that is another layer's, and
-        "a+b" for the sum of two.
+    roles: the role it plays; several when it holds them stacked.
     axes: the order of its axes. neutral: the order that they have in neutral; of stacked roles the first axis,
         ``g``, counts the roles.
     """
 
     name: str
-    roles: tuple[str, ...]
+    roles: tuple[Role, ...]
     axes: Axes
     neutral: Axes
     also: tuple[str, ...] = ()
 
 
 def leaf(kind: str, name: str, roles: str, axes: Axes, neutral: Axes = "", also: str = "") -> Leaf:
-    """A row of a framework's table. ``neutral`` is by default that of `KINDS`."""
-    stacked = tuple("" if role == "-" else role for role in roles.split())
-    first = next(role for role in stacked if role).partition("+")[0]
-    order = neutral or ("g " if len(stacked) > 1 else "") + KINDS[kind].roles[first]
+    """A row of a framework's table: roles that are stacked are parted by spaces, ``a+b`` is the sum of two, and ``-``
+    is another layer's. ``neutral`` is by default that of `KINDS`.
+    """
+    stacked = tuple(frozenset(() if role == "-" else role.split("+")) for role in roles.split())
+    order = neutral or ("g " if len(stacked) > 1 else "") + KINDS[kind].roles[min(first_of(stacked))]
     return Leaf(name, stacked, axes, order, tuple(also.split()))
 
 
+def first_of(roles: Iterable[Role]) -> Role:
+    """The first that is not another layer's."""
+    return next(filter(None, roles))
+
+
+def shown(role: Role) -> str:
+    """A role as people read it: ``input_bias_h + recurrent_bias_h``."""
+    return " + ".join(sorted(role))
+
+
 class Form(msgspec.Struct, frozen=True, gc=False):
-    """One of the ways in which a framework stores a layer kind. The first of a kind is the usual one, named ""."""
+    """One of the ways in which a framework stores a layer kind. The first of a kind is the usual one, named "".
+
+    lacks: the roles that its layers do without, though others stored so have them (a BatchNorm without a scale).
+    """
 
     kind: str
     leaves: tuple[Leaf, ...]
     name: str = ""
+    lacks: frozenset[str] = frozenset()
 
     @property
     def called(self) -> str:
-        """What a user calls it: its own name, or the kind where it is the usual form of that."""
-        return self.name or self.kind
-
-    @property
-    def usual(self) -> str:
-        """What it is called where no role is missing (see `lacking`)."""
-        return self.called.partition("_without_")[0]
+        """As `user_word`."""
+        return user_word(self.kind, self.name, self.lacks)
 
 
 def form(kind: str, *rows: tuple[str, ...], name: str = "") -> Form:
@@ -194,10 +72,10 @@ def form(kind: str, *rows: tuple[str, ...], name: str = "") -> Form:
     return Form(kind, tuple(leaf(kind, *row) for row in rows), name)
 
 
-def lacking(form: str) -> frozenset[str]:
-    """The roles that layers of a form do without: ``batch_norm_without_scale_and_offset``."""
-    _, _, roles = form.partition("_without_")
-    return frozenset(roles.split("_and_")) - {""}
+def user_word(kind: str, form: str, lacks: frozenset[str]) -> str:
+    """What a user calls a form (the kind, where it is the usual one): ``batch_norm_without_scale_and_offset``."""
+    missing = [role for role in KINDS[kind].roles if role in lacks] if lacks else []
+    return "_without_".join(filter(None, (form or kind, "_and_".join(missing))))
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -240,26 +118,22 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reading(msgspec.Struct, frozen=True, dict=True):
-    """What a group of tensors is if it is a layer of this kind, stored in this form."""
+    """What a group of tensors is if it is a layer of this kind, stored in this form; form, lacks: those of `Form`."""
 
     kind: str
     stored: tuple[Stored, ...]
     form: str = ""
+    lacks: frozenset[str] = frozenset()
 
     @property
     def called(self) -> str:
-        """As `Form.called`."""
-        return self.form or self.kind
+        """As `user_word`."""
+        return user_word(self.kind, self.form, self.lacks)
 
     @cached_property
-    def roles(self) -> Mapping[frozenset[str], tuple[Stored, int]]:
-        """Where each role is: the tensor, and its place among those stacked there. The key of a sum has them all."""
-        return {
-            words_of(role): (stored, place)
-            for stored in self.stored
-            for place, role in enumerate(stored.leaf.roles)
-            if role
-        }
+    def roles(self) -> Mapping[Role, tuple[Stored, int]]:
+        """Where each role is: the tensor, and its place among those stacked there."""
+        return {role: (stored, place) for stored in self.stored for place, role in enumerate(stored.leaf.roles) if role}
 
     @property
     def nameless(self) -> Hashable:
@@ -268,24 +142,19 @@ class Reading(msgspec.Struct, frozen=True, dict=True):
             (item, "folded") if item.sources else (item.leaf, item.spec.shape, item.spec.dtype, item.sizes)
             for item in self.stored
         ]
-        return self.kind, self.form, tuple(stored)
+        return self.kind, self.form, self.lacks, tuple(stored)
 
     @property
     def sizes(self) -> Sizes:
         """The named axes whose sizes no shape would tell, had the tensors another form."""
-        found = {pair for stored in self.stored for pair in stored.sizes}
-        return tuple(sorted(found)) if found else ()
+        sizes = {pair for stored in self.stored for pair in stored.sizes}
+        return tuple(sorted(sizes)) if sizes else ()
 
 
 @cache
-def words_of(role: str) -> frozenset[str]:
-    """The roles that are added up in one of a `Leaf`."""
-    return frozenset(role.split("+"))
-
-
-@cache
-def words_in(roles: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(word for role in roles for word in words_of(role))
+def words_in(roles: tuple[Role, ...]) -> frozenset[str]:
+    """The words of several roles."""
+    return frozenset().union(*roles)
 
 
 class Layer(msgspec.Struct, frozen=True, gc=False):
@@ -312,6 +181,48 @@ class Layer(msgspec.Struct, frozen=True, gc=False):
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
         return tuple(dict.fromkeys(spec for stored in self.readings[0].stored for spec in stored.specs))
+
+
+class LayerSizes(msgspec.Struct, frozen=True):
+    """How many channels or features come into a layer and go out of it (0 where that is unknown); see `Kind.flow`."""
+
+    inputs: int
+    outputs: int
+    flow: Flow = "other"
+    transposed: bool = False
+
+
+def sizes_of(layer: Layer) -> LayerSizes:
+    """What comes into a layer and goes out; of a convolution in groups only the channels of one group come in."""
+    reading = layer.readings[0]
+    kind = KINDS.get(reading.kind)
+    if kind is None:
+        return LayerSizes(0, 0)
+    stored = {word: item for role, (item, _) in reading.roles.items() for word in role}
+    inputs, outputs = (_size(reading.kind, axis, stored) for axis in (kind.inputs, kind.outputs))
+    multiplier = dict(reading.sizes).get("multiplier")
+    if multiplier:  # of a depthwise convolution
+        inputs = outputs // multiplier
+    known = outputs and (inputs or not kind.inputs)
+    return LayerSizes(inputs, outputs, kind.flow, kind.transposed) if known or kind.flow == "norm" else LayerSizes(0, 0)
+
+
+def _size(kind: str, axis: str, stored: Mapping[str, Stored]) -> int:
+    """The size of an axis of that kind, from the first tensor that has it."""
+    for role, position in _having(kind, axis):
+        shape = stored[role].neutral_shape() if role in stored else None
+        if shape and len(shape) > position:
+            return shape[position]
+    return 0
+
+
+@cache
+def _having(kind: str, axis: str) -> tuple[tuple[str, int], ...]:
+    """The roles that have the axis, and its position there; those of few axes first, for of groups a bias has all."""
+    having = ((role, axes.split()) for role, axes in KINDS[kind].roles.items())
+    return tuple(
+        (role, axes.index(axis)) for role, axes in sorted(having, key=lambda item: len(item[1])) if axis in axes
+    )
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -341,7 +252,7 @@ class Net(msgspec.Struct, frozen=True, dict=True):
 
     ordered: whether the order of ``layers`` is that in which the net was built. Files that sort their
         names (Flax trees, TensorFlow checkpoints) have lost it.
-    read: gives a tensor by its name, where there are data behind the net; peek, digest: as those of a `Reader`.
+    read: gives a tensor by its name, where the net has data; peek, digest: as those of a `Reader`.
     observed: what a forward showed of a live net.
     """
 
@@ -371,12 +282,6 @@ def join_path(parts: Iterable[str]) -> str:
 
 def split_path(path: str) -> tuple[str, ...]:
     return tuple(re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:[^.\\]|\\.)+", path))
-
-
-def natural_key(path: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts ``Dense_10`` after ``Dense_9``."""
-    pieces = re.split(r"(\d+)", path)
-    return tuple((0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces)
 
 
 def stacked(role: str, gates: str) -> str:

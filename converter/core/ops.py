@@ -1,44 +1,50 @@
 """What can be done to tensors on their way: small frozen values that say it, do it and undo it.
 
-Exact: values are moved, never recomputed, unless the op says so (`Sum`, `Cast`, the folds). An op works on
-a tuple of arrays, because a tensor may be made of several (the gates of an LSTM), or several of one.
+Exact: these move values, and never recompute them; those that do are in `converter.core.arithmetic`. An op works on a
+tuple of arrays, because a tensor may be made of several (the gates of an LSTM), or several of one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TypeVar
+from itertools import accumulate
+from typing import ClassVar, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from converter.core.tensors import Array, DType, TensorSpec, nearest
+from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import ConversionError
+from converter.options import ChannelGroups
 
 _Item = TypeVar("_Item", Array, TensorSpec)
 
 
 class Op(msgspec.Struct, frozen=True):
-    """One operation on a group of tensors. ``infer`` tells shapes and dtypes without any data. A subclass has all."""
+    """One operation on a group of tensors. ``infer`` tells shapes and dtypes without any data."""
+
+    #: What was done, in the words of the report.
+    done: ClassVar[str] = ""
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        raise NotImplementedError
+        return tuple(specs)
 
     def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         raise NotImplementedError
 
     def inverse(self) -> Op:
-        raise NotImplementedError
+        raise ConversionError(f"what was {self} cannot be taken back")
 
     def __str__(self) -> str:
-        """What was done, as the report says it."""
-        raise NotImplementedError
+        return self.done
 
 
 class Transpose(Op, frozen=True):
     """Axis i of the result is axis ``axes[i]`` of the source. A view: no data is moved yet."""
 
+    done = "transposed"
     axes: tuple[int, ...]
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -50,13 +56,11 @@ class Transpose(Op, frozen=True):
     def inverse(self) -> Transpose:
         return Transpose(tuple(self.axes.index(i) for i in range(len(self.axes))))
 
-    def __str__(self) -> str:
-        return "transposed"
-
 
 class Reshape(Op, frozen=True):
-    """The same numbers in the same order under another shape; ``source`` is the shape before."""
+    """The same values in the same order under another shape; ``source`` is the shape before."""
 
+    done = "reshaped"
     shape: tuple[int, ...]
     source: tuple[int, ...]
 
@@ -69,26 +73,18 @@ class Reshape(Op, frozen=True):
     def inverse(self) -> Reshape:
         return Reshape(self.source, self.shape)
 
-    def __str__(self) -> str:
-        return "reshaped"
-
 
 class Flip(Op, frozen=True):
     """These axes run backwards. A view."""
 
+    done = "flipped"
     axes: tuple[int, ...]
-
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(specs)
 
     def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(np.flip(array, self.axes) for array in arrays)
 
     def inverse(self) -> Flip:
         return self
-
-    def __str__(self) -> str:
-        return "flipped"
 
 
 class Repeat(Op, frozen=True):
@@ -137,6 +133,7 @@ class Once(Op, frozen=True):
 class Split(Op, frozen=True):
     """Each array with a count is taken apart along its first axis; one with count 0 stays whole."""
 
+    done = "split"
     counts: tuple[int, ...]
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -154,13 +151,11 @@ class Split(Op, frozen=True):
     def inverse(self) -> Stack:
         return Stack(self.counts)
 
-    def __str__(self) -> str:
-        return "split"
-
 
 class Stack(Op, frozen=True):
     """Runs of arrays of equal shape become one array with a new first axis; a count of 0 leaves one array whole."""
 
+    done = "joined"
     counts: tuple[int, ...]
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -184,12 +179,9 @@ class Stack(Op, frozen=True):
     def inverse(self) -> Split:
         return Split(self.counts)
 
-    def __str__(self) -> str:
-        return "joined"
-
 
 class Reorder(Op, frozen=True):
-    """Array i of the result is array ``order[i]``; arrays not named are left behind (`inverse` needs all)."""
+    """Array i of the result is array ``order[i]``; arrays not named are left out (`inverse` needs all)."""
 
     order: tuple[int, ...]
 
@@ -206,38 +198,10 @@ class Reorder(Op, frozen=True):
         return "reordered" if len(self.order) > 1 else "one part taken"
 
 
-class Sum(Op, frozen=True):
-    """Runs of arrays are added up, so many in each run: two biases that the other framework keeps as one.
-
-    The sum is exact in function; its `inverse` gives the sum to the first of each run, and zeros to the rest.
-    """
-
-    counts: tuple[int, ...]
-
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(specs[start] for start in self._starts())
-
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(
-            sum(arrays[start + 1 : start + count], arrays[start])
-            for start, count in zip(self._starts(), self.counts, strict=True)
-        )
-
-    def _starts(self) -> list[int]:
-        return [sum(self.counts[:i]) for i in range(len(self.counts))]
-
-    def inverse(self) -> Fill:
-        starts = self._starts()
-        return Fill(tuple(i for i in range(sum(self.counts)) if i not in starts), 0)
-
-    def __str__(self) -> str:
-        return "biases added up"
-
-
 class Fill(Op, frozen=True):
-    """At these places of the result stand arrays of one number, of the shape and dtype of the first array."""
+    """Arrays of one value, of the shape and dtype of the first array, are put at these positions of the result."""
 
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     value: int
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -248,19 +212,19 @@ class Fill(Op, frozen=True):
 
     def _filled(self, items: Sequence[_Item], filler: _Item) -> tuple[_Item, ...]:
         result = list(items)
-        for place in self.places:
-            result.insert(place, filler)
+        for position in self.positions:
+            result.insert(position, filler)
         return tuple(result)
 
     def inverse(self) -> Require:
-        return Require(self.places, self.value, "")
+        return Require(self.positions, self.value, "")
 
     def __str__(self) -> str:
         return f"filled with {self.value}"
 
 
 class Full(Op, frozen=True):
-    """An array of one number, made of nothing: what the source does not store, because it is always that number."""
+    """An array of one value, made of nothing: what the source does not store, because it always has that value."""
 
     shape: tuple[int, ...]
     dtype: DType
@@ -280,131 +244,99 @@ class Full(Op, frozen=True):
 
 
 class Require(Op, frozen=True):
-    """The arrays at these places hold this number throughout, and are left behind. ``why``: what cannot be said."""
+    """The arrays at these positions hold this value throughout, and are left out. ``why``: what cannot be expressed."""
 
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     value: int
     why: str
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(spec for i, spec in enumerate(specs) if i not in self.places)
+        return tuple(spec for i, spec in enumerate(specs) if i not in self.positions)
 
     def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        wrong = sum(np.count_nonzero(arrays[place] != self.value) for place in self.places)
+        wrong = sum(np.count_nonzero(arrays[position] != self.value) for position in self.positions)
         if wrong:
             raise ConversionError(f"{self.why}, and {wrong} of its values are not {self.value}")
-        return tuple(array for i, array in enumerate(arrays) if i not in self.places)
+        return tuple(array for i, array in enumerate(arrays) if i not in self.positions)
 
     def inverse(self) -> Fill:
-        return Fill(self.places, self.value)
+        return Fill(self.positions, self.value)
 
     def __str__(self) -> str:
-        return f"checked that what is left behind is {self.value}"
+        return f"checked that what is left out is {self.value}"
 
 
-class FoldWeightNorm(Op, frozen=True):
-    """Magnitude and direction become the kernel that they stand for: g * v / |v|, the norm over all axes that g
-    does not have, with ``epsilon`` in the root (torch.nn.utils.weight_norm; flax.linen.WeightNorm, whose g has the
-    last axes). Computed, in float64 where that is wider.
-    """
+class Turn(Op, frozen=True):
+    """Along one axis the (outer, inner) axes that each part is made of change places."""
 
-    epsilon: float = 0.0
-
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return (specs[1],)
-
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        g, v = (array.astype(np.float64) for array in arrays)
-        sizes = (1,) * (v.ndim - g.ndim) + g.shape
-        over = tuple(axis for axis, size in enumerate(sizes) if size == 1)
-        norm = np.sqrt(np.square(v).sum(over, keepdims=True) + self.epsilon)
-        return ((g * v / norm).astype(arrays[1].dtype),)
-
-    def inverse(self) -> Op:
-        raise ConversionError("a folded kernel does not tell its magnitude and direction")
-
-    def __str__(self) -> str:
-        return "weight normalisation folded in"
-
-
-class FoldSpectralNorm(Op, frozen=True):
-    """Kernel, left and right vector become the kernel over its spectral norm u W v, as torch computes it when it
-    does not train. ``axis`` is that of the outputs (torch.nn.utils.spectral_norm).
-    """
-
+    done = "each part reordered"
     axis: int
-
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return (specs[0],)
+    parts: ChannelGroups
 
     def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        kernel, u, v = (array.astype(np.float64) for array in arrays)
-        matrix = np.moveaxis(kernel, self.axis, 0).reshape(kernel.shape[self.axis], -1)
-        return ((kernel / (u @ matrix @ v)).astype(arrays[0].dtype),)
+        return tuple(self._turned(array) for array in arrays)
 
-    def inverse(self) -> Op:
-        raise ConversionError("a folded kernel does not tell its spectral norm")
-
-    def __str__(self) -> str:
-        return "spectral normalisation folded in"
-
-
-class Cast(Op, frozen=True):
-    """To another dtype; nearest value, ties to even. Raises when a value overflows, unless it may go ``to_inf``.
-
-    Integers become other integers only where every value stays what it is.
-    """
-
-    dtype: DType
-    source: DType
-    to_inf: bool = False
-
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(replace(spec, dtype=self.dtype) for spec in specs)
-
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(self._cast(array) for array in arrays)
-
-    def _cast(self, array: Array) -> Array:
-        if array.dtype.kind in "iu":
-            return self._counted(array)
-        result = nearest(array, self.dtype)
-        lost = 0 if self.to_inf else self.overflowed(array, result)
-        if lost:
-            raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
+    def _turned(self, array: Array) -> Array:
+        ends = list(accumulate(map(math.prod, self.parts)))
+        pieces = np.split(array, ends[:-1], self.axis)
+        front, back = array.shape[: self.axis], array.shape[self.axis + 1 :]
+        turned = [
+            piece.reshape(*front, *sizes, *back).swapaxes(self.axis, self.axis + 1).reshape(piece.shape)
+            for piece, sizes in zip(pieces, self.parts, strict=True)
+        ]
+        result: Array = np.concatenate(turned, self.axis)
         return result
 
-    def _counted(self, array: Array) -> Array:
-        limits = np.iinfo(self.dtype)
-        lost = int(np.count_nonzero((array < limits.min) | (array > limits.max)))
-        if lost:
-            raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
-        return array.astype(self.dtype)
+    def inverse(self) -> Turn:
+        return Turn(self.axis, tuple((inner, outer) for outer, inner in self.parts))
 
-    @staticmethod
-    def overflowed(before: Array, after: Array) -> int:
-        """How many values were too large. Types without an infinity (float8_e4m3fn) overflow to NaN."""
-        return int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
 
-    def inverse(self) -> Cast:
-        return Cast(self.source, self.dtype, self.to_inf)
+class Overlay(Op, frozen=True):
+    """All arrays but the last become one (``old``), and its values replace those of the last (``new``) as far as
+    both reach on every axis, counted from the start; beyond that the last one keeps its own.
+
+    old, new: the operations that bring either to the neutral axes, on which they are laid over each other.
+    overlap: the neutral shape of what is replaced.
+    """
+
+    old: tuple[Op, ...]
+    new: tuple[Op, ...]
+    overlap: tuple[int, ...]
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return (specs[-1],)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        (over,) = _through(self.old, arrays[:-1])
+        (under,) = _through(self.new, arrays[-1:])
+        result = under.copy()
+        part = tuple(slice(size) for size in self.overlap)
+        result[part] = over[part]
+        return _through(tuple(op.inverse() for op in reversed(self.new)), (result,))
 
     def __str__(self) -> str:
-        return f"cast {self.source.name} to {self.dtype.name}"
+        return f"the part {self.overlap} that overlaps"
+
+
+def _through(ops: Sequence[Op], arrays: Sequence[Array]) -> tuple[Array, ...]:
+    result = tuple(arrays)
+    for op in ops:
+        result = op.apply(result)
+    return result
 
 
 def simplified(ops: Sequence[Op]) -> tuple[Op, ...]:
     """The same work with fewer steps: what does nothing or undoes the step before it is gone."""
-    found: list[Op] = []
+    left: list[Op] = []
     for op in ops:
-        joined = _joined(found[-1], op) if found else None
+        joined = _joined(left[-1], op) if left else None
         if joined is not None:
-            found[-1] = joined
+            left[-1] = joined
         else:
-            found.append(op)
-        if _is_identity(found[-1]):
-            found.pop()
-    return tuple(found) if len(found) == len(ops) else simplified(found)
+            left.append(op)
+        if _is_identity(left[-1]):
+            left.pop()
+    return tuple(left) if len(left) == len(ops) else simplified(left)
 
 
 def _joined(first: Op, second: Op) -> Op | None:

@@ -53,11 +53,11 @@ def indices_of(pattern: str, name: str) -> Indices | None:
     if counts(pattern):
         return None
     regex, places = _compiled(pattern)
-    found = regex.fullmatch(name)
-    if found is None:
+    match = regex.fullmatch(name)
+    if match is None:
         return None
     indices: dict[str, int] = {}
-    for (letter, times, plus), text in zip(places, found.groups(), strict=True):
+    for (letter, times, plus), text in zip(places, match.groups(), strict=True):
         number, rest = divmod(int(text or 0) - plus, times)
         if rest or number < 0 or indices.setdefault(letter, number) != number:
             return None

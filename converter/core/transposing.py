@@ -17,7 +17,7 @@ import numpy as np
 
 from converter.core.tensors import Array
 
-__all__ = ["blocks", "contiguous"]
+__all__ = ["blocks", "contiguous", "digest"]
 
 #: Bytes that are handed on at once: few enough to stay in the cache between checksum and write.
 BLOCK_BYTES = 4 << 20
@@ -156,3 +156,13 @@ def _merged(target: Array, source: Array) -> tuple[Array, Array]:
             shape.append(side)
             steps.append(step)
     return target.reshape(shape), np.lib.stride_tricks.as_strided(source, shape, steps)
+
+
+def digest(array: Array) -> str:
+    """xxh3-128 of the elements in C order, whatever the order in memory; a few MB of them are copied at a time."""
+    import xxhash
+
+    state = xxhash.xxh3_128()
+    for block in blocks(array) if array.size else ():
+        state.update(block.data)
+    return state.hexdigest()

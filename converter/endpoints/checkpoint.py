@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from converter.core.layers import Layer, Net
 from converter.core.tensors import Array
-from converter.endpoints.renamed import RenamedReader
-from converter.errors import ConversionError, FormatError
-from converter.formats import Contents, Format, Reader, ReadOptions, open_reader
+from converter.endpoints.readers import RenamedReader
+from converter.errors import ConversionError, FormatError, Problem, Remedy
+from converter.formats import Contents, Format, Reader, open_reader
 from converter.formats.io.locations import location
 from converter.frameworks import Framework, framework, recognise, understood
 from converter.frameworks.neutral import origin
+from converter.options import ReadKeywords, ReadOptions, Records, StrPath, check_keywords, record_of
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11
-
-StrPath: TypeAlias = "str | os.PathLike[str]"
+    from typing_extensions import Self, Unpack  # in typing from Python 3.11
 
 
 class Weights(Mapping[str, Array]):
@@ -101,32 +99,43 @@ class Weights(Mapping[str, Array]):
         self.close()
 
 
-def read(
-    path: StrPath,
-    *,
-    framework: str | None = None,
-    step: int | None = None,
-    key: str | None = None,
-    verify: bool = True,
-    names_from: StrPath | None = None,
-) -> Weights:
-    """Open a weight file, folder or checkpoint prefix of any known format, without its framework.
+#: Why an option means nothing for a format.
+_ELSEWHERE = {"step": "is not a folder of checkpoints", "key": "has its weights in one place"}
 
-    framework: whose names it has, where its format leaves that open (safetensors, npz). step: which
-    checkpoint of a folder, instead of the newest. key: the place of the weights inside a training
-    checkpoint (``ema/model``), instead of the usual ones. verify: compare the checksums that the file has.
-    names_from: a file whose names, in its order, are given to the tensors of this one, which has none
-    (Equinox ``.eqx``, a list). Raises FormatError.
-    """
-    form, reader = open_reader(location(path), ReadOptions(step=step, key=key, verify=verify))
+
+def open_weights(path: StrPath, framework: str | None = None, options: ReadOptions = ReadOptions()) -> Weights:
+    """As `converter.open`, by a record of options. Raises FormatError."""
+    form, reader = open_reader(location(path), options)
     try:
-        if names_from is not None:
-            with read(names_from) as named:
+        for name in {"step", "key"} - reader.takes:
+            if getattr(options, name) is not None:
+                about = Remedy(name, getattr(options, name))
+                raise ConversionError(
+                    Problem(f"{path}: {form.title}, which {_ELSEWHERE[name]}.", "option", about=about)
+                )
+        if options.names_from is not None:
+            with open_weights(options.names_from) as named:
                 reader = RenamedReader(reader, named.contents)
         return Weights(form, reader, framework)
     except BaseException:
         reader.close()
         raise
+
+
+def open(
+    path: StrPath, *, framework: str | None = None, options: Records = (), **keywords: Unpack[ReadKeywords]
+) -> Weights:
+    """Open a weight file, folder or checkpoint prefix of any known format, without its framework.
+
+    framework: whose names it has, where its format leaves that open (safetensors, npz). options, keywords: see
+    `converter.options.ReadOptions`. Raises FormatError.
+    """
+    check_keywords(keywords, options, ReadOptions)
+    return open_weights(path, framework, record_of(ReadOptions, options, keywords))
+
+
+#: As the chapter says it: ``converter.read("mlp.params")``.
+read = open
 
 
 def _check_text(reader: Reader) -> None:
@@ -135,22 +144,23 @@ def _check_text(reader: Reader) -> None:
     try:
         "".join(names).encode()
     except UnicodeEncodeError:
-        found = next(name for name in names if name.encode(errors="ignore").decode() != name)
-        raise FormatError(reader.path, f"the name of a tensor, {found!a}, is no text") from None
+        wrong = next(name for name in names if name.encode(errors="ignore").decode() != name)
+        raise FormatError(reader.path, f"the name of a tensor, {wrong!a}, is no text") from None
 
 
 def _written_by(form: Format, reader: Reader, stated: str | None) -> Framework:
     """The framework that the user states, if the file can be its; else the one the file looks like."""
-    found = recognise(form, reader.contents)
-    if stated is None or framework(stated) is found:
-        return found
+    recognised = recognise(form, reader.contents)
+    if stated is None or framework(stated) is recognised:
+        return recognised
     claimed = framework(stated)
-    if "neutral" in (claimed.name, found.name) or (form.frameworks and claimed.name not in form.frameworks):
+    if "neutral" in (claimed.name, recognised.name) or (form.frameworks and claimed.name not in form.frameworks):
         why = f"its format is {form.title}"
-    elif understood(found, reader.contents) and not understood(claimed, reader.contents):
-        why = "its tensors are named otherwise"
+    elif understood(recognised, reader.contents) and not understood(claimed, reader.contents):
+        why = "its tensors have other names"
     else:
         return claimed
     raise FormatError(
-        reader.path, f"no {claimed.title} file: {why}; it looks like {found.title}. Say '{found.name}' instead?"
+        reader.path,
+        f"not a file of {claimed.title}: {why}. It looks like {recognised.title}; say '{recognised.name}' instead.",
     )

@@ -1,4 +1,4 @@
-"""Where a result goes, and in which format."""
+"""From which framework to which, where the result goes, and in which format."""
 
 from __future__ import annotations
 
@@ -8,15 +8,55 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from converter.errors import ConversionError, OutputError
+import msgspec
+
+from converter.endpoints.endpoint import Endpoint
+from converter.errors import ConversionError, OutputError, Placeholder, Remedy
 from converter.formats import FORMATS, Format, by_name
 from converter.formats.io.atomic import disk
 from converter.formats.io.locations import location, with_suffix
 from converter.frameworks import Framework, framework
+from converter.options import StrPath, WriteOptions
 
-#: Endings that people give to files of every framework (the book saves all its nets as ``mlp.params``).
+#: Extensions that people give to files of every framework (the book saves all its nets as ``mlp.params``).
 ANYTHING = (".params", ".bin", ".ckpt")
 WRITABLE = [row for row in FORMATS if row.extensions]
+
+
+class Direction(msgspec.Struct, frozen=True):
+    source: Framework
+    target: Framework
+
+
+def parse_direction(text: str) -> Direction:
+    """Raises ConversionError for a text that is not a direction, or names an unknown framework."""
+    match = re.fullmatch(r"\s*(\w+)\s*(?:->|→|-to-|:)\s*(\w+)\s*", text)
+    if not match:
+        raise ConversionError(
+            f"'{text}' is not a direction. Say it like 'torch->flax' (with the quotes) or torch-to-flax."
+        )
+    return Direction(framework(match[1]), framework(match[2]))
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """The file that a result becomes."""
+
+    form: Format
+    path: Path
+
+
+def destination(
+    source: Endpoint, clone: Endpoint | None, target: Framework, output: StrPath | None, options: WriteOptions
+) -> Destination:
+    """Where a result goes, and in which format. Raises ConversionError."""
+    template = clone.weights.format if clone and clone.weights else None
+    form = choose_format(target, output, options.format, template, source.net.is_data)
+    path = output
+    if options.max_shard_size is not None:
+        form, path = in_shards(form, output)
+    elif options.resume:
+        raise ConversionError("only shards can be resumed.", Remedy("max_shard_size", "5GB"))
+    return Destination(form, choose_path(source.path or Path(source.title), path, form))
 
 
 def choose_format(
@@ -26,16 +66,16 @@ def choose_format(
     template: Format | None,
     is_data: bool,
 ) -> Format:
-    """By name, else by the ending of the output, else that of the template, else the framework's usual one."""
+    """By name, else by the extension of the output, else that of the template, else the framework's usual one."""
     usable = [row for row in WRITABLE if not row.frameworks or target.name in row.frameworks]
     if target.name == "neutral":
         usable = [row for row in usable if row.name == target.default_format]
     if name is not None:
         return _named(name, usable, target)
     if output is not None:
-        if found := _by_ending(os.fspath(output), usable):
-            return found
-        _refuse_ending(os.fspath(output), target, usable)
+        if row := _by_extension(os.fspath(output), usable):
+            return row
+        _refuse_extension(os.fspath(output), target, usable)
     if template is not None and template in usable:
         return template
     return by_name(target.data_format if is_data else target.default_format)
@@ -55,17 +95,8 @@ def in_shards(form: Format, output: str | os.PathLike[str] | None) -> tuple[Form
     return row, path.with_name(_stem(path.name) + row.extensions[0])
 
 
-def parse_size(text: str) -> int:
-    """``5GB``, ``500 MB``, ``2GiB`` or plain bytes as a number of bytes. Raises ConversionError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text.upper())
-    size = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")) if found else 0
-    if size < 1:
-        raise ConversionError(f"'{text}' is no size. Say it like 5GB, 500MB or 2GiB.")
-    return size
-
-
 def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Format) -> Path:
-    """The output as given, or the source's name with the format's ending, beside the source."""
+    """The output, or the source's name with the format's extension, beside the source."""
     if output is not None:
         return location(output)
     path = source.with_name(_stem(source.name) + form.extensions[0])
@@ -73,9 +104,9 @@ def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Forma
 
 
 def own_framework(path: str | os.PathLike[str], format_name: str | None, own: Framework) -> Framework:
-    """Whose file a net of the framework ``own`` becomes, as the format or the ending says: its own, where it can."""
+    """Whose file a net of the framework ``own`` becomes, as the format or the extension says: its own, where it can."""
     named = next((row for row in WRITABLE if row.name == format_name), None)
-    form = named or _by_ending(os.fspath(path), WRITABLE)
+    form = named or _by_extension(os.fspath(path), WRITABLE)
     if form is None or own.name in form.frameworks:
         return own
     if form.frameworks:
@@ -92,9 +123,9 @@ def refuse_existing(path: Path, form: Format, source: Path | None, force: bool) 
         existing = _existing(path, form, suffixes)
     for file in existing:
         if file.resolve() in of_source:
-            raise OutputError(f"{file}: this is the source itself. Choose another -o.")
+            raise OutputError(f"{file}: this is the source itself; choose another path.")
         if not force:
-            raise OutputError(f"{file}: exists already. Say --force to replace it, or choose another -o.")
+            raise OutputError(f"{file}: exists already; choose another path.", Remedy("force", effect="replaces it"))
 
 
 def _existing(path: Path, form: Format, suffixes: Sequence[str]) -> list[Path]:
@@ -105,21 +136,22 @@ def _existing(path: Path, form: Format, suffixes: Sequence[str]) -> list[Path]:
     return files
 
 
-def _by_ending(output: str, usable: list[Format]) -> Format | None:
-    """The row with the longest ending that the output has (``.legacy.pt`` before ``.pt``)."""
-    endings = [(len(ending), row) for row in usable for ending in row.extensions if output.endswith(ending)]
-    return max(endings, key=lambda item: item[0])[1] if endings else None
+def _by_extension(output: str, usable: list[Format]) -> Format | None:
+    """The row with the longest extension that the output has (``.legacy.pt`` before ``.pt``)."""
+    rows = [(len(extension), row) for row in usable for extension in row.extensions if output.endswith(extension)]
+    return max(rows, key=lambda item: item[0])[1] if rows else None
 
 
-def _refuse_ending(output: str, target: Framework, usable: list[Format]) -> None:
-    """Raises ConversionError for an ending that would mislead whoever opens the file next."""
-    row = _by_ending(output, WRITABLE)
+def _refuse_extension(output: str, target: Framework, usable: list[Format]) -> None:
+    """Raises ConversionError for an extension that would mislead whoever opens the file next."""
+    row = _by_extension(output, WRITABLE)
     if row is None or output.endswith(ANYTHING) or row.name in {form.shards for form in usable}:
         return
-    endings = ", ".join(row.extensions[0] for row in sorted(usable, key=lambda row: not row.frameworks))
+    extensions = ", ".join(row.extensions[0] for row in sorted(usable, key=lambda row: not row.frameworks))
     raise ConversionError(
-        f"{output}: so end files of the format '{row.name}', which is none of {target.title}. "
-        f"Its files end with {endings}; with --format they may have any name."
+        f"{output}: this is the extension of the format '{row.name}', which {target.title} does not have. Its own are "
+        f"{extensions}.",
+        Remedy("format", Placeholder("NAME"), "allows any name"),
     )
 
 
@@ -132,6 +164,6 @@ def _named(name: str, usable: list[Format], target: Framework) -> Format:
 
 
 def _stem(name: str) -> str:
-    """The name without the ending of a weight file (``mlp.weights.h5`` -> ``mlp``)."""
-    known = sorted({ending for row in FORMATS for ending in row.extensions} | {".index"}, key=len, reverse=True)
-    return next((name.removesuffix(ending) for ending in known if name.endswith(ending) and name != ending), name)
+    """The name without the extension of a weight file (``mlp.weights.h5`` -> ``mlp``)."""
+    known = sorted({part for row in FORMATS for part in row.extensions} | {".index"}, key=len, reverse=True)
+    return next((name.removesuffix(part) for part in known if name.endswith(part) and name != part), name)

@@ -8,27 +8,27 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from xxhash import xxh3_128_digest
 
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, Observed
+from converter.core.layers import Layer, Net, Observed, sizes_of
 from converter.core.tensors import Array
 from converter.live.base import LiveNet
-from converter.live.run import Call, Run, run, upwards
+from converter.live.run import Call, Run, run
+from converter.live.watching import upwards
 
 
 def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
     """Run the net once on this input. Raises ConversionError when it does not take it."""
-    found = run(live, inputs, {name for name, _ in live.modules()}, with_inputs=True)
-    order = {module: place for place, module in enumerate(found.calls)}
-    owners = {layer.path: module for layer in net.layers if (module := _owner(live, layer, found))}
+    forward = run(live, inputs, {name for name, _ in live.modules()}, with_inputs=True)
+    order = {module: position for position, module in enumerate(forward.calls)}
+    owners = {layer.path: module for layer in net.layers if (module := _owner(live, layer, forward))}
     times = Counter(owners.values())
     first = {  # of layers that are a module of their own
-        layer: found.calls[owners[layer.path]][0]
+        layer: forward.calls[owners[layer.path]][0]
         for layer in net.layers
         if layer.path in owners and times[owners[layer.path]] == 1
     }
-    arrays = [array for calls in found.calls.values() for call in calls for array in (*call.given, *call.outputs)]
+    arrays = [array for calls in forward.calls.values() for call in calls for array in (*call.inputs, *call.outputs)]
     spatial = _BySize(array for array in arrays if array.ndim > 3)
-    features = _BySize(call.outputs[0] for layer, call in first.items() if sizes_of(layer).role == "features")
+    features = _BySize(call.outputs[0] for layer, call in first.items() if sizes_of(layer).flow == "features")
     axis = -1 if live.framework.channels_last else 1
     flattened, unflattened = {}, {}
     for layer, call in first.items():
@@ -39,7 +39,7 @@ def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
         if became is not None:
             unflattened[layer.path] = became.shape[axis]
     calls = {path: order[module] for path, module in owners.items()}
-    taken = {layer.path: _digest(call.given[0]) for layer, call in first.items() if call.given}
+    taken = {layer.path: _digest(call.inputs[0]) for layer, call in first.items() if call.inputs}
     return Observed(calls, taken, flattened, unflattened)
 
 
@@ -47,30 +47,30 @@ def _digest(array: Array) -> bytes:
     return xxh3_128_digest(np.ascontiguousarray(array).data) + str(array.shape).encode()
 
 
-def _owner(live: LiveNet, layer: Layer, found: Run) -> str:
+def _owner(live: LiveNet, layer: Layer, forward: Run) -> str:
     """The innermost module around all tensors of the layer that was called; "" for none but the net itself."""
     around = [upwards(live.module(spec.name)) for spec in layer.tensors]
-    return next((m for m in around[0] if m in found.calls and all(m in modules for modules in around)), "")
+    return next((m for m in around[0] if m in forward.calls and all(m in modules for modules in around)), "")
 
 
 def _flattened(layer: Layer, call: Call, spatial: _BySize, features: _BySize, axis: int) -> int | None:
     """The channels of what was flattened into the inputs of the layer; 0: nothing was; None: it was not seen."""
-    given = call.given[0] if call.given else None
+    array = call.inputs[0] if call.inputs else None
     size = sizes_of(layer).inputs
-    if given is None or given.ndim < 2 or not size:
+    if array is None or array.ndim < 2 or not size:
         return None
-    if given.ndim > 3 and size == given.size // len(given) != given.shape[-1]:  # gluon flattens by itself
-        return int(given.shape[axis])
-    if given.ndim != 2 or given.shape[1] != size:
+    if array.ndim > 3 and size == array.size // len(array) != array.shape[-1]:  # gluon flattens by itself
+        return int(array.shape[axis])
+    if array.ndim != 2 or array.shape[1] != size:
         return None
-    source = spatial.holds(given)
+    source = spatial.holds(array)
     if source is not None:
         return int(source.shape[axis])
-    return 0 if features.holds(given) is not None else None
+    return 0 if features.holds(array) is not None else None
 
 
 class _BySize:
-    """Arrays of a forward, to be known again by their numbers when they come in another shape."""
+    """Arrays of a forward, to be known again by their values when they come in another shape."""
 
     def __init__(self, arrays: Iterable[Array]) -> None:
         self._arrays: dict[tuple[int, int], list[Array]] = {}
@@ -78,7 +78,7 @@ class _BySize:
             self._arrays.setdefault((len(array), array.size), []).append(array)
 
     def holds(self, array: Array) -> Array | None:
-        """The one with the same numbers in the same order; None also where all numbers are equal."""
+        """The one with the same values in the same order; None also where all values are equal."""
         if not array.size or not np.ptp(array):
             return None
         alike = self._arrays.get((len(array), array.size), ())

@@ -1,19 +1,22 @@
-"""Several sources read as one: the tensors of each under its own word, ``old:hidden.weight``."""
+"""Readers of what is no file of its own: a live net, and a file without names under the names of another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from converter.core.tensors import Array, TensorSpec
-from converter.errors import ConversionError
+from converter.core.tensors import Array
+from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Reader
 from converter.formats.base import Opening
-from converter.live import LiveNet
+from converter.options import ReadOptions
+
+if TYPE_CHECKING:
+    from converter.live import LiveNet
 
 
 class LiveReader(Reader):
@@ -35,44 +38,46 @@ class LiveReader(Reader):
         raise ConversionError(f"'{self.path}' is a net in the memory of this process. Save it to a file first.")
 
 
-class WithClone(Reader):
-    """A source, and behind it the clone, whose tensors are called as `converter.planning.plan.kept` says."""
+class RenamedReader(Reader):
+    """The tensors of ``reader``, each with the name that ``names`` has in the same position.
 
-    def __init__(self, source: Reader, clone: Callable[[str], Array]) -> None:
-        super().__init__(source.path)
-        self._source, self._clone = source, clone
-        self._one = Lock()
-        self.parallel = source.parallel
+    Raises FormatError unless both have as many tensors, with the same shape in each position.
+    """
 
-    @cached_property
+    def __init__(self, reader: Reader, names: Contents) -> None:
+        super().__init__(reader.path, reader.options)
+        self._reader, self._names = reader, names
+        self.parallel = reader.parallel
+        specs, named = reader.contents.specs, names.specs
+        if len(specs) != len(named):
+            raise FormatError(reader.path, f"has {len(specs)} tensors, and the file that is to name them {len(named)}")
+        for spec, name in zip(specs, named, strict=True):
+            if spec.shape != name.shape:
+                raise FormatError(
+                    reader.path,
+                    f"tensor '{spec.name}' has shape {spec.shape}; at the same position, '{name.name}' is {name.shape}",
+                )
+        self._places = {name.name: spec.name for spec, name in zip(specs, named, strict=True)}
+        renamed = tuple(replace(spec, name=name.name) for spec, name in zip(specs, named, strict=True))
+        self._contents = replace(reader.contents, specs=renamed, container="dict")
+
+    @property
     def contents(self) -> Contents:
-        return self._source.contents
+        return self._contents
 
     def read(self, name: str) -> Array:
-        if not name.startswith("\0"):
-            return self._source.read(name)
-        with self._one:
-            return self._clone(name[1:])
+        return self._reader.read(self._places[name])
+
+    @property
+    def opening(self) -> Opening:
+        opening = self._reader.opening
+        return replace(opening, reader=partial(_renamed, opening.reader, self._names))
+
+    def close(self) -> None:
+        self._reader.close()
 
 
-class JoinedReader(Reader):
-    """The tensors of several readers, which stay the caller's to close. Its path is that of the last."""
-
-    def __init__(self, readers: Mapping[str, Reader]) -> None:
-        super().__init__(list(readers.values())[-1].path)
-        self._readers = readers
-        self.parallel = all(reader.parallel for reader in readers.values())
-
-    @cached_property
-    def contents(self) -> Contents:
-        specs = ((word, spec) for word, reader in self._readers.items() for spec in reader.contents.specs)
-        return Contents(tuple(of(word, spec) for word, spec in specs))
-
-    def read(self, name: str) -> Array:
-        word, _, rest = name.partition(":")
-        return self._readers[word].read(rest)
-
-
-def of(word: str, spec: TensorSpec) -> TensorSpec:
-    """The tensor as `JoinedReader` calls it."""
-    return replace(spec, name=f"{word}:{spec.name}")
+def _renamed(
+    reader: Callable[[Path, ReadOptions], Reader], names: Contents, path: Path, options: ReadOptions
+) -> RenamedReader:
+    return RenamedReader(reader(path, options), names)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from converter import __version__
+from converter._version import __version__
 from converter.errors import ConversionError, MissingLibraryError
 from converter.execution.shards import LosableExecutor
 
@@ -20,7 +20,7 @@ ANSWER_WITHIN = 10
 #: Seconds for workers, or the scheduler, to come back when all of them are gone.
 COME_BACK_WITHIN = 60.0
 #: Of a worker this gives the version of this package, and needs nothing of it there to be called.
-_VERSION = "converter:__version__"
+_VERSION = "converter._version:__version__"
 
 
 class Cluster(LosableExecutor):

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from converter._version import __version__
 from converter.formats import Format
 from converter.formats.io.locations import is_url, place, store
-from converter.planning.plan import Plan
+from converter.planning.plan import TensorPlan
 
 __all__ = ["state_of", "work_id"]
 
 
-def work_id(plan: Plan, source: Path, form: Format, max_shard_bytes: int | None) -> str:
+def work_id(plan: TensorPlan, source: Path, form: Format, max_shard_bytes: int | None) -> str:
     """A digest of the plan, of the form of the output, and of the state of the source."""
     import xxhash
 
-    from converter import __version__
-
     digest = xxhash.xxh3_128(f"{__version__} {form.name} {max_shard_bytes} {plan.contents}".encode())
     for step in plan.steps:
-        digest.update(f"{step.sources} {step.ops} {step.target}".encode())
+        digest.update(f"{step.sources} {step.own} {step.ops} {step.target}".encode())
     digest.update(state_of(source).encode())
     return digest.hexdigest()
 

@@ -17,18 +17,18 @@ from pathlib import Path
 
 import msgspec
 
-from converter import __version__
-from converter.errors import ConversionError, FormatError, OutputError
+from converter._version import __version__
+from converter.errors import ConversionError, FormatError, OutputError, Remedy
+from converter.execution.jobs import Pace, fill
 from converter.execution.resume import state_of
-from converter.execution.run import Pace, fill
 from converter.formats import Format, Reader, by_name
 from converter.formats.base import Opening
 from converter.formats.io.atomic import discard, disk
 from converter.formats.io.locations import exists
-from converter.formats.io.shard_writer import Shard, ShardWriter, index_of
-from converter.formats.io.staging import Staging
+from converter.formats.io.shards import Shard, ShardWriter, Staging, index_of
 from converter.formats.io.upload import writer_to
-from converter.planning.plan import Plan, Step
+from converter.planning.plan import TensorPlan
+from converter.planning.steps import Step
 
 __all__ = ["LosableExecutor", "ShardTask", "execute_tasks", "write_shard"]
 
@@ -53,7 +53,8 @@ class ShardTask(msgspec.Struct, frozen=True):
 
     state: of the source when the plan was made (see `resume.state_of`). form: the row of `FORMATS` that writes the
     shards and their index. folder: where the shard goes. running: a file that is there as long as it is wanted.
-    memory, workers: as in `Pace`. version: of this package where the plan was made.
+    memory, workers: as in `Pace`. own: the clone, whose own values some steps keep. version: of this package where the
+    plan was made.
     """
 
     opening: Opening
@@ -65,6 +66,7 @@ class ShardTask(msgspec.Struct, frozen=True):
     running: Path
     memory: int | None
     workers: int | None
+    own: Opening | None = None
     version: str = __version__
 
     @property
@@ -115,10 +117,10 @@ def _written(task: ShardTask) -> Counter[str]:
     path = task.folder / task.shard.name
     writer: type[ShardWriter] = by_name(task.form).load().FileWriter
     pace = Pace(task.memory, task.workers, _Wanted(task.running))
-    with task.opening() as reader:
+    with task.opening() as reader, task.own() if task.own else nullcontext() as own:
         _refuse_other_source(task, reader)
         with disk(path), writer_to(writer.shard_writer, path, task.shard.contents) as shard:
-            overflowed = fill(shard, reader, task.steps, pace)
+            overflowed = fill(shard, reader, task.steps, pace, own)
     _refuse_changed(task)
     return overflowed
 
@@ -131,12 +133,16 @@ def _refuse_other_source(task: ShardTask, reader: Reader) -> None:
 
 
 def _refuse_changed(task: ShardTask) -> None:
-    if state_of(task.opening.path) != task.state:
+    if _state(task.opening, task.own) != task.state:
         raise FormatError(
             task.opening.path,
             "was changed since the plan was made, or is another file on this machine (names, sizes and times are "
             "compared: copy with 'cp -p' or 'rsync -t')",
         )
+
+
+def _state(opening: Opening, own: Opening | None) -> str:
+    return " ".join(state_of(one.path) for one in (opening, own) if one is not None)
 
 
 class _Wanted:
@@ -157,7 +163,7 @@ class _Wanted:
 
 
 def execute_tasks(
-    plan: Plan,
+    plan: TensorPlan,
     opening: Opening,
     form: Format,
     path: Path,
@@ -165,6 +171,7 @@ def execute_tasks(
     pace: Pace,
     work: str | None,
     executor: Executor | None = None,
+    own: Reader | None = None,
 ) -> Counter[str]:
     """Have the shards written, and put them in their places with the index; see `execute`.
 
@@ -175,15 +182,16 @@ def execute_tasks(
     writer = form.load().FileWriter
     if max_shard_bytes is None or not issubclass(writer, ShardWriter):
         raise ConversionError(
-            f"Only shards can be written by many machines, and {form.title} is none that has them. Say "
-            "--max-shard-size 5GB too, and choose safetensors or PyTorch."
+            f"Only shards can be written by many machines: choose a format that has them, safetensors or PyTorch "
+            f"({form.title} has none or is written whole).",
+            Remedy("max_shard_size", "5GB"),
         )
     shards = writer.shards(path, plan.contents, max_shard_bytes)
     with disk(path):
         staging = Staging(path.absolute(), work)
         try:
             missing = [shard for shard in shards if not staging.has(shard.name)]
-            tasks = list(_tasks(plan, opening, form, missing, staging, pace))
+            tasks = list(_tasks(plan, opening, own.opening if own else None, form, missing, staging, pace))
             with ThreadPoolExecutor(1) if executor is None else nullcontext(executor) as workers:
                 overflowed = _run(tasks, staging, pace, workers)
             staging.publish([shard.name for shard in shards], index_of(shards))
@@ -194,14 +202,20 @@ def execute_tasks(
 
 
 def _tasks(
-    plan: Plan, opening: Opening, form: Format, shards: Sequence[Shard], staging: Staging, pace: Pace
+    plan: TensorPlan,
+    opening: Opening,
+    own: Opening | None,
+    form: Format,
+    shards: Sequence[Shard],
+    staging: Staging,
+    pace: Pace,
 ) -> Iterator[ShardTask]:
     steps = {step.target.name: step for step in plan.steps}
-    state = state_of(opening.path)
+    state = _state(opening, own)
     for shard in shards:
         needed = tuple(steps[spec.name] for spec in shard.contents.specs)
         folder, running = staging.folder, staging.running
-        yield ShardTask(opening, state, needed, form.name, shard, folder, running, pace.memory, pace.workers)
+        yield ShardTask(opening, state, needed, form.name, shard, folder, running, pace.memory, pace.workers, own)
 
 
 def _run(tasks: Sequence[ShardTask], staging: Staging, pace: Pace, executor: Executor) -> Counter[str]:

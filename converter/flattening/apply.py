@@ -15,35 +15,32 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.axes import groups
-from converter.core.channel_groups import Parts, Turn
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, Stored
-from converter.errors import ConversionError
+from converter.core.kinds import KINDS
+from converter.core.layers import Layer, Net, Stored, sizes_of
+from converter.core.ops import Turn
+from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.flattening.decision import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
-from converter.matching.applied_options import Rules
+from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
+from converter.options import ChannelGroups, channels_text
 
 __all__ = ["Flattened", "flattened"]
 
 #: The axis of a layer that holds the features, by kind and side.
 _AXES: Mapping[tuple[str, str], str] = {
-    ("linear", INPUTS): "in",
-    ("linear", OUTPUTS): "out",
-    ("batch_norm", INPUTS): "c",
-    ("norm", INPUTS): "c",
-    ("rnn", INPUTS): "in",
-    ("lstm", INPUTS): "in",
-    ("gru", INPUTS): "in",
-    ("gru_reset_before", INPUTS): "in",
+    (name, side): axis
+    for name, kind in KINDS.items()
+    for side, axis in zip((INPUTS, OUTPUTS), kind.flattened, strict=True)
+    if axis
 }
 _OPTIONS = {INPUTS: "flatten", OUTPUTS: "unflatten"}
 _SEEN = "as a forward of the net showed"
 
 
 def flattened(
-    source: Net, target: Net, pairs: Sequence[Pair], rules: Rules
-) -> tuple[tuple[Flattened, ...], tuple[Pair, ...], list[str]]:
+    source: Net, target: Net, pairs: Sequence[Pair], hints: Hints
+) -> tuple[tuple[Flattened, ...], tuple[Pair, ...], list[Problem]]:
     """What was decided, the pairs with it accounted for, and what cannot be decided.
 
     Between frameworks that order channels alike there is nothing to do.
@@ -52,14 +49,14 @@ def flattened(
     if ours == theirs:
         return (), tuple(pairs), []
     chain, basis = _chain(source, target, pairs)
-    said, parts, problems = _said(chain, rules)
+    said, parts, problems = _said(chain, hints)
     seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in said}
     said |= seen
     found, doubts = guessed(chain, said, basis)
     found = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in found]
     found = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in found]
-    if rules.flatten_fix:
-        problems += [f"{doubt.problem} {_remedy(doubt)}" for doubt in doubts]
+    if hints.options.flatten_fix:
+        problems += map(doubtful, doubts)
     else:
         found = [_declined(item) for item in (*found, *doubts)]
     by_path: dict[str, list[Flattened]] = {}
@@ -74,7 +71,7 @@ def guessed(
     chain: Sequence[Layer], said: Mapping[tuple[str, str], int], basis: str
 ) -> tuple[list[Flattened], list[Flattened]]:
     """As `converter.flattening.guesses.guesses`; nothing for a net without channels."""
-    if not any(sizes_of(layer).role == "channels" for layer in chain) and not any(said.values()):
+    if not any(sizes_of(layer).flow == "channels" for layer in chain) and not any(said.values()):
         return [], []
     from converter.flattening.guesses import guesses  # only some nets need it
 
@@ -122,28 +119,31 @@ def _of_both(pair: Pair) -> Layer:
     return replace(pair.source, readings=common or pair.source.readings)
 
 
-def _said(chain: Sequence[Layer], rules: Rules) -> tuple[dict[tuple[str, str], int], dict[str, Parts], list[str]]:
+def _said(
+    chain: Sequence[Layer], hints: Hints
+) -> tuple[dict[tuple[str, str], int], dict[str, ChannelGroups], list[Problem]]:
     """(path, side) -> the channels that the user or the schema gives (0: none); path -> the tensors that stand side by
     side before it, if the user says so; and what cannot be.
     """
     said: dict[tuple[str, str], int] = {}
-    parts: dict[str, Parts] = {}
+    parts: dict[str, ChannelGroups] = {}
     problems = []
     for layer in chain:
         sizes = sizes_of(layer)
-        for side, given in ((INPUTS, rules.flatten_of(layer.path)), (OUTPUTS, rules.unflatten_of(layer.path))):
+        for side, given in ((INPUTS, hints.flatten_of(layer.path)), (OUTPUTS, hints.unflatten_of(layer.path))):
             features = sizes.inputs if side == INPUTS else sizes.outputs
             if given is None or not any((reading.kind, side) in _AXES for reading in layer.readings):
                 continue
             if not isinstance(given, int):
                 total = sum(channels * places for channels, places in given)
                 if total != features:
-                    problems.append(f"--flatten {layer.path}: it has {features} inputs, and these are {total}")
+                    text = f"'{layer.path}' has {features} inputs, and these are {total}."
+                    about = Remedy("flatten", (layer.path, channels_text(given)))
+                    problems.append(Problem(text, "flatten", layer.path, about=about))
                 parts[layer.path], said[layer.path, side] = given, 0
             elif given and features % given:
-                problems.append(
-                    f"--{_OPTIONS[side]} {layer.path}={given}: its {features} {side} are no multiple of {given}"
-                )
+                text = f"the {features} {side} of '{layer.path}' are not a multiple of {given}."
+                problems.append(Problem(text, "flatten", layer.path, about=Remedy(_OPTIONS[side], (layer.path, given))))
             else:
                 said[layer.path, side] = given
     return said, parts, problems
@@ -151,12 +151,24 @@ def _said(chain: Sequence[Layer], rules: Rules) -> tuple[dict[tuple[str, str], i
 
 def _declined(item: Flattened) -> Flattened:
     stays = not item.channels and not item.parts and not item.problem
-    return item if stays else replace(item, channels=0, parts=(), reason="--no-flatten-fix", problem="")
+    return item if stays else replace(item, channels=0, parts=(), reason="as flatten_fix is off", problem="")
 
 
-def _remedy(item: Flattened) -> str:
-    several = ", 64x49+4 for 64 channels in 49 places with 4 features beside them" if item.side == INPUTS else ""
-    return f"Say --{_OPTIONS[item.side]} {item.path}=CHANNELS (0 for none{several}), or --no-flatten-fix."
+def doubtful(item: Flattened) -> Problem:
+    """A doubt as a question: how many channels?"""
+    sums = "; 64x49+4 for 64 channels in 49 positions with 4 features beside them" if item.side == INPUTS else ""
+    return Problem(
+        f"{item.problem} How many were flattened (0: none{sums})?",
+        f"flatten {item.side}",
+        item.path,
+        met=str(item.features),
+        remedies=(
+            Remedy(_OPTIONS[item.side], (item.path, Placeholder("CHANNELS"))),
+            Remedy("flatten_fix", False, "leaves the order as it is"),
+        ),
+        summary=f"the {item.side} of {{count}} layers may be flattened channels.",
+        wide=(Remedy("flatten_fix", False),),
+    )
 
 
 def _fixed(pair: Pair, items: Sequence[Flattened], source_last: bool) -> Pair:
@@ -199,7 +211,7 @@ def _turned(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
     return replace(layer, readings=readings)
 
 
-def _with_turn(stored: Stored, axis: str, parts: Parts) -> Stored:
+def _with_turn(stored: Stored, axis: str, parts: ChannelGroups) -> Stored:
     found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
     if (axis,) not in found:
         return stored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from converter.core.channel_groups import Parts, written
+from converter.options import ChannelGroups, channels_text
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 
@@ -21,13 +21,13 @@ class Flattened(msgspec.Struct, frozen=True):
     channels: int
     reason: str
     problem: str = ""
-    parts: Parts = ()
+    parts: ChannelGroups = ()
 
     def __str__(self) -> str:
         if self.parts:
             return (
-                f"flatten: the {self.features} {self.side} of {self.path} are {written(self.parts)}, tensors side by "
-                f"side ({self.reason}); each takes the order of the other framework"
+                f"flatten: the {self.features} {self.side} of {self.path} are {channels_text(self.parts)}, tensors side "
+                f"by side ({self.reason}); each takes the order of the other framework"
             )
         if self.channels:
             return (

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from converter.core.layer_sizes import Sizes, sizes_of
-from converter.core.layers import Layer
+from converter.core.layers import Layer, LayerSizes, sizes_of
 from converter.flattening.decision import Flattened
 from converter.flattening.unordered import Unordered
 from converter.flattening.walk import IMAGE, Node, Walk
@@ -34,11 +33,11 @@ def guesses(
 
 def _turned_round(nodes: Sequence[Node]) -> bool:
     """Whether the first convolution takes what a later one gives: then the order is not that of the calls."""
-    convs = [node.sizes for node in nodes if node.sizes.role == "channels"]
-    first, later = (convs[0], convs[1:]) if convs else (Sizes(0, 0, "other"), [])
+    convs = [node.sizes for node in nodes if node.sizes.flow == "channels"]
+    first, later = (convs[0], convs[1:]) if convs else (LayerSizes(0, 0, "other"), [])
     if first.inputs <= IMAGE or first.inputs == first.outputs:
         return False
-    layers = [node.sizes for node in nodes if node.sizes.role == "features"]
+    layers = [node.sizes for node in nodes if node.sizes.flow == "features"]
     taken = {sizes.inputs for sizes in layers}
     becomes = any(sizes.outputs not in taken and sizes.outputs % first.inputs == 0 for sizes in layers)
     return not becomes and any(sizes.outputs == first.inputs for sizes in later)
@@ -53,21 +52,21 @@ def _with_groups(nodes: Sequence[Node]) -> list[Node]:
     last = image = handed = 0
     for node in nodes:
         sizes = node.sizes
-        if sizes.role == "channels" and sizes.inputs and not sizes.transposed:
+        if sizes.flow == "channels" and sizes.inputs and not sizes.transposed:
             given = last if handed in (0, last) else _in_places(handed, sizes)
             groups, rest = divmod(given, sizes.inputs)
             fits = groups > 1 and not rest and not sizes.outputs % groups
             image = image or sizes.inputs
             if fits and (sizes.inputs == 1 or sizes.inputs != image):
                 sizes = replace(sizes, inputs=groups * sizes.inputs)
-        if sizes.role == "channels":
+        if sizes.flow == "channels":
             last, handed = sizes.outputs, 0
-        elif sizes.role == "features":
+        elif sizes.flow == "features":
             handed = sizes.outputs
         result.append(Node(node.path, sizes))
     return result
 
 
-def _in_places(handed: int, sizes: Sizes) -> int:
+def _in_places(handed: int, sizes: LayerSizes) -> int:
     """What a linear layer gives at every place, if a depthwise convolution of as many channels follows."""
     return handed if sizes.inputs == 1 and sizes.outputs == handed else 0

@@ -13,14 +13,14 @@ class Unordered(Walk):
     """Only the numbers of channels that are given and taken count."""
 
     def run(self) -> None:
-        layers = [node for node in self.nodes if node.sizes.role in ("features", "recurrent")]
-        convs = [node for node in self.nodes if node.sizes.role == "channels"]
+        layers = [node for node in self.nodes if node.sizes.flow in ("features", "recurrent")]
+        convs = [node for node in self.nodes if node.sizes.flow == "channels"]
         plain = [node for node in convs if not node.sizes.transposed]
         self.channels = {size for node in convs for size in (node.sizes.inputs, node.sizes.outputs)}
         sizes = open_sizes(plain) or {node.sizes.outputs for node in plain}
         self.tips = [Tip(self._giver(size), size) for size in sorted(sizes)]
         for node in self.nodes:
-            if node.sizes.role not in ("channels", "norm") and node.sizes.outputs:
+            if node.sizes.flow not in ("channels", "norm") and node.sizes.outputs:
                 self.outs.setdefault(node.sizes.outputs, node.path)
         # what no layer of features gives comes first, so that the rest can be told from it; then what is pooled
         for node in sorted(layers, key=lambda n: (n.sizes.inputs in self.outs, n.sizes.inputs not in sizes)):
@@ -29,14 +29,14 @@ class Unordered(Walk):
             else:
                 self._guess(node)
         for node in layers:
-            if node.sizes.role == "features":
+            if node.sizes.flow == "features":
                 self._unflatten(node, 0)
         self._norms({item.features: item.channels for item in self.found if item.channels})
 
     def _norms(self, flat: Mapping[int, int]) -> None:
         for node in self.nodes:
             features = node.sizes.inputs
-            if node.sizes.role != "norm":
+            if node.sizes.flow != "norm":
                 continue
             if (node.path, INPUTS) in self.said:
                 self._decide(node, INPUTS, self.said[node.path, INPUTS], GIVEN)
@@ -56,12 +56,12 @@ class Unordered(Walk):
             return f"what {self.outs[features]} gives", False
         if any(tip.channels == features for tip in self.tips):
             return "pooled channels", False
-        given = {node.sizes.outputs for node in self.nodes if node.sizes.role == "channels"}
+        given = {node.sizes.outputs for node in self.nodes if node.sizes.flow == "channels"}
         joined = any(size > IMAGE and size not in given for size in self._taken_by_plain())
         return ("channels of several layers side by side", False) if joined else ("", False)
 
     def _taken_by_plain(self) -> set[int]:
-        return {n.sizes.inputs for n in self.nodes if n.sizes.role == "channels" and not n.sizes.transposed}
+        return {n.sizes.inputs for n in self.nodes if n.sizes.flow == "channels" and not n.sizes.transposed}
 
     def _concatenated(self, features: int) -> set[int]:
         return set()
@@ -78,13 +78,13 @@ class Unordered(Walk):
         used = [tip.channels for tip in self.tips if tip.features is not None]
         balance: Counter[int] = Counter(used)
         for other in self.nodes:
-            if other.sizes.role == "channels":
+            if other.sizes.flow == "channels":
                 balance[other.sizes.inputs] += 1
                 balance[other.sizes.outputs] -= 1
         transposed = {other.sizes.inputs for other in self.nodes if other.sizes.transposed}
         options = {size for size, count in balance.items() if count > 0 and (size > IMAGE or size in transposed)}
         options = {size for size in options if 1 < size < features and not features % size}
-        taken = {other.sizes.inputs for other in self.nodes if other.sizes.role in ("features", "recurrent")}
+        taken = {other.sizes.inputs for other in self.nodes if other.sizes.flow in ("features", "recurrent")}
         if not options or features in taken:
             return
         if len(options) > 1 or not options <= transposed:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from converter.core.layer_sizes import Sizes
+from converter.core.layers import LayerSizes
 from converter.flattening.decision import INPUTS, OUTPUTS, Flattened
 
 GIVEN = "as said"
@@ -17,14 +17,14 @@ IMAGE = 4
 
 class Node(msgspec.Struct, frozen=True):
     path: str
-    sizes: Sizes
+    sizes: LayerSizes
 
 
 def open_sizes(nodes: Iterable[Node]) -> set[int]:
     """Numbers of channels that more convolutions give than take: in a chain, those of the last one."""
     given: Counter[int] = Counter()
     for node in nodes:
-        if node.sizes.role == "channels":
+        if node.sizes.flow == "channels":
             given[node.sizes.outputs] += 1
             given[node.sizes.inputs] -= 1
     return {size for size, count in given.items() if count > 0}
@@ -63,7 +63,7 @@ class Walk(msgspec.Struct):
 
     def run(self) -> None:
         for place, node in enumerate(self.nodes):
-            role = node.sizes.role
+            role = node.sizes.flow
             if role == "channels":
                 self._channels(node)
             elif role == "norm":
@@ -77,14 +77,14 @@ class Walk(msgspec.Struct):
 
     def _orphans(self) -> None:
         """A transposed convolution whose channels no layer gives has them from a linear layer, wherever that stands."""
-        given = {n.sizes.outputs for n in self.nodes if n.sizes.role == "channels"}
+        given = {n.sizes.outputs for n in self.nodes if n.sizes.flow == "channels"}
         given |= {item.channels for item in self.found if item.side == OUTPUTS}
         wanted = {n.sizes.inputs for n in self.nodes if n.sizes.transposed} - given
         known = {item.path for item in self.found if item.side == OUTPUTS}
         for node in self.nodes:
             features = node.sizes.outputs
             options = {size for size in wanted if 1 < size < features and not features % size}
-            if node.sizes.role == "features" and options and node.path not in known and not self._is_taken(features):
+            if node.sizes.flow == "features" and options and node.path not in known and not self._is_taken(features):
                 text = f"the {features} outputs of '{node.path}' may become {either(options)} channels"
                 self._ask(node, OUTPUTS, f"{text}, which a transposed convolution takes and no convolution gives.")
 
@@ -133,10 +133,10 @@ class Walk(msgspec.Struct):
         else:
             self._guess(node)
         self.outs.setdefault(outputs, node.path)
-        if node.sizes.role == "recurrent":  # both directions side by side
+        if node.sizes.flow == "recurrent":  # both directions side by side
             self.outs.setdefault(2 * outputs, node.path)
         self.handed, self.stream = outputs, 0
-        if node.sizes.role == "features":
+        if node.sizes.flow == "features":
             self._unflatten(node, place)
 
     def _given_as(self, features: int) -> int:
@@ -161,7 +161,7 @@ class Walk(msgspec.Struct):
             if options:
                 self._decide(node, INPUTS, 0, f"they are {exact}, not {either(options)} flattened channels")
             self._use(features, features)
-        elif exact or len(options) > 1 or (options and node.sizes.role == "recurrent"):
+        elif exact or len(options) > 1 or (options and node.sizes.flow == "recurrent"):
             also = f", or {exact}" if exact else ""
             text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
             self._ask(node, INPUTS, f"{text}{also}.")
@@ -212,8 +212,8 @@ class Walk(msgspec.Struct):
     def _side_by_side(self, node: Node, channels: int) -> bool:
         """Whether other convolutions are left over that no layer behind this one can take."""
         others = {tip.channels for tip in self._unused()} - {channels}
-        given = {other.sizes.outputs for other in self.nodes if other.sizes.role != "channels"}
-        takers = [n for n in self._behind(node) if n.sizes.role == "features" and n.sizes.inputs not in given]
+        given = {other.sizes.outputs for other in self.nodes if other.sizes.flow != "channels"}
+        takers = [n for n in self._behind(node) if n.sizes.flow == "features" and n.sizes.inputs not in given]
         return len(others) > len(takers) and not self._convolves(node)
 
     def _behind(self, node: Node) -> Sequence[Node]:
@@ -221,7 +221,7 @@ class Walk(msgspec.Struct):
 
     def _convolves(self, node: Node) -> bool:
         """Whether a convolution stands behind this layer, which may take what is left over."""
-        return any(other.sizes.role == "channels" for other in self._behind(node))
+        return any(other.sizes.flow == "channels" for other in self._behind(node))
 
     def _place(self, path: str) -> int:
         return next(i for i, node in enumerate(self.nodes) if node.path == path)
@@ -230,7 +230,7 @@ class Walk(msgspec.Struct):
         """What gives just so many features, and whether nothing else would be believed."""
         if self.tips:
             sums = {self._sum(count) for count in range(2, len(self.tips) + 1)}
-            convs = [node.sizes for node in self.nodes if node.sizes.role == "channels"]
+            convs = [node.sizes for node in self.nodes if node.sizes.flow == "channels"]
             joined = {sizes.inputs for sizes in convs} - {sizes.outputs for sizes in convs}  # as in a DenseNet
             beside = features - self.tips[-1].channels in joined
             if features in sums or beside:
@@ -248,17 +248,17 @@ class Walk(msgspec.Struct):
 
     def _goes_on(self, node: Node, channels: int) -> bool:
         """Whether a convolution behind this layer takes those channels, so that they were not flattened."""
-        return any(n.sizes.role == "channels" and n.sizes.inputs == channels for n in self._behind(node))
+        return any(n.sizes.flow == "channels" and n.sizes.inputs == channels for n in self._behind(node))
 
     def _taken_up(self, node: Node, channels: int) -> bool:
         """Whether a convolution behind this layer takes those channels, and nothing there gave them first."""
         before = node
         for other in self._behind(node):
-            if other.sizes.role == "channels" and other.sizes.inputs == channels and not other.sizes.transposed:
-                return before.sizes.role != "features" or before.sizes.outputs % channels != 0
-            if other.sizes.role == "channels" and other.sizes.outputs == channels:
+            if other.sizes.flow == "channels" and other.sizes.inputs == channels and not other.sizes.transposed:
+                return before.sizes.flow != "features" or before.sizes.outputs % channels != 0
+            if other.sizes.flow == "channels" and other.sizes.outputs == channels:
                 return False
-            before = other if other.sizes.role in ("features", "channels") else before
+            before = other if other.sizes.flow in ("features", "channels") else before
         return False
 
     def _use(self, channels: int, features: int) -> None:
@@ -291,14 +291,14 @@ class Walk(msgspec.Struct):
     def _is_taken(self, features: int) -> bool:
         """Whether some layer takes so many features as they are, or they may be added to as many channels."""
         return any(
-            features == (n.sizes.outputs if n.sizes.role == "channels" else n.sizes.inputs)
+            features == (n.sizes.outputs if n.sizes.flow == "channels" else n.sizes.inputs)
             for n in self.nodes
-            if n.sizes.role in ("features", "recurrent", "channels")
+            if n.sizes.flow in ("features", "recurrent", "channels")
         )
 
     def _was_taken(self, place: int, features: int) -> bool:
         """Whether a layer before took so many features as they are, not as flattened channels."""
-        before = [n for n in self.nodes[:place] if n.sizes.role in ("features", "recurrent")]
+        before = [n for n in self.nodes[:place] if n.sizes.flow in ("features", "recurrent")]
         return any(n.sizes.inputs == features and not self._answer(n, INPUTS) for n in before)
 
     def _explained(self, channels: int) -> bool:
@@ -309,8 +309,8 @@ class Walk(msgspec.Struct):
 
     def _next_channels(self, place: int) -> int:
         """The channels that the next layer takes, norms aside, if it is a convolution."""
-        behind = next((node for node in self.nodes[place + 1 :] if node.sizes.role not in ("norm", "other")), None)
-        return behind.sizes.inputs if behind and behind.sizes.role == "channels" else 0
+        behind = next((node for node in self.nodes[place + 1 :] if node.sizes.flow not in ("norm", "other")), None)
+        return behind.sizes.inputs if behind and behind.sizes.flow == "channels" else 0
 
     # -- answers ----------------------------------------------------------------------------------------------------
 

@@ -12,66 +12,21 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import msgspec
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.io.atomic import disk
 from converter.formats.io.locations import open_binary
+from converter.options import ReadOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
-#: How the file holds its tensors at the top: one bare tensor (named "0"), a list ("0", "1", ...), or names.
-Container: TypeAlias = Literal["tensor", "list", "dict"]
-
-
-class LeftOut(msgspec.Struct, frozen=True):
-    """Something the file holds that is not a weight, and why it is not handed on."""
-
-    name: str
-    reason: str
-
-
-class Contents(msgspec.Struct, frozen=True, dict=True):
-    """All that a file's headers say; given to a `Writer`, all that the file is to say.
-
-    specs: the tensors in the order of the file; nested containers are joined with ``/``.
-    labels: group of tensors -> the name that the user gave to it, where the format keeps one apart
-        (Keras: the layer's name in an attribute of the HDF5 group).
-    links: other name -> group or tensor that it stands for, for formats that have links (HDF5 hard
-        links, the object graph of a TensorFlow checkpoint). Never two names in `specs`.
-    left_out: what else was in the file.
-    writer: the program and version that wrote the file, where it says so.
-    metadata: free text that the format keeps beside the tensors (safetensors ``__metadata__``).
-    classes: tensor -> the class of its layer, where that is known (live nets, the graph of an MXNet export).
-    """
-
-    specs: tuple[TensorSpec, ...]
-    container: Container = "dict"
-    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
-    links: Mapping[str, str] = msgspec.field(default_factory=dict)
-    left_out: tuple[LeftOut, ...] = ()
-    writer: str = ""
-    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
-    classes: Mapping[str, str] = msgspec.field(default_factory=dict)
-
-    @cached_property
-    def by_name(self) -> Mapping[str, TensorSpec]:
-        return {spec.name: spec for spec in self.specs}
-
-
-class ReadOptions(msgspec.Struct, frozen=True):
-    """step: which step of a checkpoint directory (None: the newest). verify: check checksums.
-
-    key: the place of the weights inside a training checkpoint, keys joined with ``/`` (None: the usual places).
-    """
-
-    step: int | None = None
-    verify: bool = True
-    key: str | None = None
+__all__ = ["Opening", "Probe", "ReadOptions", "Reader", "Writer"]
 
 
 class Reader(ABC):
@@ -81,10 +36,12 @@ class Reader(ABC):
     before memory is allocated for it. Raises `FormatError` for anything that is not right.
     """
 
-    #: names, in `tensors.DTYPES`, of what such a file can hold
+    #: names, in `tensors.DTYPES`, of the dtypes that such a file can hold
     dtypes: ClassVar[Collection[str]] = DTYPES
-    #: what of the data is read for one tensor
+    #: how much data is read for one tensor
     lazy: ClassVar[Literal["tensor", "tensor, or its zip member if packed", "tensor, or all if packed"]] = "tensor"
+    #: which of the options ``step`` and ``key`` mean something for such a file
+    takes: ClassVar[frozenset[str]] = frozenset()
     #: whether several threads may call `read` at a time, once `contents` was asked for
     parallel: bool = False
 
@@ -105,31 +62,31 @@ class Reader(ABC):
         """
 
     def raw(self, name: str) -> Array:
-        """As `read`, for who only moves elements: not aligned where that would take a copy."""
+        """As `read`, for callers that only move elements: unaligned where aligning would take a copy."""
         return self.read(name)
 
     def peek(self, name: str) -> Array:
-        """The tensor for who looks at its ends: no checksum is compared for it, where that takes time.
+        """The tensor for callers that compare a few elements: no checksum is verified where that takes time.
 
-        It may be flat, and lack what lies between the ends, where that would have to be fetched.
+        The result may be flat and hold only the first and the last elements where the others would have to be fetched.
         """
         return self.read(name)
 
     def digest(self, name: str) -> Hashable:
-        """The checksum of the tensor that the file holds: the same for equal ones of one shape and dtype; else None."""
+        """A checksum stored in the file, the same for equal tensors of one shape and dtype; else None."""
         return None
 
     def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
-        """The specs of these tensors, without those that are not there; then several threads may `read` them.
+        """The specs of those of these tensors that exist; afterwards several threads may `read` them.
 
-        Reads no more headers than that needs: what is in many files opens only those of these tensors.
+        Reads only the headers that are needed: a checkpoint of many files opens only those of these tensors.
         """
         specs = self.contents.by_name
         return {name: specs[name] for name in names if name in specs}
 
     @property
     def opening(self) -> Opening:
-        """How to open the same file anew, also when a newer checkpoint has come into its folder."""
+        """How to open the same file again, even after a newer checkpoint was written to its folder."""
         return Opening(type(self), self.path.absolute(), self.options)
 
     def close(self) -> None:  # noqa: B027 - a format that holds nothing open has nothing to do
@@ -145,7 +102,7 @@ class Reader(ABC):
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """Calling it opens the file with that reader; it can be pickled, so another process can do so."""
+    """Calling it opens the file with that reader; it can be pickled, so another process can open it."""
 
     reader: Callable[[Path, ReadOptions], Reader]
     path: Path
@@ -158,15 +115,15 @@ class Opening(msgspec.Struct, frozen=True):
 class Writer(ABC):
     """A file being written. A context manager: on a clean exit `commit`, on an exception `abort`.
 
-    All specs are known at the start (``contents``); `write` is then called once for each of them, in any
-    order and by several threads at a time. Until `commit` nothing exists under the final name; after `abort`
+    All specs are known at the start (``contents``); `write` is called once for each, in any order and by several
+    threads at a time. Until `commit` nothing exists under the final name; after `abort`
     nothing new exists.
-    What the disk refuses leaves the ``with`` block as an OutputError.
+    An error of the disk leaves the ``with`` block as an OutputError.
     """
 
     #: whether one tensor is in memory at a time
     streams: ClassVar[bool] = True
-    #: tensors that are there already from an earlier attempt, and are not to be written again
+    #: tensors that an earlier attempt has written already
     done: frozenset[str] = frozenset()
 
     #: suffixes of the files that this format writes at ``path + suffix``; ("",) is the path itself.
@@ -178,7 +135,7 @@ class Writer(ABC):
         self._missing = {spec.name for spec in contents.specs}
 
     def checked(self, name: str, array: Array) -> TensorSpec:
-        """The spec of the tensor that is written now. Raises ValueError for one that was not announced so."""
+        """The spec of the tensor to write. Raises ValueError if the array has another shape or dtype."""
         spec = self.contents.by_name[name]
         if array.shape != spec.shape or array.dtype != spec.dtype:
             raise ValueError(f"'{name}' was announced as {spec.dtype}{spec.shape}, not {array.dtype}{array.shape}")
@@ -258,14 +215,14 @@ class Probe:
 
     @property
     def is_zip(self) -> bool:
-        """By its first bytes."""
+        """Whether it starts as a zip does."""
         return self.head.startswith(b"PK\x03\x04")
 
     @property
     def first_member(self) -> str:
-        """The name of the first member of a zip, all that one shows that was cut off; else "".
+        """The name of the first member of a zip, all that is left of a file that was cut off; else "".
 
-        It is read from where the member stands, so that a directory of thousands need not be parsed for it.
+        Read from the first local header, so that a directory of thousands need not be parsed.
         """
         end = 30 + int.from_bytes(self.head[26:28], "little")
         return self.head[30:end].decode("latin-1") if self.is_zip else ""
@@ -289,10 +246,10 @@ class Probe:
 
 
 def check_names(path: Path, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """The specs as a tuple, after making sure that no name stands twice."""
+    """The specs as a tuple. Raises FormatError if a name occurs twice."""
     seen: dict[str, TensorSpec] = {}
     for spec in specs:
         if spec.name in seen:
-            raise FormatError(path, f"the name '{spec.name}' stands twice in the file")
+            raise FormatError(path, f"the name '{spec.name}' occurs twice in the file")
         seen[spec.name] = spec
     return tuple(seen.values())

@@ -1,6 +1,6 @@
-"""What a file or folder of no known format is instead, and what to do about it.
+"""What a file or folder of an unknown format is instead, and what to do about it.
 
-Asked only when no row of the table reads it, so it may look at more than detection does.
+Used only when no format accepts the file, so it may look at more than detection does.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from itertools import product
 from pathlib import Path
 
 from converter.formats.base import Probe
+from converter.formats.table import recognised
 
 __all__ = ["described"]
 
-#: First bytes -> what begins so, and the next step.
+#: First bytes -> what the file is, and the next step.
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "packed with gzip; unpack it first"),
     (b"BZh", "packed with bzip2; unpack it first"),
@@ -26,7 +27,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF document, not weights"),
     (b"\x89PNG", "a picture, not weights"),
 )
-#: Of nets whose graph and weights are one file; none of them starts with bytes of its own.
+#: Nets whose graph and weights are one file, by extension: they have no magic bytes.
 _OTHER_NETS = {
     ".onnx": "ONNX",
     ".tflite": "TensorFlow Lite",
@@ -37,7 +38,7 @@ _OTHER_NETS = {
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)")
 _HTML = re.compile(rb"\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
 _SHOWN, _LOOKED_AT = 5, 100
-#: A file that only the folder of such a checkpoint has, and how far below it the others lie.
+#: A file that only the folder of such a checkpoint has, and how many levels below it other files are.
 _MARKERS = {
     ".metadata": "PyTorch distributed checkpoint",
     "saved_model.pb": "TensorFlow SavedModel",
@@ -64,11 +65,9 @@ def described(probe: Probe) -> str:
 def _folder(probe: Probe) -> str:
     if not probe.entries:
         return "the folder is empty"
-    from converter.formats import recognised  # which asks this module
-
     weights = [name for name in sorted(probe.entries)[:_LOOKED_AT] if recognised(Probe(probe.path / name))]
     if weights:
-        return f"a folder, not a checkpoint; name what is to be read in it: {_few(weights)}"
+        return f"a folder, not a checkpoint; name the file to read in it: {_few(weights)}"
     return f"a folder, not a checkpoint, and nothing in it is a weight file: {_few(sorted(probe.entries))}"
 
 
@@ -86,7 +85,7 @@ def _first_bytes(head: bytes) -> str:
 def _part(path: Path) -> str:
     for folder, marker in product(list(path.parents)[:_DEEPEST], _MARKERS):
         if (folder / marker).is_file():
-            return f"a part of the {_MARKERS[marker]} '{folder}'; give the folder"
+            return f"a part of the {_MARKERS[marker]} '{folder}'; name the folder"
     return ""
 
 
@@ -97,7 +96,7 @@ def _other_net(suffix: str) -> str:
 def _archive(probe: Probe) -> str:
     if probe.entries:
         return (
-            f"a zip archive of no known format; are the weights in it? Unpack it first: {_few(sorted(probe.entries))}"
+            f"a zip archive of an unknown format; are the weights in it? Unpack it first: {_few(sorted(probe.entries))}"
         )
     if probe.is_zip:
         return "a zip archive that is cut off or damaged"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from converter.core.contents import Contents
+from converter.core.layers import Form
 from converter.errors import ConversionError
 from converter.formats import Format
-from converter.formats.base import Contents
 from converter.frameworks.base import Framework
 from converter.frameworks.flax import Flax
 from converter.frameworks.mxnet import MXNet
@@ -20,10 +21,10 @@ __all__ = ["FRAMEWORKS", "Framework", "framework", "named_forms", "recognise"]
 FRAMEWORKS: tuple[Framework, ...] = (Torch(), Flax(), TensorFlow(), MXNet(), Neutral())
 
 
-def named_forms() -> Mapping[str, str]:
-    """Name of each form that is not the usual one of its kind -> the kind."""
+def named_forms() -> Mapping[str, Form]:
+    """What users call each form that is not the usual one of its kind -> the form, as some framework has it."""
     forms = (form for row in FRAMEWORKS for form in (*row.forms, *row.forms_of("vars")))
-    return {form.name: form.kind for form in forms if form.name}
+    return {form.called: form for form in forms if form.name or form.lacks}
 
 
 def framework(name: str) -> Framework:

@@ -16,29 +16,42 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.axes import Sizes, groups, ndim_of, solve, wild_axes
-from converter.core.layers import (
-    KINDS,
-    UNKNOWN,
-    Form,
-    Layer,
-    Leaf,
-    Net,
-    Reading,
-    Stored,
-    lacking,
-    natural_key,
-    words_in,
-)
+from converter.core.contents import Contents, LeftOut
+from converter.core.kinds import KINDS, UNKNOWN
+from converter.core.layers import Form, Layer, Leaf, Net, Reading, Stored, first_of, words_in
+from converter.core.natural_order import natural_key
 from converter.core.ops import Op
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents, LeftOut
-from converter.frameworks.dense import AXES
+from converter.frameworks.linear import AXES
 
-#: Between a prefix of names and what `Framework.placed` says beside it of the layer there; no name contains it.
-MARK = "\0"
+_BARE = Leaf("", (frozenset({"value"}),), "*", "*")
 #: Axes whose size goes with a layer from form to form; the shapes of another form would not tell it.
 _TOLD = frozenset({"heads", "multiplier"}) | AXES
+
+
+class LiveClass(msgspec.Struct, frozen=True):
+    """A class of live nets, by the module (or its beginning) and the name of a base class of it.
+
+    adapter: the module in `converter.live`. title: what people call such a net. bare: whether the module has no weights
+    itself, so that a net is a pair of it and its variables, or the tree of these alone.
+    """
+
+    module: str
+    base: str
+    adapter: str
+    title: str
+    bare: bool = False
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where the tensors of a layer are in a new file. form: how it is stored there, where its own form does not tell.
+
+    prefix: what `Framework.spell` puts before the names of its tensors.
+    """
+
+    prefix: str
+    form: Form | None = None
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
@@ -53,6 +66,11 @@ class Part(msgspec.Struct, frozen=True, gc=False):
     layer_class: str = ""
     sources: tuple[TensorSpec, ...] = ()
     fold: Op | None = None
+
+
+def class_table(rows: Mapping[str, str]) -> Mapping[str, frozenset[str]]:
+    """Class name -> the names of its forms (the kind, for the usual one), from rows that part these by spaces."""
+    return {name: frozenset(forms.split()) for name, forms in rows.items()}
 
 
 def _is_alphabetical(specs: Sequence[TensorSpec]) -> bool:
@@ -86,9 +104,14 @@ class Framework(ABC):
     forms: ClassVar[tuple[Form, ...]]
     #: Whether spatial axes stand before the channels in its activations: what a flatten makes of them.
     channels_last: ClassVar[bool] = False
-    #: Class name -> the forms that such a layer may have (by `Form.called`), where a file holds class names.
-    classes: ClassVar[Mapping[str, str]] = {}
-    #: Forms that a layer has only where its class is known or the user says so.
+    #: Whether the second layer of a class is ``dense_1`` there; and the second of a list ``blocks_1``.
+    counts_classes: ClassVar[bool] = False
+    suffixes_lists: ClassVar[bool] = False
+    #: How live nets of it are known.
+    live: ClassVar[tuple[LiveClass, ...]] = ()
+    #: Class name -> the forms that such a layer may have, where a file or a live net tells class names.
+    classes: ClassVar[Mapping[str, frozenset[str]]] = {}
+    #: Forms (a kind, for its usual one) that a layer has only where its class is known or the user says so.
     on_demand: ClassVar[frozenset[str]] = frozenset()
     #: Leaf names that are no weights, and why.
     ignored: ClassVar[Mapping[str, str]] = {}
@@ -117,28 +140,32 @@ class Framework(ABC):
         """Whether the framework can express layers of this kind (unknown ones are copied as they are)."""
         return kind == UNKNOWN or any(form.kind == kind for form in self.forms)
 
-    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
-        """Path of each layer of a new file -> what `spell` puts before the names of its tensors."""
+    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, Placement]:
+        """Path of each layer of a new file -> where its tensors are there."""
+        return {path: Placement(prefix) for path, prefix in self.prefixes(layers, dialect).items()}
+
+    def prefixes(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+        """Path of each layer of a new file -> its `Placement.prefix`."""
         return {layer.path: layer.path for layer in layers}
 
-    def layout(self, reading: Reading, prefix: str, dialect: str) -> Reading:
+    def layout(self, reading: Reading, form: Form | None, dialect: str) -> Reading:
         """The layer as the framework would store it in a new file: each tensor named by its leaf, sizes open (-1).
 
-        It depends on the `nameless` of the reading, and of the prefix on what `placed` put behind `MARK`.
+        form: that of its `Placement`. Of the reading only what `Reading.nameless` holds counts.
         """
         if reading.kind == UNKNOWN:
             leaves = [item.leaf for item in reading.stored]
         else:
-            leaves = list(self.kept(self.form_for(reading, prefix, dialect), reading))
+            leaves = list(self.kept(form or self.form_for(reading, dialect), reading))
         wild = _wild(reading)
         dtype = reading.stored[0].spec.dtype
         dtypes = {role: item.spec.dtype for roles, (item, _) in reading.roles.items() for role in roles}
         stored = []
         for leaf in leaves:
-            role = next(role for role in leaf.roles if role).partition("+")[0]
+            role = min(first_of(leaf.roles))
             spec = TensorSpec(leaf.name, (-1,) * ndim_of(leaf.axes, wild), dtypes.get(role, dtype))
             stored.append(Stored(spec, leaf, reading.sizes))
-        return Reading(reading.kind, tuple(stored), reading.form)
+        return Reading(reading.kind, tuple(stored), reading.form, reading.lacks)
 
     def spelled(self, layout: Reading, prefix: str, dialect: str, is_data: bool) -> Reading:
         """A `layout` with the names of the layer that is at this prefix."""
@@ -150,16 +177,17 @@ class Framework(ABC):
             )
             for item in layout.stored
         ]
-        return Reading(layout.kind, tuple(stored), layout.form)
+        return Reading(layout.kind, tuple(stored), layout.form, layout.lacks)
 
-    def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
+    def form_for(self, reading: Reading, dialect: str) -> Form:
         """The form that a layer of a new file takes: the source's own where there is one, else the usual."""
-        return self._form(reading.kind, reading.form, dialect)
+        return self._form(reading.kind, reading.form, reading.lacks, dialect)
 
     @lru_cache  # noqa: B019
-    def _form(self, kind: str, name: str, dialect: str) -> Form:
+    def _form(self, kind: str, name: str, lacks: frozenset[str], dialect: str) -> Form:
         forms = [form for form in self.forms_of(dialect) if form.kind == kind]
-        return next((form for form in forms if form.name == name), forms[0])
+        alike = [form for form in forms if form.name == name]
+        return next((form for form in alike if form.lacks == lacks), (*alike, *forms)[0])
 
     def kept(self, form: Form, reading: Reading) -> Iterable[Leaf]:
         """The leaves of the form that a layer with the roles of this reading has."""
@@ -169,7 +197,7 @@ class Framework(ABC):
         if whole or reading.kind in self.complete:
             words |= absent.keys() - KINDS[reading.kind].unused
         if reading.kind not in self.complete:
-            words -= lacking(reading.form)
+            words -= reading.lacks
         return [leaf for leaf in form.leaves if words & words_in(leaf.roles)]
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
@@ -225,7 +253,7 @@ class Framework(ABC):
         if not readings and (foreign or lone):
             known = []  # named like what a layer has, but there is no such layer: the bias of a tied output
         if known:
-            likely = tuple(r for r in readings if r.form.partition("_without_")[0] not in self.on_demand) or readings
+            likely = tuple(r for r in readings if (r.form or r.kind) not in self.on_demand) or readings
             unlikely = tuple(reading for reading in readings if reading not in likely)
             yield Layer(path, likely or (_unknown(known),), unlikely)
         leaves = {part.leaf for part in known}  # each once in a group, which may be a whole file of another framework
@@ -245,7 +273,7 @@ class Framework(ABC):
         if not parts:
             return ()
         signature = tuple((part.leaf, part.spec.shape) for part in parts)
-        settled = self.classes.get(re.sub(r"_\d+$", "", parts[0].layer_class), "")
+        allowed = self.classes.get(re.sub(r"_\d+$", "", parts[0].layer_class))
         return tuple(
             Reading(
                 form.kind,
@@ -254,21 +282,22 @@ class Framework(ABC):
                     for part, leaf in zip(parts, leaves, strict=True)
                 ),
                 form.name,
+                form.lacks,
             )
-            for form, leaves, sizes in self._fitting(signature, settled, dialect)
+            for form, leaves, sizes in self._fitting(signature, allowed, dialect)
         )
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def _fitting(
-        self, signature: tuple[tuple[str, tuple[int, ...]], ...], settled: str, dialect: str
+        self, signature: tuple[tuple[str, tuple[int, ...]], ...], allowed: frozenset[str] | None, dialect: str
     ) -> tuple[tuple[Form, tuple[Leaf, ...], Sizes], ...]:
-        found = []
+        fits = []
         for form in self.forms_of(dialect):
-            if form.kind != "parameter" and (not settled or form.usual in settled.split()):
+            if form.kind != "parameter" and (allowed is None or (form.name or form.kind) in allowed):
                 fit = fitting(form, signature)
                 if fit is not None:
-                    found.append((form, *fit))
-        return tuple(found)
+                    fits.append((form, *fit))
+        return tuple(fits)
 
 
 def fitting(form: Form, signature: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[tuple[Leaf, ...], Sizes] | None:
@@ -279,12 +308,12 @@ def fitting(form: Form, signature: Sequence[tuple[str, tuple[int, ...]]]) -> tup
     leaves = tuple(by_name[name] for name, _ in signature)
     constraints = []
     for leaf, (_, shape) in zip(leaves, signature, strict=True):
-        found = groups(leaf.axes, len(shape))
-        if found is None or (() in found and any(s not in (1, -1) for g, s in zip(found, shape, strict=True) if not g)):
+        axes = groups(leaf.axes, len(shape))
+        if axes is None or (() in axes and any(s not in (1, -1) for g, s in zip(axes, shape, strict=True) if not g)):
             return None
         # "g" counts the roles that are stacked here, so it stands for another number in each tensor
         parts = len(leaf.roles) if len(leaf.roles) > 1 else 1
-        for group, size in zip(found, shape, strict=True):
+        for group, size in zip(axes, shape, strict=True):
             rest = tuple(axis for axis in group if axis != "g")
             each = parts if len(rest) < len(group) and size != -1 else 1
             if size % each:
@@ -321,7 +350,7 @@ def classed(parts: Iterable[Part], contents: Contents) -> list[Part]:
 
 def parameter(path: str, spec: TensorSpec, sources: tuple[TensorSpec, ...] = ()) -> Layer:
     """A bare tensor that belongs to no layer; ``sources`` as in `Stored`."""
-    return Layer(path, (Reading("parameter", (Stored(spec, Leaf("", ("value",), "*", "*"), sources=sources),)),))
+    return Layer(path, (Reading("parameter", (Stored(spec, _BARE, sources=sources),)),))
 
 
 def _unknown(parts: Sequence[Part]) -> Reading:
@@ -329,5 +358,5 @@ def _unknown(parts: Sequence[Part]) -> Reading:
     for part in parts:
         for spec in part.sources or (part.spec,):
             name = spec.name.removeprefix(f"{part.path}.") if part.sources else part.leaf
-            stored.append(Stored(spec, Leaf(name, (name,), "*", "*")))
+            stored.append(Stored(spec, Leaf(name, (frozenset((name,)),), "*", "*")))
     return Reading(UNKNOWN, tuple(stored))

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer, join_path
-
-RECURRENT = frozenset({"rnn", "lstm", "gru", "gru_reset_before", "mgu"})
 
 
 def is_bare(path: str) -> bool:
@@ -20,8 +19,8 @@ def is_bare(path: str) -> bool:
 
 def numbered(path: str) -> tuple[str, str, bool] | None:
     """``rnn.l1_reverse`` -> module, number, whether it runs backwards."""
-    found = re.fullmatch(r"(?:(.+)\.)?l(\d+)(_reverse)?", path)
-    return (found[1] or "", found[2], bool(found[3])) if found else None
+    name = re.fullmatch(r"(?:(.+)\.)?l(\d+)(_reverse)?", path)
+    return (name[1] or "", name[2], bool(name[3])) if name else None
 
 
 def cell_path(parts: Sequence[str]) -> str:

@@ -196,7 +196,7 @@ DEFAULTS: tuple[Default, ...] = (
         "embedding",
         torch=Setting("no gradient", words="keeps a row from training (padding_idx)"),
         flax=Setting("none", words="has none"),
-        tensorflow=Setting("mask", words="masks the layers behind (mask_zero)"),
+        tensorflow=Setting("mask", words="masks the layers after it (mask_zero)"),
         mxnet=Setting("none", words="has none"),
     ),
     _row(

@@ -10,14 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.layers import Layer, Net, form, join_path, split_path, stacked
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
-from converter.frameworks.attention import ATTENTION, attentions
-from converter.frameworks.base import Framework, Part, classed
+from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
 from converter.frameworks.cells import cell_path, cells_placed
-from converter.frameworks.dense import MANY_AXES, OUT_IN, many_axes, without_conv1d
 from converter.frameworks.flax_folded import folded
+from converter.frameworks.linear import (
+    ATTENTION,
+    FROM_HEADS,
+    MANY_AXES,
+    OUT_IN,
+    TO_HEADS,
+    attentions,
+    many_axes,
+    without_conv1d,
+)
 
 _COLLECTIONS = ("params", "batch_stats")
 _PROJECTIONS = ("query", "key", "value", "out")
@@ -75,7 +83,7 @@ _NNX_RNN = form(
 _CELLS = (_LSTM, _GRU, _RNN, _MGU, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
 
 
-_DENSE = " ".join(("linear", "to_heads", "from_heads", *MANY_AXES))
+_DENSE = " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES))
 #: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
 _ADAPTER = "lora kernel"
 
@@ -85,20 +93,9 @@ class Flax(Framework):
     title = "Flax"
     aliases = ("jax",)
     channels_last = True
+    suffixes_lists = True
     forms = (
         form("linear", ("kernel", "weight", "in out"), ("bias", "bias", "out")),
-        form(
-            "linear",
-            ("kernel", "weight", "in heads head_dim", "(heads head_dim) in"),
-            ("bias", "bias", "heads head_dim", "(heads head_dim)"),
-            name="to_heads",
-        ),
-        form(
-            "linear",
-            ("kernel", "weight", "heads head_dim out", "out (heads head_dim)"),
-            ("bias", "bias", "out"),
-            name="from_heads",
-        ),
         *many_axes(),
         # As the GPT-2 code has it in Flax, whose own linear layers are stored the other way round.
         form("linear", ("kernel", "weight", "out in"), ("bias", "bias", "out"), name=OUT_IN),
@@ -128,28 +125,41 @@ class Flax(Framework):
         form("parameter", ("", "value", "*")),
     )
     #: The names that linen gives by itself: ``Dense_0``; and the projections of an attention.
-    classes = {
-        "Dense": "linear",
-        "Embed": "embedding",
-        "Conv": "conv",
-        "ConvTranspose": "conv_transpose transpose_kernel",
-        "ConvTranspose(transpose_kernel=False)": "conv_transpose",
-        "ConvTranspose(transpose_kernel=True)": "transpose_kernel",
-        "Linear": "linear",
-        "LinearGeneral": _DENSE,
-        "DenseGeneral": _DENSE,
-        "Einsum": _DENSE,
-        "Einsum(other equation)": "none",
-        "BatchNorm": "batch_norm",
-        "LayerNorm": "norm",
-        "GroupNorm": "norm",
-        "RMSNorm": "norm",
-        "InstanceNorm": "norm",
-        "attention query": "to_heads",
-        "attention output": "from_heads",
-    }
+    classes = class_table(
+        {
+            "Dense": "linear",
+            "Embed": "embedding",
+            "Conv": "conv",
+            "ConvTranspose": "conv_transpose transpose_kernel",
+            # of live nets, which know more than the name of the class
+            "ConvTransposeOfUsualKernel": "conv_transpose",
+            "ConvTransposeOfTransposedKernel": "transpose_kernel",
+            "Linear": "linear",
+            "LinearGeneral": _DENSE,
+            "DenseGeneral": _DENSE,
+            "Einsum": _DENSE,
+            "EinsumOfOtherAxes": "",
+            "BatchNorm": "batch_norm",
+            "LayerNorm": "norm",
+            "GroupNorm": "norm",
+            "RMSNorm": "norm",
+            "InstanceNorm": "norm",
+            "attention query": TO_HEADS,
+            "attention output": FROM_HEADS,
+        }
+    )
     on_demand = frozenset(MANY_AXES)
     complete = frozenset({"rnn", "lstm", "gru"})
+    live = (
+        LiveClass("flax.nnx.", "Module", "nnx", "an nnx.Module"),
+        LiveClass(
+            "flax.linen.module",
+            "Module",
+            "linen",
+            "or of Flax linen the params tree (a dict), a pair (module, variables) or a bound module",
+            bare=True,
+        ),
+    )
     default_format = "flax-msgpack"
     data_format = "npy"
 
@@ -165,15 +175,15 @@ class Flax(Framework):
         """Trees are sorted by every ``jax.tree`` operation."""
         return contents.container != "dict"
 
-    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+    def prefixes(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """The projections of an attention, and cells that name themselves, under the names that Flax gives them."""
-        found = {layer.path: layer.path for layer in layers}
-        found |= cells_placed(layers, ("forward_rnn", "backward_rnn"), bare_cells=True)
-        found |= {path: path for path in found if re.search(r"(^|\.)[A-Z]\w*Cell_\d+$", path)}
+        prefixes = {layer.path: layer.path for layer in layers}
+        prefixes |= cells_placed(layers, ("forward_rnn", "backward_rnn"), bare_cells=True)
+        prefixes |= {path: path for path in prefixes if re.search(r"(^|\.)[A-Z]\w*Cell_\d+$", path)}
         for path, names in attentions(layers).items():
             for theirs, layer in zip(_PROJECTIONS, names.values(), strict=True):
-                found[layer.path] = ".".join(filter(None, (path, theirs)))
-        return found
+                prefixes[layer.path] = ".".join(filter(None, (path, theirs)))
+        return prefixes
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
         leaf = "" if leaf == _ADAPTER else leaf
@@ -202,14 +212,14 @@ def _with_cells(parts: Sequence[Part]) -> list[Part]:
         if path:
             inside.setdefault(join_path(path[:-1]), set()).add(f"{path[-1]}.{part.leaf}")
     cells = {path for path, leaves in inside.items() if _is_cell(leaves)}
-    found = []
+    moved = []
     for part in parts:
         path = split_path(part.path)
         if path and join_path(path[:-1]) in cells:
-            found.append(replace(part, path=cell_path(path[:-1]), leaf=f"{path[-1]}.{part.leaf}", layer_class=""))
+            moved.append(replace(part, path=cell_path(path[:-1]), leaf=f"{path[-1]}.{part.leaf}", layer_class=""))
         else:
-            found.append(part)
-    return found
+            moved.append(part)
+    return moved
 
 
 def _is_cell(leaves: set[str]) -> bool:
@@ -230,14 +240,14 @@ def _with_attentions(parts: Sequence[Part]) -> list[Part]:
         path = split_path(part.path)
         if path and part.leaf == "kernel" and len(part.spec.shape) == 3:
             inside.setdefault(join_path(path[:-1]), {})[path[-1]] = part
-    attentions = {path for path, found in inside.items() if found.keys() >= set(_PROJECTIONS)}
+    attentions = {path for path, kernels in inside.items() if kernels.keys() >= set(_PROJECTIONS)}
     names = dict(zip(_PROJECTIONS, ATTENTION, strict=True))
-    found = []
+    moved = []
     for part in parts:
         *parent, name = split_path(part.path) or ("",)
         if name in names and join_path(parent) in attentions:
             neutral = join_path((*parent, names[name]))
-            found.append(replace(part, path=neutral, layer_class=f"attention {'output' if name == 'out' else 'query'}"))
+            moved.append(replace(part, path=neutral, layer_class=f"attention {'output' if name == 'out' else 'query'}"))
         else:
-            found.append(part)
-    return found
+            moved.append(part)
+    return moved

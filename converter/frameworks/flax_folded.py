@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from converter.core.arithmetic import FoldWeightNorm
 from converter.core.layers import join_path, split_path
-from converter.core.ops import FoldWeightNorm
 from converter.frameworks.base import Part
 
 #: What Flax adds to the sum of squares before its root, unless it is told otherwise.
@@ -45,14 +46,15 @@ def folded(parts: Sequence[Part]) -> list[Part]:
 
 def _unwrapped(parts: Sequence[Part]) -> list[Part]:
     """Layers that a module of nnx normalises under its path, with what it keeps of them named as in linen."""
-    kept = {id(part): found for part in parts if (found := _kept(part))}
-    around = {found.partition("\0")[0] for found in kept.values()}
+    kept = {id(part): kept_tensor for part in parts if (kept_tensor := _kept(part))}
+    around = {kept_tensor.module for kept_tensor in kept.values()}
     result = []
     for part in parts:
         path = split_path(part.path)
         if id(part) in kept:
-            module, *names, word = kept[id(part)].split("\0")
-            result.append(replace(part, path=join_path((*split_path(module), _MODULE, *names)), leaf=word))
+            kept_tensor = kept[id(part)]
+            path = (*split_path(kept_tensor.module), _MODULE, *kept_tensor.names)
+            result.append(replace(part, path=join_path(path), leaf=kept_tensor.leaf))
         elif _INSTANCE in path and join_path(path[: path.index(_INSTANCE)]) in around:
             place = path.index(_INSTANCE)
             result.append(replace(part, path=join_path((*path[:place], *path[place + 1 :]))))
@@ -61,13 +63,24 @@ def _unwrapped(parts: Sequence[Part]) -> list[Part]:
     return result
 
 
-def _kept(part: Part) -> str:
-    """Module, path of the tensor in its layer, and what this is of it, parted by nulls; "" for any other tensor."""
+class _Kept(NamedTuple):
+    """What a module of nnx keeps of a tensor of the layer in it: the path of the module, that of the tensor in the
+    layer, and the leaf that it is beside it.
+    """
+
+    module: str
+    names: tuple[str, ...]
+    leaf: str
+
+
+def _kept(part: Part) -> _Kept | None:
+    """What this is of another tensor; None for a tensor of a layer."""
     path = split_path(part.path)
     names = re.findall(r"'([^']+)'", part.leaf) if re.fullmatch(r"\(('[^']+'(, )?,?)+\)", part.leaf) else []
     if not path or not names or path[-1] not in ("scales", "batch_stats"):
-        return ""
-    return "\0".join((join_path(path[:-1]), *names, *(("scale",) if path[-1] == "scales" else ())))
+        return None
+    module = join_path(path[:-1])
+    return _Kept(module, tuple(names), "scale") if path[-1] == "scales" else _Kept(module, tuple(names[:-1]), names[-1])
 
 
 def _owner(part: Part) -> tuple[str, str] | None:

@@ -1,4 +1,10 @@
-"""Keras layers that hold other layers: recurrent cells, separable convolutions, attentions; in and out."""
+"""Classes of Keras, and layers that hold other layers: recurrent cells, separable convolutions, attentions; in and out.
+
+A model goes through its attributes in the order of the alphabet, ``layers`` among them, and looks for a layer wherever
+it meets it: under the attribute (``rnn/rnn``), or under its class in a list or a dict (``hparams/gru/layers/gru``).
+Where the first of these does not have it, the others are not always tried: what fails twice is taken for done
+(`_load_state` of keras/src/saving/saving_lib.py). So a new file has them all, as further names of one group.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +14,49 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from converter.core.layers import Layer, join_path, natural_key, split_path
-from converter.frameworks.attention import ATTENTION, attentions, shares_heads
-from converter.frameworks.base import Part
+from converter.core.kinds import RECURRENT
+from converter.core.layers import Layer, join_path, split_path
+from converter.core.natural_order import natural_key
+from converter.frameworks.base import Part, class_table
 from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered
-from converter.frameworks.dense import MANY_AXES
-from converter.frameworks.keras_groups import nested_group
+from converter.frameworks.linear import ATTENTION, FROM_HEADS, MANY_AXES, TO_HEADS, attentions, shares_heads
 
-_RECURRENT = {"rnn": "simple_rnn", "lstm": "lstm", "gru": "gru", "gru_reset_before": "gru"}
-_CLASSES = {
-    "embedding": "embedding",
-    "batch_norm": "batch_normalization",
-    "norm": "layer_normalization",
-    "group_norm": "group_normalization",
-    "instance_norm": "group_normalization",  # of as many groups as channels
-    "rms_norm": "rms_normalization",
-    "prelu": "p_re_lu",
-    **_RECURRENT,
-}
+#: Class in snake case -> its forms; a layer of a new file has the first that its form, or else its kind, stands at.
+CLASSES = class_table(
+    {
+        "dense": "linear",
+        "einsum_dense": " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES)),
+        "einsum_of_other_axes": "",
+        "attention query": TO_HEADS,
+        "attention key": TO_HEADS,
+        "attention value": TO_HEADS,
+        "attention output": FROM_HEADS,
+        "embedding": "embedding",
+        "conv1d": "conv",
+        "conv2d": "conv",
+        "conv3d": "conv",
+        "depthwise_conv1d": "depthwise",
+        "depthwise_conv2d": "depthwise",
+        "conv1d_transpose": "conv_transpose",
+        "conv2d_transpose": "conv_transpose",
+        "conv3d_transpose": "conv_transpose",
+        "batch_normalization": "batch_norm",
+        "layer_normalization": "norm",
+        "group_normalization": "group_norm instance_norm",
+        "rms_normalization": "rms_norm",
+        "p_re_lu": "prelu",
+        "simple_rnn": "rnn",
+        "simple_rnn_cell": "rnn",
+        "lstm": "lstm",
+        "lstm_cell": "lstm",
+        "gru": "gru gru_reset_before",
+        "gru_cell": "gru gru_reset_before",
+        # of whole models and live nets, which say what the weights of a GRU without biases do not
+        "gru_reset_after": "gru",
+        "gru_reset_before": "gru_reset_before",
+        "spectral_normalization": "spectral_normalization",
+    }
+)
 
 
 def with_cells(parts: Sequence[Part]) -> list[Part]:
@@ -34,7 +65,7 @@ def with_cells(parts: Sequence[Part]) -> list[Part]:
     stacks: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for path in sorted(filter(_is_cell, paths), key=lambda path: natural_key(path[-1])):
         stacks.setdefault(path[:-1], []).append(path)
-    found = []
+    moved = []
     for part in parts:
         path = split_path(part.path)
         if _is_cell(path) and len(path) > 2 and re.fullmatch(r"cells|stacked_rnn_cells(_\d+)?", path[-2]):
@@ -42,8 +73,8 @@ def with_cells(parts: Sequence[Part]) -> list[Part]:
             path = (*head, f"l{stacks[path[:-1]].index(path)}")  # their own numbers may begin anywhere
         elif _is_cell(path) and len(path) > 1:
             path = _direction(path[:-1], {other[:-1] for other in paths})
-        found.append(replace(part, path=cell_path(path)))
-    return found
+        moved.append(replace(part, path=cell_path(path)))
+    return moved
 
 
 def _is_cell(path: tuple[str, ...]) -> bool:
@@ -52,9 +83,9 @@ def _is_cell(path: tuple[str, ...]) -> bool:
 
 def _direction(path: tuple[str, ...], known: set[tuple[str, ...]]) -> tuple[str, ...]:
     """``rnn.forward_lstm_3`` -> ``rnn.forward_layer`` where there is a ``rnn.backward_lstm_3``, too (Keras 2 HDF5)."""
-    found = re.fullmatch(r"(forward|backward)_(.+)", path[-1])
-    both = found and {(*path[:-1], f"{side}_{found[2]}") for side in ("forward", "backward")} <= known
-    return (*path[:-1], f"{found[1]}_layer") if found and both else path
+    side_and_name = re.fullmatch(r"(forward|backward)_(.+)", path[-1])
+    both = side_and_name and {(*path[:-1], f"{side}_{side_and_name[2]}") for side in ("forward", "backward")} <= known
+    return (*path[:-1], f"{side_and_name[1]}_layer") if side_and_name and both else path
 
 
 def with_separable(parts: Sequence[Part]) -> list[Part]:
@@ -92,15 +123,15 @@ def with_attentions(parts: Sequence[Part]) -> list[Part]:
         if path and len(part.spec.shape) == 3:
             inside.setdefault(join_path(path[:-1]), set()).add(_projection(path[-1]))
     whole = {path for path, names in inside.items() if names >= set(ATTENTION)}
-    found = []
+    moved = []
     for part in parts:
         *parent, name = split_path(part.path) or ("",)
         if _projection(name) in ATTENTION and join_path(parent) in whole:
             neutral = _projection(name)
-            found.append(replace(part, path=join_path((*parent, neutral)), layer_class=f"attention {neutral}"))
+            moved.append(replace(part, path=join_path((*parent, neutral)), layer_class=f"attention {neutral}"))
         else:
-            found.append(part)
-    return found
+            moved.append(part)
+    return moved
 
 
 def _projection(name: str) -> str:
@@ -115,7 +146,7 @@ def numbered_by_class(layers: Sequence[Layer]) -> Mapping[str, str]:
     known, under which a subclassed net finds them.
     """
     counter: Counter[str] = Counter()
-    found: dict[str, str] = {}
+    placed: dict[str, str] = {}
 
     def next_of(name: str) -> str:
         counter[name] += 1
@@ -130,48 +161,83 @@ def numbered_by_class(layers: Sequence[Layer]) -> Mapping[str, str]:
     groups: dict[str, str] = {}
     for layer in layers:
         cell, name = _cell(layer), class_name(layer)
-        inside = "/cell" if layer.readings[0].kind in _RECURRENT else ""
+        inside = "/cell" if layer.readings[0].kind in RECURRENT else ""
         if layer.path in attention:
             path, projection, grouped = attention[layer.path]
             top = len(split_path(path)) == 1
             own = "grouped_query_attention" if grouped else "multi_head_attention"
             group = groups.get(path) or (next_of(own) if top else "/".join(split_path(path)))
             groups[path] = group
-            found[layer.path] = f"{group}/{'_' * grouped}{projection}_dense"
+            placed[layer.path] = f"{group}/{'_' * grouped}{projection}_dense"
         elif cell and len(split_path(cell[0])) <= 1:
             key = f"{cell[0]}.{cell[1]}"
             groups[key] = groups.get(key) or next_of("bidirectional" if cell[0] in both_ways else name or "rnn")
             side = f"/{'backward' if cell[2] else 'forward'}_layer" if cell[0] in both_ways else ""
-            found[layer.path] = f"{groups[key]}{side}/cell"
+            placed[layer.path] = f"{groups[key]}{side}/cell"
         elif name and len(split_path(layer.path)) == 1:
-            found[layer.path] = next_of(name) + inside
+            placed[layer.path] = next_of(name) + inside
         else:
-            found[layer.path] = nested_group(layer, layer.path)
-    return found
+            placed[layer.path] = nested_group(layer, layer.path)
+    return placed
 
 
 def by_attribute(layers: Sequence[Layer]) -> Mapping[str, str]:
     """Path of each layer -> the attributes that lead to it."""
-    found = {layer.path: layer.path for layer in layers}
-    found |= cells_placed(layers, ("forward_layer", "backward_layer"), bare_cells=False)
-    return {path: "/".join(split_path(place)) for path, place in found.items()}
+    attributes = {layer.path: layer.path for layer in layers}
+    attributes |= cells_placed(layers, ("forward_layer", "backward_layer"), bare_cells=False)
+    return {path: "/".join(split_path(place)) for path, place in attributes.items()}
 
 
 def _cell(layer: Layer) -> tuple[str, str, bool] | None:
     """``rnn.l1_reverse`` -> module, number, whether it runs backwards."""
-    recurrent = bool(layer.readings) and layer.readings[0].kind in _RECURRENT
+    recurrent = bool(layer.readings) and layer.readings[0].kind in RECURRENT
     return numbered(layer.path) if recurrent else None
 
 
 def class_name(layer: Layer) -> str:
     """The class of a layer in snake case, as Keras writes it; "" for what has none."""
     reading = layer.readings[0]
-    if reading.kind in _RECURRENT and is_bare(layer.path):
+    if reading.kind in RECURRENT and is_bare(layer.path):
         return "rnn"  # what Keras puts around a cell
-    if reading.kind == "linear":
-        return "einsum_dense" if reading.form in ("to_heads", "from_heads", *MANY_AXES) else "dense"
-    if reading.kind in ("conv", "conv_transpose"):
-        spatial = max(len(stored.spec.shape) for stored in reading.stored) - 2
-        depthwise = "depthwise_" if reading.form == "depthwise" else ""
-        return f"{depthwise}conv{spatial}d{'_transpose' if reading.kind == 'conv_transpose' else ''}"
-    return _CLASSES.get(reading.form, _CLASSES.get(reading.kind, ""))
+    spatial = max(len(stored.spec.shape) for stored in reading.stored) - 2
+    return (_class_of(reading.form) or _class_of(reading.kind)).replace("1d", f"{spatial}d")
+
+
+def _class_of(form: str) -> str:
+    return next((name for name, forms in CLASSES.items() if form in forms), "")
+
+
+def nested_group(layer: Layer, path: str) -> str:
+    """The group of a layer of that path inside of another one: by attributes.
+
+    ``rnn.l1`` is the second cell of the one layer ``rnn``, as Keras has it; see `further_groups`.
+    """
+    kind, cell = layer.readings[0].kind, numbered(path)
+    if kind not in RECURRENT:
+        return "/".join(split_path(path))
+    if cell is None or cell[2]:
+        return "/".join((*split_path(path), "cell"))
+    module, number, _ = cell
+    suffix = f"_{number}" if int(number) else ""
+    return "/".join((*split_path(module), "cell", "cells", f"{_class_of(kind)}_cell{suffix}"))
+
+
+def further_groups(layers: Sequence[Layer], placed: Mapping[str, str]) -> Mapping[str, str]:
+    """Further names of groups: those of the layer's other names, and ``rnn/l1`` for a layer of its own."""
+    links: dict[str, str] = {}
+    for layer in layers:
+        place = placed[layer.path]
+        names = [nested_group(layer, name) for name in layer.also if len(split_path(name)) > 1]
+        if is_cell_of_stack(place):
+            names.append("/".join((*split_path(layer.path), "cell")))
+        links |= {name: place for name in names if name != place and not name.startswith(f"{place}/")}
+    return links
+
+
+def is_cell_of_stack(group: str) -> bool:
+    return re.search(r"/cell/cells/\w+$", group) is not None
+
+
+def is_own_weight(group: str) -> bool:
+    """``encoder/vars/1``: no group of a layer, but one of several weights that a layer has for itself."""
+    return re.search(r"(^|/)vars/\d+$", group) is not None

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from converter.core.contents import Contents
+from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer, form
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Part, classed
-from converter.frameworks.cells import RECURRENT, is_bare, numbered
+from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
+from converter.frameworks.cells import is_bare, numbered
 from converter.frameworks.torch import alone, cells, dotted
 
 #: `Module` graphs say moving_mean where gluon says running_mean.
@@ -58,28 +59,31 @@ class MXNet(Framework):
         form("parameter", ("", "value", "*")),
     )
     #: The names that blocks get by themselves (``conv0_weight``) tell their class; Conv2DTranspose says conv, too.
-    classes = {
-        "dense": "linear",
-        "embedding": "embedding",
-        "batchnorm": "batch_norm",
-        "batchnorm(fix_gamma)": "fix_gamma",
-        **{f"conv{space}d": "conv" for space in (1, 2, 3)},
-        **{f"conv{space}dtranspose": "conv_transpose" for space in (1, 2, 3)},
-        # The operators of an exported graph.
-        "fullyconnected": "linear",
-        "convolution": "conv",
-        "deconvolution": "conv_transpose",
-        "leakyrelu": "prelu",
-        "layernorm": "norm",
-        "groupnorm": "group_norm",
-        "instancenorm": "norm",
-        "prelu": "prelu",
-        "lstm": "lstm",
-        "gru": "gru",
-        "rnn": "rnn",
-    }
+    classes = class_table(
+        {
+            "dense": "linear",
+            "embedding": "embedding",
+            "batchnorm": "batch_norm",
+            "batchnorm_fix_gamma": "fix_gamma",
+            **{f"conv{space}d": "conv" for space in (1, 2, 3)},
+            **{f"conv{space}dtranspose": "conv_transpose" for space in (1, 2, 3)},
+            # The operators of an exported graph.
+            "fullyconnected": "linear",
+            "convolution": "conv",
+            "deconvolution": "conv_transpose",
+            "leakyrelu": "prelu",
+            "layernorm": "norm",
+            "groupnorm": "group_norm",
+            "instancenorm": "norm",
+            "prelu": "prelu",
+            "lstm": "lstm",
+            "gru": "gru",
+            "rnn": "rnn",
+        }
+    )
     complete = frozenset({"rnn", "lstm", "gru", "batch_norm"})
     on_demand = frozenset({"fix_gamma", "group_norm"})
+    live = (LiveClass("mxnet.gluon.block", "Block", "gluon", "a gluon Block"),)
     default_format = "mxnet"
     data_format = "mxnet"
 
@@ -99,21 +103,21 @@ class MXNet(Framework):
             return Part(spec, _layer_path(cell[1], cell[3], cell[2]), leaf, "cell")
         return Part(spec, path, _OLDER.get(leaf, leaf), path.rpartition("_")[2].rstrip("0123456789"))
 
-    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+    def prefixes(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """A recurrent layer writes its cells as ``_unfused.1.l_cell``, or ``_unfused.1`` in one direction."""
         two_ways = {path[0] for layer in layers if (path := numbered(layer.path)) and path[2]}
-        found = {}
+        prefixes = {}
         for layer in layers:
             cell = numbered(layer.path)
             recurrent = any(reading.kind in RECURRENT for reading in layer.readings)
             if not recurrent or (cell is None and is_bare(layer.path)):
-                found[layer.path] = layer.path
+                prefixes[layer.path] = layer.path
             elif cell is None:
-                found[layer.path] = f"{layer.path}._unfused.0"
+                prefixes[layer.path] = f"{layer.path}._unfused.0"
             else:
                 side = f".{'r' if cell[2] else 'l'}_cell" if cell[0] in two_ways else ""
-                found[layer.path] = f"{cell[0]}._unfused.{cell[1]}{side}"
-        return found
+                prefixes[layer.path] = f"{cell[0]}._unfused.{cell[1]}{side}"
+        return prefixes
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
         return ".".join(filter(None, (prefix, leaf)))
@@ -121,10 +125,10 @@ class MXNet(Framework):
 
 def _unfused(part: Part) -> Part:
     """``lstm._unfused.1.r_cell.i2h_weight`` -> path ``lstm.l1_reverse``."""
-    found = re.fullmatch(r"(?:(.+)\.)?_unfused\.(\d+)(?:\.([lr])_cell)?", part.path)
-    if not found:
+    cell = re.fullmatch(r"(?:(.+)\.)?_unfused\.(\d+)(?:\.([lr])_cell)?", part.path)
+    if not cell:
         return part
-    return Part(part.spec, _layer_path(found[1] or "", found[2], found[3] or "l"), part.leaf, "cell")
+    return Part(part.spec, _layer_path(cell[1] or "", cell[2], cell[3] or "l"), part.leaf, "cell")
 
 
 def _layer_path(module: str, number: str, side: str) -> str:

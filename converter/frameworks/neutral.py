@@ -8,9 +8,10 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.layers import KINDS, Form, Layer, Leaf, Net, Reading, form, stacked
+from converter.core.contents import Container, Contents
+from converter.core.kinds import KINDS
+from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, stacked, words_in
 from converter.errors import ConversionError
-from converter.formats.base import Container, Contents
 from converter.frameworks.base import Framework, Part, parameter
 
 #: Key of the safetensors metadata that holds the JSON document.
@@ -20,13 +21,14 @@ KEY = "converter"
 class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """A layer: its path, and every kind that it may be (one, but for a matrix that could be two).
 
-    form, sizes: the way in which its framework stores it, and what then would not be known (the number of heads).
+    form, lacks: the way in which its framework stores it. sizes: what then would not be known (the number of heads).
     """
 
     path: str
     kind: tuple[str, ...]
     form: str = ""
     sizes: dict[str, int] = {}
+    lacks: tuple[str, ...] = ()
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -47,8 +49,8 @@ class _Document(msgspec.Struct, frozen=True):
 
 def _form(kind: str) -> Form:
     """Roles under their own names; the gates of a recurrent layer are stacked, as PyTorch does it."""
-    gates = {"rnn": "h", "lstm": "ifgo", "mgu": "fn"}.get(kind, "rzn")
-    if "projection" not in KINDS[kind].roles:
+    gates = KINDS[kind].gates
+    if not gates:
         bias = ("bias", "bias", "(groups out)", "(groups out)")  # of a transposed convolution in groups
         rows = [(role, role, axes) for role, axes in KINDS[kind].roles.items() if role not in KINDS[kind].unused]
         return form(kind, *(bias if kind == "conv_transpose" and row[0] == "bias" else row for row in rows))
@@ -85,7 +87,7 @@ class Neutral(Framework):
         if not any("recurrent_bias" in word for role in reading.roles for word in role):
             return leaves
         single = {word for role in reading.roles if len(role) == 1 for word in role}
-        separate = any(word in single for leaf in leaves if leaf.name == "recurrent_bias" for word in leaf.roles)
+        separate = any(single & words_in(leaf.roles) for leaf in leaves if leaf.name == "recurrent_bias")
         other = ("bias",) if separate else ("input_bias", "recurrent_bias")
         return [leaf for leaf in leaves if leaf.name not in other]
 
@@ -125,23 +127,24 @@ def _aliased(document: _Document, contents: Contents) -> list[Part]:
     twice = [name for name in document.aliases if name in contents.by_name]
     if missing or twice:
         raise ConversionError(f"neutral file: its alias for '{(missing + twice)[0]}' does not fit its tensors")
-    found = []
+    parts = []
     for name, held in document.aliases.items():
         spec = contents.by_name[held]
         path, _, role = name.rpartition(".")
-        found.append(Part(replace(spec, name=name), path, role, sources=(spec,)))
-    return found
+        parts.append(Part(replace(spec, name=name), path, role, sources=(spec,)))
+    return parts
 
 
 def _entry(layer: Layer) -> _Entry:
     first = layer.readings[0]
     kinds = tuple(dict.fromkeys(reading.kind for reading in layer.readings))
-    return _Entry(layer.path, kinds, first.form, dict(first.sizes))
+    return _Entry(layer.path, kinds, first.form, dict(first.sizes), tuple(sorted(first.lacks)))
 
 
 def _formed(reading: Reading, entry: _Entry) -> Reading:
     sizes = tuple(sorted(entry.sizes.items()))
-    return replace(reading, stored=tuple(replace(item, sizes=sizes) for item in reading.stored), form=entry.form)
+    stored = tuple(replace(item, sizes=sizes) for item in reading.stored)
+    return replace(reading, stored=stored, form=entry.form, lacks=frozenset(entry.lacks))
 
 
 def is_neutral(contents: Contents) -> bool:
@@ -157,8 +160,8 @@ def architecture_in(contents: Contents) -> bytes | None:
     """The architecture that a neutral file holds, as JSON; None where there is none."""
     if not is_neutral(contents):
         return None
-    found = _document(contents).architecture
-    return None if isinstance(found, msgspec.UnsetType) else bytes(found)
+    architecture = _document(contents).architecture
+    return None if isinstance(architecture, msgspec.UnsetType) else bytes(architecture)
 
 
 def with_architecture(contents: Contents, architecture: bytes | None) -> Contents:

@@ -11,26 +11,30 @@ Kernels are ``[in, out]`` (keras/src/layers/core/dense.py, normalization/batch_n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 
 from msgspec.structs import replace
 
-from converter.core.layers import KINDS, Form, Layer, Net, Reading, form, join_path, split_path, stacked, words_in
+from converter.core.contents import Contents
+from converter.core.kinds import KINDS
+from converter.core.layers import Form, Layer, Net, Reading, form, join_path, split_path, stacked, words_in
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents
-from converter.frameworks.base import Framework, Part, classed, parameter
-from converter.frameworks.dense import MANY_AXES, many_axes
-from converter.frameworks.keras_groups import further_groups, is_cell_of_stack, is_own_weight
+from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter
 from converter.frameworks.keras_layers import (
+    CLASSES,
     by_attribute,
+    further_groups,
+    is_cell_of_stack,
+    is_own_weight,
     numbered_by_class,
     with_attentions,
     with_cells,
     with_separable,
 )
+from converter.frameworks.linear import MANY_AXES, many_axes
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _FORMAT_DIALECTS = {"keras": "vars", "keras-h5": "vars", "keras2-h5": "keras2", "tf-checkpoint": "attributes"}
@@ -41,22 +45,11 @@ class TensorFlow(Framework):
     title = "TensorFlow"
     aliases = ("tf", "keras")
     channels_last = True
+    counts_classes = True
     #: In the order in which a layer creates its variables: that is their number in HDF5.
     forms = (
         # The Conv1D of the GPT-2 code calls it ``weight``, and has one axis more in its bias.
         form("linear", ("kernel", "weight", "in out", "", "weight"), ("bias", "bias", "1* out")),
-        form(
-            "linear",
-            ("kernel", "weight", "in heads head_dim", "(heads head_dim) in"),
-            ("bias", "bias", "heads head_dim", "(heads head_dim)"),
-            name="to_heads",
-        ),
-        form(
-            "linear",
-            ("kernel", "weight", "heads head_dim out", "out (heads head_dim)"),
-            ("bias", "bias", "out"),
-            name="from_heads",
-        ),
         *many_axes(),
         form("embedding", ("embeddings", "weight", "num dim", "", "weight")),
         form("conv", ("kernel", "weight", "+ in out", "", "pointwise_kernel"), ("bias", "bias", "out")),
@@ -116,40 +109,12 @@ class TensorFlow(Framework):
         ),
         form("parameter", ("", "value", "*")),
     )
-    classes = {
-        "dense": "linear",
-        "einsum_dense": " ".join(("linear", "to_heads", "from_heads", *MANY_AXES)),
-        "einsum_dense(other equation)": "none",
-        "attention query": "to_heads",
-        "attention key": "to_heads",
-        "attention value": "to_heads",
-        "attention output": "from_heads",
-        "embedding": "embedding",
-        "conv1d": "conv",
-        "conv2d": "conv",
-        "conv3d": "conv",
-        "depthwise_conv1d": "depthwise",
-        "depthwise_conv2d": "depthwise",
-        "conv1d_transpose": "conv_transpose",
-        "conv2d_transpose": "conv_transpose",
-        "conv3d_transpose": "conv_transpose",
-        "batch_normalization": "batch_norm",
-        "layer_normalization": "norm",
-        "group_normalization": "group_norm instance_norm",
-        "rms_normalization": "rms_norm",
-        "p_re_lu": "prelu",
-        "simple_rnn": "rnn",
-        "simple_rnn_cell": "rnn",
-        "lstm": "lstm",
-        "lstm_cell": "lstm",
-        "gru": "gru gru_reset_before",
-        "gru_cell": "gru gru_reset_before",
-        # of whole models and live nets, which say what the weights of a GRU without biases do not
-        "gru_reset_after": "gru",
-        "gru_reset_before": "gru_reset_before",
-        "spectral_normalization": "spectral_normalization",
-    }
+    classes = CLASSES
     on_demand = frozenset({"spectral_normalization", "group_norm", "instance_norm", "rms_norm", *MANY_AXES})
+    live = (
+        LiveClass("keras.", "Layer", "keras", "a Keras model"),
+        LiveClass("tf_keras.", "Layer", "keras", "a tf_keras model"),
+    )
     default_format = "keras-h5"
     data_format = "npy"
 
@@ -174,22 +139,22 @@ class TensorFlow(Framework):
             return self.forms
         return tuple(numbered for form in self.forms for numbered in _numbered_forms(form))
 
-    def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
+    def form_for(self, reading: Reading, dialect: str) -> Form:
         """In HDF5 the number of a variable depends on which others the layer has (a norm without an offset)."""
-        usual = super().form_for(reading, prefix, dialect)
+        usual = super().form_for(reading, dialect)
         roles = [leaf.roles for leaf in self.kept(usual, reading)]
-        alike = [form for form in self.forms_of(dialect) if (form.kind, form.usual) == (usual.kind, usual.usual)]
+        alike = [form for form in self.forms_of(dialect) if (form.kind, form.name) == (usual.kind, usual.name)]
         return next((form for form in alike if [leaf.roles for leaf in form.leaves][: len(roles)] == roles), usual)
 
     def _readings(self, parts: Sequence[Part], dialect: str) -> tuple[Reading, ...]:
         """HDF5 keeps no name of a variable, so the only one of a user's own layer may be a bare tensor."""
-        found = super()._readings(parts, dialect)
+        readings = super()._readings(parts, dialect)
         if dialect != "vars" or len(parts) != 1 or _without_number(parts[0].layer_class) in self.classes:
-            return found
-        return (*found, *parameter("", parts[0].spec).readings)
+            return readings
+        return (*readings, *parameter("", parts[0].spec).readings)
 
     def _recognise(self, path: str, parts: Sequence[Part], dialect: str) -> Iterable[Layer]:
-        """In HDF5 the weights of a model, and those of a user's own layer, have numbers for names: ``vars.0``."""
+        """In HDF5 the weights of a model, and those of a user's own layer, are called by index: ``vars.0``."""
         known = _without_number(parts[0].layer_class) in self.classes
         if dialect == "vars" and not known and (not path or (len(parts) > 1 and not self._readings(parts, dialect))):
             return [parameter(join_path((*split_path(path), "vars", part.leaf)), part.spec) for part in parts]
@@ -212,14 +177,14 @@ class TensorFlow(Framework):
             return f"{prefix}/{name}:0"  # the group of the layer, then the variable's own name
         return name + VALUE if dialect == "attributes" else name
 
-    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+    def prefixes(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """Path -> ``layers/dense_1`` in Keras 3 HDF5, else the attribute path."""
         return numbered_by_class(layers) if dialect == "vars" else by_attribute(layers)
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
         if dialect == "vars":
             _refuse_lost_order(layers, source)
-            groups = {path: place for path, place in self.placed(layers, dialect).items() if not is_own_weight(place)}
+            groups = {path: place for path, place in self.prefixes(layers, dialect).items() if not is_own_weight(place)}
             flat = {path: place for path, place in groups.items() if place.startswith("layers/") and "." not in path}
             further = further_groups([layer for layer in layers if layer.path in groups], groups)
             labels = {
@@ -232,18 +197,18 @@ class TensorFlow(Framework):
         return contents
 
 
-def _container_links(places: Iterable[str]) -> Mapping[str, str]:
+def _container_links(groups: Iterable[str]) -> Mapping[str, str]:
     """Further names of nested groups, ``a/layers/b`` for ``a/b``: so Keras calls what is in a Sequential."""
     links = {}
-    for place in places:
-        parts = place.split("/")
+    for group in groups:
+        parts = group.split("/")
         for depth in range(len(parts) if parts[0] != "layers" else 0):
             links["/".join([*parts[:depth], "layers", parts[depth]])] = "/".join(parts[: depth + 1])
     return links
 
 
 def _numbered_forms(form: Form) -> Iterable[Form]:
-    """The form with numbers for names: one for each choice of variables that moves the number of another."""
+    """The form with indices for names: one for each choice of variables that moves the index of another."""
     optional = KINDS[form.kind].optional
     free = [leaf for leaf in form.leaves if words_in(leaf.roles) <= optional]
     for count in range(len(free) + 1):
@@ -253,11 +218,11 @@ def _numbered_forms(form: Form) -> Iterable[Form]:
             if kept and (moves or not dropped):
                 names = [str(number) if form.kind != "parameter" else "" for number in range(len(kept))]
                 leaves = (replace(leaf, name=name, also=()) for leaf, name in zip(kept, names, strict=True))
-                lost = "_and_".join(role for leaf in dropped for role in leaf.roles)
-                yield replace(form, leaves=tuple(leaves), name=f"{form.called}_without_{lost}" if moves else form.name)
+                lacks = words_in(tuple(role for leaf in dropped for role in leaf.roles)) if moves else frozenset()
+                yield replace(form, leaves=tuple(leaves), lacks=lacks)
 
 
-def _numbered(spec: TensorSpec, labels: Mapping[str, str], classes: Mapping[str, str]) -> Part:
+def _numbered(spec: TensorSpec, labels: Mapping[str, str], classes: Collection[str]) -> Part:
     """``layers/sequential/layers/dense_1/vars/0`` -> path ``sequential.dense_1``, leaf ``0``.
 
     The user's name of a layer, where the file kept one, takes the place of ``dense_1``. An automatic
@@ -299,14 +264,14 @@ def _apart(parts: Sequence[Part]) -> list[Part]:
 def _attribute(spec: TensorSpec) -> Part:
     """``model/hidden/_kernel/.ATTRIBUTES/VARIABLE_VALUE`` -> path ``model.hidden``, leaf ``kernel``."""
     parts = spec.name.removesuffix(VALUE).split("/")
-    parts = [re.sub(r"\.(S|\.)", lambda found: "/" if found[1] == "S" else ".", part) for part in parts]
+    parts = [re.sub(r"\.(S|\.)", lambda escaped: "/" if escaped[1] == "S" else ".", part) for part in parts]
     return Part(spec, join_path(parts[:-1]), parts[-1].removeprefix("_"))
 
 
 def _keras2(spec: TensorSpec) -> Part:
     """``dense/mlp/dense/kernel:0`` -> path ``dense``: the group, then the variable with its scopes.
 
-    What stands behind the group's name there is inside of it: ``net/top/net/dense_8/bias:0`` is ``net.dense_8``.
+    What comes after the group's name there is inside of it: ``net/top/net/dense_8/bias:0`` is ``net.dense_8``.
     """
     group, *scopes, leaf = spec.name.removesuffix(":0").removeprefix("model_weights/").split("/")
     inside = scopes[len(scopes) - scopes[::-1].index(group) :] if group in scopes else scopes
@@ -315,7 +280,7 @@ def _keras2(spec: TensorSpec) -> Part:
 
 
 def _indexed(path: Iterable[str]) -> list[str]:
-    """The path with numbers of their own where Hugging Face writes ``h_._0`` or ``layers.0``; ``mlm___cls`` is cls."""
+    """The path with indices of their own where Hugging Face writes ``h_._0`` or ``layers.0``; ``mlm___cls`` is cls."""
     return [part for name in path for part in re.split(r"_?\._?(?=\d)", re.sub(r"^.*___(?=.)", "", name))]
 
 

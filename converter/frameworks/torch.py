@@ -7,28 +7,37 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, lacking, stacked
+from converter.core.contents import Contents
+from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, stacked, words_in
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
-from converter.frameworks.attention import ATTENTION, attentions, has_bias, widths
-from converter.frameworks.base import MARK, Framework, Part, classed
+from converter.frameworks.base import Framework, LiveClass, Part, Placement, class_table, classed
 from converter.frameworks.cells import is_bare
-from converter.frameworks.dense import IN_OUT, without_conv1d
+from converter.frameworks.linear import (
+    ATTENTION,
+    FROM_HEADS,
+    HEADS,
+    IN_OUT,
+    TO_HEADS,
+    attentions,
+    has_bias,
+    widths,
+    without_conv1d,
+)
 from converter.frameworks.torch_folded import folded, oriented
 
 #: ``nn.MultiheadAttention`` keeps the projections of queries, keys and values in one tensor (torch/nn/modules/
 #: activation.py), or in three when they have other input sizes; their biases always in one.
 _IN_BIASES = tuple((f"in_proj_bias.{i}", "- " * i + "bias" + " -" * (2 - i), "(g out)") for i in range(3))
 _IN_PROJECTIONS = tuple(
-    form("linear", (f"in_proj_weight.{i}", "- " * i + "weight" + " -" * (2 - i), "(g out) in"), bias, name="to_heads")
+    form("linear", (f"in_proj_weight.{i}", "- " * i + "weight" + " -" * (2 - i), "(g out) in"), bias, name=TO_HEADS)
     for i, bias in enumerate(_IN_BIASES)
 )
 _IN_PROJECTIONS_APART = tuple(
-    form("linear", (f"{letter}_proj_weight", "weight", "out in"), bias, name="to_heads")
+    form("linear", (f"{letter}_proj_weight", "weight", "out in"), bias, name=TO_HEADS)
     for letter, bias in zip("qkv", _IN_BIASES, strict=True)
 )
 _OUT_PROJECTION = form(
-    "linear", ("out_proj.weight", "weight", "out in"), ("out_proj.bias", "bias", "out"), name="from_heads"
+    "linear", ("out_proj.weight", "weight", "out in"), ("out_proj.bias", "bias", "out"), name=FROM_HEADS
 )
 
 
@@ -82,16 +91,19 @@ class Torch(Framework):
         form("parameter", ("", "value", "*")),
     )
     #: Of live nets.
-    classes = {
-        "Linear": "linear",
-        "Conv1D": IN_OUT,
-        "Embedding": "embedding",
-        **{f"Conv{space}d": "conv" for space in (1, 2, 3)},
-        **{f"ConvTranspose{space}d": "conv_transpose" for space in (1, 2, 3)},
-        "PReLU": "prelu",
-    }
+    classes = class_table(
+        {
+            "Linear": "linear",
+            "Conv1D": IN_OUT,
+            "Embedding": "embedding",
+            **{f"Conv{space}d": "conv" for space in (1, 2, 3)},
+            **{f"ConvTranspose{space}d": "conv_transpose" for space in (1, 2, 3)},
+            "PReLU": "prelu",
+        }
+    )
     complete = frozenset({"batch_norm"})
     ignored = {"num_batches_tracked": "a counter that strict loading does not ask for"}
+    live = (LiveClass("torch.nn.modules.module", "Module", "torch", "a torch.nn.Module"),)
     default_format = "torch"
     data_format = "torch"
 
@@ -115,54 +127,45 @@ class Torch(Framework):
         net = super().net(contents)
         return replace(net, layers=tuple(map(oriented, without_conv1d(net.layers, IN_OUT))))
 
-    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
+    def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, Placement]:
         """An attention whose heads are known was a layer of its own, as it is here where its sizes allow that."""
-        found = {layer.path: layer.path for layer in layers}
-        for path, names in attentions(layers).items():
+        places = {layer.path: Placement(layer.path) for layer in layers}
+        for path, projections in attentions(layers).items():
             inside = [layer for layer in layers if layer.path.startswith(f"{path}." if path else "")]
-            tensors = _own_attention(names) if len(inside) == len(names) else ""
-            for name, layer in names.items() if tensors else ():
-                found[layer.path] = f"{path}{MARK}{tensors}{MARK}{name}"
-        return found
+            forms = _own_attention(projections) if len(inside) == len(projections) else ()
+            for layer, own in zip(projections.values(), forms, strict=False):
+                places[layer.path] = Placement(path, own)
+        return places
 
-    def form_for(self, reading: Reading, prefix: str, dialect: str) -> Form:
-        _, *marks = prefix.split(MARK)
-        if marks:
-            tensors, name = marks
-            return (*_ATTENTIONS[tensors], _OUT_PROJECTION)[ATTENTION.index(name)]
-        return super().form_for(replace(reading, form="") if "heads" in reading.form else reading, prefix, dialect)
+    def form_for(self, reading: Reading, dialect: str) -> Form:
+        return super().form_for(replace(reading, form="") if reading.form in HEADS else reading, dialect)
 
     def kept(self, form: Form, reading: Reading) -> Iterable[Leaf]:
         """A BatchNorm has both scale and offset, or neither (affine=False)."""
-        lost = lacking(reading.form)
         leaves = super().kept(form, reading)
-        return [leaf for leaf in leaves if not lost & set(leaf.roles)] if lost == {"scale", "offset"} else leaves
+        lost = reading.lacks if reading.lacks == {"scale", "offset"} else frozenset()
+        return [leaf for leaf in leaves if not lost & words_in(leaf.roles)]
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
-        path, *marks = prefix.split(MARK)
-        if marks:
-            prefix = path
-            leaf = re.sub(r"^(in_proj_(?:weight|bias))\.\d$", r"\1", leaf)
-        elif leaf in _CELL_LEAVES:
+        if leaf in _CELL_LEAVES:
             layer = re.search(r"(?:^|\.)(l\d+(?:_reverse)?)$", prefix)
             prefix = prefix[: layer.start()] if layer else prefix
             leaf = leaf if not layer and is_bare(prefix) else f"{leaf}_{layer[1] if layer else 'l0'}"
-        return _join(prefix, leaf)
+        return _join(prefix, re.sub(r"^(in_proj_(?:weight|bias))\.\d$", r"\1", leaf))
 
 
-_ATTENTIONS = {"fused": _IN_PROJECTIONS, "apart": _IN_PROJECTIONS_APART}
 _CELL_LEAVES = frozenset({"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"})
 
 
-def _own_attention(names: Mapping[str, Layer]) -> str:
-    """How ``nn.MultiheadAttention`` would store these projections; "" when it has none of such sizes and biases."""
-    found = [pair for layer in names.values() if (pair := widths(layer))]
-    if len(found) < len(names) or len({has_bias(layer) for layer in names.values()}) > 1:
-        return ""
-    query, key, value, output = found
+def _own_attention(projections: Mapping[str, Layer]) -> tuple[Form, ...]:
+    """How ``nn.MultiheadAttention`` would store each of these; () when it has none of such sizes and biases."""
+    sizes = [pair for layer in projections.values() if (pair := widths(layer))]
+    if len(sizes) < len(projections) or len({has_bias(layer) for layer in projections.values()}) > 1:
+        return ()
+    query, key, value, output = sizes
     if len({*query, *output, key[0], value[0]}) > 1:
-        return ""
-    return "fused" if query == key == value else "apart"
+        return ()
+    return (*(_IN_PROJECTIONS if query == key == value else _IN_PROJECTIONS_APART), _OUT_PROJECTION)
 
 
 def _join(*parts: str) -> str:

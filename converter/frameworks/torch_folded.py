@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.arithmetic import FoldSpectralNorm, FoldWeightNorm
 from converter.core.layers import Layer, Reading, Stored
-from converter.core.ops import FoldSpectralNorm, FoldWeightNorm, Op
+from converter.core.ops import Op
 from converter.core.tensors import TensorSpec
 
 _OLD_WEIGHT_NORM = ("{0}_g", "{0}_v")
@@ -38,10 +39,10 @@ def folded(specs: Iterable[TensorSpec]) -> list[Folded]:
     made: dict[str, Folded] = {}
     used: set[str] = set()
     for name in by_name:
-        found = _PIECES.fullmatch(name)
-        if not found or name in used:
+        piece = _PIECES.fullmatch(name)
+        if not piece or name in used:
             continue
-        kernel = _kernel(found["path"] or "", found["old"] or found["new"], by_name)
+        kernel = _kernel(piece["path"] or "", piece["old"] or piece["new"], by_name)
         if kernel is not None:
             made[name] = kernel
             used.update(spec.name for spec in kernel.sources)

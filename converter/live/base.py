@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
+from converter.errors import ConversionError
 from converter.formats import Format
-from converter.formats.base import Contents
 from converter.frameworks import Framework, framework
 from converter.frameworks.defaults import Value
-from converter.live.run import Record, module_of, upwards
+from converter.live.watching import Record, module_of, upwards
 
 #: Class of layers -> property of `converter.frameworks.defaults` -> its value there (None: it does not count).
 Hyperparameters = Mapping[str, Mapping[str, Callable[[Any], Value | None]]]
@@ -91,6 +92,18 @@ class LiveNet(ABC):
 
     # -- running (see `converter.live.run`)
 
+    @contextmanager
+    def running(self, inputs: Sequence[Array]) -> Iterator[None]:
+        """Whatever the net raises within becomes a ConversionError."""
+        try:
+            yield
+        except ConversionError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(f"{x.dtype.name} {x.shape}" for x in inputs)
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ConversionError(f"the {self.framework.title} net does not run on {shapes}: {reason}") from error
+
     def make_concrete(self, inputs: Sequence[Array]) -> None:  # noqa: B027 - most nets are
         """Give every tensor its shape, where the net needs an input for that."""
 
@@ -104,13 +117,13 @@ class LiveNet(ABC):
 
     @abstractmethod
     def to_numpy(self, value: Any) -> Array | None:
-        """A copy of a tensor, for it may be changed in place behind the layer; None for what holds no numbers yet."""
+        """A copy of a tensor, which later layers may change in place; None for what holds no values yet."""
 
     @abstractmethod
     def watching(
         self, watched: Collection[str], record: Record, before_activation: bool
     ) -> AbstractContextManager[object]:
-        """A context in which ``record`` is given the inputs and the output of each call of these modules.
+        """A context in which ``record`` takes the inputs and the output of each call of these modules.
 
         before_activation: of a layer that ends in one, what it had before.
         """
@@ -134,7 +147,7 @@ class LiveNet(ABC):
         Layers with tensors are under their neutral paths, the others under their own. Empty for the params tree of
         linen, which has no layers.
         """
-        found = {prefix: _settings(module, self.hyperparameters, self.package) for prefix, module in self.modules()}
+        by_module = {prefix: _settings(module, self.hyperparameters, self.package) for prefix, module in self.modules()}
         settings: dict[str, dict[str, Value]] = {}
         owners = set()
         for layer in self.framework.net(self.described()).layers:
@@ -142,10 +155,10 @@ class LiveNet(ABC):
             settings[layer.path] = {
                 property: value
                 for owner in sorted(around, key=len)  # of an LSTM and its cell, the cell's
-                for property, value in found.get(owner, {}).items()
+                for property, value in by_module.get(owner, {}).items()
             }
             owners |= around
-        alone = {prefix.replace("/", "."): of for prefix, of in found.items() if prefix not in owners}
+        alone = {prefix.replace("/", "."): of for prefix, of in by_module.items() if prefix not in owners}
         return {path: of for path, of in {**alone, **settings}.items() if of}
 
 
@@ -163,11 +176,11 @@ def is_dense(equation: str) -> bool:
 
     Those are the axes of every form of a linear layer in Keras and Flax; ``ab,cb->ac`` has them the other way.
     """
-    given, kernel, result = re.split(",|->", equation.replace(" ", "").replace("...", ""))
-    inputs = [axis for axis in kernel if axis in given]
-    outputs = [axis for axis in kernel if axis not in given]
-    around = given.removesuffix("".join(inputs))
-    return around != given and kernel == "".join(inputs + outputs) and result == around + "".join(outputs)
+    operand, kernel, result = re.split(",|->", equation.replace(" ", "").replace("...", ""))
+    inputs = [axis for axis in kernel if axis in operand]
+    outputs = [axis for axis in kernel if axis not in operand]
+    around = operand.removesuffix("".join(inputs))
+    return around != operand and kernel == "".join(inputs + outputs) and result == around + "".join(outputs)
 
 
 def named(function: Any) -> str:

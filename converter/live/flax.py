@@ -28,12 +28,12 @@ class FlaxNet(LiveNet):
     }
 
     def class_of(self, module: Any) -> str:
-        found = super().class_of(module)
-        if found == "ConvTranspose":
-            return f"ConvTranspose(transpose_kernel={bool(module.transpose_kernel)})"
-        if found == "Einsum":
-            return found if module.einsum_str and is_dense(module.einsum_str) else "Einsum(other equation)"
-        return found
+        name = super().class_of(module)
+        if name == "ConvTranspose":
+            return "ConvTransposeOfTransposedKernel" if module.transpose_kernel else "ConvTransposeOfUsualKernel"
+        if name == "Einsum":
+            return name if module.einsum_str and is_dense(module.einsum_str) else "EinsumOfOtherAxes"
+        return name
 
     def to_numpy(self, value: Any) -> Array | None:
         import jax

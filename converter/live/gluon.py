@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates
-from converter.live.run import BeforeActivation, Record, attributes, running
+from converter.live.watching import BeforeActivation, Record, attributes
 
 
 def _average_pooling(layer: Any) -> Value | None:
@@ -48,8 +48,8 @@ class Adapter(LiveNet):
         return class_name.lower()
 
     def class_of(self, module: Any) -> str:
-        found = super().class_of(module)
-        return f"{found}(fix_gamma)" if found == "batchnorm" and module._kwargs["fix_gamma"] else found
+        name = super().class_of(module)
+        return "batchnorm_fix_gamma" if name == "batchnorm" and module._kwargs["fix_gamma"] else name
 
     def read(self, name: str) -> Array:
         parameter = self._parameters()[name]
@@ -90,7 +90,7 @@ class Adapter(LiveNet):
         if any(-1 in spec.shape for spec in self.contents().specs):
             if any(parameter._data is None and not parameter._deferred_init for parameter in self._all()):
                 self.net.initialize()
-            with running(self, inputs):
+            with self.running(inputs):
                 self.forward(inputs)
 
     def forward(self, inputs: Sequence[Array]) -> Any:
@@ -102,8 +102,8 @@ class Adapter(LiveNet):
             return self.net(*(make(x, dtype=x.dtype, ctx=context) for x in inputs))
 
     def _all(self) -> Iterable[Any]:
-        found: Iterable[Any] = self.net.collect_params().values()
-        return found
+        parameters: Iterable[Any] = self.net.collect_params().values()
+        return parameters
 
     def to_numpy(self, value: Any) -> Array | None:
         return np.array(value.asnumpy()) if hasattr(value, "asnumpy") else None
@@ -113,10 +113,10 @@ class Adapter(LiveNet):
         before = BeforeActivation(record)
 
         def on_call(name: str) -> Callable[..., None]:
-            return lambda block, given, output: before(name, given, output)
+            return lambda block, inputs, output: before(name, inputs, output)
 
         def on_activation(name: str) -> Callable[..., None]:
-            return lambda block, given, output: before.activated(name, given[0], output)
+            return lambda block, inputs, output: before.activated(name, inputs[0], output)
 
         with ExitStack() as undo:
             for name, block in self.watched_modules(watched):
@@ -132,8 +132,8 @@ class Adapter(LiveNet):
         return attributes((block, "_active", False) for block in blocks)
 
     def _parameters(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.net._collect_params_with_prefix()
-        return found
+        parameters: dict[str, Any] = self.net._collect_params_with_prefix()
+        return parameters
 
 
 def _blocks(block: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -21,14 +21,14 @@ from typing import Any, ClassVar
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Format, ReadOptions, open_reader
-from converter.formats.base import Contents
 from converter.formats.keras.config import snake_case
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named
-from converter.live.run import BeforeActivation, Record, attributes, inference_options, recorded, running
+from converter.live.watching import BeforeActivation, Record, attributes, inference_options, recorded
 
 
 def _save_checkpoint(net: Any, path: Path, is_keras3: bool) -> None:
@@ -140,10 +140,10 @@ class Adapter(LiveNet):
         return snake_case(class_name)
 
     def class_of(self, module: Any) -> str:
-        found = super().class_of(module)
-        if found in ("gru", "gru_cell") and hasattr(module, "reset_after"):
+        name = super().class_of(module)
+        if name in ("gru", "gru_cell") and hasattr(module, "reset_after"):
             return "gru_reset_after" if module.reset_after else "gru_reset_before"
-        return found if found != "einsum_dense" or is_dense(module.equation) else f"{found}(other equation)"
+        return name if name != "einsum_dense" or is_dense(module.equation) else "einsum_of_other_axes"
 
     def template(self, form: Format) -> Template:
         """As Keras itself writes it: saved with a number in each variable, so that the file tells where each is."""
@@ -199,7 +199,7 @@ class Adapter(LiveNet):
 
     def make_concrete(self, inputs: Sequence[Array]) -> None:
         if not self.net.built or not self.net.weights:
-            with running(self, inputs):
+            with self.running(inputs):
                 self.forward(inputs)
 
     def forward(self, inputs: Sequence[Array]) -> Any:
@@ -257,22 +257,22 @@ class Adapter(LiveNet):
             yield
 
     def _variables(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        variables: dict[str, Any] = {}
         seen: set[int] = set()
         for path, layer in _layers(self.net, ""):
             for variable in layer.weights:
                 if id(variable) not in seen:
                     seen.add(id(variable))
                     leaf = variable.name.removesuffix(":0").rpartition("/")[2]
-                    found["/".join(filter(None, (path, leaf)))] = variable
-        return found
+                    variables["/".join(filter(None, (path, leaf)))] = variable
+        return variables
 
 
 def _seen(activation: Callable[..., Any], name: str, before: BeforeActivation) -> Callable[..., Any]:
     @wraps(activation)
-    def seen(given: Any, *args: Any, **kwargs: Any) -> Any:
-        output = activation(given, *args, **kwargs)
-        before.activated(name, given, output)
+    def seen(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        output = activation(inputs, *args, **kwargs)
+        before.activated(name, inputs, output)
         return output
 
     return seen
@@ -280,10 +280,10 @@ def _seen(activation: Callable[..., Any], name: str, before: BeforeActivation) -
 
 def _layers(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Every layer below, innermost first, in the order of the model, with the path that leads to it."""
-    places = dict(_attributes(layer))
+    attributes = dict(_attributes(layer))
     counts: Counter[tuple[str, str]] = Counter()
     for child in _children(layer):
-        parent, name = places.get(id(child), ("", ""))
+        parent, name = attributes.get(id(child), ("", ""))
         if not name:
             kind = snake_case(type(child).__name__)
             count, counts[parent, kind] = counts[parent, kind], counts[parent, kind] + 1
@@ -306,10 +306,10 @@ def _attributes(layer: Any) -> Iterator[tuple[int, tuple[str, str]]]:
 
 def _children(layer: Any) -> Iterable[Any]:
     """The layers directly inside; only tf_keras has a method for what is neither a model nor a wrapper."""
-    found = getattr(layer, "layers", None) or getattr(layer, "_layers", None)
-    if not found and hasattr(layer, "_flatten_layers"):
-        found = layer._flatten_layers(recursive=False, include_self=False)
-    return found or ()
+    children = getattr(layer, "layers", None) or getattr(layer, "_layers", None)
+    if not children and hasattr(layer, "_flatten_layers"):
+        children = layer._flatten_layers(recursive=False, include_self=False)
+    return children or ()
 
 
 def _dtype(variable: Any) -> np.dtype[Any]:

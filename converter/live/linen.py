@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents
 from converter.live.flax import FlaxNet
-from converter.live.run import Record, inference_options, running
+from converter.live.watching import Record, inference_options
 
 
 class Adapter(FlaxNet):
@@ -36,9 +36,9 @@ class Adapter(FlaxNet):
         arrays = [jnp.asarray(x) for x in inputs]
         options = inference_options(type(self._module).__call__)
         if self._variables is None:
-            with running(self, inputs):
+            with self.running(inputs):
                 self._variables = self._module.init(jax.random.PRNGKey(0), *arrays, **options)
-        with running(self, inputs), self._seeing():
+        with self.running(inputs), self._seeing():
             jax.eval_shape(lambda tree, *xs: self._module.apply(tree, *xs, **options), self._variables, *arrays)
 
     @contextmanager

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
-from converter.formats.base import Contents
 from converter.live.flax import FlaxNet
-from converter.live.run import Record, attributes, inference_options, recorded
+from converter.live.watching import Record, attributes, inference_options, recorded
 
 
 class Adapter(FlaxNet):

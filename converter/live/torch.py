@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import ConversionError
-from converter.formats.base import Contents
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet
-from converter.live.run import Record, running
+from converter.live.watching import Record
 
 
 def _average_pooling(layer: Any) -> Value | None:
@@ -64,8 +64,8 @@ class Adapter(LiveNet):
         return raw.view(_spec(name, value).dtype).reshape(tuple(value.shape)).copy()
 
     def modules(self) -> Iterable[tuple[str, Any]]:
-        found: Iterable[tuple[str, Any]] = self.net.named_modules()
-        return found
+        modules: Iterable[tuple[str, Any]] = self.net.named_modules()
+        return modules
 
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         import torch
@@ -93,7 +93,7 @@ class Adapter(LiveNet):
         from torch.nn.parameter import is_lazy
 
         if any(map(is_lazy, self.net.state_dict().values())):
-            with self.inference(), running(self, inputs):
+            with self.inference(), self.running(inputs):
                 self.forward(inputs)
 
     def forward(self, inputs: Sequence[Array]) -> Any:
@@ -119,7 +119,7 @@ class Adapter(LiveNet):
         from torch.nn.utils.parametrize import ParametrizationList
 
         def hook(name: str) -> Callable[..., None]:
-            return lambda module, given, output: record(name, given, output)
+            return lambda module, inputs, output: record(name, inputs, output)
 
         with ExitStack() as undo:
             for name, module in self.watched_modules(watched):

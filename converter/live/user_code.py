@@ -32,10 +32,10 @@ def net_of(name: str) -> object:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        found: Any = importlib.import_module(module)
+        value: Any = importlib.import_module(module)
         for part in path.split("."):
-            found = getattr(found, part)
-        return found() if isinstance(found, type) or not _is_net(found) else found
+            value = getattr(value, part)
+        return value() if isinstance(value, type) or not _is_net(value) else value
     except Exception as error:
         raise ConversionError(f"{name}: {type(error).__name__}: {error}") from error
 
@@ -49,7 +49,7 @@ def _is_net(value: object) -> bool:
 
 
 def example_inputs(texts: tuple[str, ...]) -> tuple[Array, ...]:
-    """``2,20`` -> random normal numbers of that shape (the same at each run); ``2,7:int64`` -> zeros and ones.
+    """``2,20`` -> random normal values of that shape (the same at each run); ``2,7:int64`` -> zeros and ones.
 
     Raises ConversionError for a text that says no shape.
     """
@@ -60,7 +60,7 @@ def _example(text: str, rng: np.random.Generator) -> Array:
     shape, _, dtype = text.partition(":")
     name = dtype or "float32"
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", shape) or name not in DTYPES:
-        raise ConversionError(f"'{text}' is no example input. Say its shape, like 2,20 or 2,3,32,32, or 2,7:int64.")
+        raise ConversionError(f"'{text}' is no example input. Give its shape, like 2,20 or 2,3,32,32, or 2,7:int64.")
     sizes = [int(size) for size in shape.split(",")]
     if DTYPES[name].kind in "biu":
         return rng.integers(0, 2, sizes).astype(DTYPES[name])

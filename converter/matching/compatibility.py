@@ -10,9 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.axes import REPEATED, Sizes, groups, solve
-from converter.core.layers import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Layer, Leaf, Reading, Stored
-
-Role = frozenset[str]
+from converter.core.kinds import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Role
+from converter.core.layers import Layer, Leaf, Reading, Stored, shown, words_in
 
 
 class Supply(msgspec.Struct, frozen=True, gc=False):
@@ -26,7 +25,7 @@ class Move(msgspec.Struct, frozen=True, gc=False):
     """One role of a target tensor, its place there, and what it is made of.
 
     supplies: added up when there are several; none when ``fill`` stands there.
-    checked: what is left behind after it was seen to hold nothing but the number.
+    checked: what is left out once every value of it has been seen to be this one.
     """
 
     target: Stored
@@ -58,23 +57,23 @@ def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agre
 
     Within a framework a layer stays in its form wherever it fits: what its file leaves open is the same on both sides.
     """
-    found: list[Agreement] = []
+    agreeing: list[Agreement] = []
     in_form: list[Agreement] = []
     for ours in source.readings:
         for theirs in target.readings:
             if ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN):
                 moves = _moves(ours, theirs)
                 if moves is not None:
-                    found.append(Agreement(ours.kind, moves))
-                    in_form += found[-1:] if ours.form == theirs.form else []
-    return _exact(in_form if same_framework and in_form else found)
+                    agreeing.append(Agreement(ours.kind, moves))
+                    in_form += agreeing[-1:] if (ours.form, ours.lacks) == (theirs.form, theirs.lacks) else []
+    return _exact(in_form if same_framework and in_form else agreeing)
 
 
-def _exact(found: Sequence[Agreement]) -> tuple[Agreement, ...]:
+def _exact(agreeing: Sequence[Agreement]) -> tuple[Agreement, ...]:
     """Where both sides can have the same roles they have them, rather than that some are filled in and others lost."""
-    exact = [item for item in found if all(move.supplies and not move.checked for move in item.moves)]
+    exact = [item for item in agreeing if all(move.supplies and not move.checked for move in item.moves)]
     settled = {item.kind for item in exact}
-    return tuple(item for item in found if item in exact or item.kind not in settled)
+    return tuple(item for item in agreeing if item in exact or item.kind not in settled)
 
 
 def assign(source: Reading, target: Reading) -> Assignment:
@@ -102,35 +101,31 @@ def assign(source: Reading, target: Reading) -> Assignment:
         elif all(role in absent for role in wanted):
             supplies[wanted], fills[wanted] = (), absent[min(wanted)]
         else:
-            missing.append(_word(wanted))
+            missing.append(shown(wanted))
     unused = KINDS[source.kind].unused if source.kind in KINDS else frozenset()
     surplus = [role for role in have if role in free and not role <= unused]
     checkable = [role for role in surplus if all(word in absent for word in role)]
     checked = tuple((Supply(*have[role]), absent[min(role)]) for role in checkable)
     return Assignment(
-        supplies, fills, checked, tuple(missing), tuple(_word(role) for role in surplus if role not in checkable)
+        supplies, fills, checked, tuple(missing), tuple(shown(role) for role in surplus if role not in checkable)
     )
-
-
-def _word(role: Role) -> str:
-    return " + ".join(sorted(role))
 
 
 def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
     source, target = _repeating(*_scalars(source, target)), _repeating(*_scalars(target, source))
-    found = assign(source, target)
+    assignment = assign(source, target)
     told = dict(source.sizes)
-    if found.missing or found.surplus or any(told.get(axis, size) != size for axis, size in target.sizes):
+    if assignment.missing or assignment.surplus or any(told.get(axis, size) != size for axis, size in target.sizes):
         return None
     moves: list[Move] = []
-    shapes = _target_shapes(source, target, found)
+    shapes = _target_shapes(source, target, assignment)
     if shapes is None:
         return None
     done: dict[str, Stored] = {}
     for role, (stored, place) in target.roles.items():
         whole = done.setdefault(stored.spec.name, shapes[stored.spec.name])
-        moves.append(Move(whole, place, found.supplies[role], found.fills.get(role, 0)))
-    for check in found.checked:  # looked at on the way of what stands in the same tensor, or of anything
+        moves.append(Move(whole, place, assignment.supplies[role], assignment.fills.get(role, 0)))
+    for check in assignment.checked:  # looked at on the way of what stands in the same tensor, or of anything
         beside = [i for i, move in enumerate(moves) if any(s.stored == check[0].stored for s in move.supplies)]
         anywhere = [i for i, move in enumerate(moves) if move.supplies]
         if not anywhere:
@@ -161,7 +156,7 @@ def _repeating(reading: Reading, other: Reading) -> Reading:
 
 
 def _repeated(item: Stored, other: Reading) -> Stored:
-    theirs = next((stored for roles, (stored, _) in other.roles.items() if roles & set(item.leaf.roles)), None)
+    theirs = next((stored for roles, (stored, _) in other.roles.items() if roles & words_in(item.leaf.roles)), None)
     if theirs is None:
         return item
     ours, channels = item.spec.shape[0], theirs.spec.shape[-1]
@@ -171,12 +166,12 @@ def _repeated(item: Stored, other: Reading) -> Stored:
     return replace(item, sizes=(*item.sizes, ("each", channels // ours))) if fits else item
 
 
-def _target_shapes(source: Reading, target: Reading, found: Assignment) -> Mapping[str, Stored] | None:
+def _target_shapes(source: Reading, target: Reading, assignment: Assignment) -> Mapping[str, Stored] | None:
     """The target's tensors with the shapes that they get from the source; None when those do not fit."""
     result: dict[str, Stored] = {}
     waiting: list[Stored] = []
     for role, (stored, _) in target.roles.items():
-        supplies = found.supplies[role]
+        supplies = assignment.supplies[role]
         shapes = {supply.stored.neutral_shape() for supply in supplies}
         if not supplies:
             waiting.append(stored)
@@ -207,10 +202,10 @@ def _like(stored: Stored, result: Mapping[str, Stored]) -> tuple[int, ...] | Non
     for other in result.values():
         sizes |= _axis_sizes(other)
     sizes["g"] = stored.parts
-    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
-    if any(axis not in sizes for group in found for axis in group):
+    order = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    if any(axis not in sizes for group in order for axis in group):
         return None
-    return tuple(math.prod(sizes[axis] for axis in group) for group in found)
+    return tuple(math.prod(sizes[axis] for axis in group) for group in order)
 
 
 def _known(source: Reading, target: Reading, stored: Stored) -> Sizes:
@@ -220,15 +215,15 @@ def _known(source: Reading, target: Reading, stored: Stored) -> Sizes:
 
 @lru_cache(maxsize=4096)
 def fitted_shape(
-    leaf: Leaf, neutral: tuple[int, ...], given: tuple[int, ...], sizes: Sizes
+    leaf: Leaf, neutral: tuple[int, ...], known_shape: tuple[int, ...], sizes: Sizes
 ) -> tuple[tuple[int, ...]] | None:
-    """The shape of a tensor whose roles have this neutral shape, if it fits what is given of it (-1: open).
+    """The shape of a tensor whose roles have this neutral shape, if it fits what is known of it (-1: open).
 
     In a tuple of its own, because an empty shape is one, too. None when it does not fit.
     """
     parts = len(leaf.roles) if len(leaf.roles) > 1 else 0
     whole = (parts, *neutral) if parts else neutral
-    want, have = groups(leaf.neutral, len(whole)), groups(leaf.axes, len(given))
+    want, have = groups(leaf.neutral, len(whole)), groups(leaf.axes, len(known_shape))
     if want is None or have is None:
         return None
     if {a for group in want for a in group} - REPEATED != {a for group in have for a in group}:
@@ -236,13 +231,13 @@ def fitted_shape(
     known = {**dict(sizes), "g": parts} if parts else dict(sizes)
     named = {axis for group in (*want, *have) for axis in group}
     known = {axis: size for axis, size in known.items() if axis in named}
-    found = solve([*zip(want, whole, strict=True), *zip(have, given, strict=True)], known)
-    if found is None:
+    size_of = solve([*zip(want, whole, strict=True), *zip(have, known_shape, strict=True)], known)
+    if size_of is None:
         return None
     direct = dict(zip(want, whole, strict=True))
     shape = tuple(
-        math.prod(found[axis] for axis in group) if found.keys() >= set(group) else direct.get(group, size)
-        for group, size in zip(have, given, strict=True)
+        math.prod(size_of[axis] for axis in group) if size_of.keys() >= set(group) else direct.get(group, size)
+        for group, size in zip(have, known_shape, strict=True)
     )
     return None if -1 in shape else (shape,)
 
@@ -284,12 +279,12 @@ def lookalikes(source: Layer, target: Layer) -> bool:
 
 
 def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) -> str:
-    found = assign(ours, theirs)
-    if found.missing:
-        return f"'{target.path}' of the clone has a {found.missing[0]}, and '{source.path}' of the source has none"
-    if found.surplus:
+    roles = assign(ours, theirs)
+    if roles.missing:
+        return f"'{target.path}' of the clone has a {roles.missing[0]}, and '{source.path}' of the source has none"
+    if roles.surplus:
         why = unplaced(source, target)
-        return f"'{source.path}' of the source has a {found.surplus[0]}, and '{target.path}' of the clone has none{why}"
+        return f"'{source.path}' of the source has a {roles.surplus[0]}, and '{target.path}' of the clone has none{why}"
     told = dict(ours.sizes)
     misfits = [
         f"'{source.path}' says {AXIS_WORDS[axis]} {told[axis]}, and '{target.path}' of the clone {size}"
@@ -297,7 +292,7 @@ def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) ->
         if told.get(axis, size) != size
     ]
     for role, (stored, _) in theirs.roles.items():
-        for supply in found.supplies[role]:
+        for supply in roles.supplies[role]:
             text = _misfit(supply.stored, stored, _known(ours, theirs, stored))
             if text and text not in misfits:
                 misfits.append(text)
@@ -333,17 +328,17 @@ def wanted_shape(source: Stored, target: Stored) -> tuple[int, ...] | None:
 
 
 def _axis_sizes(stored: Stored) -> Mapping[str, int]:
-    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    order = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
     known = {**dict(stored.sizes), "g": stored.parts}
-    single = {g[0]: size for g, size in zip(found, stored.spec.shape, strict=False) if len(g) == 1}
-    return {**single, **(solve(zip(found, stored.spec.shape, strict=False), known) or {})}
+    single = {g[0]: size for g, size in zip(order, stored.spec.shape, strict=False) if len(g) == 1}
+    return {**single, **(solve(zip(order, stored.spec.shape, strict=False), known) or {})}
 
 
 def unknown_kind(layer: Layer) -> str:
     """The refusal of a layer that no table describes."""
     return (
-        f"'{layer.path}' ({shapes(layer)}) is a layer of no kind that is known, "
-        "so it is not known either how another framework stores it"
+        f"'{layer.path}' ({shapes(layer)}) is a layer of an unknown kind, so it is unknown how another framework "
+        "stores it."
     )
 
 

@@ -102,7 +102,7 @@ def _stacked(stored: Stored, name: PartName) -> Stored | None:
     leaf = stored.leaf
     if leaf.axes.split().count("out") != 1 or len(leaf.roles) > 1:
         return None
-    roles = ("",) * name.place + leaf.roles + ("",) * (name.count - name.place - 1)
+    roles = (frozenset[str](),) * name.place + leaf.roles + (frozenset[str](),) * (name.count - name.place - 1)
     axes = " ".join("(g out)" if axis == "out" else axis for axis in leaf.axes.split())
     return replace(stored, leaf=replace(leaf, roles=roles, axes=axes, neutral=f"g {leaf.neutral}"))
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from converter.core.layers import UNKNOWN, Layer, Leaf, Reading, Stored
-from converter.core.ops import FoldSpectralNorm, FoldWeightNorm
+from converter.core.arithmetic import FoldSpectralNorm, FoldWeightNorm
+from converter.core.kinds import UNKNOWN
+from converter.core.layers import Layer, Leaf, Reading, Stored
 
 #: What each piece is, whatever its name: the old names and those of the parametrizations go into each other.
 _PIECES: Mapping[type, tuple[str, ...]] = {
@@ -34,7 +35,7 @@ def in_pieces(layer: Layer) -> Layer:
 def _pieces(stored: Stored) -> list[Stored]:
     roles = _PIECES.get(type(stored.fold), ("",))
     return [
-        Stored(spec, Leaf(stored.leaf.name, (f"{stored.leaf.name} {role}",), "*", "*"))
+        Stored(spec, Leaf(stored.leaf.name, (frozenset({f"{stored.leaf.name} {role}"}),), "*", "*"))
         for spec, role in zip(stored.specs, roles, strict=True)
     ]
 

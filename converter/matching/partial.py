@@ -1,56 +1,32 @@
-"""Which layers of an old net go into which layers of a new one, and why: never a guess.
-
-As in `converter.matching.matcher` every pair has a reason, and what is not settled is refused with the ``--map`` that
-would settle it. But here the rest of both nets stays aside, so that less speaks for a pair: position counts only
-where the names themselves tell the order on both sides, and a shape only where nothing else has it.
+"""Partial reuse: which layers of an old net are taken, where they go in a new one, and how those fit that are of
+another size.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Inflate
 from converter.core.axes import groups
 from converter.core.layers import Layer, Net, Reading, Stored
-from converter.errors import MatchError
-from converter.matching.applied_options import Rules, covers
-from converter.matching.compatibility import agreements, disagreement, shapes
-from converter.matching.matcher import (
-    CERTAIN,
-    MAP,
-    ONLY_ONE,
-    POSITION,
-    SAME_NAME,
-    listed,
-    plain_names,
-    unused_rules,
-)
-from converter.matching.order import Naming, numbered_alike, true_order
-from converter.planning.overlay import Inflate
+from converter.errors import MatchError, Placeholder, Problem, Remedy, listed, unknown_name
+from converter.frameworks.linear import HEADS
+from converter.matching.compatibility import agreements, shapes
+from converter.matching.hints import Hints, covers
+from converter.matching.matcher import CERTAIN, POSITION, Matcher, Pair, check_strict
+from converter.matching.names import plain_names
+from converter.matching.order import true_order
+from converter.matching.problems import unknown_sources
+from converter.options import ReuseOptions
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
 BY_CALLS = "the order in which they were called"
 BY_NUMBERS = "the order in which they are called, as their numbers tell"
 BY_DEFINITION = "their order in the old net, which need not be that in which they are called"
 BY_ALPHABET = "the order of their names, for the old net keeps no other"
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """What to take: the first so many layers that hold parameters, or those of the patterns, or those of the map.
-
-    skip_mismatch: leave out layers that do not fit. slice: take the part that overlaps. inflate: make 3-d kernels
-    of 2-d ones. strict: pair by --map or the same name only.
-    """
-
-    first: int | None = None
-    patterns: tuple[str, ...] = ()
-    skip_mismatch: bool = False
-    slice: bool = False
-    inflate: bool = False
-    strict: bool = False
 
 
 class Taking(msgspec.Struct, frozen=True):
@@ -66,7 +42,7 @@ class Taking(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """An old layer that was asked for and does not fit; ``into`` is "" when nothing was found for it."""
+    """An old layer that was asked for and does not fit; ``into`` is "" when no new layer is for it."""
 
     layer: str
     into: str
@@ -74,49 +50,61 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """order: what "first" means for this net; "" when no number was given."""
+    """order: what "first" means for this net; "" when no number was said."""
 
     order: str
     takings: tuple[Taking, ...]
     skipped: tuple[Skipped, ...]
 
 
-def select(old: Net, new: Net, wanted: Wanted, rules: Rules) -> Selection:
+def select(old: Net, new: Net, options: ReuseOptions, hints: Hints) -> Selection:
     """Pair the layers that are wanted. Raises MatchError with all problems."""
-    layers, order = _chosen(old, wanted, rules)
-    work = _Pairing(old, new, layers)
-    work.by_map(rules)
-    work.by_name(lambda path: path, lambda path: path)
-    work.by_name(plain_names(old), plain_names(new))
-    work.by_position()
-    work.by_own_number()
-    work.by_elimination()
-    return work.judged(wanted, order)
+    layers, order = _wanted(old, options, hints)
+    matcher = Matcher(old, new, layers)
+    matcher.by_schema(hints)
+    matcher.by_map(hints)
+    matcher.by_name(lambda path: path, lambda path: path)
+    matcher.by_name(plain_names(old), plain_names(new))
+    matcher.by_number()
+    matcher.by_own_number()
+    matcher.by_elimination(anywhere=True)
+    return _judged(matcher, layers, options, hints, order)
 
 
-def _chosen(old: Net, wanted: Wanted, rules: Rules) -> tuple[list[Layer], str]:
-    problems = unused_rules(old, rules)
+def _wanted(old: Net, options: ReuseOptions, hints: Hints) -> tuple[list[Layer], str]:
+    problems = unknown_sources(old, hints)
     order = ""
-    if wanted.first is not None:
+    if options.first is not None:
         ordered, order = in_order(old)
-        if not 1 <= wanted.first <= len(ordered):
-            problems.append(f"--first {wanted.first}: the old net has {len(ordered)} layers with parameters")
-        layers = ordered[: wanted.first]
-    elif wanted.patterns:
-        layers = [layer for layer in old.layers if any(covers(pattern, layer.path) for pattern in wanted.patterns)]
+        layers = ordered[: options.first]
+        if options.first > len(ordered):
+            text = f"the old net has {len(ordered)} layers with parameters."
+            problems.append(Problem(text, "option", "first", about=Remedy("first", options.first)))
+    elif options.layers:
+        layers = [layer for layer in old.layers if any(covers(pattern, layer.path) for pattern in options.layers)]
         problems += [
-            f"--layers {pattern}: no layer of the old net is called so. It has {listed(old.by_path)}."
-            for pattern in wanted.patterns
+            unknown_name(Remedy("layers", pattern), pattern, "the old net has no layer", old.by_path)
+            for pattern in options.layers
             if not any(covers(pattern, path) for path in old.by_path)
         ]
     else:
-        layers = [layer for layer in old.layers if rules.mapped(layer.path) is not None]
-        if not rules.mapping:
-            problems.append("nothing says which layers to take. Say --first N, --layers PATTERN or --map OLD=NEW.")
+        layers = [layer for layer in old.layers if hints.mapped(layer.path) is not None]
+        if not hints.mapping:
+            ways = (
+                Remedy("first", Placeholder("N")),
+                Remedy("layers", Placeholder("PATTERN")),
+                Remedy("map", (Placeholder("OLD"), Placeholder("NEW"))),
+            )
+            problems.append(Problem("nothing says which layers to take.", "option", remedies=ways))
     taken = [layer.path for layer in layers]
     problems += [
-        f"--map {name}={into}: '{name}' is not among the layers to take, which are {listed(taken)}"
-        for name, into in rules.mapping.items()
+        Problem(
+            f"'{name}' is not among the layers to take, which are {listed(taken)}.",
+            "option",
+            name,
+            about=Remedy("map", (name, into)),
+        )
+        for name, into in hints.mapping.items()
         if any(_leads(name, path) for path in old.by_path) and not any(_leads(name, path) for path in taken)
     ]
     if problems:
@@ -137,166 +125,75 @@ def in_order(net: Net) -> tuple[list[Layer], str]:
     return list(net.layers), BY_DEFINITION if net.ordered else BY_ALPHABET
 
 
-class _Pairing:
-    """The pairs found so far, by the path of the old layer."""
-
-    def __init__(self, old: Net, new: Net, layers: Iterable[Layer]) -> None:
-        self.old, self.new = old, new
-        self.same_framework = old.framework == new.framework
-        self.layers = list(layers)
-        self.found: dict[str, tuple[Layer, str]] = {}
-        self.unfit: dict[str, Layer] = {}  # where position leads, when that does not fit
-        self.problems: list[str] = []
-
-    def by_map(self, rules: Rules) -> None:
-        for layer in self.layers:
-            into = rules.mapped(layer.path)
-            if into is None:
-                continue
-            if self._is_free(into):
-                self.found[layer.path] = (self.new.by_path[into], MAP)
-            else:
-                why = "is taken already" if into in self.new.by_path else "is not in the new net"
-                free = [path for path in self.new.by_path if self._is_free(path)]
-                self.problems.append(f"--map {layer.path}={into}: '{into}' {why}. Free there: {listed(free)}.")
-
-    def by_name(self, ours: Naming, theirs: Naming) -> None:
-        """Names that stand once on either side. A number is part of a name only where both sides count alike."""
-        old, new = _once(self.old, ours), _once(self.new, theirs)
-        alike = numbered_alike(self.old, ours, self.new, theirs, in_part=True)
-        for layer in self._open():
-            name = ours(layer.path)
-            target = new.get(name) if name in old else None
-            if target is not None and self._is_free(target.path) and alike(layer, target):
-                self.found[layer.path] = (target, SAME_NAME)
-
-    def by_position(self) -> None:
-        """The same place in the order of calls: among layers whose names differ in numbers alone, or in the nets."""
-        settled = {path: target.path for path, (target, _) in self.found.items()}
-        for layer in self._open():
-            name = _letters(layer.path)
-            groups = [
-                [[one for one in net.layers if _letters(one.path) == name] for net in (self.old, self.new)],
-                [list(net.layers) for net in (self.old, self.new)],
-            ]
-            target = next((found for ours, theirs in groups if (found := self._at(layer, ours, theirs, settled))), None)
-            if target is None or not self._is_free(target.path):
-                continue
-            if self._fits(layer, target):
-                self.found[layer.path] = (target, POSITION)
-            else:
-                self.unfit[layer.path] = target
-
-    def _at(self, layer: Layer, ours: list[Layer], theirs: list[Layer], settled: Mapping[str, str]) -> Layer | None:
-        """The new layer at the place of the old; None if an order is unknown, or a settled pair speaks against it."""
-        before, after = true_order(self.old, ours), true_order(self.new, theirs)
-        if not before or not after:
-            return None
-        places = {one.path: i for i, one in enumerate(after)}
-        moved = any(places.get(settled.get(one.path, ""), i) != i for i, one in enumerate(before))
-        place = before.index(layer)
-        return after[place] if place < len(after) and not moved else None
-
-    def by_own_number(self) -> None:
-        """Within one framework a path of the user's own numbering (``block3``) is a name as any other."""
-        if self.same_framework:
-            for layer in self._open():
-                if self._is_free(layer.path) and layer.path in self.new.by_path and layer.path not in self.unfit:
-                    self.found[layer.path] = (self.new.by_path[layer.path], SAME_NAME)
-
-    def by_elimination(self) -> None:
-        """Layers that fit each other, and nothing else in either net."""
-        for layer in self._open():
-            targets = self._candidates(layer)
-            if len(targets) != 1 or layer.path in self.unfit:
-                continue
-            rivals = [one for one in self.old.layers if one.path not in self.found and self._fits(one, targets[0])]
-            if len(rivals) == 1:
-                self.found[layer.path] = (targets[0], ONLY_ONE)
-
-    def judged(self, wanted: Wanted, order: str) -> Selection:
-        """What fits, as it fits. Raises MatchError for the rest."""
-        takings: list[Taking] = []
-        skipped: list[Skipped] = []
-        for layer in self.layers:
-            target, reason = self.found.get(layer.path, (None, ""))
-            if target is None and layer.path in self.unfit:
-                target, reason = self.unfit[layer.path], POSITION
-            taking = self._taking(layer, target, reason, wanted) if target else None
-            if taking is not None:
-                takings.append(taking)
-                continue
-            candidates = [] if target else self._candidates(layer)
-            problem = self._mismatch(layer, target) if target else self._unsettled(layer, candidates)
-            if wanted.skip_mismatch and not candidates:
-                skipped.append(Skipped(layer.path, target.path if target else "", problem))
-            elif not any(text.startswith(f"--map {layer.path}=") for text in self.problems):
-                self.problems.append(problem + ("" if candidates else _remedy(layer, target, reason)))
-        if wanted.strict:
-            self.problems += [
-                f"--strict: '{one.source.path}' -> '{one.target.path}' rests on: {one.reason}. "
-                f"If it is right, say --map {one.source.path}={one.target.path}."
-                for one in takings
-                if one.reason not in CERTAIN
-            ]
-        if self.problems:
-            raise MatchError(self.problems)
-        return Selection(order, tuple(takings), tuple(skipped))
-
-    def _taking(self, layer: Layer, target: Layer, reason: str, wanted: Wanted) -> Taking | None:
-        if self._fits(layer, target):
-            return Taking(layer, target, reason, WHOLE)
-        deeper = inflated(layer, target) if wanted.inflate else None
-        if deeper is not None:
-            return Taking(deeper, target, reason, INFLATED)
-        wider = opened(layer, target) if wanted.slice and reason in CERTAIN else None
-        return Taking(layer, wider, reason, SLICED) if wider is not None else None
-
-    def _mismatch(self, layer: Layer, target: Layer) -> str:
-        text = disagreement(layer, target, self.same_framework)
-        if layer.path not in self.unfit:
-            return text
-        others = [one for one in self._candidates(layer) if one.path != target.path]
-        lines = " or ".join(f"--map {layer.path}={one.path}" for one in others)
-        hint = f" What would fit: {listed(one.path for one in others)}; say {lines}." if others else ""
-        return f"'{layer.path}' has the place of '{target.path}', and does not fit there: {text}{hint}"
-
-    def _unsettled(self, layer: Layer, candidates: list[Layer]) -> str:
-        if not candidates:
-            return f"nothing in the new net fits '{layer.path}' ({shapes(layer)})."
-        lines = " or ".join(f"--map {layer.path}={one.path}" for one in candidates)
-        return f"'{layer.path}' could go into {listed(one.path for one in candidates)}. Settle it with {lines}."
-
-    def _candidates(self, layer: Layer) -> list[Layer]:
-        return [one for one in self.new.layers if self._is_free(one.path) and self._fits(layer, one)]
-
-    def _fits(self, layer: Layer, target: Layer) -> bool:
-        return bool(agreements(layer, target, self.same_framework))
-
-    def _is_free(self, path: str) -> bool:
-        return path in self.new.by_path and all(target.path != path for target, _ in self.found.values())
-
-    def _open(self) -> list[Layer]:
-        return [layer for layer in self.layers if layer.path not in self.found]
+def _judged(matcher: Matcher, layers: Sequence[Layer], options: ReuseOptions, hints: Hints, order: str) -> Selection:
+    """What fits, as it fits. Raises MatchError for the rest."""
+    pairs = {pair.source.path: pair for pair in (*matcher.pairs, *matcher.misfits)}
+    mapped = {problem.subject for problem in matcher.problems if problem.about and problem.about.option == "map"}
+    takings: list[Taking] = []
+    skipped: list[Skipped] = []
+    problems = list(matcher.problems)
+    for layer in layers:
+        pair = pairs.get(layer.path)
+        taking = _taking(matcher, pair, options) if pair else None
+        if taking is not None:
+            takings.append(taking)
+            continue
+        candidates = [] if pair else matcher.candidates(layer)
+        problem = _mismatch(matcher, pair) if pair else _unsettled(layer, candidates)
+        if options.skip_mismatch and not candidates:
+            skipped.append(Skipped(layer.path, pair.target.path if pair else "", problem.text))
+        elif layer.path not in mapped:
+            problems.append(problem if candidates else replace(problem, remedies=(*problem.remedies, *_ways(pair))))
+    if problems:
+        raise MatchError(problems)
+    if hints.options.strict:
+        check_strict(Pair(one.source, one.target, one.reason) for one in takings)
+    return Selection(order, tuple(takings), tuple(skipped))
 
 
-def _letters(path: str) -> str:
-    """The same for ``dense``, ``dense_1`` and ``Dense_0``: the first of a class may have no number."""
-    return re.sub(r"[\W_\d]+", "", path).casefold()
+def _taking(matcher: Matcher, pair: Pair, options: ReuseOptions) -> Taking | None:
+    source, target, reason = pair.source, pair.target, pair.reason
+    if matcher.fits(source, target):
+        return Taking(source, target, reason, WHOLE)
+    deeper = inflated(source, target) if options.inflate else None
+    if deeper is not None:
+        return Taking(deeper, target, reason, INFLATED)
+    wider = opened(source, target) if options.slice and reason in CERTAIN else None
+    return Taking(source, wider, reason, SLICED) if wider is not None else None
 
 
-def _once(net: Net, name: Callable[[str], str]) -> Mapping[str, Layer]:
-    names = [name(path) for path in net.by_path]
-    return {name(path): layer for path, layer in net.by_path.items() if names.count(name(path)) == 1}
+def _mismatch(matcher: Matcher, pair: Pair) -> Problem:
+    problem = matcher.misfit(pair)
+    if pair.reason != POSITION:
+        return problem
+    source, target = pair.source.path, pair.target.path
+    others = [other.path for other in matcher.candidates(pair.source) if other.path != target]
+    fitting = f" What would fit: {listed(others)}." if others else ""
+    return replace(
+        problem,
+        text=f"'{source}' has the position of '{target}', and does not fit there: {problem.text}{fitting}",
+        candidates=tuple(others),
+        remedies=tuple(Remedy("map", (source, other)) for other in others),
+    )
 
 
-def _remedy(layer: Layer, target: Layer | None, reason: str) -> str:
-    ways = ["--skip-mismatch leaves it as it is in the new net"]
-    if target is not None and reason in CERTAIN and opened(layer, target):
-        ways.append("--slice takes the part that overlaps")
-    if target is not None and inflated(layer, target):
-        ways.append("--inflate makes 3-d kernels of the 2-d ones")
-    return f" {'; '.join(ways)}."
+def _unsettled(layer: Layer, candidates: Sequence[Layer]) -> Problem:
+    paths = tuple(candidate.path for candidate in candidates)
+    if not paths:
+        text = f"nothing in the new net fits '{layer.path}' ({shapes(layer)})."
+        return Problem(text, "no target", layer.path, met=shapes(layer))
+    text = f"'{layer.path}' could go into {listed(paths)}."
+    remedies = tuple(Remedy("map", (layer.path, path)) for path in paths)
+    return Problem(text, "ambiguous", layer.path, candidates=paths, remedies=remedies)
+
+
+def _ways(pair: Pair | None) -> Iterable[Remedy]:
+    """What can be done with a layer that does not fit."""
+    yield Remedy("skip_mismatch", effect="leaves it as it is in the new net")
+    if pair is not None and pair.reason in CERTAIN and opened(pair.source, pair.target):
+        yield Remedy("slice", effect="takes the part that overlaps")
+    if pair is not None and inflated(pair.source, pair.target):
+        yield Remedy("inflate", effect="makes 3-d kernels of the 2-d ones")
 
 
 # -- layers that do not fit as they are -----------------------------------------------------------------------------
@@ -321,7 +218,7 @@ def _opened(stored: Stored) -> Stored:
 
 
 def _is_fused(reading: Reading) -> bool:
-    return "heads" in reading.form or any("(" in item.leaf.neutral for item in reading.stored)
+    return reading.form in HEADS or any("(" in item.leaf.neutral for item in reading.stored)
 
 
 def inflated(source: Layer, target: Layer) -> Layer | None:
@@ -340,13 +237,13 @@ def inflated(source: Layer, target: Layer) -> Layer | None:
 
 def _depth(stored: Stored) -> int:
     """The size of the first of three spatial axes, which is that of time; 0 where there are not three."""
-    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
-    return stored.spec.shape[found.index(("+0",))] if ("+2",) in found else 0
+    axes = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    return stored.spec.shape[axes.index(("+0",))] if ("+2",) in axes else 0
 
 
 def _inflated(stored: Stored, depth: int) -> Stored:
-    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
-    if ("+1",) not in found or ("+2",) in found or stored.fold is not None:
+    axes = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    if ("+1",) not in axes or ("+2",) in axes or stored.fold is not None:
         return stored
-    op = Inflate(found.index(("+0",)), depth)
+    op = Inflate(axes.index(("+0",)), depth)
     return replace(stored, spec=op.infer((stored.spec,))[0], sources=(stored.spec,), fold=op)

@@ -1,22 +1,25 @@
-"""A schema for one net: what it counts, and how many channels are flattened, is known only when the net is."""
+"""A schema for one net: its counts and flattened channels, which only the net tells, and the layers of its entries."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+import msgspec
 from msgspec import structs
 from msgspec.structs import replace
 
-from converter.core.layer_sizes import sizes_of
-from converter.core.layers import Layer, Net, natural_key
-from converter.core.patterns import counted, fill, letters
-from converter.matching.applied_options import Rules, narrowed
+from converter.core.layers import Layer, Net, sizes_of
+from converter.core.natural_order import natural_key
+from converter.core.patterns import Indices, counted, fill, indices_of, letters
+from converter.errors import Problem, listed
+from converter.matching.compatibility import shapes
+from converter.matching.hints import Hints, narrowed, with_size
 from converter.schema.loader import Schema, SchemaLayer
 
 
-def for_net(rules: Rules, source: Net) -> Rules:
-    """The rules, with the schema as it is for this source."""
-    return replace(rules, schema=_measured(rules.schema, rules.stripped(source))) if rules.schema else rules
+def for_net(hints: Hints, source: Net) -> Hints:
+    """The hints, with the schema as it is for this source."""
+    return replace(hints, schema=_measured(hints.schema, hints.stripped(source))) if hints.schema else hints
 
 
 def spelled(schema: Schema, paths: Collection[str]) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -56,3 +59,65 @@ def _channels(entry: SchemaLayer, net: Net) -> int | None:
     }
     last = found[max(found)] if found else None
     return sizes_of(last).outputs if last and last.readings else None
+
+
+class KnownLayer(msgspec.Struct, frozen=True):
+    """A layer of the source that an entry of the schema stands for, as the kind that it says."""
+
+    entry: SchemaLayer
+    layer: Layer
+    indices: Indices
+
+
+def layers_by_entry(hints: Hints, source: Net, problems: list[Problem], optional: bool = False) -> list[KnownLayer]:
+    """Every layer of the source that the schema knows, in its order; what speaks against it goes to ``problems``.
+
+    optional: whether the source may lack any of them.
+    """
+    known: list[KnownLayer] = []
+    owner: dict[str, SchemaLayer] = {}
+    for entry in hints.schema.layers if hints.schema else ():
+        layers = _layers_of(entry, source)
+        if not layers and not (optional or entry.optional or entry.tied or hints.may_miss(entry.path)):
+            problems.append(_not_in_source(source, entry))
+        for layer, indices in layers:
+            other = owner.setdefault(layer.path, entry)
+            if other is not entry:
+                text = f"two entries of the schema stand for '{layer.path}': {other.path} and {entry.path}."
+                problems.append(Problem(text, "schema", layer.path))
+            elif not narrowed(layer, entry.kind).readings:
+                problems.append(_other_kind(layer, entry))
+            else:
+                known.append(KnownLayer(entry, with_entry_sizes(narrowed(layer, entry.kind), entry), indices))
+    return known
+
+
+def _layers_of(entry: SchemaLayer, net: Net) -> list[tuple[Layer, Indices]]:
+    """The layers of the net that the entry stands for: by the first of its names that is there."""
+    for pattern in entry.paths(net.framework):
+        if not letters(pattern):
+            layers = [(net.by_path[pattern], indices_of(pattern, pattern) or {})] if pattern in net.by_path else []
+        else:
+            named = ((layer, indices_of(pattern, layer.path)) for layer in net.layers)
+            layers = [(layer, indices) for layer, indices in named if indices is not None]
+        if layers:
+            return layers
+    return []
+
+
+def with_entry_sizes(layer: Layer, entry: SchemaLayer) -> Layer:
+    for axis, size in (("heads", entry.heads), ("multiplier", entry.multiplier)):
+        layer = layer if size is None else with_size(layer, axis, size)
+    return layer
+
+
+def _not_in_source(source: Net, entry: SchemaLayer) -> Problem:
+    paths = " or ".join(entry.paths(source.framework))
+    text = f"the schema's layer '{entry.path}' ({paths}) is not in the source, which has {listed(source.by_path)}."
+    summary = "{count} layers of the schema are not in the source."
+    return Problem(text, "schema layer", entry.path, expected=paths, summary=summary)
+
+
+def _other_kind(layer: Layer, entry: SchemaLayer) -> Problem:
+    text = f"'{layer.path}' ({shapes(layer)}) is {layer.kind}, and the schema's layer '{entry.path}' is {entry.kind}."
+    return Problem(text, "schema kind", layer.path, entry.kind, layer.kind)

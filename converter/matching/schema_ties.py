@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net, Reading
 from converter.core.patterns import fill
 from converter.errors import MatchError
-from converter.formats.base import LeftOut
-from converter.matching.applied_options import narrowed
+from converter.matching.hints import narrowed
 from converter.matching.tied import tied_to, twins
 from converter.schema.loader import Schema, SchemaLayer
 
@@ -74,7 +74,7 @@ def _as_kind(layer: Layer, kind: str) -> Iterator[Reading]:
                 leaf=replace(item.leaf, axes=_said(item.leaf.axes, words), neutral=_said(item.leaf.neutral, words)),
             )
             for item in reading.stored
-            if item.leaf.roles == ("weight",)
+            if item.leaf.roles == (frozenset({"weight"}),)
         ]
         if stored:
             yield Reading(kind, tuple(stored))

@@ -15,33 +15,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 import msgspec
 
 from converter.core.layers import Layer, Net, split_path
+from converter.frameworks import framework
+from converter.matching.names import bare_word, meaning
 from converter.matching.order import in_turn
 
 #: How surely two modules belong together, the surest first.
 BY_NAME, ALONE, BY_ORDER = range(3)
-
-#: What people write for the same word in names.
-_WORDS: Mapping[str, str] = {
-    other: word
-    for word, others in {
-        "query": "q",
-        "key": "k",
-        "value": "v",
-        "output": "o out",
-        "attention": "attn att",
-        "norm": "ln layernorm",
-        "batchnorm": "bn",
-        "embedding": "emb embed embeddings",
-        "linear": "fc dense lin",
-        "conv": "conv1d conv2d conv3d convolution",
-        "encoder": "enc",
-        "decoder": "dec",
-        "position": "pos positional",
-    }.items()
-    for other in others.split()
-}
-#: Words that say nothing beside others: ``q_proj``, ``W_q``, ``layer_norm``.
-_FILLERS = frozenset({"proj", "projection", "layer", "w"})
 
 
 class _Module(msgspec.Struct):
@@ -77,7 +56,7 @@ def _tree(net: Net) -> _Module:
         for part in split_path(layer.path):
             place = place.inside.setdefault(part, _Module(part))
         place.layer = layer
-    return root if net.framework == "tensorflow" else _with_lists(root)
+    return root if framework(net.framework).counts_classes else _with_lists(root)
 
 
 def _with_lists(module: _Module) -> _Module:
@@ -117,8 +96,8 @@ class Alignment:
         self._contents: dict[int, Mapping[Hashable, list[Layer]]] = {}
         self._numbers = itertools.count()
         #: path of a source or a target layer -> number of the innermost modules around it that belong together
-        self.source_places: dict[str, int] = {}
-        self.target_places: dict[str, int] = {}
+        self.source_regions: dict[str, int] = {}
+        self.target_regions: dict[str, int] = {}
 
     def pairs(self) -> Iterator[tuple[Layer, Layer, int]]:
         """Source layer, target layer, and the least sure step that led to them."""
@@ -126,9 +105,9 @@ class Alignment:
 
     def _aligned(self, ours: _Module, theirs: _Module, by: int) -> Iterator[tuple[Layer, Layer, int]]:
         ours, theirs = ours.opened(), theirs.opened()
-        place = next(self._numbers)
-        self.source_places |= {layer.path: place for layer in ours.layers()}
-        self.target_places |= {layer.path: place for layer in theirs.layers()}
+        region = next(self._numbers)
+        self.source_regions |= {layer.path: region for layer in ours.layers()}
+        self.target_regions |= {layer.path: region for layer in theirs.layers()}
         if ours.layer and theirs.layer and not ours.inside and not theirs.inside:
             if self._may_be(ours, theirs):
                 yield ours.layer, theirs.layer, by
@@ -139,9 +118,9 @@ class Alignment:
     def _couples(self, ours: Sequence[_Module], theirs: Sequence[_Module]) -> Iterator[tuple[_Module, _Module, int]]:
         """Which of these modules belong together."""
         found: list[tuple[_Module, _Module, int]] = []
-        for spelled in (_plain, _meaning):
+        for spelled in (bare_word, meaning):
             for couples in _alike(_families(ours, spelled), _families(theirs, spelled)):
-                sure = spelled is _plain and not re.search(r"\d", couples[0][0].name)
+                sure = spelled is bare_word and not re.search(r"\d", couples[0][0].name)
                 if sure or all(self._may_be(*couple) for couple in couples):
                     found += [(one, other, BY_NAME) for one, other in couples]
             taken = {id(module) for couple in found for module in couple[:2]}
@@ -252,15 +231,3 @@ def _families(modules: Sequence[_Module], spelled: Callable[[str], str]) -> _Fam
         for name, family in found.items()
         if all(len(same) == 1 for same in family.values())
     }
-
-
-def _plain(name: str) -> str:
-    """Without case and separators."""
-    return re.sub(r"[^\w#]|_", "", name).casefold()
-
-
-def _meaning(name: str) -> str:
-    """What the words of the name mean: ``q_proj``, ``W_q`` and ``query`` -> the same text."""
-    words = [word.casefold() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|#", name)]
-    telling = [word for word in words if word not in _FILLERS] or words
-    return ".".join(_WORDS.get(word, word) for word in telling)

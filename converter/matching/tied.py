@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
 from converter.core.tensors import Array, TensorSpec
-from converter.formats.base import LeftOut
 from converter.frameworks.base import parameter
 
 Read = Callable[[str], Array]
@@ -69,7 +69,7 @@ def loosened(net: Net, other: Net) -> tuple[Net, Mapping[str, str]]:
 def _bias_alone(layer: Layer, lone: Mapping[str, TensorSpec]) -> tuple[Layer | None, Layer | None]:
     """The layer as a bias that the other net has under this name, and as all but that bias."""
     reading = next((reading for reading in layer.readings if reading.kind == "linear"), None)
-    bias = [item for item in reading.stored if item.leaf.roles == ("bias",)] if reading else []
+    bias = [item for item in reading.stored if item.leaf.roles == (frozenset({"bias"}),)] if reading else []
     if reading is None or len(bias) != 1 or len(reading.stored) != 2:
         return None, None
     leaf = re.split(r"[./:]", re.sub(r":0$", "", bias[0].spec.name))[-1]

@@ -6,15 +6,20 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from converter.core.layers import KINDS, Stored
-from converter.core.ops import Cast, Fill, Full, Op, Reorder, Require, Split, Stack, Sum, simplified
+from converter.core.arithmetic import Cast, Sum
+from converter.core.kinds import KINDS
+from converter.core.layers import Stored, shown
+from converter.core.ops import Fill, Full, Op, Reorder, Require, Split, Stack, simplified
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.matching.compatibility import Move, Supply
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """One target tensor: ``ops`` turn ``sources`` into it. ``layer`` is the source path."""
+    """One target tensor: ``ops`` turn ``sources``, and after them ``own``, into it.
+
+    layer: the source path. own: tensors of the clone, where its own values are kept in whole or in part.
+    """
 
     layer: str
     kind: str
@@ -22,6 +27,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     ops: tuple[Op, ...]
     target: TensorSpec
     reason: str
+    own: tuple[TensorSpec, ...] = ()
 
     @property
     def done(self) -> str:
@@ -114,9 +120,9 @@ def _pieces(moves: Sequence[Move], kind: str) -> tuple[tuple[TensorSpec, ...], t
 
 
 def _left_behind(supply: Supply, kind: str) -> str:
-    words = supply.stored.leaf.roles[supply.place]
+    role = shown(supply.stored.leaf.roles[supply.place])
     note = "" if KINDS[kind].alike or not KINDS[kind].note else f"; {KINDS[kind].note}"
-    return f"the clone has no place for '{words}' of '{supply.stored.spec.name}' (give it one{note})"
+    return f"the clone has no place for '{role}' of '{supply.stored.spec.name}' (give it one{note})"
 
 
 def _to_neutral(stored: Stored) -> tuple[Op, ...]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from converter.core.kinds import KINDS
 from converter.core.layers import Net
 from converter.errors import CloneWarning
 from converter.frameworks import framework
@@ -51,35 +52,41 @@ def checklist(steps: Sequence[Step], source: str, target: str) -> tuple[Check, .
 
 
 def differences(
-    pairs: Iterable[tuple[str, str]], source: str, target: str, ours: Settings | None, theirs: Settings
+    pairs: Iterable[tuple[str, str]],
+    source: str,
+    target: str,
+    source_settings: Settings | None,
+    target_settings: Settings,
 ) -> tuple[CloneWarning, ...]:
     """What a live clone sets otherwise than its source: one warning for each property and pair of values.
 
-    pairs: paths of layers, as (in the source, in the clone). source, target: names of frameworks. ours: the settings
-    of the source where it is live, too; without them the defaults of its framework count, if
-    that is another one. theirs: the clone's.
+    pairs: paths of layers, as (in the source, in the clone). source, target: names of frameworks. source_settings:
+    those of a live source; without them the defaults of its framework count, if that is another one. target_settings:
+    the clone's.
     """
-    if ours is None and source == target:
+    if source_settings is None and source == target:
         return ()
-    found: dict[tuple[str, Value, Value], list[str]] = {}
+    by_value: dict[tuple[str, Value, Value], list[str]] = {}
     paired = set()
     for source_path, target_path in pairs:
         paired.add(target_path)
-        a_side = None if ours is None else ours.get(source_path, {})
-        b_side = theirs.get(target_path, {})
-        for property in dict.fromkeys([*b_side, *(a_side or {})]):
-            a, b = _value(property, source, a_side), _value(property, target, b_side)
+        source_layer = None if source_settings is None else source_settings.get(source_path, {})
+        target_layer = target_settings.get(target_path, {})
+        for property in dict.fromkeys([*target_layer, *(source_layer or {})]):
+            a, b = _value(property, source, source_layer), _value(property, target, target_layer)
             if a is not None and b is not None and not _equal(a, b):
-                found.setdefault((property, a, b), []).append(target_path)
+                by_value.setdefault((property, a, b), []).append(target_path)
     # Layers without weights (LeakyReLU) have no partner: their values must be somewhere in the source.
-    for path, settings in theirs.items():
+    for path, settings in target_settings.items():
         for property, b in settings.items() if path not in paired else ():
-            wanted = _values(property, source, ours)
+            wanted = _values(property, source, source_settings)
             if wanted and not any(_equal(a, b) for a in wanted):
-                found.setdefault((property, wanted[0], b), []).append(path)
+                by_value.setdefault((property, wanted[0], b), []).append(path)
     return tuple(
-        CloneWarning(_sentence(paths, property, a, b, source, target, ours is not None), tuple(paths), property, a, b)
-        for (property, a, b), paths in found.items()
+        CloneWarning(
+            _sentence(paths, property, a, b, source, target, source_settings is not None), tuple(paths), property, a, b
+        )
+        for (property, a, b), paths in by_value.items()
     )
 
 
@@ -93,7 +100,7 @@ class _Layer(msgspec.Struct, frozen=True, gc=False):
     path: str
     kind: str
     roles: int
-    #: a kernel of a single place needs no padding
+    #: a kernel of a single position needs no padding
     wide: bool
 
 
@@ -112,21 +119,21 @@ def _is_wide(shape: tuple[int, ...], channels_last: bool) -> bool:
 
 
 def _concerned(row: Default, layers: Sequence[_Layer]) -> tuple[str, ...]:
-    found = [
+    concerned = [
         layer
         for layer in layers
         if layer.kind in row.kinds
         and row.roles in (None, layer.roles)
-        and (layer.wide or not layer.kind.startswith("conv"))
+        and (layer.wide or KINDS[layer.kind].flow != "channels")
     ]
-    if row.together and {layer.kind for layer in found} != row.kinds:
+    if row.together and {layer.kind for layer in concerned} != row.kinds:
         return ()
-    return tuple(layer.path for layer in found)
+    return tuple(layer.path for layer in concerned)
 
 
 def _differs(row: Default, source: str, target: str) -> bool:
-    ours, theirs = row.settings.get(source), row.settings.get(target)
-    return ours is not None and theirs is not None and not _equal(ours.value, theirs.value)
+    a, b = row.settings.get(source), row.settings.get(target)
+    return a is not None and b is not None and not _equal(a.value, b.value)
 
 
 def _said(name: str, row: Default) -> str:
@@ -160,9 +167,9 @@ def _sentence(paths: Sequence[str], property: str, a: Value, b: Value, source: s
     more = f" (and {len(paths) - 3} more)" if len(paths) > 3 else ""
     has = "the source has" if live else f"the default of {framework(source).title} is"
     wanted = settings[source].said(a) if source in settings else shown(a)
-    found, remedy = (settings[target].said(b), settings[target].assigned(a)) if target in settings else (shown(b), "")
+    actual, remedy = (settings[target].said(b), settings[target].assigned(a)) if target in settings else (shown(b), "")
     return (
-        f"{', '.join(map(repr, paths[:3]))}{more}: {property} is {found} in the clone, and {has} {wanted}; "
+        f"{', '.join(map(repr, paths[:3]))}{more}: {property} is {actual} in the clone, and {has} {wanted}; "
         f"weights do not carry it{f' (in the clone: {remedy})' if remedy else ''}"
     )
 

@@ -9,7 +9,8 @@ import msgspec
 from msgspec.structs import asdict
 
 from converter.core.tensors import TensorSpec
-from converter.planning.plan import Plan, Step
+from converter.planning.plan import TensorPlan
+from converter.planning.steps import Step
 from converter.reports.checklist import Check
 from converter.reports.tables import shape_dict, table
 
@@ -17,15 +18,15 @@ from converter.reports.tables import shape_dict, table
 class Report(msgspec.Struct, frozen=True):
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
 
-    written: False for a plan that was only made (`--dry-run`). checks: what weights do not carry.
-    overflowed: target tensor -> how many of its values `--dtype` made infinite.
+    written: False for a plan that was only made. checks: what weights do not carry.
+    overflowed: target tensor -> how many of its values the option ``dtype`` made infinite.
     """
 
     source: str
     source_format: str
     output: str
     output_format: str
-    plan: Plan
+    plan: TensorPlan
     written: bool = True
     checks: tuple[Check, ...] = ()
     overflowed: Mapping[str, int] = msgspec.field(default_factory=dict)
@@ -47,9 +48,9 @@ class Report(msgspec.Struct, frozen=True):
         for step in self.plan.steps:
             first = step.layer != layer
             layer = step.layer
-            sources = " + ".join(map(_named, step.sources))
+            sources = " + ".join(sources_of(step))
             head = [step.layer, step.kind] if first else ["", ""]
-            rows.append([*head, sources, "→", _named(step.target), step.done, step.reason if first else ""])
+            rows.append([*head, sources, "→", named(step.target), step.done, step.reason if first else ""])
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
         lines += map(str, self.plan.flattened)
@@ -68,17 +69,18 @@ def _step_dict(step: Step) -> dict[str, Any]:
     return {
         "layer": step.layer,
         "kind": step.kind,
-        "sources": [{**shape_dict(spec), "name": _name(spec)} for spec in step.sources],
+        "sources": [shape_dict(spec) for spec in step.sources],
+        **({"kept": [shape_dict(spec) for spec in step.own]} if step.own else {}),
         "target": shape_dict(step.target),
         "done": [str(op) for op in step.ops],
         "reason": step.reason,
     }
 
 
-def _named(spec: TensorSpec) -> str:
-    return f"{_name(spec)} {spec.shape}"
+def sources_of(step: Step) -> list[str]:
+    """What a tensor is made of, in words."""
+    return [*map(named, step.sources), *(f"clone: {named(spec)}" for spec in step.own)]
 
 
-def _name(spec: TensorSpec) -> str:
-    """What stays as it is in the clone (see `converter.planning.plan.kept`) has a name that is none."""
-    return spec.name.replace("\0", "clone: ")
+def named(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.shape}"

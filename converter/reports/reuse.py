@@ -6,16 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from converter.core.layers import Net
-from converter.core.tensors import TensorSpec
 from converter.flattening.decision import Flattened
 from converter.formats import LeftOut
 from converter.matching.partial import SLICED, Skipped
-from converter.planning.plan import Step
-from converter.planning.reuse import OLD, Reused
+from converter.planning.reuse import Reused
 from converter.reports.checklist import Check
+from converter.reports.conversion import named
 from converter.reports.tables import shape_dict, table
 
 
@@ -26,7 +25,7 @@ class ReuseReport(msgspec.Struct, frozen=True):
     skipped: those that were asked for, and do not fit. unused: those that were not asked for.
     kept: the tensors of the new net that no old one went into. not_carried: what the new file holds beside
     tensors, and the output does not. net: the live net (for linen a new tree), if one was filled. new: the layers
-    of the new net.
+    of the new net. written: False for a dry run.
     """
 
     old: str
@@ -45,6 +44,7 @@ class ReuseReport(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
     new: Net
     net: Any = None
+    written: bool = True
 
     def __repr__(self) -> str:
         """Without the nets, which would fill a screen."""
@@ -65,6 +65,7 @@ class ReuseReport(msgspec.Struct, frozen=True):
             "old": {"path": self.old, "format": self.old_format},
             "into": {"path": self.into, "format": self.into_format},
             "output": {"path": self.output, "format": self.output_format} if self.output else None,
+            "written": self.written,
             "order": self.order,
             "taken": [_layer_dict(one) for one in self.reused],
             "skipped": [asdict(one) for one in self.skipped],
@@ -82,10 +83,9 @@ class ReuseReport(msgspec.Struct, frozen=True):
         for one in self.reused:
             taking = one.taking
             for i, step in enumerate(one.steps):
-                plain = _from_old(step)
-                sources = " + ".join(map(_named, plain.sources))
+                sources = " + ".join(map(named, step.sources))
                 head = [taking.source.path, taking.target.path, step.kind] if i == 0 else ["", "", ""]
-                rows.append([*head, sources, "→", _named(step.target), plain.done, "" if i else taking.reason])
+                rows.append([*head, sources, "→", named(step.target), step.done, "" if i else taking.reason])
         lines = [f"{self.old} ({self.old_format}) into {self.into} ({self.into_format})"]
         lines += [f"first: by {self.order}"] if self.order else []
         lines += ["", *table(rows), ""]
@@ -97,8 +97,9 @@ class ReuseReport(msgspec.Struct, frozen=True):
         lines += _line("taken in part, so not to freeze", self.in_part)
         lines += _line("to freeze", self.freeze)
         count = sum(len(one.steps) for one in self.reused)
-        where = f"written to {self.output} ({self.output_format})" if self.output else f"now in {self.into}"
-        lines.append(f"{count} tensors of the old net, {len(self.kept)} of the new one, {where}")
+        would = "" if self.written else "would be "
+        where = f"written to {self.output} ({self.output_format})" if self.output else f"set in {self.into}"
+        lines.append(f"{count} tensors of the old net, {len(self.kept)} of the new one, {would}{where}")
         lines += map(str, self.checks)
         return "\n".join(lines)
 
@@ -113,7 +114,7 @@ def _layer_dict(one: Reused) -> dict[str, Any]:
         "freeze": list(one.freeze),
         "tensors": [
             {
-                "sources": [shape_dict(spec) for spec in _from_old(step).sources],
+                "sources": [shape_dict(spec) for spec in step.sources],
                 "target": shape_dict(step.target),
                 "done": [str(op) for op in step.ops],
             }
@@ -122,17 +123,6 @@ def _layer_dict(one: Reused) -> dict[str, Any]:
     }
 
 
-def _from_old(step: Step) -> Step:
-    """The step with the tensors of the old net alone, under their own names."""
-    word = f"{OLD}:"
-    ours = (spec for spec in step.sources if spec.name.startswith(word))
-    return replace(step, sources=tuple(replace(spec, name=spec.name.removeprefix(word)) for spec in ours))
-
-
-def _named(spec: TensorSpec) -> str:
-    return f"{spec.name} {spec.shape}"
-
-
 def _line(title: str, names: Iterable[str]) -> list[str]:
-    found = list(names)
-    return [f"{title}: {', '.join(found)}"] if found else []
+    joined = ", ".join(names)
+    return [f"{title}: {joined}"] if joined else []

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-import yaml
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or all."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, 1)
+    return f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names) or 'none'}."
 
 
 def explained(error: Exception, text: str, structs: tuple[type[msgspec.Struct], ...]) -> str:
-    """The message of msgspec or PyYAML for this text; ``structs`` are those that a key could belong to."""
+    """The message of msgspec or PyYAML about a schema with this text. structs: those that a key could belong to."""
     message = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        return message
     place = re.search(r"`\$([^`]*)`", message)
     unknown = re.search(r"unknown field `([^`]*)`", message)
     if unknown:
-        keys = [field for struct in structs for field in struct.__struct_fields__]
+        keys = [field.encode_name for struct in structs for field in msgspec.structs.fields(struct)]
         near = difflib.get_close_matches(unknown[1], keys, 1)
         message += f". Did you mean `{near[0]}`?" if near else ""
-    value = re.search(r"Invalid value '([^']*)'", message)
-    if value and place and place[1].endswith(".kind"):
-        kinds = [str(struct.__struct_config__.tag) for struct in structs if struct.__struct_config__.tag]
-        near = difflib.get_close_matches(value[1], kinds, 1)
-        message += f". Did you mean '{near[0]}'?" if near else f". There are {', '.join(kinds)}."
-    if isinstance(error, msgspec.ValidationError):
-        line = _line(text, re.findall(r"\w+", place[1]) if place else [], unknown[1] if unknown else None)
-        return f"line {line}: {message}" if line else message
-    return message
+    kind = re.search(r"Invalid value '([^']*)'", message)
+    if kind and place and place[1].endswith(".kind"):
+        tags = [str(struct.__struct_config__.tag) for struct in structs if struct.__struct_config__.tag]
+        message += f". {near_miss(kind[1], tags)}"
+    message = message.replace("Object contains unknown field", "unknown key")
+    message = message.replace("Object missing required field", "missing key")
+    line = _line(text, re.findall(r"\w+", place[1]) if place else [], unknown[1] if unknown else None)
+    return f"line {line}: {message}" if line else message
 
 
 def _line(text: str, path: list[str], key: str | None) -> int | None:
-    """The line of what a path such as ``["layers", "2", "kind"]`` leads to, or of a key there."""
+    """The line of the value at a path such as ``["layers", "2", "kind"]``, or of a key there."""
+    import yaml
+
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     for step in [*path, *([key] if key else [])]:
         if isinstance(node, yaml.SequenceNode) and step.isdigit() and int(step) < len(node.value):

@@ -6,19 +6,23 @@ which holds its architecture; `build` makes of that file alone a net in each fra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import converter
+from converter.architectures.family import family_of
 from converter.errors import ConversionError
+from converter.schema.loader import load_schema, shipped
 from tests.architectures.nets import FRAMEWORKS, output, written
 from tests.book.classifier import BookCase
 from tests.book.convolutional import CASES, OTHER_SIZES
 from tests.book.runs import FLAVOURS, RING, Runs
 from tests.command import ok, refused
-from tests.parity.sides import SIDES, Case, assert_same
+from tests.parity.sides import SIDES, Case, Linen, assert_same
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +65,44 @@ def test_a_schema_builds_nets_of_any_size(case: Case) -> None:
         assert_same(output(case, flavour, converter.build(case.name, framework, weights=net)), case.run("torch", net))
 
 
-#: Smaller than in the book; of AlexNet and VGG the layers behind the flatten have most of the weights.
-SIZES = {"alexnet": {"fc1": 32, "fc2": 24}, "vgg": {"fc1": 32, "fc2": 24}}
-LAST = {"nin": "block4.pointwise2"}
+#: The table of shipped architectures, a row for each: the input of the schema, and other outputs for some layers, so
+#: that the net is smaller than in the book.
+ROWS: Mapping[str, tuple[tuple[int, ...], Mapping[str, int]]] = {
+    "alexnet": ((1, 224, 224), {"fc1": 32, "fc2": 24, "output": 7}),
+    "densenet": ((1, 96, 96), {"output": 7}),
+    "googlenet": ((1, 96, 96), {"output": 7}),
+    "lenet": ((1, 28, 28), {"output": 7}),
+    "mlp": ((20,), {"output": 7}),
+    "mlp_concise": ((1, 28, 28), {"output": 7}),
+    "nin": ((1, 224, 224), {"block4.pointwise2": 7}),
+    "resnet": ((1, 96, 96), {"output": 7}),
+    "resnext": ((1, 96, 96), {"output": 7}),
+    "softmax_regression": ((1, 28, 28), {"output": 7}),
+    "vgg": ((1, 224, 224), {"fc1": 32, "fc2": 24, "output": 7}),
+}
 
 
-@pytest.mark.parametrize(("name", "target"), zip(CASES, 4 * ["keras", "linen", "gluon"], strict=False))
-def test_a_schema_alone_is_the_net_of_the_book(name: str, target: str) -> None:
-    """Of its sizes but for some of the layers; random weights, which go from live net to live net."""
-    sizes = {**SIZES.get(name, {}), LAST.get(name, "output"): 7}
+def test_the_table_has_every_shipped_architecture() -> None:
+    assert set(ROWS) == {name for name in shipped() if family_of(load_schema(name)) is not None}
+
+
+@pytest.mark.parametrize(("name", "target"), zip(ROWS, cycle(["keras", "linen", "gluon"]), strict=False))
+def test_a_schema_alone_is_a_net(name: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Random weights go from live net to live net, and by a file with the names of the schema."""
+    shape, sizes = ROWS[name]
     net = converter.build(name, "torch", sizes=sizes)
     assert net.training
-    x = np.random.default_rng(0).normal(size=(1, *INPUTS.get(name, (1, 96, 96)))).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     case = BookCase(name, {}, (x,), spatial=x.ndim > 2)
     expected = output(case, "torch", case.anew("torch", net.eval(), 1))
     assert expected.shape == (1, 7)
-    assert_same(output(case, target, converter.build(name, SIDES[target].framework, net)), expected)
-
-
-#: What the schemas say of their inputs.
-INPUTS = {
-    "mlp": (20,),
-    **dict.fromkeys(("mlp_concise", "softmax_regression", "lenet"), (1, 28, 28)),
-    **dict.fromkeys(("alexnet", "vgg", "nin"), (1, 224, 224)),
-}
+    framework, source, result = SIDES[target].framework, tmp_path / "net.pt", tmp_path / f"net{SIDES[target].ending}"
+    clone = converter.build(name, framework, net)
+    assert_same(output(case, target, clone), expected)
+    SIDES["torch"].save(net, source)
+    ok(capsys, f"torch->{framework}", source, "-o", result, "--schema", name)
+    loaded = SIDES[target].load(Linen(*clone) if isinstance(clone, tuple) else clone, result)
+    assert_same(output(case, target, loaded), expected)
 
 
 @pytest.mark.parametrize(("flavour", "framework"), FRAMEWORKS)
@@ -109,7 +127,7 @@ def test_a_file_without_an_architecture_names_the_ways_out(
     assert "a file of PyTorch holds no architecture" in refused(capsys, "scaffold", made.path, "--to", "flax")
     ok(capsys, "torch->neutral", made.path, "-o", tmp_path / "mlp.safetensors")
     message = refused(capsys, "scaffold", tmp_path / "mlp.safetensors", "--to", "flax")
-    assert "holds weights, and no architecture" in message and "--schema" in message
+    assert "holds weights without an architecture" in message and "--schema" in message
     message = refused(capsys, "scaffold", made.path, "--schema", "bert", "--to", "flax")
     assert "schema 'bert' has no architecture" in message
 
@@ -119,11 +137,11 @@ def test_weights_of_another_net_are_refused(runs: dict[str, Runs]) -> None:
         converter.build("lenet", "torch", weights=runs["mlp"].made("torch").path)
     with pytest.raises(ConversionError, match="the input has another size"):
         converter.build("lenet", "torch", weights=runs["lenet"].made("torch").path, input=(1, 32, 32))
-    with pytest.raises(ConversionError, match="sizes are for a net without weights"):
+    with pytest.raises(ConversionError, match="sizes: only a net without weights can have other sizes"):
         converter.build("lenet", "torch", weights=runs["lenet"].made("torch").path, sizes={"output": 3})
     with pytest.raises(ConversionError, match="the architecture has no layer 'outptu'"):
         converter.build("lenet", "torch", sizes={"outptu": 3})
-    with pytest.raises(ConversionError, match="neutral is no framework"):
+    with pytest.raises(ConversionError, match="neutral is not a framework"):
         converter.build("lenet", "neutral")
 
 

@@ -222,10 +222,10 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (nn.Sequential(nn.Linear(4, 4), nn.Hardswish()), r"'1' is torch.nn.Hardswish, which is none of its layers"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Hardswish()), r"'1' is torch.nn.Hardswish, which has no counterpart"),
         (nn.Sequential(nn.Linear(4, 4), nn.Softmax(0)), r"a softmax of 4 is over the axes \[0\]"),
         (Odd(lambda net, x: net.b(x)[0], b=nn.LSTM(4, 4)), "'b' is torch.nn.LSTM, which has batch_first=False"),
-        (Odd(lambda net, x: net.a(x) * 2), "calls mul, which is none of its steps"),
+        (Odd(lambda net, x: net.a(x) * 2), "calls mul, which has no counterpart"),
         (Odd(lambda net, x: net.a(x) + 1), "calls add, which adds a number"),
         (
             Odd(lambda net, x: net.a(x) + net.shift, shift=nn.Parameter(torch.randn(4))),
@@ -234,9 +234,9 @@ class Odd(nn.Module):
         (Odd(lambda net, x: net.a(net.a(x))), "'a' is called twice"),
         (Odd(lambda net, x: x, b=nn.Linear(4, 4)), "no step of the architecture uses the layer 'a'"),
         (Odd(lambda net, x: net.a(x) if x.sum() > 0 else x), "cannot be traced by torch.fx"),
-        (Odd(lambda net, x: (net.a(x), x)), "which is not one tensor"),
+        (Odd(lambda net, x: (net.a(x), x)), "which is not a single tensor"),
         (Odd(lambda net, x: net.a(x).view(-1, 2)), "a flatten of 4 is to give 2 features"),
-        (Odd(lambda net, x: net.a(x).mean(0)), "takes channels in space"),
+        (Odd(lambda net, x: net.a(x).mean(0)), "takes channels with spatial axes"),
         (
             Odd(lambda net, x: net.b(x).mean(3), b=nn.Conv2d(4, 4, 1), a=nn.Identity()),
             r"over the axes \[3\], the batch being 0: .* has it over all of space alone",
@@ -269,11 +269,11 @@ def gluon_net(last: Any) -> Any:
             lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, activation="selu")]),
             "keras.layers.Dense, which has activation=selu",
         ),
-        (lambda: gluon_net(gluon.HybridLambda("erf")), "calls the operator erf, which is none of its steps"),
-        (lambda: gluon_net(gluon.Lambda("erf")), "takes no symbols"),
+        (lambda: gluon_net(gluon.HybridLambda("erf")), "calls the operator erf, which has no counterpart"),
+        (lambda: gluon_net(gluon.Lambda("erf")), "cannot be called on symbols"),
         (lambda: nnx.Linear(4, 4, rngs=nnx.Rngs(0)), "what a nnx module computes .* is not read. Say it in a schema"),
         (lambda: {"params": {"a": {"kernel": image(4)}}}, "the params tree of a Flax linen net cannot be run alone"),
-        (lambda: linen.Sequential([linen.Dense(4), lambda x: x * 2]), "calls 'mul' of jax, which is none of its steps"),
+        (lambda: linen.Sequential([linen.Dense(4), lambda x: x * 2]), "calls 'mul' of jax, which has no counterpart"),
         (lambda: linen.Sequential([linen.Dense(4), linen.WeightNorm(linen.Dense(4))]), "flax.linen.WeightNorm, which"),
     ],
 )

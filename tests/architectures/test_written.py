@@ -101,12 +101,12 @@ def make_net():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("lenet", "--to", "neutral"), "neutral is no framework. Say torch, tensorflow, flax or mxnet."),
+        (("lenet", "--to", "neutral"), "neutral is not a framework. Choose torch, tensorflow, flax or mxnet."),
         (("lenet", "--to", "torhc"), "torhc"),
         (("lenett", "--to", "torch"), "no schema 'lenett' is shipped"),
         (("lenet", "--to", "torch", "--size", "output=0"), "'output' cannot have 0 outputs"),
         (("lenet", "--to", "torch", "--input", "1,2,2"), "does not fit into"),
-        (("lenet", "--to", "torch", "--input", "28"), "'conv1' (conv) takes channels in space, and gets 28"),
+        (("lenet", "--to", "torch", "--input", "28"), "'conv1' (conv) takes channels with spatial axes, and gets 28"),
     ],
 )
 def test_what_cannot_be_written_is_refused(
@@ -125,10 +125,10 @@ def test_what_cannot_be_written_is_refused(
         (
             "tensorflow",
             [{"kind": "average_pool", "size": 3, "padding": 1, "count_padding": False}],
-            "it pads an average with a stride as 'same' alone does",
+            "can pad only as 'same'",
         ),
-        ("torch", [{"kind": "linear", "path": "a", "out": 4}], "channels in space, which need a flatten"),
-        ("torch", [{"kind": "max_pool", "size": [2, 2, 2]}], r"\[2, 2, 2\] is for 3 axes of space, and there are 2"),
+        ("torch", [{"kind": "linear", "path": "a", "out": 4}], "with spatial axes: a flatten is missing before it"),
+        ("torch", [{"kind": "max_pool", "size": [2, 2, 2]}], r"\[2, 2, 2\] is for 3 spatial axes, and there are 2"),
     ],
 )
 def test_what_a_framework_cannot_have_is_refused(

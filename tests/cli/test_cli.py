@@ -62,15 +62,15 @@ def test_the_first_command_of_the_readme(mlp: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", ["mlp.h5", "mlp.pt", "mlp.keras"])
-def test_an_ending_of_another_framework_is_refused(mlp: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_an_extension_of_another_framework_is_refused(mlp: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     output = mlp.parent / "other" / name
     output.parent.mkdir()
-    assert f"{name}: so end files of the format" in refused(capsys, "torch->flax", mlp, "-o", output)
+    assert f"{name}: this is the extension of the format " in refused(capsys, "torch->flax", mlp, "-o", output)
     ok(capsys, "torch->flax", mlp, "-o", output, "--format", "flax-msgpack")
     assert detect(output).name == "flax-msgpack"
 
 
-def test_the_ending_of_the_book_fits_every_framework(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_extension_of_the_book_fits_every_framework(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = mlp.parent / "other" / "mlp.params"
     output.parent.mkdir()
     for name, form in {"flax": "flax-msgpack", "tensorflow": "keras-h5", "mxnet": "mxnet"}.items():
@@ -117,7 +117,7 @@ def test_every_way_to_say_the_direction(mlp: Path, capsys: pytest.CaptureFixture
     assert (mlp.parent / "mlp.msgpack").is_file()
 
 
-def test_the_ending_or_the_format_option_chooses_the_format(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_extension_or_the_format_option_chooses_the_format(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "(NumPy archive)" in ok(capsys, "torch->flax", mlp, "-o", mlp.parent / "a.npz")
     assert "(safetensors)" in ok(capsys, "torch->flax", mlp, "-o", mlp.parent / "b", "--format", "safetensors")
     assert "(TensorFlow checkpoint)" in ok(capsys, "torch->tf", mlp, "-o", mlp.parent / "c.ckpt")
@@ -140,11 +140,11 @@ def test_the_default_name_never_takes_the_place_of_the_source(mlp: Path, capsys:
         ([], "Usage"),
         (["torch->flux", "x"], "unknown framework 'flux'. Did you mean 'flax'?"),
         (["torch->caffe", "x"], "unknown framework 'caffe'"),
-        (["torchflax", "x"], "'torchflax' is no direction. Say it like 'torch->flax'"),
+        (["torchflax", "x"], "'torchflax' is not a direction. Say it like 'torch->flax'"),
         (["torch->flax"], "expected 'FROM->TO' and one FILE"),
         (["torch->flax", "a", "b"], "expected 'FROM->TO' and one FILE, got 3 words"),
         (["--from", "torch", "x"], "--from and --to go together"),
-        (["torch->flax", "x", "--map", "hidden"], "is not of the form SOURCE_LAYER=TARGET_LAYER"),
+        (["torch->flax", "x", "--map", "hidden"], "is not of the form SOURCE=TARGET"),
         (["torch->flax", "x", "--colour"], "No such option"),
     ],
 )  # fmt: skip
@@ -185,12 +185,12 @@ def test_a_truncated_file(mlp: Path, capsys: pytest.CaptureFixture[str], share: 
 
 def test_a_file_of_another_framework_is_named(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "mxnet->flax", mlp)
-    assert "no MXNet file: its format is PyTorch file; it looks like PyTorch. Say 'torch' instead?" in message
+    assert "not a file of MXNet: its format is PyTorch file. It looks like PyTorch; say 'torch' instead." in message
     ok(capsys, "torch->flax", mlp, "-o", mlp.parent / "flax.safetensors")
     message = refused(capsys, "torch->mxnet", mlp.parent / "flax.safetensors")
-    assert "named otherwise; it looks like Flax" in message
+    assert "its tensors have other names. It looks like Flax; say 'flax' instead." in message
     ok(capsys, "torch->neutral", mlp)
-    assert "Say 'neutral' instead?" in refused(capsys, "torch->mxnet", mlp.parent / "mlp.safetensors")
+    assert "say 'neutral' instead." in refused(capsys, "torch->mxnet", mlp.parent / "mlp.safetensors")
 
 
 def test_a_clone_of_another_size(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,7 +214,7 @@ def test_two_layers_that_cannot_be_told_apart(tmp_path: Path, capsys: pytest.Cap
         {f"params/{n}/{r}": np.ones(s, np.float32) for n in "cd" for r, s in (("kernel", (4, 4)), ("bias", (4,)))},
     )
     message = refused(capsys, "torch->flax", source, "--like", clone)
-    assert "'c' of the clone could be 'a', 'b'. Settle it with --map a=c or --map b=c." in message
+    assert "'c' of the clone could be 'a', 'b'. Say --map a=c or --map b=c." in message
     ok(capsys, "torch->flax", source, "--like", clone, "--map", "a=d")
 
 
@@ -222,14 +222,14 @@ def test_a_layer_of_no_known_kind_is_refused_by_name(tmp_path: Path, capsys: pyt
     rng = np.random.default_rng(1)
     source = write(tmp_path / "rnn.pt", "torch", {"rnn.weight_ih_l0": rng.normal(size=(12, 4)).astype(np.float32)})
     message = refused(capsys, "torch->flax", source)
-    assert "'rnn' (rnn.weight_ih_l0 (12, 4)) is a layer of no kind that is known" in message
+    assert "'rnn' (rnn.weight_ih_l0 (12, 4)) is a layer of an unknown kind" in message
     ok(capsys, "torch->torch", source, "-o", tmp_path / "copy.safetensors")
 
 
 def test_an_output_that_exists_needs_force(mlp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = mlp.parent / "mlp.msgpack"
     result.write_text("precious")
-    assert f"{result}: exists already. Say --force to replace it" in refused(capsys, "torch->flax", mlp)
+    assert f"{result}: exists already; choose another path. --force replaces it." in refused(capsys, "torch->flax", mlp)
     assert result.read_text() == "precious"
     ok(capsys, "torch->flax", mlp, "--force")
     assert result.read_bytes() != b"precious"
@@ -296,6 +296,6 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path, capsys: pyt
 def test_ignored_layers_are_listed_as_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(EXAMPLE, tmp_path)
     shown = ok(capsys, "torch->flax", tmp_path / "mlp.params", "--ignore", "out*")
-    assert "left out: output.weight (--ignore out*)" in shown and "2 tensors written" in shown
+    assert "left out: output.weight (ignored: out*)" in shown and "2 tensors written" in shown
     error = refused(capsys, "torch->flax", tmp_path / "mlp.params", "--ignore", "head", "--force")
-    assert "--ignore head: no layer of the source is called so" in error
+    assert "--ignore head: the source has no layer 'head'. It has 'hidden', 'output'." in error

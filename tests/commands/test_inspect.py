@@ -30,7 +30,7 @@ EXAMPLES = ROOT / "examples"
 )
 def test_what_people_and_programs_see(capsys: pytest.CaptureFixture[str], file: str, title: str) -> None:
     printed = ok(capsys, "inspect", EXAMPLES / file)
-    assert f"{file}: {title}" in printed and "4 tensors, 7,946 numbers, 31,784 bytes" in printed
+    assert f"{file}: {title}" in printed and "4 tensors, 7,946 values, 31,784 bytes" in printed
     found = json.loads(ok(capsys, "inspect", EXAMPLES / file, "--json", "--stats"))
     assert found["total"] == {"tensors": 4, "bytes": 31784, "elements": 7946}
     with converter.read(EXAMPLES / file) as weights:
@@ -94,7 +94,7 @@ def test_a_training_checkpoint_gives_its_weights_or_those_at_a_key(
     message = refused(capsys, "torch->torch", tmp_path / "train.ckpt", "--key", "emma", "-o", tmp_path / "c.pt")
     assert "emma" in message and "ema" in message
     message = refused(capsys, "torch->torch", tmp_path / "train.ckpt", "--strip", "modul", "-o", tmp_path / "c.pt")
-    assert "the source has no module 'modul'" in message
+    assert "--strip modul: the source has no leading module 'modul'." in message
 
 
 def test_leaves_without_names_are_named_by_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +112,7 @@ def test_leaves_without_names_are_named_by_another_file(tmp_path: Path, capsys: 
         assert np.array_equal(found["params/output/bias"], original["output.bias"].numpy())
     torch.save(dict(reversed(fresh.items())), tmp_path / "names.pt")
     message = refused(capsys, *words, "--force", "--names-from", tmp_path / "names.pt")
-    assert "tensor '0' has shape (256, 20); at its place, 'output.bias' is (10,)" in message
+    assert "tensor '0' has shape (256, 20); at the same position, 'output.bias' is (10,)" in message
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".bin"])
@@ -164,15 +164,22 @@ def test_shards_of_an_older_output_are_not_replaced_unasked(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-shard-size", "huge"], "'huge' is no size. Say it like 5GB"),
-        (["--max-shard-size", "0"], "'0' is no size"),
-        (["--max-shard-size", "1GB", "--format", "npz"], "NumPy archive cannot be written in shards"),
+        (["--max-shard-size", "huge"], "'--max-shard-size': 'huge' is an invalid size. Say it like 5GB"),
+        (["--max-shard-size", "0"], "'--max-shard-size': '0' is an invalid size"),
     ],
 )
-def test_sizes_that_are_none(
+def test_an_invalid_size_is_wrong_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert message in refused(capsys, "torch->torch", EXAMPLES / "mlp.params", "-o", tmp_path / "x.pt", *words)
+    said = refused(capsys, "torch->torch", EXAMPLES / "mlp.params", "-o", tmp_path / "x.pt", *words, code=2)
+    assert message in said
+
+
+def test_a_format_without_shards_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("-o", tmp_path / "x.pt", "--max-shard-size", "1GB", "--format", "npz")
+    assert "NumPy archive cannot be written in shards" in refused(
+        capsys, "torch->torch", EXAMPLES / "mlp.params", *words
+    )
 
 
 def test_a_wrong_checksum_is_told_unless_it_is_not_asked_for(
@@ -183,4 +190,4 @@ def test_a_wrong_checksum_is_told_unless_it_is_not_asked_for(
     data[-5] ^= 1
     (tmp_path / "n.safetensors").write_bytes(data)
     assert "output" in refused(capsys, "neutral->torch", tmp_path / "n.safetensors")
-    ok(capsys, "neutral->torch", tmp_path / "n.safetensors", "--no-verify")
+    ok(capsys, "neutral->torch", tmp_path / "n.safetensors", "--no-checksums")

@@ -51,8 +51,8 @@ def test_files(
     words = ["reuse", paths[0], "--into", paths[1], "--first", first, "-o", paths[2], "--json"]
     if family.name == "mlp" and first == 2 and old == new == "keras":  # this file keeps `hidden`, but not `out`
         said = refused(capsys, *words)
-        assert "'dense_1' has the place of 'dense_1', and does not fit there" in said
-        words += said.partition("; say ")[2].partition(".")[0].split()
+        assert "'dense_1' has the position of 'dense_1', and does not fit there" in said
+        words += said.partition(" Say ")[2].split(". ")[0].split()
     told = ok(capsys, *words)
     assert len(json.loads(told)["taken"]) == first
     assert paths[1].read_bytes() == before

@@ -16,7 +16,8 @@ import safetensors.numpy
 import torch
 
 import converter
-from converter.commands.verify_files import digest, errors
+from converter.commands.verify_files import errors
+from converter.core.transposing import digest
 from tests.chapter import PAIRS, random_weights
 from tests.chapter import SIDES as CHAPTER
 from tests.command import Result, ok, refused, run
@@ -68,8 +69,8 @@ def test_hashes_are_of_neutral_bytes_whatever_the_framework(tmp_path: Path) -> N
     files = {side: saved(side, tmp_path / side) for side in CHAPTER}
     hashes = set()
     for side, path in files.items():
-        found = converter.compare(files["torch"], path, schema="mlp")
-        assert found.same, (side, str(found))
+        found = converter.verify(files["torch"], path, schema="mlp")
+        assert found.ok, (side, str(found))
         hashes.add(tuple(sorted(tensor.hashes for tensor in found.tensors)))
     assert len(hashes) == 1
     weight = random_weights(1)["hidden.weight"]
@@ -83,7 +84,7 @@ def test_names_that_differ_are_mapped_or_refused(tmp_path: Path, capsys: Print) 
     renamed = {name.replace("0.", "up.").replace("1.", "down."): value for name, value in net.state_dict().items()}
     torch.save(renamed, tmp_path / "b.pt")
     said = refused(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt")
-    assert "Settle it with --map 0=up or --map 1=up" in said and str(tmp_path / "b.pt") in said
+    assert "Say --map 0=up or --map 1=up." in said and str(tmp_path / "b.pt") in said
     ok(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt", "--map", "0=up", "--map", "1=down")
     crossed = different(capsys, tmp_path / "a.pt", tmp_path / "b.pt", "--map", "0=down", "--map", "1=up").out
     assert "4 of 4 tensors differ" in crossed
@@ -121,13 +122,13 @@ def lstm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_sums_of_biases_are_compared_as_sums(lstm: dict[str, Path]) -> None:
     torch_file, keras_file = lstm["lstm.pt"], lstm["lstm.weights.h5"]
     for a, b in ((torch_file, keras_file), (keras_file, torch_file)):
-        found = converter.compare(a, b)
-        assert found.same, str(found)
+        found = converter.verify(a, b)
+        assert found.ok, str(found)
         summed = [tensor for tensor in found.tensors if "+" in tensor.role]
         assert len(summed) == 4
         two = [(t.source if a is torch_file else t.target) for t in summed]
         assert all(len(names) == 2 and "bias_ih" in names[0] and "bias_hh" in names[1] for names in two)
-    assert not converter.compare(torch_file, lstm["moved.pt"]).same  # two biases against two
+    assert not converter.verify(torch_file, lstm["moved.pt"]).ok  # two biases against two
 
 
 def test_a_bias_that_moved_from_one_summand_to_the_other_is_the_same_and_a_changed_sum_is_not(
@@ -136,8 +137,8 @@ def test_a_bias_that_moved_from_one_summand_to_the_other_is_the_same_and_a_chang
     for swap in (False, True):
         for file, same in (("moved.pt", True), ("other.pt", False)):
             files = (lstm[file], lstm["exact.weights.h5"])
-            found = converter.compare(*(files[::-1] if swap else files))
-            assert found.same == same, str(found)
+            found = converter.verify(*(files[::-1] if swap else files))
+            assert found.ok == same, str(found)
             wrong = [tensor for tensor in found.tensors if not tensor.same]
             assert all("+" in t.role and t.absolute == pytest.approx(0.25) for t in wrong)
             assert bool(wrong) != same
@@ -148,9 +149,9 @@ def test_the_flatten_is_accounted_for(tmp_path: Path) -> None:
     SIDES["torch"].save(case.random("torch", 1), tmp_path / "net.pt")
     SIDES["linen"].save(case.random("linen", 2), tmp_path / "clone.msgpack")
     converter.convert("torch->flax", tmp_path / "net.pt", tmp_path / "net.msgpack", like=tmp_path / "clone.msgpack")
-    assert converter.compare(tmp_path / "net.pt", tmp_path / "net.msgpack").same
-    assert converter.compare(tmp_path / "net.msgpack", tmp_path / "net.pt").same
-    found = converter.compare(tmp_path / "net.pt", tmp_path / "net.msgpack", flatten_fix=False)
+    assert converter.verify(tmp_path / "net.pt", tmp_path / "net.msgpack").ok
+    assert converter.verify(tmp_path / "net.msgpack", tmp_path / "net.pt").ok
+    found = converter.verify(tmp_path / "net.pt", tmp_path / "net.msgpack", flatten_fix=False)
     assert [tensor.role for tensor in found.tensors if not tensor.same] == ["weight"]
 
 
@@ -160,18 +161,18 @@ def test_another_dtype_counts_as_cast_and_what_does_not_fit_differs(tmp_path: Pa
     for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
         narrow = {name: value.astype(dtype) for name, value in wide.items()}
         save(wide, tmp_path / "wide.safetensors"), save(narrow, tmp_path / "narrow.safetensors")
-        assert converter.compare(
+        assert converter.verify(
             tmp_path / "wide.safetensors",
             tmp_path / "narrow.safetensors",
             source_framework="torch",
             target_framework="torch",
-        ).same
+        ).ok
     large = {**wide, "a.bias": np.array([1, 1e38, 2], np.float32)}
     (
         save(large, tmp_path / "wide.safetensors"),
         save({n: v.astype(np.float16) for n, v in wide.items()}, tmp_path / "b.safetensors"),
     )
-    found = converter.compare(
+    found = converter.verify(
         tmp_path / "wide.safetensors", tmp_path / "b.safetensors", source_framework="torch", target_framework="torch"
     )
     assert [(t.role, t.absolute) for t in found.tensors if not t.same] == [("bias", np.inf)]
@@ -189,7 +190,7 @@ def test_what_is_left_out_is_listed(tmp_path: Path, capsys: Print) -> None:
     )
     found = json.loads(ok(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt", "--json"))
     assert [item["name"] for item in found["left_out"]["source"]] == ["0.num_batches_tracked"]
-    assert found["left_out"]["target"] == [] and found["same"] is True
+    assert found["left_out"]["target"] == [] and found["ok"] is True and found["compared"] == "weights"
     torch.save({name: value for name, value in net.state_dict().items() if name.startswith("1.")}, tmp_path / "b.pt")
     assert "'0'" in refused(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt")
     ok(capsys, "verify", tmp_path / "a.pt", tmp_path / "b.pt", "--ignore", "0")
@@ -256,18 +257,20 @@ def test_a_certificate_holds_wherever_the_folder_goes(here: Path, capsys: Print,
     shutil.copytree(here, moved)
     os.chdir("/")
     found = json.loads(ok(capsys, "verify", moved / "cert.json", "--json"))
+    assert found["compared"] == "certificate"
     assert found["ok"] is True and found["tensors"] == 4 and found["problems"] == []
 
 
 def test_the_same_conversion_gives_the_same_certificate(here: Path, capsys: Print) -> None:
     first = certified(capsys, "like.msgpack", here)
     said = refused(capsys, "torch->flax", "given/mlp.params", "-o", "new.msgpack", "--certificate", "cert.json")
-    assert "cert.json: exists already. Say --force" in said and not (here / "new.msgpack").exists()
+    assert "cert.json: exists already; choose another path. --force replaces it." in said
+    assert not (here / "new.msgpack").exists()
     words = ("-o", "like.msgpack", "--like", "clone.msgpack", "--certificate", "cert.json", "--force")
     ok(capsys, "torch->flax", "given/mlp.params", *words, "--workers", 2, "--memory", "1MB")
     assert (here / "cert.json").read_text() == first
     said = refused(capsys, "torch->flax", "given/mlp.params", "-o", "n.msgpack", "--certificate", "n.json", "--dry-run")
-    assert "A dry run writes nothing that a certificate could speak of" in said
+    assert "a dry run writes nothing that a certificate could certify" in said
 
 
 def flipped(path: Path, place: int) -> None:
@@ -303,7 +306,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "source gone": (lambda here: (here / "given/mlp.params").unlink(), "source: given/mlp.params is not there"),
     "target gone": (lambda here: (here / "like.msgpack").unlink(), "target: like.msgpack is not there"),
-    "clone changed": (lambda here: flipped(here / "clone.msgpack", -9), "given file: clone.msgpack was changed"),
+    "clone changed": (lambda here: flipped(here / "clone.msgpack", -9), "named file: clone.msgpack was changed"),
 }
 
 
@@ -346,7 +349,7 @@ EDITED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda d: d["target"]["files"][0].update(sha256="0" * 64),
         "target: like.msgpack was changed: its sha256",
     ),
-    "option": (lambda d: d["options"].update(colour="red"), "its options are none of this version: colour"),
+    "option": (lambda d: d["options"].update(colour="red"), "it has options that this version does not know: colour"),
     "direction": (lambda d: d["options"].update(direction="torch->mxnet"), "the conversion cannot be repeated: "),
     "option no text": (lambda d: d["options"].update(schema=7), "the conversion cannot be repeated: "),
     "option of another type": (lambda d: d["options"].update(map=3), "the conversion cannot be repeated: "),

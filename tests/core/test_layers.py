@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.core.layers import KINDS, join_path, natural_key, split_path
+from converter.core.kinds import KINDS
+from converter.core.layers import join_path, natural_key, split_path
 
 
 @given(st.lists(st.text(min_size=1), min_size=1))

@@ -5,12 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converter.core.arithmetic import Cast, FoldSpectralNorm, FoldWeightNorm, Sum
 from converter.core.ops import (
-    Cast,
     Fill,
     Flip,
-    FoldSpectralNorm,
-    FoldWeightNorm,
     Full,
     Op,
     Reorder,
@@ -19,7 +17,6 @@ from converter.core.ops import (
     Reshape,
     Split,
     Stack,
-    Sum,
     Transpose,
     simplified,
 )

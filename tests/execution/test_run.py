@@ -23,10 +23,12 @@ from converter.commands.convert import convert
 from converter.core.ops import Op, Transpose
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError, FormatError
-from converter.execution.run import Pace, execute
+from converter.execution.jobs import Pace
+from converter.execution.run import execute
 from converter.formats import Contents, Reader
 from converter.formats import by_name as format_named
-from converter.planning.plan import Plan, Step
+from converter.planning.plan import TensorPlan
+from converter.planning.steps import Step
 
 OUTPUTS = {
     "neutral": "x.safetensors",
@@ -172,8 +174,8 @@ def step(target: str, sources: Sequence[TensorSpec], *ops: Op) -> Step:
     return Step("layer", "linear", tuple(sources), ops, TensorSpec(target, result[0].shape, result[0].dtype), "test")
 
 
-def plan(*steps: Step) -> Plan:
-    return Plan(steps, Contents(tuple(step.target for step in steps)))
+def plan(*steps: Step) -> TensorPlan:
+    return TensorPlan(steps, Contents(tuple(step.target for step in steps)))
 
 
 def run(reader: FakeReader, steps: Sequence[Step], path: Path, **pace: int) -> None:
@@ -234,7 +236,7 @@ def test_progress_ends_with_all(source: Path, tmp_path: Path) -> None:
 
 
 def test_no_workers_are_too_few(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="0 workers"):
+    with pytest.raises(ConversionError, match="workers=0: expected an integer of at least 1"):
         convert("torch->flax", source, tmp_path / "x.msgpack", workers=0)
 
 
@@ -385,5 +387,5 @@ def test_an_error_keeps_complete_shards_only_for_resume(tmp_path: Path) -> None:
 
 
 def test_one_file_cannot_be_resumed(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="--max-shard-size"):
+    with pytest.raises(ConversionError, match=r"only shards can be resumed\. Say max_shard_size='5GB'"):
         convert("torch->flax", source, tmp_path / "x.msgpack", resume=True)

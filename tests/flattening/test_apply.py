@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from converter.core.contents import Contents
 from converter.core.layers import Layer
 from converter.core.tensors import DTYPES, TensorSpec
 from converter.flattening.guesses import guesses
-from converter.formats.base import Contents
 from converter.frameworks import framework
-from converter.matching.applied_options import narrowed
+from converter.matching.hints import narrowed
 from tests.command import ok, refused
 
 KINDS = {
@@ -351,7 +351,7 @@ def test_channels_can_be_given(source: Path, capsys: pytest.CaptureFixture[str])
     given = torch.load(source)["2.weight"].numpy().reshape(2, 2, 3, 10)
     np.testing.assert_array_equal(kernel(out), given.transpose(3, 2, 1, 0).reshape(30, 4))
     said = refused(capsys, "torch->flax", source, "-o", out, *KIND, "--flatten", "2=7", "--force")
-    assert "--flatten 2=7: its 30 inputs are no multiple of 7" in said
+    assert "--flatten 2=7: the 30 inputs of '2' are not a multiple of 7." in said
 
 
 def test_tensors_side_by_side_can_be_given(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,7 +363,9 @@ def test_tensors_side_by_side_can_be_given(source: Path, capsys: pytest.CaptureF
     expected = np.concatenate([part.transpose(1, 0, 2).reshape(-1, 4) for part in parts])
     np.testing.assert_array_equal(kernel(out), expected)
     ok(capsys, "verify", source, out, *KIND, "--flatten", "2=3x8+2x2+2", "--to", "flax")
-    assert "--flatten 2: it has 30 inputs, and these are 28" in refused(capsys, *words, "2=3x8+2x2", "--force")
+    assert "--flatten 2=3x8+2x2: '2' has 30 inputs, and these are 28." in refused(
+        capsys, *words, "2=3x8+2x2", "--force"
+    )
     assert "'3y8' is neither a number of channels" in refused(capsys, *words, "2=3y8", "--force", code=2)
 
 

@@ -163,12 +163,12 @@ class FormatContract(ReadContract):
     names: ClassVar[tuple[str, ...]] = ("hidden.weight", "hidden.bias")  # two names as the format spells them
     containers: ClassVar[tuple[str, ...]] = ("dict",)
     keeps_order: ClassVar[bool] = True
-    metadata: ClassVar[Mapping[str, str]] = {}  # without which there is no such file
 
     def write(self, folder: Path, tensors: Mapping[str, Array], container: str = "dict") -> Path:
         path = folder / self.file_name
-        contents = Contents(specs_of(tensors), container, metadata=self.metadata)  # type: ignore[arg-type]
-        with open_writer(by_name(self.format), path, contents) as writer:
+        row = by_name(self.format)
+        contents = Contents(specs_of(tensors), container, metadata=row.metadata)  # type: ignore[arg-type]
+        with open_writer(row, path, contents) as writer:
             for name in reversed(list(tensors)):
                 writer.write(name, tensors[name])
         return path
@@ -234,7 +234,8 @@ class FormatContract(ReadContract):
         before = [(file, file.read_bytes()) for file in self.files(tmp_path)]
         tensors = self.small()
         with pytest.raises(RuntimeError, match="stop here"):
-            with open_writer(by_name(self.format), path, Contents(specs_of(tensors), metadata=self.metadata)) as writer:
+            row = by_name(self.format)
+            with open_writer(row, path, Contents(specs_of(tensors), metadata=row.metadata)) as writer:
                 writer.write(self.names[0], tensors[self.names[0]])
                 raise RuntimeError("stop here")
         assert [(file, file.read_bytes()) for file in self.files(tmp_path)] == before

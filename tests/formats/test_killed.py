@@ -18,7 +18,7 @@ import pytest
 from converter.core.tensors import TensorSpec
 from converter.errors import FormatError, OutputError
 from converter.formats import Contents, by_name, open_reader, open_writer
-from tests.formats.every import FILES, MODEL, names
+from tests.formats.every import FILES, names
 
 
 def specs(row: str) -> tuple[TensorSpec, ...]:
@@ -30,9 +30,9 @@ import sys, time, numpy as np
 from pathlib import Path
 from converter.formats import Contents, by_name, open_writer
 from converter.core.tensors import TensorSpec
-from tests.formats.every import MODEL
 specs = tuple(TensorSpec(name, (300, 1000), np.dtype("float32")) for name in sys.argv[4:])
-with open_writer(by_name(sys.argv[1]), Path(sys.argv[2]), Contents(specs, metadata=MODEL)) as writer:
+row = by_name(sys.argv[1])
+with open_writer(row, Path(sys.argv[2]), Contents(specs, metadata=row.metadata)) as writer:
     for spec in specs:
         writer.write(spec.name, np.ones(spec.shape, spec.dtype))
         print("wrote", flush=True)
@@ -44,7 +44,7 @@ time.sleep(5)
 
 def write(row: str, path: Path, value: float) -> None:
     limit = 3_000_000 if row.endswith("-sharded") else None  # two shards
-    with open_writer(by_name(row), path, Contents(specs(row), metadata=MODEL), limit) as writer:
+    with open_writer(by_name(row), path, Contents(specs(row), metadata=by_name(row).metadata), limit) as writer:
         for spec in specs(row):
             writer.write(spec.name, np.full(spec.shape, value, spec.dtype))
 

@@ -21,7 +21,6 @@ import numpy as np
 from pathlib import Path
 from converter.formats import Contents, by_name, open_reader, open_writer
 from converter.core.tensors import TensorSpec
-from tests.formats.every import MODEL
 specs = tuple(TensorSpec(name, (1000, 2500), np.dtype("float32")) for name in sys.argv[3:])
 row, path = sys.argv[1], Path(sys.argv[2])
 def peak():  # of this program alone: ru_maxrss would start from that of its parent
@@ -32,7 +31,7 @@ start, time_start = peak(), time.process_time()
 WRITE = """
 array = np.random.default_rng(0).normal(size=(1000, 2500)).astype(np.float32)
 start = peak()
-with open_writer(by_name(row), path, Contents(specs, metadata=MODEL)) as writer:
+with open_writer(by_name(row), path, Contents(specs, metadata=by_name(row).metadata)) as writer:
     for index, spec in enumerate(specs):
         array[0, 0] = index
         writer.write(spec.name, array)

@@ -67,14 +67,14 @@ WHAT: dict[str, tuple[Callable[[Path], object], str]] = {
     "mlp.params.bz2": (holding(bz2.compress(MLP.read_bytes())), "packed with bzip2"),
     "mlp.params.xz": (holding(lzma.compress(MLP.read_bytes())), "packed with xz"),
     "mlp.tar": (tar, "a tar archive; unpack it first"),
-    "mlp.zip": (zipped, "a zip archive of no known format; .*'inner/mlp.params'"),
+    "mlp.zip": (zipped, "a zip archive of an unknown format; .*'inner/mlp.params'"),
     "cut.zip": (cut_zip, "a zip archive that is cut off or damaged"),
     "llama.gguf": (holding(b"GGUF" + bytes(60)), "a GGUF file of llama.cpp, which is not read; take the checkpoint"),
     "net.onnx": (holding(b"\x08\x07\x12\x07pytorch" + bytes(60)), r"a net of another kind \(ONNX\)"),
     "config.json": (holding(json.dumps({"hidden": 3}).encode()), "not a weight file of any known format: it is JSON"),
     "notes.txt": (holding("größer".encode() * 1000), "not a weight file of any known format: it is text"),
     "noise.pt": (holding(bytes(range(256)) * 3), "not a weight file of any known format, or it is damaged or cut off"),
-    "bert": (with_weights, "a folder, not a checkpoint; name what is to be read in it: 'model.params'$"),
+    "bert": (with_weights, "a folder, not a checkpoint; name the file to read in it: 'model.params'$"),
     "folder": (without_weights, ".*nothing in it is a weight file: '0.txt', .*'4.txt' and 2 more"),
     "nothing": (Path.mkdir, "the folder is empty"),
     "empty.pt": (holding(b""), "the file is empty"),
@@ -98,11 +98,11 @@ def test_an_ending_that_lies_does_not_matter(tmp_path: Path) -> None:
 
 
 PARTS = {
-    "tensorflow/1.15.0/sm_v1/saved_model.pb": "a part of the TensorFlow SavedModel '.*sm_v1'; give the folder",
-    "jax/orbax-0.12.8/devices-ocdbt/_METADATA": "a part of the Orbax checkpoint '.*devices-ocdbt'; give the folder",
+    "tensorflow/1.15.0/sm_v1/saved_model.pb": "a part of the TensorFlow SavedModel '.*sm_v1'; name the folder",
+    "jax/orbax-0.12.8/devices-ocdbt/_METADATA": "a part of the Orbax checkpoint '.*devices-ocdbt'; name the folder",
     "jax/orbax-0.12.8/devices-ocdbt/ocdbt.process_0/manifest.ocdbt": "a part of the Orbax checkpoint '.*devices-ocdbt'",
     "jax/orbax-0.12.8/processes-zarr2/params.w/.zarray": "a part of the Orbax checkpoint '.*processes-zarr2'",
-    "torch/two_ranks/__0_0.distcp": "a part of the PyTorch distributed checkpoint '.*two_ranks'; give the folder",
+    "torch/two_ranks/__0_0.distcp": "a part of the PyTorch distributed checkpoint '.*two_ranks'; name the folder",
 }
 
 

@@ -25,7 +25,7 @@ from mxnet.gluon import nn as gluon
 from mxnet.gluon import rnn as gluon_rnn
 from torch.nn import functional
 
-from converter.core.layers import KINDS
+from converter.core.kinds import KINDS
 from converter.frameworks.defaults import DEFAULTS, Default, Setting
 
 Array = Any

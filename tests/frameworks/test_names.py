@@ -8,14 +8,16 @@ import re
 import numpy as np
 import pytest
 
-from converter.core.layers import KINDS, Net
+from converter.core.kinds import KINDS
+from converter.core.layers import Net
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Contents, by_name
 from converter.frameworks import FRAMEWORKS, framework, recognise
 from converter.frameworks.base import Part
-from converter.matching.applied_options import Rules
-from converter.planning.plan import plan_new
+from converter.matching.hints import Hints
+from converter.options import MatchOptions
+from converter.planning.layout import plan_new
 from converter.schema.loader import parse_schema
 
 F32 = np.dtype("float32")
@@ -31,10 +33,10 @@ def paths(name: str, shapes: dict[str, tuple[int, ...]], **others: object) -> di
 
 @pytest.mark.parametrize("row", FRAMEWORKS, ids=lambda row: row.name)
 def test_every_kind_has_its_roles_in_every_framework(row: object) -> None:
-    only_some = {"gru_reset_before"} | {kind for kind, described in KINDS.items() if described.own}
+    only_some = {kind for kind, described in KINDS.items() if described.own or described.alike}
     assert {form.kind for form in row.forms} >= KINDS.keys() - only_some
     for form in row.forms:
-        words = {word for leaf in form.leaves for role in leaf.roles for word in role.split("+") if word}
+        words = {word for leaf in form.leaves for role in leaf.roles for word in role}
         assert words <= KINDS[form.kind].roles.keys()
         assert words >= KINDS[form.kind].roles.keys() - KINDS[form.kind].optional
         for leaf in form.leaves:
@@ -112,7 +114,7 @@ def test_files_without_an_order_are_sorted_as_people_count() -> None:
 
 def new_names(source: str, given: dict[str, tuple[int, ...]], target: str, form: str) -> Contents:
     found = contents(given)
-    return plan_new(framework(source).net(found), found, framework(target), form, Rules()).contents
+    return plan_new(framework(source).net(found), found, framework(target), form, Hints()).contents
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_keras_h5_has_a_recurrent_layer_inside_of_others_wherever_it_may_be_look
     ]
     schema = parse_schema(json.dumps({"name": "net", "layers": layers}))
     source = framework("torch").net(given)
-    plan = plan_new(source, given, framework("tensorflow"), "keras-h5", Rules(schema))
+    plan = plan_new(source, given, framework("tensorflow"), "keras-h5", Hints.of(MatchOptions(schema=schema)))
     second, one = "net/rnn/cell/cells/gru_cell_1", "net/gru/cell"
     assert {spec.name.rpartition("/vars")[0] for spec in plan.contents.specs} == {second[:-2], second, one}
     further = {"net/rnn/l1/cell": second, "m/gru/cell/cells/gru_cell_1": second, "m/net/gru/cell": one}
@@ -177,7 +179,9 @@ def test_a_weight_that_a_keras_layer_has_for_itself_is_written_by_its_number() -
     given = contents({"cls": (1, 4), "pos": (5, 4)})
     schema = parse_schema(json.dumps({"name": "net", "layers": layers}))
     source = framework("torch").net(given)
-    written = plan_new(source, given, framework("tensorflow"), "keras-h5", Rules(schema)).contents
+    written = plan_new(
+        source, given, framework("tensorflow"), "keras-h5", Hints.of(MatchOptions(schema=schema))
+    ).contents
     assert [spec.name for spec in written.specs] == ["vars/0", "a/vars/1"]
     assert not written.links and not written.labels
 
@@ -186,7 +190,7 @@ def test_a_cell_that_names_itself_has_no_layer_around_it_in_flax() -> None:
     given = contents({"a.weight_ih_l0": (9, 3), "a.weight_hh_l0": (9, 3)})
     source = framework("torch").net(given)
     for path, place in (("r.ScanGRUCell_0", "r/ScanGRUCell_0"), ("GRUCell_1", "GRUCell_1"), ("rnn", "rnn/cell")):
-        plan = plan_new(source, given, framework("flax"), "flax-msgpack", Rules(mapping={"a": path}))
+        plan = plan_new(source, given, framework("flax"), "flax-msgpack", Hints.of(MatchOptions(map={"a": path})))
         assert f"params/{place}/ir/kernel" in plan.contents.by_name
 
 

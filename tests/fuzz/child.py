@@ -99,7 +99,7 @@ class Child:
 
 def read_all(request: Request) -> None:
     """By content, or by the format's own reader whatever the content says."""
-    path, options = request.folder / request.entry, ReadOptions(verify=request.verify)
+    path, options = request.folder / request.entry, ReadOptions(checksums=request.verify)
     reader: Reader
     if request.directly:
         module = by_name(request.row).load()

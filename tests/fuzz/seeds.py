@@ -12,7 +12,7 @@ from pathlib import Path
 from converter.errors import ConversionError
 from converter.formats import FORMATS, Contents, Format, by_name, detect, open_reader, open_writer
 from tests.formats.contract import random_array, specs_of
-from tests.formats.every import FILES, MODEL, names
+from tests.formats.every import FILES, names
 from tests.places import SAMPLES
 
 MOST_BYTES = 80_000
@@ -71,17 +71,16 @@ def _samples() -> dict[str, list[Seed]]:
 
 
 def _seed(path: Path, row: Format) -> Seed:
-    """A folder with all in it; a file with those that stand beside it and belong to it."""
+    """A folder with all in it; a file or a prefix with its own files, or, where it needs more, all of its folder."""
     name = str(path.relative_to(SAMPLES))
     if path.is_dir():
         return Seed(name, "", _contents(path))
-    if "sharded" in row.name or "distributed" in row.name:
-        files = [file for file in path.parent.iterdir() if file.is_file() and ".expected." not in file.name]
-    elif row.name == "tf-checkpoint":
-        files = [file for file in path.parent.glob(path.name + "*") if ".expected." not in file.name]
-    else:
-        files = [path]
-    return Seed(name, path.name, {file.name: file.read_bytes() for file in files})
+    beside = [file for file in path.parent.iterdir() if file.is_file() and ".expected." not in file.name]
+    own = [path] if path.is_file() else [file for file in beside if file.name.startswith(path.name)]
+    seed = Seed(name, path.name, {file.name: file.read_bytes() for file in own})
+    if _is_read(seed, row.name):
+        return seed
+    return Seed(name, path.name, {file.name: file.read_bytes() for file in beside})
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -91,7 +90,9 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def _written(row: str) -> Seed:
     tensors = {name: random_array((2, 3), "float32", i) for i, name in enumerate(names(row, 3))}
     with tempfile.TemporaryDirectory() as folder:
-        with open_writer(by_name(row), Path(folder, FILES[row]), Contents(specs_of(tensors), metadata=MODEL)) as writer:
+        with open_writer(
+            by_name(row), Path(folder, FILES[row]), Contents(specs_of(tensors), metadata=by_name(row).metadata)
+        ) as writer:
             for name, array in tensors.items():
                 writer.write(name, array)
         return Seed(WRITTEN, FILES[row], _contents(Path(folder)))

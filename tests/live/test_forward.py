@@ -20,7 +20,7 @@ from flax import linen, nnx
 from mxnet.gluon import nn as gluon
 
 import converter
-from converter.commands.verify_nets import Verification
+from converter.commands.verify_nets import ForwardComparison
 from tests.chapter import FlaxMLP, example_input, flax_net, gluon_net, keras_net, random_weights, torch_net
 from tests.live.nets import TfKerasMLP, built
 from tests.parity.attention_cases import ONE
@@ -81,7 +81,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {flavour: filled(four_layers(), flavour, STATE, folder) for flavour in FLAVOURS}
 
 
-def agree(found: Verification, layers: list[str]) -> None:
+def agree(found: ForwardComparison, layers: list[str]) -> None:
     assert found.ok and found.first is None, str(found)
     assert not found.unpaired and not found.unseen
     assert [layer.a for layer in found.layers] == layers
@@ -370,7 +370,7 @@ def test_layers_that_cannot_be_paired_do_not_keep_the_nets_from_being_compared()
     )
     x = np.random.default_rng(3).normal(size=(2, 5)).astype(np.float32)
     found = converter.verify(net, other, x)
-    assert found.ok and found.layers == () and "Settle it with --map" in found.unpaired
+    assert found.ok and found.layers == () and "Say map={'up': 'left'} or map={'down': 'left'}." in found.unpaired
     assert f"layers were not compared: {found.unpaired}" in str(found)
     agree(converter.verify(net, other, x, map={"up": "left", "down": "right"}), ["up", "down"])
     with pytest.raises(converter.MatchError, match="the source has no layer 'upp'"):
@@ -388,7 +388,7 @@ def test_the_result_is_data() -> None:
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (42, "a builtins.int is no live net that is known"),
+        (42, "a builtins.int is not a live net of a known framework"),
         (flax_net(random_weights(1)), "give the pair (module, variables), or the bound module"),
         (FlaxMLP(), "a Flax linen module alone has no weights: give the pair (module, variables)"),
         (torch.nn.ReLU(), "the PyTorch net has no weights; there is nothing to verify"),

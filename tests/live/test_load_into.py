@@ -119,7 +119,7 @@ def test_a_file_that_is_damaged_in_one_tensor_leaves_the_net_as_it_was(tmp_path:
     with pytest.raises(converter.FormatError, match=f"the data of '{last}.weight' was changed"):
         converter.load_into(filled, path, schema="mlp")
     assert len(before) == 4 and values_of(filled) == before
-    converter.load_into(filled, path, schema="mlp", verify=False)  # the file holds what the net takes
+    converter.load_into(filled, path, schema="mlp", checksums=False)  # the file holds what the net takes
 
 
 def test_every_dtype_of_torch_is_filled_bit_for_bit(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_every_dtype_of_torch_is_filled_bit_for_bit(tmp_path: Path) -> None:
     [
         (KerasMLP, "has no variables yet. Build it first: call it once on an example input"),
         (lambda: torch.nn.Sequential(torch.nn.LazyLinear(3)), "'0.weight' of the net has no shape yet"),
-        (lambda: 42, "a builtins.int is no live net that is known: expected a torch.nn.Module"),
+        (lambda: 42, "a builtins.int is not a live net of a known framework: expected a torch.nn.Module"),
     ],
 )
 def test_what_is_no_net_or_not_built_is_said(tmp_path: Path, net: Any, message: str) -> None:

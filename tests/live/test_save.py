@@ -294,7 +294,10 @@ def test_a_factory_and_what_is_inside_of_a_class(code: Any, tmp_path: Path, caps
         (("--like", "mynets:number"), "mynets:number: TypeError: 'int' object is not callable"),
         (("--like", "mynets:Gluon", "--example-input", "2,4,5,6"), "a Gluon is a net of MXNet, not of flax"),
         (("--like", "mynets:Linen"), "a Flax linen module alone has no weights"),
-        (("--like", "mynets:Linen", "--example-input", "2x3"), "'2x3' is no example input. Say its shape, like 2,20"),
+        (
+            ("--like", "mynets:Linen", "--example-input", "2x3"),
+            "'2x3' is no example input. Give its shape, like 2,20",
+        ),
         (("--like", "mynets:Linen", "--example-input", "2"), "the Flax net does not run on float32 (2,)"),
     ],
 )

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from converter.core.layers import Net
 from converter.core.tensors import TensorSpec
-from converter.errors import MatchError
+from converter.errors import FLAGS, MatchError
 from converter.formats import Contents
 from converter.frameworks import framework
-from converter.matching.applied_options import Rules
-from converter.matching.matcher import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, match, rename
+from converter.matching.hints import Hints
+from converter.matching.matcher import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, match
+from converter.matching.renaming import rename
+from converter.options import MatchOptions
 from converter.planning.plan import plan_into
 from converter.schema.loader import Schema, SchemaLayer, load_schema
 
@@ -47,8 +50,9 @@ def flax_mlp(hidden: str = "hidden", output: str = "output", sizes: tuple[int, i
     )
 
 
-def pairs(source: Net, target: Net, rules: Rules = Rules(), strict: bool = False) -> dict[str, tuple[str, str]]:
-    return {pair.source.path: (pair.target.path, pair.reason) for pair in match(source, target, rules, strict)}
+def pairs(source: Net, target: Net, hints: Hints = Hints(), strict: bool = False) -> dict[str, tuple[str, str]]:
+    hints = replace(hints, options=replace(hints.options, strict=strict))
+    return {pair.source.path: (pair.target.path, pair.reason) for pair in match(source, target, hints).pairs}
 
 
 def test_same_names_pair() -> None:
@@ -67,7 +71,7 @@ def test_the_wrapper_of_torch_compile_does_not_matter() -> None:
 
 def test_the_only_one_that_fits_pairs_but_not_under_strict() -> None:
     assert pairs(torch_mlp("a", "b"), flax_mlp()) == {"a": ("hidden", ONLY_ONE), "b": ("output", ONLY_ONE)}
-    with pytest.raises(MatchError, match=r"rests on: only one with this shape. If it is right, say --map a=hidden"):
+    with pytest.raises(MatchError, match=r"rests on: only one with this shape. Say map={'a': 'hidden'}"):
         pairs(torch_mlp("a", "b"), flax_mlp(), strict=True)
 
 
@@ -75,45 +79,47 @@ def test_equal_layers_of_other_names_are_refused_with_the_map_that_settles_it() 
     source, target = torch_mlp("a", "b", (8, 8, 8)), flax_mlp("c", "d", (8, 8, 8))
     with pytest.raises(MatchError) as error:
         pairs(source, target)
-    assert "'c' of the clone could be 'a', 'b'. Settle it with --map a=c or --map b=c." in error.value.problems
-    assert len(error.value.problems) == 2
-    found = pairs(source, target, Rules(mapping={"a": "d"}))
+    told = [problem.said(FLAGS) for problem in error.value.problems]
+    assert told == [
+        f"'{path}' of the clone could be 'a', 'b'. Say --map a={path} or --map b={path}." for path in ("c", "d")
+    ]
+    found = pairs(source, target, Hints.of(MatchOptions(map={"a": "d"})))
     assert found == {"a": ("d", MAP), "b": ("c", ONLY_ONE)}
 
 
 def test_map_takes_everything_below_a_module_along() -> None:
-    rules = Rules(mapping={"old.net": "new"})
-    found = pairs(torch_mlp("old.net.a", "old.net.b", (8, 8, 8)), flax_mlp("new/b", "new/a", (8, 8, 8)), rules)
+    hints = Hints.of(MatchOptions(map={"old.net": "new"}))
+    found = pairs(torch_mlp("old.net.a", "old.net.b", (8, 8, 8)), flax_mlp("new/b", "new/a", (8, 8, 8)), hints)
     assert found == {"old.net.a": ("new.a", MAP), "old.net.b": ("new.b", MAP)}
 
 
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"hiden": "hidden"}, "the source has no layer 'hiden'. It has 'hidden', 'output'."),
+        ({"hiden": "hidden"}, "map={'hiden': 'hidden'}: the source has no layer 'hiden'. Did you mean 'hidden'?"),
         ({"hidden": "hiden"}, "'hiden' is not in the clone. Free there: 'hidden', 'output'."),
     ],
 )
 def test_a_map_that_names_nothing_is_an_error(mapping: dict[str, str], message: str) -> None:
     with pytest.raises(MatchError) as error:
-        pairs(torch_mlp(), flax_mlp(), Rules(mapping=mapping))
+        pairs(torch_mlp(), flax_mlp(), Hints.of(MatchOptions(map=mapping)))
     assert message in str(error.value)
 
 
 def test_another_input_size_is_asked_about() -> None:
     with pytest.raises(MatchError) as error:
         pairs(torch_mlp(), flax_mlp(sizes=(30, 256, 10)))
-    assert error.value.problems == (
+    assert [problem.text for problem in error.value.problems] == [
         "'hidden.weight' has shape (256, 20); the clone's 'params/hidden/kernel' is (30, 256), which needs (256, 30). "
         "Is the input size of the clone 30?",
-    )
+    ]
 
 
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(MatchError) as error:
         pairs(torch_mlp(), flax_mlp(sizes=(30, 256, 11)))
     assert len(error.value.problems) == 2
-    assert "Is the output size of the clone 11?" in error.value.problems[1]
+    assert "Is the output size of the clone 11?" in error.value.problems[1].text
 
 
 def test_a_missing_bias_and_a_surplus_layer_are_named() -> None:
@@ -132,38 +138,38 @@ def test_a_matrix_that_could_be_two_kinds_takes_the_kind_of_the_clone() -> None:
     assert source.layers[0].kind == "linear or embedding"
     for leaf, transposed in (("kernel", True), ("embedding", False)):
         clone = contents({f"params/layer/{leaf}": (7, 7)})
-        plan = plan_into(source, framework("flax").net(clone), clone, Rules())
+        plan = plan_into(source, framework("flax").net(clone), clone, Hints())
         assert bool(plan.steps[0].ops) is transposed
 
 
 def test_only_floats_are_cast() -> None:
     clone = contents({"params/w": (3,)}, "int32")
     with pytest.raises(MatchError, match="'w' is float32 and the clone's 'params/w' is int32: only floats are cast"):
-        plan_into(net("torch", {"w": (3,)}), framework("flax").net(clone), clone, Rules())
+        plan_into(net("torch", {"w": (3,)}), framework("flax").net(clone), clone, Hints())
 
 
 def test_the_schema_names_both_sides() -> None:
     schema = load_schema("mlp")
     target = net("tensorflow", {"layers/dense/vars/0": (20, 256), "layers/dense/vars/1": (256,),
                                 "layers/dense_1/vars/0": (256, 10), "layers/dense_1/vars/1": (10,)})  # fmt: skip
-    found = pairs(torch_mlp(), target, Rules(schema))
+    found = pairs(torch_mlp(), target, Hints.of(MatchOptions(schema=schema)))
     assert found == {"hidden": ("dense", SCHEMA), "output": ("dense_1", SCHEMA)}
 
 
 def test_a_schema_of_another_net_is_refused() -> None:
     other = Schema("other", (SchemaLayer("stem", "linear"), SchemaLayer("hidden", "embedding")))
     with pytest.raises(MatchError) as error:
-        rename(torch_mlp(), "flax", Rules(other))
-    assert error.value.problems == (
-        "the schema's layer 'stem' (stem) is not in the source, which has 'hidden', 'output'",
+        rename(torch_mlp(), "flax", Hints.of(MatchOptions(schema=other)))
+    assert [problem.text for problem in error.value.problems] == [
+        "the schema's layer 'stem' (stem) is not in the source, which has 'hidden', 'output'.",
         "'hidden' (hidden.weight (256, 20), hidden.bias (256,)) is linear, "
-        "and the schema's layer 'hidden' is embedding",
-    )
+        "and the schema's layer 'hidden' is embedding.",
+    ]
 
 
 def test_two_layers_never_get_one_name() -> None:
     with pytest.raises(MatchError, match="2 layers would be named 'output'"):
-        rename(torch_mlp(), "flax", Rules(mapping={"hidden": "output"}))
+        rename(torch_mlp(), "flax", Hints.of(MatchOptions(map={"hidden": "output"})))
 
 
 @given(st.permutations(range(5)), st.lists(st.integers(2, 4), min_size=6, max_size=6), st.booleans())
@@ -245,9 +251,9 @@ def test_numbers_of_a_container_mean_the_same_only_where_it_counts_alike() -> No
 
 
 def test_the_order_of_the_user_s_own_names_is_not_trusted() -> None:
-    with pytest.raises(MatchError, match="Settle it with --map"):
+    with pytest.raises(MatchError, match=r"Say map=\{'first': 'one'\} or map=\{'second': 'one'\}\."):
         pairs(stack("torch", ["first", "second"], SQUARE[:2]), stack("flax", ["one", "two"], SQUARE[:2]))
-    with pytest.raises(MatchError, match="Settle it with --map"):
+    with pytest.raises(MatchError, match=r"Say map=\{'0': 'Dense_0'\} or map=\{'1': 'Dense_0'\}\."):
         pairs(stack("torch", ["0", "1"], SQUARE[:2]), stack("flax", ["Dense_0", "Other_0"], SQUARE[:2]))
 
 
@@ -277,11 +283,13 @@ def test_renamed_and_reordered_layers_are_paired_rightly_or_refused(
 def test_a_wildcard_settles_the_kind_of_those_that_can_be_it() -> None:
     given = contents({"up.weight": (4, 4, 3, 3), "body.weight": (4, 4, 3, 3), "fc.weight": (3, 4), "fc.bias": (3,)})
     source = framework("torch").net(given)
-    rules = Rules(kinds={"*": "conv", "up*": "conv_transpose"})
-    assert {layer.path: layer.kind for layer in rules.applied(source).layers} == {
+    hints = Hints.of(MatchOptions(kind={"*": "conv", "up*": "conv_transpose"}))
+    assert {layer.path: layer.kind for layer in hints.of_source(source).layers} == {
         "up": "conv_transpose",
         "body": "conv",
         "fc": "linear",
     }
-    with pytest.raises(MatchError, match=r"--kind fc=conv: 'fc' .* can only be linear"):
-        Rules(kinds={"fc": "conv"}).applied(source)
+    with pytest.raises(MatchError) as error:
+        Hints.of(MatchOptions(kind={"fc": "conv"})).of_source(source)
+    message = "--kind fc=conv: 'fc' (fc.weight (3, 4), fc.bias (3,)) can only be linear."
+    assert error.value.said(FLAGS) == message

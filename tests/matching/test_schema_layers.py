@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.layers import Net
 from converter.core.tensors import TensorSpec
-from converter.formats.base import Contents
 from converter.frameworks import framework
-from converter.matching.applied_options import Rules
+from converter.matching.hints import Hints
 from converter.matching.schema_layers import for_net
+from converter.options import MatchOptions
 from converter.schema.loader import load_schema, parse_schema
 
 COUNTED = """
@@ -28,7 +29,9 @@ def of_torch(**shapes: tuple[int, ...]) -> Net:
 def test_what_stands_behind_so_many_layers_is_counted_in_the_net() -> None:
     """The channels of a flatten are those of the last layer by its number, not by the alphabet or the file."""
     shapes = {f"net.{i}.0": (i + 2, i + 1, 3, 3) for i in (10, *range(10))}
-    schema = for_net(Rules(parse_schema(COUNTED)), of_torch(**shapes, **{"net.12": (10, 24)})).schema
+    schema = for_net(
+        Hints.of(MatchOptions(schema=parse_schema(COUNTED))), of_torch(**shapes, **{"net.12": (10, 24)})
+    ).schema
     assert schema is not None
     block, fc = schema.layers
     assert fc.spelled("torch", {}) == ("net.12",) and fc.spelled("flax", {}) == ("fc_11",) and fc.flatten == 12
@@ -37,14 +40,14 @@ def test_what_stands_behind_so_many_layers_is_counted_in_the_net() -> None:
 
 
 def test_a_count_of_nothing_is_zero_and_a_layer_that_is_missing_flattens_nothing() -> None:
-    schema = for_net(Rules(parse_schema(COUNTED)), of_torch(**{"net.1": (10, 24)})).schema
+    schema = for_net(Hints.of(MatchOptions(schema=parse_schema(COUNTED))), of_torch(**{"net.1": (10, 24)})).schema
     assert schema is not None
     assert schema.layers[1].spelled("torch", {}) == ("net.1",) and schema.layers[1].flatten is None
 
 
 def test_modules_that_are_left_out_are_not_counted_in() -> None:
     net = of_torch(**{"module.net.0.0": (2, 1, 3, 3), "module.net.2": (10, 24)})
-    schema = for_net(Rules(parse_schema(COUNTED), strip=frozenset({"module"})), net).schema
+    schema = for_net(Hints.of(MatchOptions(schema=parse_schema(COUNTED), strip=sorted({"module"}))), net).schema
     assert schema is not None and schema.layers[1].spelled("torch", {}) == ("net.2",)
 
 
@@ -60,5 +63,5 @@ def test_a_flatten_inside_of_a_block_names_a_layer_of_that_block() -> None:
       - {use: tower, path: right}
     """
     net = of_torch(**{"left.conv": (4, 1, 3, 3), "right.conv": (6, 1, 3, 3), "left.fc": (2, 24), "right.fc": (2, 24)})
-    schema = for_net(Rules(parse_schema(text)), net).schema
+    schema = for_net(Hints.of(MatchOptions(schema=parse_schema(text))), net).schema
     assert schema is not None and [layer.flatten for layer in schema.layers] == [None, 4, None, 6]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import MatchError
-from converter.matching.applied_options import Rules
+from converter.matching.hints import Hints
 from converter.matching.matcher import ONLY_ONE, POSITION, SAME_NAME, STRUCTURE, match
+from converter.options import MatchOptions
 from tests.matching.test_matcher import SQUARE, net, pairs, stack
 
 Shape = tuple[int, int]
@@ -72,7 +73,7 @@ def test_words_that_mean_the_same_pair() -> None:
         "attn.out_proj": ("attention.output", STRUCTURE),
     }
     with pytest.raises(MatchError, match="rests on: same place in the tree"):
-        match(stack("torch", ours, FOUR), stack("flax", theirs, FOUR), Rules(), strict=True)
+        match(stack("torch", ours, FOUR), stack("flax", theirs, FOUR), Hints.of(MatchOptions(strict=True)))
 
 
 def test_the_only_module_left_in_a_place_pairs() -> None:
@@ -91,12 +92,12 @@ def test_unlike_containers_are_not_paired_by_place() -> None:
 
 def test_layers_that_the_user_mapped_hold_their_places() -> None:
     """What is paired already is part of the order: three layers in turn, the first of which is the other's last."""
-    rules = Rules(mapping={"net.0": "layers_2"})
+    hints = Hints.of(MatchOptions(map={"net.0": "layers_2"}))
     with pytest.raises(MatchError):
         match(
             stack("torch", ["net.0", "net.1", "net.2"], SQUARE),
             stack("flax", ["layers_0", "layers_1", "layers_2"], SQUARE),
-            rules,
+            hints,
         )
 
 

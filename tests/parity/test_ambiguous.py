@@ -130,7 +130,10 @@ def test_a_depthwise_kernel_without_its_multiplier_is_refused(
     case = chain("depthwise", normal(2, 3, 5, 6), depthwise("layer", 3, 2))
     _, given = saved("torch", case, tmp_path, 1, "source")
     words = ("torch->tf", given, "-o", tmp_path / "net.weights.h5", "--kind", "layer=depthwise")
-    assert "no one gave its channel multiplier. Say multiplier in a --schema" in refused(capsys, *words)
+    assert (
+        "is a depthwise convolution whose channel multiplier is unknown. --like CLONE tells, and so does a schema"
+        in refused(capsys, *words)
+    )
 
 
 def test_slopes_per_channel_are_refused_for_the_one_of_flax(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,5 +207,5 @@ def test_an_einsum_of_other_axes_is_refused_by_a_live_net(tmp_path: Path) -> Non
     inputs = keras.Input((SIZE,))
     turned = keras.layers.EinsumDense("ab,cb->ac", SIZE, bias_axes="c", name="layer")
     for net in (Turned(), keras.Model(inputs, turned(inputs))):
-        with pytest.raises(converter.MatchError, match="is a layer of no kind that is known"):
+        with pytest.raises(converter.MatchError, match="is a layer of an unknown kind"):
             converter.load_into(net, tmp_path / "net.pt")

@@ -70,7 +70,9 @@ def test_the_user_gives_the_heads(source: str, target: str, tmp_path: Path, caps
 def test_heads_that_no_one_gave(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net, given = saved(OWN_ATTENTION, "torch", tmp_path, 1)
     words = (f"torch->{SIDES[target].framework}", given, "-o", tmp_path / f"result{SIDES[target].ending}")
-    assert "no one gave its heads. Say --heads 'attn=N'" in refused(capsys, *words)
+    assert "belongs to an attention, and the number of its heads is unknown. Say --heads attn=N." in refused(
+        capsys, *words
+    )
     assert "cannot be split into 4 heads" in refused(capsys, *words, "--heads", "attn=4")
     ok(capsys, *words, "--heads", "attn=2")
     clone = SIDES[target].load(OWN_ATTENTION.nets[target](), tmp_path / f"result{SIDES[target].ending}")
@@ -159,7 +161,7 @@ def test_a_clone_s_square_layer_is_not_guessed(tmp_path: Path, capsys: pytest.Ca
     _, like = saved(SQUARE_GPT2, "torch", tmp_path, 2, "like")
     words = ("flax->torch", given, "--like", like, "-o", tmp_path / "out.pt", *THREE_TO_GPT2[:4])
     message = refused(capsys, *words)
-    assert "Say --kind 'c_proj=linear' or --kind 'c_proj=linear_in_out'" in message
+    assert "Say --kind c_proj=linear or --kind c_proj=linear_in_out." in message
 
 
 MAIN = ("torch", "keras", "linen", "gluon")

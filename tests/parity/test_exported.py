@@ -97,7 +97,7 @@ def test_a_damaged_graph_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     for damage in ("{", "[]", json.dumps({"nodes": [{"op": "x", "inputs": [[7, 0, 0]]}]})):
         (tmp_path / "net-symbol.json").write_text(damage)
         message = refused(capsys, "mxnet->torch", params, "-o", tmp_path / "net.pt")
-        assert "net-symbol.json" in message and "is no graph of MXNet" in message
+        assert "net-symbol.json" in message and "is not a graph of MXNet" in message
 
 
 def _scaled_to(value: float) -> Callable[[Any], Any]:

@@ -12,7 +12,7 @@ from flax import linen, nnx
 from flax.traverse_util import flatten_dict
 from torch.nn.utils import parametrizations
 
-from converter.core.layers import KINDS
+from converter.core.kinds import KINDS
 from tests.command import ok, refused
 from tests.parity.across import anew, into, saved
 from tests.parity.chains import normal

@@ -14,7 +14,7 @@ import torch
 
 import converter
 from converter.matching.matcher import Pair
-from converter.planning.plan import Plan
+from converter.planning.plan import TensorPlan
 from converter.planning.step_cache import Settling
 
 ENDINGS = {"torch": ".pt", "flax": ".msgpack", "mxnet": ".params", "neutral": ".safetensors", "tensorflow": ".ckpt"}
@@ -58,7 +58,7 @@ def test_the_plan_is_that_of_each_layer_by_itself(
     like = tmp_path / f"like{ENDINGS[target]}"
     converter.convert(f"torch->{target}", source, like, **settled)
 
-    def planned(name: str) -> Plan:
+    def planned(name: str) -> TensorPlan:
         given = settled | ({"like": like} if into == "clone" else {})
         return converter.convert(f"torch->{target}", source, tmp_path / f"{name}{ENDINGS[target]}", **given).plan
 

@@ -10,7 +10,7 @@ import msgspec
 
 from converter.architectures import vocabulary as v
 from converter.architectures.capture.graph import Claim
-from converter.architectures.capture.refused import RefusedError, sizes
+from converter.architectures.capture.settings import RefusedError, sizes
 
 
 class Operator(msgspec.Struct, frozen=True):
@@ -30,22 +30,22 @@ class Operator(msgspec.Struct, frozen=True):
         return usual if text == "None" else ast.literal_eval(text)
 
     def only(self, **wanted: Any) -> None:
-        """Raises RefusedError for a setting that not all frameworks have."""
+        """Raises RefusedError for a setting with another value than the one that all frameworks share."""
         for name, usual in wanted.items():
             if self.value(name, usual) != usual:
                 raise RefusedError(f"which has {name}={self.word(name)}")
 
 
-Does: TypeAlias = "tuple[list[v.Step], Claim | None]"
-Reading: TypeAlias = Callable[[Operator], Does]
+StepsAndClaim: TypeAlias = "tuple[list[v.NetStep], Claim | None]"
+OperatorReader: TypeAlias = Callable[[Operator], StepsAndClaim]
 
 
-def _dense(call: Operator) -> Does:
+def _dense(call: Operator) -> StepsAndClaim:
     linear = v.Linear(path=call.path)
     return ([v.Flatten(), linear] if call.value("flatten", True) else [linear]), None
 
 
-def _conv(call: Operator) -> Does:
+def _conv(call: Operator) -> StepsAndClaim:
     if call.word("layout", "None") not in ("None", "NCW", "NCHW", "NCDHW"):
         raise RefusedError(f"which has layout={call.word('layout')}")
     stride, padding = sizes(call.value("stride", 1)), sizes(call.value("pad", 0))
@@ -59,21 +59,21 @@ def _conv(call: Operator) -> Does:
     return [v.ConvTranspose(path=call.path, stride=stride, padding=padding, output_padding=extra)], None
 
 
-def _batch_norm(call: Operator) -> Does:
+def _batch_norm(call: Operator) -> StepsAndClaim:
     call.only(use_global_stats=False, axis=1)
     return [v.BatchNorm(path=call.path, epsilon=call.value("eps", 1e-3), momentum=call.value("momentum", 0.9))], None
 
 
-def _layer_norm(call: Operator) -> Does:
+def _layer_norm(call: Operator) -> StepsAndClaim:
     call.only(axis=-1)
     return [v.LayerNorm(path=call.path, epsilon=call.value("eps", 1e-5))], None
 
 
-def _instance_norm(call: Operator) -> Does:
+def _instance_norm(call: Operator) -> StepsAndClaim:
     return [v.InstanceNorm(path=call.path, epsilon=call.value("eps", 1e-3))], None
 
 
-_ACTIVATIONS: Mapping[str, v.Step] = {
+_ACTIVATIONS: Mapping[str, v.NetStep] = {
     "relu": v.Relu(),
     "sigmoid": v.Sigmoid(),
     "tanh": v.Tanh(),
@@ -81,16 +81,16 @@ _ACTIVATIONS: Mapping[str, v.Step] = {
 }
 
 
-def _activation(call: Operator) -> Does:
+def _activation(call: Operator) -> StepsAndClaim:
     name = call.word("act_type")
     if name not in _ACTIVATIONS:
         raise RefusedError(f"which has act_type={name}")
     return [_ACTIVATIONS[name]], None
 
 
-def _leaky_relu(call: Operator) -> Does:
+def _leaky_relu(call: Operator) -> StepsAndClaim:
     kind, slope = call.word("act_type", "leaky"), call.value("slope", 0.25)
-    made: Mapping[str, Callable[[], v.Step]] = {
+    made: Mapping[str, Callable[[], v.NetStep]] = {
         "leaky": lambda: v.LeakyRelu(slope=slope),
         "prelu": lambda: v.Prelu(path=call.path),
         "elu": lambda: v.Elu(alpha=slope),
@@ -101,7 +101,7 @@ def _leaky_relu(call: Operator) -> Does:
     return [made[kind]()], None
 
 
-def _pooling(call: Operator) -> Does:
+def _pooling(call: Operator) -> StepsAndClaim:
     kind = call.word("pool_type", "max")
     if kind not in ("max", "avg"):
         raise RefusedError(f"which has pool_type={kind}")
@@ -116,34 +116,34 @@ def _pooling(call: Operator) -> Does:
     return [v.AveragePool(**options, count_padding=call.value("count_include_pad", True))], None
 
 
-def _softmax(call: Operator) -> Does:
+def _softmax(call: Operator) -> StepsAndClaim:
     if call.value("temperature", 1.0) not in (None, 1.0):
         raise RefusedError(f"which has temperature={call.word('temperature')}")
     return [v.Softmax()], Claim(axes=(call.value("axis", -1),))
 
 
-def _mean(call: Operator) -> Does:
+def _mean(call: Operator) -> StepsAndClaim:
     axis = call.value("axis", ())
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if not axes or call.value("exclude", False):
-        raise RefusedError("which is over all axes, or says those that it is not over")
-    rest: list[v.Step] = [] if call.value("keepdims", False) else [v.Flatten()]
+        raise RefusedError("which is over all axes, or excludes axes")
+    rest: list[v.NetStep] = [] if call.value("keepdims", False) else [v.Flatten()]
     return [v.GlobalAveragePool(), *rest], Claim(axes=axes)
 
 
-def _pad(call: Operator) -> Does:
+def _pad(call: Operator) -> StepsAndClaim:
     width = call.value("pad_width")
     if call.word("mode") != "constant" or call.value("constant_value", 0.0) != 0 or any(width[:4]):
-        raise RefusedError("which pads something else than space, or not with zeros")
+        raise RefusedError("which pads other axes than the spatial ones, or not with zeros")
     return [v.ZeroPad(padding=tuple(zip(width[4::2], width[5::2], strict=True)))], None
 
 
-def _as(*steps: v.Step) -> Reading:
+def _as(*steps: v.NetStep) -> OperatorReader:
     return lambda call: (list(steps), None)
 
 
 #: Operator -> how it is read.
-OPERATORS: Mapping[str, Reading] = {
+OPERATORS: Mapping[str, OperatorReader] = {
     "FullyConnected": _dense,
     "Convolution": _conv,
     "Deconvolution": _conv,
@@ -167,7 +167,7 @@ OPERATORS: Mapping[str, Reading] = {
 
 
 def joins(call: Operator) -> tuple[str, Claim | None]:
-    """``add`` or ``concat``, if it is one; else ""."""
+    """``add``, ``concat``, or "" for other operators."""
     if call.kind == "Concat":
         return "concat", Claim(axes=(call.value("dim", 1),))
     return ("add" if call.kind in ("elemwise_add", "broadcast_add", "_plus", "add_n") else ""), None

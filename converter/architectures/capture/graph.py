@@ -1,6 +1,6 @@
-"""From the graph of a live net to steps: what is joined becomes a residual or a concat of what leads to it.
+"""From the graph of a live net to steps: where tensors are added or concatenated, a residual or a concat.
 
-That is possible where branches that part come together again, each inside of another. A net of other shape is refused.
+That is possible where branches are properly nested: all that split come together again. Other nets are refused.
 """
 
 from __future__ import annotations
@@ -10,120 +10,117 @@ from typing import Any
 
 import msgspec
 
-from converter.architectures.capture.paddings import LowestPad, merged
+from converter.architectures.capture.settings import LowestPad, with_pads_merged
 from converter.architectures.document import layer_paths, walk
 from converter.architectures.vocabulary import AnyStep, Concat, Residual
 from converter.errors import ConversionError
 
 
 class OutsideError(ConversionError):
-    """Something that the vocabulary of architectures does not have."""
+    """An operation outside the vocabulary of architectures."""
 
 
 def outside(what: str, reason: str) -> OutsideError:
     """``'attn' is torch.nn.MultiheadAttention, which …``"""
-    return OutsideError(f"{what}, {reason}: the vocabulary of architectures has nothing for it")
+    return OutsideError(f"{what}, {reason}: the vocabulary of architectures does not have that")
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a framework was told of a step, and the vocabulary does not say, for it is always so there.
+    """A setting of a step that the vocabulary implies, to be checked once shapes are known.
 
-    axes: of a softmax, a concat, or a mean over space, the batch counted. features: how many a flatten is to give.
+    axes: of a softmax, a concat, or a mean over spatial axes, counted with the batch. features: of a flatten.
     """
 
     axes: tuple[int, ...] = ()
     features: int | None = None
 
 
-class Place(msgspec.Struct, frozen=True):
-    """What passes at one place of a net. steps: what was done last; sources: what that took; joined: add or concat."""
+class TracedTensor(msgspec.Struct, frozen=True):
+    """A tensor in the graph of a net: ``steps`` of one source, or several sources ``joined`` by add or concat."""
 
     number: int
     steps: tuple[AnyStep, ...] = ()
-    sources: tuple[Place, ...] = ()
+    sources: tuple[TracedTensor, ...] = ()
     joined: str = ""
     claim: Claim | None = None
 
 
 class Graph(msgspec.Struct):
-    """The places of a net, in the order in which they were made; the first is its input.
+    """The tensors of a net in the order of computation; the first is its input. claims: by identity of the step."""
 
-    claims: by the identity of the step.
-    """
-
-    places: list[Place] = msgspec.field(default_factory=list)
+    tensors: list[TracedTensor] = msgspec.field(default_factory=list)
     claims: dict[int, Claim] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.places.append(Place(0))
+        self.tensors.append(TracedTensor(0))
 
     @property
-    def input(self) -> Place:
-        return self.places[0]
+    def input(self) -> TracedTensor:
+        return self.tensors[0]
 
-    def then(self, source: Place, *steps: Any, claim: Claim | None = None) -> Place:
-        """Behind steps without a join. claim: of the first of them."""
+    def then(self, source: TracedTensor, *steps: Any, claim: Claim | None = None) -> TracedTensor:
+        """The result of steps on one tensor. claim: of the first step."""
         if not steps:
             return source
         if claim is not None:
             self.claims[id(steps[0])] = claim
-        return self._add(Place(len(self.places), steps, (source,)))
+        return self._add(TracedTensor(len(self.tensors), steps, (source,)))
 
-    def join(self, joined: str, sources: Sequence[Place], claim: Claim | None = None) -> Place:
-        """The concat, or the sum, of several."""
+    def join(self, joined: str, sources: Sequence[TracedTensor], claim: Claim | None = None) -> TracedTensor:
+        """The concatenation, or the sum, of several tensors."""
         if joined == "add" and len(sources) > 2:
             sources = (self.join(joined, sources[:-1]), sources[-1])
-        return self._add(Place(len(self.places), (), tuple(sources), joined, claim))
+        return self._add(TracedTensor(len(self.tensors), (), tuple(sources), joined, claim))
 
-    def _add(self, place: Place) -> Place:
-        self.places.append(place)
-        return place
+    def _add(self, tensor: TracedTensor) -> TracedTensor:
+        self.tensors.append(tensor)
+        return tensor
 
-    def steps(self, output: Place) -> tuple[AnyStep, ...]:
-        """All that is done between the input and this place. Raises ConversionError."""
-        found = tuple(self._row(output, self.input, self._dominators()))
-        if any(isinstance(step, LowestPad) for step in walk(found)):
-            raise outside("the net pads with minus infinity", "which is known before a maximum over windows alone")
-        paths = [path for step in walk(found) for path in layer_paths(step)]
+    def steps(self, output: TracedTensor) -> tuple[AnyStep, ...]:
+        """The steps from the input to this tensor. Raises ConversionError."""
+        steps = tuple(self._row(output, self.input, self._dominators()))
+        if any(isinstance(step, LowestPad) for step in walk(steps)):
+            raise outside("the net pads with minus infinity", "which is allowed only before a max pool")
+        paths = [path for step in walk(steps) for path in layer_paths(step)]
         twice = next((path for path in paths if paths.count(path) > 1), None)
         if twice is not None:
             raise OutsideError(
-                f"'{twice}' is called twice, or gives its output to branches that do not lie one inside of the other: "
-                "the vocabulary of architectures has each layer once, and branches that come together again"
+                f"'{twice}' is called twice, or its output goes to branches that are not nested: "
+                "in the vocabulary of architectures each layer occurs once, and branches come together again"
             )
-        return found
+        return steps
 
-    def _row(self, end: Place, start: Place, dominators: Sequence[int]) -> list[Any]:
-        """The steps from one place to a later one."""
+    def _row(self, end: TracedTensor, start: TracedTensor, dominators: Sequence[int]) -> list[Any]:
+        """The steps from one tensor to a later one."""
         rows: list[list[Any]] = []
         while end.number != start.number:
             if end.joined:
-                before = self.places[dominators[end.number]]
+                before = self.tensors[dominators[end.number]]
                 branches = tuple(tuple(self._row(source, before, dominators)) for source in end.sources)
                 rows.append([self._joined(end, branches)])
                 end = before
             else:
                 rows.append(list(end.steps))
                 end = end.sources[0]
-        return merged(step for row in reversed(rows) for step in row)
+        return with_pads_merged(step for row in reversed(rows) for step in row)
 
-    def _joined(self, place: Place, branches: tuple[tuple[Any, ...], ...]) -> Residual | Concat:
-        if place.joined == "concat":
+    def _joined(self, tensor: TracedTensor, branches: tuple[tuple[Any, ...], ...]) -> Residual | Concat:
+        if tensor.joined == "concat":
             step = Concat(branches=branches)
-            if place.claim is not None:
-                self.claims[id(step)] = place.claim
+            if tensor.claim is not None:
+                self.claims[id(step)] = tensor.claim
             return step
         body, shortcut = sorted(branches, key=lambda branch: -len(list(walk(branch))))
         return Residual(body=body, shortcut=shortcut)
 
     def _dominators(self) -> list[int]:
-        """Of each place, the last one before it through which all of its ways from the input lead."""
-        found = [0]
-        for place in self.places[1:]:
-            common = place.sources[0].number
-            for source in place.sources[1:]:
+        """For each tensor its immediate dominator: the last tensor before it on every path from the input."""
+        dominators = [0]
+        for tensor in self.tensors[1:]:
+            common = tensor.sources[0].number
+            for source in tensor.sources[1:]:
                 other = source.number
                 while common != other:
-                    common, other = (found[common], other) if common > other else (common, found[other])
-            found.append(common)
-        return found
+                    common, other = (dominators[common], other) if common > other else (common, dominators[other])
+            dominators.append(common)
+        return dominators

@@ -1,4 +1,4 @@
-"""What a live Keras 3 model computes: by a call on symbols, that goes into layers of the user's own."""
+"""What a live Keras 3 model computes: by a call on symbolic tensors that enters custom layers."""
 
 from __future__ import annotations
 
@@ -8,55 +8,57 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from converter.architectures.capture.graph import Graph, OutsideError, Place, outside
+from converter.architectures.capture.graph import Graph, OutsideError, TracedTensor, outside
 from converter.architectures.capture.keras_layers import LAYERS, joins
-from converter.architectures.capture.refused import RefusedError
+from converter.architectures.capture.settings import RefusedError
 from converter.architectures.document import Input
 from converter.live import LiveNet
-from converter.live.run import attributes, inference_options
+from converter.live.watching import attributes, inference_options
 
 
-def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, Place, Input]:
+def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph, TracedTensor, Input]:
     """As `converter.architectures.capture.torch.graph`."""
     net = live.net
     if live.file_format != "keras-h5":
-        raise OutsideError("the calls of a model of tf_keras cannot be followed. Load its weights into one of Keras 3.")
+        raise OutsideError("the calls of a tf_keras model cannot be followed. Load its weights into a Keras 3 model.")
     layers = {id(layer): path for path, layer in live.modules()}
-    given = _symbol(net, input)
+    symbol = _symbol(net, input)
     with _followed(live, layers):
         try:
-            output = net.call(given, **inference_options(net.call))
+            output = net.call(symbol, **inference_options(net.call))
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise outside(f"a {type(net).__name__} cannot be called on symbols", f"which says '{reason}'") from error
+            raise outside(
+                f"a {type(net).__name__} cannot be called on symbolic tensors", f"which fails with '{reason}'"
+            ) from error
         if not hasattr(output, "_keras_history"):
-            raise outside(f"a {type(net).__name__} gives {type(output).__name__}", "which is not one tensor")
-        walk = _Walk(given, layers, paths)
-        return walk.graph, walk.place(output), tuple(given.shape[1:])
+            raise outside(f"a {type(net).__name__} returns {type(output).__name__}", "which is not a single tensor")
+        walk = _KerasReader(symbol, layers, paths)
+        return walk.graph, walk.tensor(output), tuple(symbol.shape[1:])
 
 
 def _symbol(net: Any, input: Input) -> Any:
-    """What stands for the input; its sizes by the example, or else as the model was made."""
+    """The symbolic input, with the sizes of the example or else of the model."""
     import keras
 
     known = getattr(net, "inputs", None) or ()
     if len(known) > 1:
-        raise outside(f"the net takes {len(known)} inputs", "where an architecture has one")
+        raise outside(f"the net takes {len(known)} inputs", "where an architecture has one input")
     if input:
         return keras.KerasTensor((None, *input), known[0].dtype if known else "float32")
     if known:
         return keras.KerasTensor(known[0].shape, known[0].dtype)
-    raise OutsideError(f"a {type(net).__name__} does not tell the sizes of its input: give an example_input")
+    raise OutsideError(f"a {type(net).__name__} has no known input sizes: give an example_input")
 
 
 @contextmanager
 def _followed(live: LiveNet, layers: Mapping[int, str]) -> Iterator[None]:
-    """A context in which models, and layers of the user's own, are gone into. Keras forgets the calls behind it."""
+    """A context in which calls enter models and custom layers; the recorded calls are removed afterwards."""
     import keras
 
     base = next(each for each in keras.layers.Layer.__mro__ if "__call__" in vars(each))
     call = base.__call__
-    inside = False  # of a layer that is not gone into, which may have others inside
+    inside = False  # inside a layer of Keras itself, which may call others
 
     @wraps(call)
     def followed(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -84,44 +86,44 @@ def _followed(live: LiveNet, layers: Mapping[int, str]) -> Iterator[None]:
 
 
 def _is_known(layer: Any) -> bool:
-    """Whether it is a layer of Keras itself, and no model."""
+    """Whether it is a layer of Keras itself, and not a model."""
     home = type(layer).__module__
     return home.startswith("keras.") and ".models" not in home
 
 
-class _Walk:
-    """From the output back to the input. layers: id of a layer -> its name; paths: as of `graph`."""
+class _KerasReader:
+    """From the output back to the input. layers: id of a layer -> its name; paths: as in `graph`."""
 
-    def __init__(self, given: Any, layers: Mapping[int, str], paths: Mapping[str, str]) -> None:
+    def __init__(self, symbol: Any, layers: Mapping[int, str], paths: Mapping[str, str]) -> None:
         self.graph = Graph()
         self.layers, self.paths = layers, paths
-        self._places: dict[int, Place] = {id(given): self.graph.input}
-        self._kept: list[Any] = []  # so that no identity is given twice
+        self._tensors: dict[int, TracedTensor] = {id(symbol): self.graph.input}
+        self._kept: list[Any] = []  # keeps the ids in use
 
-    def place(self, tensor: Any) -> Place:
-        if id(tensor) not in self._places:
+    def tensor(self, tensor: Any) -> TracedTensor:
+        if id(tensor) not in self._tensors:
             history = getattr(tensor, "_keras_history", None)
             if history is None or not history.operation._inbound_nodes:
-                raise outside("something in the net", "which is no output of a layer")
+                raise outside("something in the net", "which is not the output of a layer")
             node = history.operation._inbound_nodes[history.node_index]
             self._kept.append(tensor)
-            self._places[id(tensor)] = self._behind(history.operation, node)
-        return self._places[id(tensor)]
+            self._tensors[id(tensor)] = self._result(history.operation, node)
+        return self._tensors[id(tensor)]
 
-    def _behind(self, operation: Any, node: Any) -> Place:
+    def _result(self, operation: Any, node: Any) -> TracedTensor:
         name = self.layers.get(id(operation), operation.name)
         tensors = [tensor for tensor in node.input_tensors if hasattr(tensor, "_keras_history")]
         try:
             joined = joins(operation, node)
             if joined and len(tensors) > 1:
-                return self.graph.join(joined, [self.place(tensor) for tensor in tensors])
+                return self.graph.join(joined, [self.tensor(tensor) for tensor in tensors])
             kind = next((each.__name__ for each in type(operation).__mro__ if _is_in_table(each)), "")
             if not kind:
-                raise RefusedError("which is none of its layers")
+                raise RefusedError("which has no counterpart")
             if len({id(tensor) for tensor in tensors}) != 1:
                 raise RefusedError(f"which is called on {len(tensors)} tensors")
             steps = LAYERS[kind](operation, self.paths.get(name, name), node)
-            return self.graph.then(self.place(tensors[0]), *steps)
+            return self.graph.then(self.tensor(tensors[0]), *steps)
         except RefusedError as refusal:
             raise outside(f"'{name}' is {_class(operation)}", str(refusal)) from None
 

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.paddings import LowestPad, around, same
-from converter.architectures.capture.refused import RefusedError, only, sizes
+from converter.architectures.capture.settings import LowestPad, RefusedError, as_steps_and_option, only, same, sizes
 
-#: (layer, its neutral path, its call) -> what it does, its own activation behind it.
-Reading: TypeAlias = Callable[[Any, str, Any], "list[v.Step]"]
+#: (layer, its neutral path, its call) -> its steps, followed by its activation.
+LayerReader: TypeAlias = Callable[[Any, str, Any], "list[v.NetStep]"]
 
-#: As these functions are without arguments.
-_ACTIVATIONS: Mapping[str, v.Step] = {
+#: Function of keras.activations, called without options -> its step.
+_ACTIVATIONS: Mapping[str, v.NetStep] = {
     "relu": v.Relu(),
     "leaky_relu": v.LeakyRelu(slope=0.2),
     "elu": v.Elu(),
@@ -26,7 +25,7 @@ _ACTIVATIONS: Mapping[str, v.Step] = {
 }
 
 
-def _activation(layer: Any) -> list[v.Step]:
+def _activation(layer: Any) -> list[v.NetStep]:
     function = layer.activation
     name = getattr(function, "__name__", type(function).__name__)
     if name == "linear":
@@ -37,30 +36,30 @@ def _activation(layer: Any) -> list[v.Step]:
 
 
 def _shape(node: Any) -> tuple[int | None, ...]:
-    """Of what the layer takes, with the batch."""
+    """The shape of the input of the layer, with the batch."""
     return tuple(node.input_tensors[0].shape)
 
 
 def _last_axis(layer: Any, node: Any) -> None:
     axes = list(layer.axis) if isinstance(layer.axis, list | tuple) else [layer.axis]
     if axes not in ([-1], [len(_shape(node)) - 1]):
-        raise RefusedError(f"which is over axis {layer.axis}, where the vocabulary has channels or features")
+        raise RefusedError(f"which is over axis {layer.axis}, and not over the channels or features")
 
 
 def _channels_last(layer: Any) -> None:
     only(layer, data_format="channels_last")
 
 
-def _dense(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _dense(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     return [v.Linear(path=path), *_activation(layer)]
 
 
-def _embedding(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _embedding(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     only(layer, mask_zero=False)
     return [v.Embedding(path=path)]
 
 
-def _conv(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _conv(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _channels_last(layer)
     reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation_rate, layer.kernel_size, strict=True)]
     before, padding = _padding(layer, reach, layer.strides, node)
@@ -70,15 +69,15 @@ def _conv(layer: Any, path: str, node: Any) -> list[v.Step]:
     return [*before, v.Conv(path=path, groups=groups, **options), *_activation(layer)]
 
 
-def _padding(layer: Any, window: Sequence[int], stride: Sequence[int], node: Any) -> tuple[list[v.Step], Any]:
-    """As of `around`."""
+def _padding(layer: Any, window: Sequence[int], stride: Sequence[int], node: Any) -> tuple[list[v.NetStep], Any]:
+    """As in `as_steps_and_option`."""
     if layer.padding == "valid":
         return [], 0
     only(layer, padding="same")
-    return around(same(_shape(node)[1:-1], window, stride))
+    return as_steps_and_option(same(_shape(node)[1:-1], window, stride))
 
 
-def _conv_transpose(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _conv_transpose(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _channels_last(layer)
     only(layer, output_padding=None)
     if set(layer.dilation_rate) != {1}:
@@ -88,30 +87,30 @@ def _conv_transpose(layer: Any, path: str, node: Any) -> list[v.Step]:
     if layer.padding == "valid":
         padding, output_padding = 0, sizes([max(-each, 0) for each in surplus])
     elif any(each < 0 or each % 2 for each in surplus):
-        raise RefusedError("which pads 'same', and not as much on both sides")
+        raise RefusedError("which pads 'same', with different amounts on the two sides")
     else:
         padding, output_padding = sizes([each // 2 for each in surplus]), 0
     made = v.ConvTranspose(path=path, stride=sizes(stride), padding=padding, output_padding=output_padding)
     return [made, *_activation(layer)]
 
 
-def _batch_norm(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _batch_norm(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _last_axis(layer, node)
     return [v.BatchNorm(path=path, epsilon=layer.epsilon, momentum=layer.momentum)]
 
 
-def _layer_norm(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _layer_norm(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _last_axis(layer, node)
     only(layer, scale=True, center=True)
     return [v.LayerNorm(path=path, epsilon=layer.epsilon)]
 
 
-def _rms_norm(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _rms_norm(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _last_axis(layer, node)
     return [v.RmsNorm(path=path, epsilon=layer.epsilon)]
 
 
-def _group_norm(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _group_norm(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _last_axis(layer, node)
     only(layer, scale=True, center=True)
     if layer.groups in (-1, _shape(node)[-1]):
@@ -119,13 +118,13 @@ def _group_norm(layer: Any, path: str, node: Any) -> list[v.Step]:
     return [v.GroupNorm(path=path, groups=layer.groups, epsilon=layer.epsilon)]
 
 
-def _prelu(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _prelu(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     if any(size != 1 for size in layer.alpha.shape[:-1]):
-        raise RefusedError("which has a slope for each place; the vocabulary has one for each channel")
+        raise RefusedError("which has a slope for each position, and not for each channel")
     return [v.Prelu(path=path)]
 
 
-def _recurrent(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _recurrent(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     only(layer, go_backwards=False, stateful=False, return_state=False, use_bias=True)
     kind = type(layer).__name__
     names = {
@@ -135,7 +134,7 @@ def _recurrent(layer: Any, path: str, node: Any) -> list[v.Step]:
     if kind == "SimpleRNN":
         if names["activation"] not in ("tanh", "relu"):
             raise RefusedError(f"which has activation={names['activation']}")
-        step: v.Step = v.Rnn(path=path, activation=names["activation"])  # type: ignore[arg-type]
+        step: v.NetStep = v.Rnn(path=path, activation=names["activation"])  # type: ignore[arg-type]
     else:
         if names != {"activation": "tanh", "recurrent_activation": "sigmoid"}:
             raise RefusedError(f"which has the activations {' and '.join(names.values())}")
@@ -145,80 +144,80 @@ def _recurrent(layer: Any, path: str, node: Any) -> list[v.Step]:
     return [step] if layer.return_sequences else [step, v.Last()]
 
 
-def _attention(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _attention(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     width = _shape(node)[-1]
     if layer._num_heads * layer._key_dim != width or layer._value_dim != layer._key_dim or layer._output_shape:
-        raise RefusedError("whose keys, values or outputs have other sizes than its input")
+        raise RefusedError("whose keys, values or outputs differ in size from its input")
     return [v.Attention(path=path, heads=layer._num_heads)]
 
 
-def _max_pool(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _max_pool(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _channels_last(layer)
     before, padding = _padding(layer, layer.pool_size, layer.strides, node)
     if before:
-        raise RefusedError("which pads 'same', and not as much on both sides")
+        raise RefusedError("which pads 'same', with different amounts on the two sides")
     return [v.MaxPool(size=sizes(layer.pool_size), stride=sizes(layer.strides), padding=padding)]
 
 
-def _average_pool(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _average_pool(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _channels_last(layer)
     before, padding = _padding(layer, layer.pool_size, layer.strides, node)
     if before:
-        raise RefusedError("which pads 'same', and not as much on both sides")
+        raise RefusedError("which pads 'same', with different amounts on the two sides")
     made = {"size": sizes(layer.pool_size), "stride": sizes(layer.strides), "padding": padding}
     return [v.AveragePool(**made, count_padding=padding == 0)]
 
 
-def _global(make: Callable[[], v.Step]) -> Reading:
-    def read(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _global(make: Callable[[], v.NetStep]) -> LayerReader:
+    def read(layer: Any, path: str, node: Any) -> list[v.NetStep]:
         _channels_last(layer)
         return [make()] if layer.keepdims else [make(), v.Flatten()]
 
     return read
 
 
-def _relu(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _relu(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     only(layer, max_value=None, threshold=0)
     slope = float(layer.negative_slope)
     return [v.LeakyRelu(slope=slope) if slope else v.Relu()]
 
 
-def _softmax(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _softmax(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     _last_axis(layer, node)
     return [v.Softmax()]
 
 
-def _zero_padding(layer: Any, path: str, node: Any) -> list[v.Step]:
+def _zero_padding(layer: Any, path: str, node: Any) -> list[v.NetStep]:
     if hasattr(layer, "data_format"):
         _channels_last(layer)
     pairs = layer.padding if isinstance(layer.padding[0], tuple | list) else (layer.padding,)
     return [v.ZeroPad(padding=tuple((int(a), int(b)) for a, b in pairs))]
 
 
-def _reshape(layer: Any, path: str, node: Any) -> list[v.Step]:
-    """To one axis behind the batch."""
+def _reshape(layer: Any, path: str, node: Any) -> list[v.NetStep]:
+    """To one axis after the batch."""
     shape = getattr(layer, "target_shape", None)
     if shape is None:
         _, *shape = layer.newshape
     if len(shape) != 1:
-        raise RefusedError(f"which makes another shape of it: {tuple(shape)}")
+        raise RefusedError(f"which reshapes it to {tuple(shape)}")
     return [v.Flatten()]
 
 
-def _mean(operation: Any, path: str, node: Any) -> list[v.Step]:
+def _mean(operation: Any, path: str, node: Any) -> list[v.NetStep]:
     rank = len(_shape(node))
     axes = range(rank) if operation.axis is None else operation.axis
     axes = [axes] if isinstance(axes, int) else axes
     if sorted(axis % rank for axis in axes) != list(range(1, rank - 1)):
-        raise RefusedError(f"which is over the axes {operation.axis}, where the vocabulary has all of space")
+        raise RefusedError(f"which is over the axes {operation.axis}, and not over all spatial axes")
     return [v.GlobalAveragePool(), *([] if operation.keepdims else [v.Flatten()])]
 
 
-def _pad(operation: Any, path: str, node: Any) -> list[v.Step]:
+def _pad(operation: Any, path: str, node: Any) -> list[v.NetStep]:
     fill = [*node.arguments.args[1:], *node.arguments.kwargs.values()]
     first, *pairs, last = operation.pad_width
     if operation.mode != "constant" or (tuple(first), tuple(last)) != ((0, 0), (0, 0)):
-        raise RefusedError("which pads something else than space, or with no constant")
+        raise RefusedError("which pads other axes than the spatial ones, or not with a constant")
     padding = tuple((int(a), int(b)) for a, b in pairs)
     if all(not value for value in fill):
         return [v.ZeroPad(padding=padding)]
@@ -227,19 +226,19 @@ def _pad(operation: Any, path: str, node: Any) -> list[v.Step]:
     return [LowestPad(padding=padding)]
 
 
-def _item(operation: Any, path: str, node: Any) -> list[v.Step]:
+def _item(operation: Any, path: str, node: Any) -> list[v.NetStep]:
     key = [*node.arguments.args[1:], *node.arguments.kwargs.values()][0]
     if key != (slice(None), -1) or len(_shape(node)) != 3:
-        raise RefusedError(f"which takes the part {key} of it")
+        raise RefusedError(f"which takes the part [{key}]")
     return [v.Last()]
 
 
-def _as(*steps: v.Step) -> Reading:
+def _as(*steps: v.NetStep) -> LayerReader:
     return lambda layer, path, node: list(steps)
 
 
-#: Class of keras.layers, or of an operation of keras.ops, -> how it is read.
-LAYERS: Mapping[str, Reading] = {
+#: Class of keras.layers, or of an operation of keras.ops -> how it is read.
+LAYERS: Mapping[str, LayerReader] = {
     "Dense": _dense,
     "Embedding": _embedding,
     **{f"Conv{n}D": _conv for n in (1, 2, 3)},
@@ -282,7 +281,7 @@ LAYERS: Mapping[str, Reading] = {
 
 
 def joins(operation: Any, node: Any) -> str:
-    """``add`` or ``concat``, if it is one; else "". Raises RefusedError for another axis than the last."""
+    """``add``, ``concat``, or "" for other operations. Raises RefusedError for another axis than the last."""
     kind = type(operation).__name__
     if not type(operation).__module__.startswith("keras.") or kind not in ("Add", "Concatenate"):
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from converter.architectures import vocabulary as v
-from converter.architectures.capture.refused import RefusedError, only, sizes
+from converter.architectures.capture.settings import RefusedError, only, sizes
 
 
 def _conv(module: Any, path: str) -> v.Conv:
@@ -17,7 +17,7 @@ def _conv(module: Any, path: str) -> v.Conv:
     elif padding == "same":
         reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         if any(size % 2 for size in reach):
-            raise RefusedError("which pads 'same' for a kernel of even size")
+            raise RefusedError("which pads 'same' for an even kernel")
         padding = [size // 2 for size in reach]
     options = {"stride": sizes(module.stride), "padding": sizes(padding), "dilation": sizes(module.dilation)}
     return v.Conv(path=path, groups=module.groups, **options)
@@ -34,7 +34,7 @@ def _conv_transpose(module: Any, path: str) -> v.ConvTranspose:
 def _batch_norm(module: Any, path: str) -> v.BatchNorm:
     only(module, track_running_stats=True)
     if module.momentum is None:
-        raise RefusedError("which has momentum=None, the plain average of all batches")
+        raise RefusedError("which has momentum=None, a cumulative average")
     return v.BatchNorm(path=path, epsilon=module.eps, momentum=round(1 - module.momentum, 12))
 
 
@@ -67,8 +67,8 @@ def _embedding(module: Any, path: str) -> v.Embedding:
     return v.Embedding(path=path)
 
 
-def _recurrent(make: Callable[..., v.Step]) -> Callable[[Any, str], v.Step]:
-    def step(module: Any, path: str) -> v.Step:
+def _recurrent(make: Callable[..., v.NetStep]) -> Callable[[Any, str], v.NetStep]:
+    def step(module: Any, path: str) -> v.NetStep:
         only(module, num_layers=1, bidirectional=False, batch_first=True, proj_size=0)
         return make(path=path, **({"activation": module.nonlinearity} if make is v.Rnn else {}))
 
@@ -91,13 +91,13 @@ def _average_pool(module: Any) -> v.AveragePool:
     only(module, ceil_mode=False)
     if getattr(module, "divisor_override", None) is not None:
         raise RefusedError(f"which has divisor_override={module.divisor_override}")
-    given = {"size": module.kernel_size, "stride": module.stride, "padding": module.padding}
-    made = {name: sizes(value) for name, value in given.items()}
-    return v.AveragePool(**made, count_padding=bool(module.count_include_pad))
+    options = {"size": module.kernel_size, "stride": module.stride, "padding": module.padding}
+    sized = {name: sizes(value) for name, value in options.items()}
+    return v.AveragePool(**sized, count_padding=bool(module.count_include_pad))
 
 
-def _global(make: Callable[[], v.Step]) -> Callable[[Any], v.Step]:
-    def step(module: Any) -> v.Step:
+def _global(make: Callable[[], v.NetStep]) -> Callable[[Any], v.NetStep]:
+    def step(module: Any) -> v.NetStep:
         if sizes(module.output_size) != 1:
             raise RefusedError(f"which has output_size={module.output_size}")
         return make()
@@ -126,8 +126,8 @@ def _pad(module: Any) -> v.ZeroPad:
     return v.ZeroPad(padding=tuple(reversed([*zip(sides[::2], sides[1::2], strict=True)])))
 
 
-#: Class of torch.nn -> the layer that it is.
-LAYERS: Mapping[str, Callable[[Any, str], v.Step]] = {
+#: Class of torch.nn -> its step with weights.
+LAYERS: Mapping[str, Callable[[Any, str], v.NetStep]] = {
     "Linear": lambda module, path: v.Linear(path=path),
     "Embedding": _embedding,
     **{f"Conv{n}d": _conv for n in (1, 2, 3)},
@@ -143,8 +143,8 @@ LAYERS: Mapping[str, Callable[[Any, str], v.Step]] = {
     "GRU": _recurrent(v.Gru),
     "MultiheadAttention": _attention,
 }
-#: Class of torch.nn -> the step without weights that it is; None for one that does nothing.
-STEPS: Mapping[str, Callable[[Any], v.Step | None]] = {
+#: Class of torch.nn -> its step without weights; None for the identity.
+STEPS: Mapping[str, Callable[[Any], v.NetStep | None]] = {
     "Identity": lambda module: None,
     "ReLU": lambda module: v.Relu(),
     "Sigmoid": lambda module: v.Sigmoid(),

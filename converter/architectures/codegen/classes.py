@@ -1,54 +1,67 @@
-"""The classes of a clone: blocks that differ in nothing but numbers are one class, and the numbers its parameters."""
+"""The classes of a clone: blocks that differ only in numbers share one class, with the numbers as parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
 
-from converter.architectures.codegen.alike import Draft, Flags, groups
-from converter.architectures.codegen.code import Argument, Call, ClassOf, Expression, Items, Training, says_training
+from converter.architectures.codegen.code import (
+    Argument,
+    CallExpression,
+    Expression,
+    SequentialExpression,
+    Training,
+    UnwrittenClass,
+    says_training,
+)
+from converter.architectures.codegen.dialect import Dialect
+from converter.architectures.codegen.grouping import Draft, Flags, groups
 from converter.architectures.codegen.parameters import Parameters, UnlikeError, with_names
 from converter.architectures.codegen.program import (
-    Applied,
     Attribute,
     Branch,
-    Called,
     Class,
-    Joined,
-    Needed,
+    ClassParameter,
+    FunctionCall,
+    Join,
+    ModuleCall,
     Program,
     Statements,
 )
-from converter.architectures.codegen.tree import Block, Body, Do, Leaf, Line, Node, Split, camel, free, step_name
+from converter.architectures.codegen.tree import (
+    Body,
+    ClassModule,
+    DoStep,
+    ModuleNode,
+    SequentialModule,
+    SingleModule,
+    SplitSteps,
+    camel,
+    free,
+    step_name,
+)
 from converter.architectures.units import Unit
 
 
-class Leaves(Protocol):
-    """What a framework makes of a single step."""
-
-    def leaf(self, unit: Unit) -> Call: ...
-
-
-def program(net: Node, leaves: Leaves, name: str = "Net") -> Program:
-    """The classes of a net. name: that of its own class, if it has one."""
-    return _Classes(leaves, name).program(net)
+def program(net: ModuleNode, dialect: Dialect, name: str = "Net") -> Program:
+    """The classes of a net. name: of the class of the net itself, if it has one."""
+    return _Classes(dialect, name).program(net)
 
 
 class _Classes(msgspec.Struct):
-    leaves: Leaves
+    dialect: Dialect
     name: str
     drafts: list[Draft] = msgspec.field(default_factory=list)
     classes: list[Class] = msgspec.field(default_factory=list)
-    made: dict[int, Call] = msgspec.field(default_factory=dict)
+    made: dict[int, CallExpression] = msgspec.field(default_factory=dict)
     is_class: bool = False
 
-    def program(self, net: Node) -> Program:
+    def program(self, net: ModuleNode) -> Program:
         root = self._expression(net)
-        self.is_class = isinstance(root, ClassOf)
-        last = root.number if isinstance(root, ClassOf) else -1
+        self.is_class = isinstance(root, UnwrittenClass)
+        last = root.number if isinstance(root, UnwrittenClass) else -1
         for height in sorted({draft.height for draft in self.drafts}):
             level = [draft for draft in self.drafts if draft.height == height and draft.number != last]
             for group in groups([self._placed(draft) for draft in level]):
@@ -57,42 +70,44 @@ class _Classes(msgspec.Struct):
                 except UnlikeError:
                     for draft in group:
                         self._write([draft])
-        if isinstance(root, ClassOf):
+        if isinstance(root, UnwrittenClass):
             self._write([replace(self._placed(self.drafts[last]), hint="")])
         return Program(tuple(self.classes), self._resolved(root))
 
     # -- from the tree
 
-    def _expression(self, node: Node) -> Expression:
-        if isinstance(node, Leaf):
-            return self.leaves.leaf(node.unit)
-        if isinstance(node, Line):
-            return Items(tuple((name, self._expression(item)) for name, item in node.items), node.named)
+    def _expression(self, node: ModuleNode) -> Expression:
+        if isinstance(node, SingleModule):
+            return self.dialect.expression(node.unit)
+        if isinstance(node, SequentialModule):
+            return SequentialExpression(tuple((name, self._expression(item)) for name, item in node.items), node.named)
         attributes = {name: self._expression(child) for name, child in node.children}
         items = self._expression(node.line) if node.line is not None else None
-        assert items is None or isinstance(items, Items)
+        assert items is None or isinstance(items, SequentialExpression)
         statements = self._statements(node, node.body, attributes)
         inner = [made for value in (*attributes.values(), *([items] if items else [])) for made in _classes_in(value)]
         height = 1 + max((self.drafts[number].height for number in inner), default=0)
         self.drafts.append(Draft(len(self.drafts), node.hint, height, attributes, statements, items, node.counted))
-        return ClassOf(len(self.drafts) - 1)
+        return UnwrittenClass(len(self.drafts) - 1)
 
-    def _statements(self, block: Block, body: Body, attributes: dict[str, Expression]) -> Statements:
-        found: list[Called | Applied | Joined] = []
+    def _statements(self, block: ClassModule, body: Body, attributes: dict[str, Expression]) -> Statements:
+        statements: list[ModuleCall | FunctionCall | Join] = []
         for step in body:
-            if isinstance(step, Split):
+            if isinstance(step, SplitSteps):
                 branches = (Branch(self._statements(block, branch, attributes)) for branch in step.branches)
-                found.append(Joined(step.joined, step.last, tuple(branches)))
-            elif isinstance(step, Do):
-                made = self.leaves.leaf(step.unit)
-                found.append(Applied(made) if made.plain else Called(self._attribute(step.unit, made, attributes)))
+                statements.append(Join(step.joined, step.last, tuple(branches)))
+            elif isinstance(step, DoStep):
+                made = self.dialect.expression(step.unit)
+                statements.append(
+                    FunctionCall(made) if made.plain else ModuleCall(self._attribute(step.unit, made, attributes))
+                )
             else:
                 child = attributes.get(step.name)
-                found.append(Called(step.name, child.use if isinstance(child, Call) else "{m}({x})"))
-        return tuple(found)
+                statements.append(ModuleCall(step.name, child.use if isinstance(child, CallExpression) else "{m}({x})"))
+        return tuple(statements)
 
-    def _attribute(self, unit: Unit, made: Call, attributes: dict[str, Expression]) -> str:
-        """A step without weights is an attribute, too; equal ones are the same."""
+    def _attribute(self, unit: Unit, made: CallExpression, attributes: dict[str, Expression]) -> str:
+        """The attribute for a step; equal steps without weights share one."""
         known = next((name for name, value in attributes.items() if value == made and not unit.path), None)
         name = known or free(step_name(unit), attributes)
         attributes[name] = made
@@ -101,16 +116,16 @@ class _Classes(msgspec.Struct):
     # -- into classes
 
     def _placed(self, draft: Draft) -> Draft:
-        """With the classes of the blocks inside of it."""
+        """The draft with the classes of the blocks inside it."""
         attributes = {name: self._resolved(value) for name, value in draft.attributes.items()}
         items = self._resolved(draft.items) if draft.items is not None else None
-        assert items is None or isinstance(items, Items)
+        assert items is None or isinstance(items, SequentialExpression)
         return replace(draft, attributes=attributes, items=items)
 
     def _resolved(self, value: Expression) -> Expression:
-        if isinstance(value, ClassOf):
+        if isinstance(value, UnwrittenClass):
             return self.made[value.number]
-        if isinstance(value, Items):
+        if isinstance(value, SequentialExpression):
             return replace(value, items=tuple((name, self._resolved(item)) for name, item in value.items))
         return value
 
@@ -131,8 +146,8 @@ class _Classes(msgspec.Struct):
         attributes = [replace(each, made=with_names(each.made, names)) for each in attributes]
         trains = any(says_training(each.made) for each in attributes)
         listed = tuple(
-            Needed(names[i], next(v for v in values if v is not None), None not in values)
-            for i, (_, _, values) in enumerate(parameters.found)
+            ClassParameter(names[i], next(v for v in values if v is not None), None not in values)
+            for i, (_, _, values) in enumerate(parameters.differing)
         )
         is_line = first.items is not None
         self.classes.append(
@@ -149,19 +164,19 @@ class _Classes(msgspec.Struct):
             )
         )
         for i, draft in enumerate(drafts):
-            values = [(names[k], of[i]) for k, (_, _, of) in enumerate(parameters.found)]
+            values = [(names[k], of[i]) for k, (_, _, of) in enumerate(parameters.differing)]
             arguments = [Argument(name, value, True) for name, value in values if value is not None]
             arguments += [Argument(flag, True, True) for flag, has in flagged.values.items() if has[i]]
             if trains:
                 arguments.append(Argument("train", Training(negated=False), True))
             if draft.items is not None:
                 arguments = [Argument(key, item) for key, item in draft.items.items]
-            self.made[draft.number] = Call(name, tuple(arguments))
+            self.made[draft.number] = CallExpression(name, tuple(arguments))
 
 
 def _classes_in(value: Expression) -> Iterator[int]:
-    if isinstance(value, ClassOf):
+    if isinstance(value, UnwrittenClass):
         yield value.number
-    elif isinstance(value, Items):
+    elif isinstance(value, SequentialExpression):
         for _, item in value.items:
             yield from _classes_in(item)

@@ -1,7 +1,6 @@
-"""Python code as data: what a module is made of, until it is written down.
+"""Python code as data: the expressions that make modules, and how they are written.
 
-No text of a file becomes a part of it, but names that are checked to be names (see `document.check_names`); numbers
-are numbers, and printed as such.
+No text of a file becomes code except names that were checked (see `document.check_names`).
 """
 
 from __future__ import annotations
@@ -13,26 +12,26 @@ from typing import TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-#: Characters of a line.
+#: Characters in a line of the code.
 WIDTH = 100
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """An argument of the class that is being written."""
+    """A parameter of the class that is being written."""
 
     name: str
 
 
 class Training(msgspec.Struct, frozen=True):
-    """Whether the net trains, where that is an argument; negated: whether it does not."""
+    """The argument that enables training; negated: ``not train``."""
 
     negated: bool = True
 
 
 class Argument(msgspec.Struct, frozen=True):
-    """role: what it is, which gives a parameter its name; also the keyword, where it is passed by one.
+    """role: its meaning, which names a parameter, and the keyword if it is a keyword argument.
 
-    usual: the default of the framework, which is not written.
+    usual: the default of the framework, which is omitted.
     """
 
     role: str
@@ -46,16 +45,16 @@ class Argument(msgspec.Struct, frozen=True):
 
 
 class Option(msgspec.Struct, frozen=True):
-    """A value for `call`, and the default of the framework."""
+    """A value for `call` with the default of the framework."""
 
     value: Value
     usual: Value | None
 
 
-class Call(msgspec.Struct, frozen=True):
-    """What makes a module: ``nn.Linear(20, 256)``; or a function that is a step itself: ``nn.relu``.
+class CallExpression(msgspec.Struct, frozen=True):
+    """The construction of a module, ``nn.Linear(20, 256)``, or a function that is a step itself, ``nn.relu``.
 
-    use: how the module is called on what passes. plain: whether it is a function, and no module.
+    use: how the module is called. plain: whether it is a function and not a module.
     """
 
     function: str
@@ -69,42 +68,42 @@ class Call(msgspec.Struct, frozen=True):
         return self.use == "{m}({x})"
 
 
-class Items(msgspec.Struct, frozen=True):
-    """A Sequential: its modules with their names in it. named: whether the names must be said."""
+class SequentialExpression(msgspec.Struct, frozen=True):
+    """A Sequential: its modules with their names. named: whether the code sets the names."""
 
     items: tuple[tuple[str, Expression], ...]
     named: bool = False
 
 
-class ClassOf(msgspec.Struct, frozen=True):
-    """The class of a block that is not written yet; its number in the order of the net."""
+class UnwrittenClass(msgspec.Struct, frozen=True):
+    """A class that is not written yet. number: of its block in the order of the net."""
 
     number: int
 
 
-Expression: TypeAlias = "Call | Items | ClassOf | Parameter"
+Expression: TypeAlias = "CallExpression | SequentialExpression | UnwrittenClass | Parameter"
 Value: TypeAlias = "Expression | Training | int | float | bool | str | tuple[Value, ...]"
 
 
-def call(function: str, /, *positional: tuple[str, Value], **keywords: Value | Option) -> Call:
+def call(function: str, /, *positional: tuple[str, Value], **keywords: Value | Option) -> CallExpression:
     """``call("nn.Linear", ("inputs", 20), ("outputs", 256), bias=Option(False, True))``"""
     arguments = [Argument(role, value) for role, value in positional]
     for role, value in keywords.items():
         option = value if isinstance(value, Option) else Option(value, None)
         arguments.append(Argument(role, option.value, True, option.usual))
-    return Call(function, tuple(arguments))
+    return CallExpression(function, tuple(arguments))
 
 
-def plain(function: str, /, **keywords: Value | Option) -> Call:
+def plain(function: str, /, **keywords: Value | Option) -> CallExpression:
     """A function that is a step itself."""
     return replace(call(function, **keywords), plain=True)
 
 
-class Writing(msgspec.Struct, frozen=True):
+class ExpressionWriter(msgspec.Struct, frozen=True):
     """How expressions are written.
 
-    row: a Sequential of these texts (name, module), the names being said or not. parameter: a parameter by its name.
-    training: what says that the net trains. applied: a plain function as a value.
+    row: a Sequential of (name, module) texts, with or without the names, as opening, parts and closing.
+    parameter: the text of a parameter. training: the text of the argument that enables training.
     """
 
     row: Callable[[Sequence[tuple[str, str]], bool], tuple[str, Sequence[str], str]]
@@ -112,9 +111,9 @@ class Writing(msgspec.Struct, frozen=True):
     training: str = "train"
 
     def text(self, value: Value, indent: int = 0, before: int = 0) -> str:
-        """The expression; on several lines where one is too long. before: the characters in front of it."""
+        """The expression, on several lines if it is too long for one. before: the characters in front of it."""
         flat = self._flat(value)
-        if indent + before + len(flat) <= WIDTH or not isinstance(value, Call | Items):
+        if indent + before + len(flat) <= WIDTH or not isinstance(value, CallExpression | SequentialExpression):
             return flat
         opening, parts, closing = self._parts(value, indent + 4)
         if not parts:
@@ -122,8 +121,8 @@ class Writing(msgspec.Struct, frozen=True):
         pad = " " * (indent + 4)
         return f"{opening}\n" + "".join(f"{pad}{part},\n" for part in parts) + f"{' ' * indent}{closing}"
 
-    def _parts(self, value: Call | Items, indent: int) -> tuple[str, Sequence[str], str]:
-        if isinstance(value, Items):
+    def _parts(self, value: CallExpression | SequentialExpression, indent: int) -> tuple[str, Sequence[str], str]:
+        if isinstance(value, SequentialExpression):
             named = [(name, self.text(item, indent, len(name) + 10 * value.named)) for name, item in value.items]
             return self.row(named, value.named)
         function, arguments = _as_value(value)
@@ -135,10 +134,10 @@ class Writing(msgspec.Struct, frozen=True):
             return self.parameter(value.name)
         if isinstance(value, Training):
             return f"not {self.training}" if value.negated else self.training
-        if isinstance(value, Items):
+        if isinstance(value, SequentialExpression):
             opening, parts, closing = self.row([(name, self._flat(item)) for name, item in value.items], value.named)
             return opening + ", ".join(parts) + closing
-        if isinstance(value, Call):
+        if isinstance(value, CallExpression):
             function, arguments = _as_value(value)
             if value.plain and not arguments:
                 return function
@@ -148,18 +147,18 @@ class Writing(msgspec.Struct, frozen=True):
             return f"({inner},)" if len(value) == 1 else f"({inner})"
         return literal(value)
 
-    def arguments(self, call: Call) -> str:
-        """Those of a plain function, behind what it is applied to."""
-        said = (argument for argument in call.arguments if not argument.is_usual)
-        return "".join(f", {_keyword(a)}{self._flat(a.value)}" for a in said)
+    def arguments(self, call: CallExpression) -> str:
+        """The arguments of a plain function after its input."""
+        written = (argument for argument in call.arguments if not argument.is_usual)
+        return "".join(f", {_keyword(a)}{self._flat(a.value)}" for a in written)
 
 
-def _as_value(call: Call) -> tuple[str, tuple[Argument, ...]]:
-    """A plain function as a value waits for what it is applied to."""
-    said = tuple(argument for argument in call.arguments if not argument.is_usual)
-    if call.plain and said:
-        return "partial", (Argument("function", Call(call.function, plain=True)), *said)
-    return call.function, said
+def _as_value(call: CallExpression) -> tuple[str, tuple[Argument, ...]]:
+    """The call as a value: a plain function with options becomes a ``partial``."""
+    written = tuple(argument for argument in call.arguments if not argument.is_usual)
+    if call.plain and written:
+        return "partial", (Argument("function", CallExpression(call.function, plain=True)), *written)
+    return call.function, written
 
 
 def _keyword(argument: Argument) -> str:
@@ -167,23 +166,23 @@ def _keyword(argument: Argument) -> str:
 
 
 def literal(value: object) -> str:
-    """A number, a truth value, or one of our own words. Raises ValueError for anything else."""
+    """A number, a boolean, or a printable ASCII string. Raises ValueError for anything else."""
     if isinstance(value, bool) or (isinstance(value, int) and not isinstance(value, bool)):
         return repr(value)
     if isinstance(value, float) and math.isfinite(value):
         return repr(value)
     if isinstance(value, str) and value.isascii() and value.isprintable():
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    raise ValueError(f"{value!r} is nothing that code may hold")
+    raise ValueError(f"{value!r} cannot be written as code")
 
 
-def calls_in(value: Value) -> Iterator[Call]:
-    """Every call inside of it, itself among them."""
-    if isinstance(value, Call):
+def calls_in(value: Value) -> Iterator[CallExpression]:
+    """Every call inside a value, including itself."""
+    if isinstance(value, CallExpression):
         yield value
         for argument in value.arguments:
             yield from calls_in(argument.value)
-    elif isinstance(value, Items):
+    elif isinstance(value, SequentialExpression):
         for _, item in value.items:
             yield from calls_in(item)
     elif isinstance(value, tuple):
@@ -192,9 +191,9 @@ def calls_in(value: Value) -> Iterator[Call]:
 
 
 def says_training(value: Value) -> bool:
-    """Whether it depends on whether the net trains."""
-    if isinstance(value, Call):
+    """Whether a value depends on the argument that enables training."""
+    if isinstance(value, CallExpression):
         return any(says_training(argument.value) for argument in value.arguments)
-    if isinstance(value, Items):
+    if isinstance(value, SequentialExpression):
         return any(says_training(item) for _, item in value.items)
     return isinstance(value, Training)

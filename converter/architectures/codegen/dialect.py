@@ -1,4 +1,4 @@
-"""What is the same in the code of all frameworks: how classes, Sequentials and the steps of a forward are written."""
+"""What the code of all frameworks has in common: classes, Sequentials, and the statements of a forward method."""
 
 from __future__ import annotations
 
@@ -8,73 +8,94 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from converter.architectures.codegen.code import WIDTH, Call, Expression, Writing, calls_in, literal
-from converter.architectures.codegen.program import Applied, Attribute, Called, Class, Joined, Program, Statements
+from converter.architectures import vocabulary as v
+from converter.architectures.codegen.code import (
+    WIDTH,
+    CallExpression,
+    Expression,
+    ExpressionWriter,
+    Option,
+    Value,
+    calls_in,
+    literal,
+)
+from converter.architectures.codegen.program import (
+    Attribute,
+    Class,
+    FunctionCall,
+    Join,
+    ModuleCall,
+    Program,
+    Statements,
+)
 from converter.architectures.codegen.tree import free, is_attribute
-from converter.architectures.units import Unit, Units
-from converter.architectures.vocabulary import Step, kind_of
+from converter.architectures.units import Unit, Units, axes
+from converter.architectures.vocabulary import label
 from converter.errors import ConversionError
 
 
 class Dialect(ABC):
-    """How one framework makes each step, and how its code is written."""
+    """How one framework constructs each step, and how its code is written."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    #: see `modules.Rules`
+    #: Whether its Sequential names modules by class and count (Keras).
     counted: ClassVar[bool] = False
+    #: Whether its Sequential accepts names for its modules (PyTorch).
     says_names: ClassVar[bool] = False
+    #: Whether a class can be a Sequential and do more with the result.
     subclassed: ClassVar[bool] = False
+    #: Whether its linear layer flattens its input (gluon).
     flattens: ClassVar[bool] = False
     channels_last: ClassVar[bool] = False
 
-    #: What is imported: the line -> a word that needs it, "" where all do; and the helpers that some steps need.
+    #: The import lines of the code -> a pattern of the code that needs the line.
     imports: ClassVar[Mapping[str, str]]
+    #: Name -> a function or class that the code needs where it uses that name.
     helpers: ClassVar[Mapping[str, str]] = {}
-    #: How the net is made, and given the weights that `convert` wrote for it.
+    #: Example in the docstring of the code: make the net and load the weights that `convert` wrote.
     loading: ClassVar[str]
-    #: The method that is the forward; the classes that a block, the net itself, and a Sequential of one's own are.
+    #: The forward method; the base classes of a block, of the net itself, and of a class that is a Sequential.
     forward: ClassVar[str]
     base: ClassVar[str]
     net: ClassVar[str]
     line: ClassVar[str]
 
     @abstractmethod
-    def leaf(self, unit: Unit) -> Call:
-        """What makes the module of a single step. Raises ConversionError for one that the framework cannot have."""
+    def expression(self, unit: Unit) -> CallExpression:
+        """The code that constructs a step. Raises ConversionError for a step that the framework does not have."""
 
     def number(self, name: str) -> int | None:
-        """See `modules.Rules`."""
+        """The index in a Sequential that a name stands for; None for other names."""
         return int(name) if name.isdigit() and str(int(name)) == name else None
 
     def fused(self, unit: Unit) -> str:
-        """See `modules.Rules`."""
+        """The activation as an option of the layer before it; "" where it cannot be one."""
         return ""
 
     def lowered(self, unit: Unit) -> tuple[Unit, ...]:
-        """The step as those that the framework has."""
+        """The step as the steps that the framework has."""
         return (unit,)
 
-    def refused(self, step: Step, reason: str) -> ConversionError:
-        name = f"'{step.path}' ({kind_of(step)})" if hasattr(step, "path") else kind_of(step)
-        return ConversionError(f"{name} cannot be built in {self.title}: {reason}")
+    def refused(self, step: v.NetStep, reason: str) -> ConversionError:
+        return ConversionError(f"{label(step)} cannot be built in {self.title}: {reason}")
 
     @abstractmethod
     def concat(self, parts: str, last: bool) -> str:
-        """Tensors side by side, along the channels, or (last) the last axis."""
+        """Tensors concatenated along the channels, or (last) the last axis."""
 
     # -- writing
 
     def net_text(self, net: Expression, units: Units) -> str:
-        """The function that makes the net."""
+        """The function ``make_net``."""
         return f"def make_net():\n    return {self.writing().text(net, 4, 7)}"
 
-    def writing(self, parameter: str = "{}", training: str = "train") -> Writing:
-        return Writing(self.row, parameter.format, training)
+    def writing(self, parameter: str = "{}", training: str = "train") -> ExpressionWriter:
+        return ExpressionWriter(self.row, parameter.format, training)
 
     @abstractmethod
     def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
-        """A Sequential: its opening, parts and closing."""
+        """A Sequential as opening, parts and closing."""
 
     def written(self, program: Program, units: Units, name: str) -> str:
         """The whole code. name: of the architecture."""
@@ -99,14 +120,14 @@ class Dialect(ABC):
 
     def class_text(self, made: Class) -> str:
         lines = [f"class {made.name}({self.line if made.is_line else self.net if made.is_net else self.base}):"]
-        lines += self.line_constructor() if made.is_line else self.constructor(made)
+        lines += self.sequential_constructor() if made.is_line else self.constructor(made)
         lines += [*self.signature(made), *self._forward(made)]
         if made.called:
             lines += ["", "", f'{made.name}.__name__ = "{made.called}"  # by which its Sequential counts it']
         return "\n".join(lines)
 
-    def line_constructor(self) -> list[str]:
-        """Of a class that is a Sequential, where it takes no modules by itself."""
+    def sequential_constructor(self) -> list[str]:
+        """The constructor of a class that is a Sequential, if it needs one."""
         return []
 
     def constructor(self, made: Class) -> list[str]:
@@ -118,8 +139,8 @@ class Dialect(ABC):
         lines += [f"        self.{flag} = {flag}" for flag in made.flags]
         return [*lines, ""]
 
-    def attributes(self, inside: Sequence[Attribute], writing: Writing, flag: str = "{}") -> list[str]:
-        """The modules inside; those of a branch that may be missing behind a condition."""
+    def attributes(self, inside: Sequence[Attribute], writing: ExpressionWriter, flag: str = "{}") -> list[str]:
+        """The modules of a class; those of an optional branch inside a condition."""
         lines: list[str] = []
         former = ""
         for each in inside:
@@ -129,7 +150,7 @@ class Dialect(ABC):
             lines.append(self.assigned(each.name, each.made, writing, 12 if each.flag else 8))
         return lines
 
-    def assigned(self, name: str, made: Expression, writing: Writing, indent: int) -> str:
+    def assigned(self, name: str, made: Expression, writing: ExpressionWriter, indent: int) -> str:
         """``self.name = made``."""
         pad = " " * indent
         if is_attribute(name):
@@ -138,7 +159,7 @@ class Dialect(ABC):
         return f"{pad}{opening}{writing.text(made, indent, len(opening) + len(closing))}{closing}"
 
     def setting(self, name: str) -> tuple[str, str]:
-        """What stands around a module whose name no attribute could have."""
+        """The code around a module whose name cannot be an attribute."""
         return f"setattr(self, {literal(name)}, ", ")"
 
     def getting(self, name: str) -> str:
@@ -156,7 +177,7 @@ class Dialect(ABC):
         lines: list[str] = []
         pad, expression = " " * indent, start
         for step in steps:
-            if isinstance(step, Joined):
+            if isinstance(step, Join):
                 if not expression.isidentifier():
                     lines.append(f"{pad}{name} = {expression}")
                     expression = name
@@ -170,8 +191,8 @@ class Dialect(ABC):
             expression = longer
         return lines, expression
 
-    def _applied(self, step: Called | Applied, x: str) -> str:
-        if isinstance(step, Applied):
+    def _applied(self, step: ModuleCall | FunctionCall, x: str) -> str:
+        if isinstance(step, FunctionCall):
             return f"{step.call.function}({x}{self.writing().arguments(step.call)})"
         if not step.name:
             return self.inner(x)
@@ -182,7 +203,7 @@ class Dialect(ABC):
         """What the Sequential that a class is makes of it."""
         return f"super().{self.forward}({x})"
 
-    def _join(self, step: Joined, x: str, taken: set[str], indent: int) -> tuple[list[str], str]:
+    def _join(self, step: Join, x: str, taken: set[str], indent: int) -> tuple[list[str], str]:
         pad = " " * indent
         lines: list[str] = []
         parts = []
@@ -205,18 +226,46 @@ class Dialect(ABC):
 
 
 def _defined(parameters: Sequence[str]) -> list[str]:
-    """The head of a constructor; a parameter on each line where there are many."""
+    """The head of a constructor, with one parameter per line if it is long."""
     line = f"    def __init__({', '.join(parameters)}):"
     if len(line) <= WIDTH:
         return [line]
     return ["    def __init__(", *(f"        {parameter}," for parameter in parameters), "    ):"]
 
 
-def _applied(statements: Statements) -> list[Call]:
-    found: list[Call] = []
+def _applied(statements: Statements) -> list[CallExpression]:
+    calls: list[CallExpression] = []
     for step in statements:
-        if isinstance(step, Applied):
-            found.append(step.call)
-        elif isinstance(step, Joined):
-            found += [call for branch in step.branches for call in _applied(branch.steps)]
-    return found
+        if isinstance(step, FunctionCall):
+            calls.append(step.call)
+        elif isinstance(step, Join):
+            calls += [call for branch in step.branches for call in _applied(branch.steps)]
+    return calls
+
+
+# -- arguments that layers of several frameworks have in common -------------------------------------------------------
+
+
+def outputs(unit: Unit, role: str = "outputs") -> tuple[str, Value]:
+    assert unit.outputs is not None
+    return role, unit.outputs
+
+
+def bias(unit: Unit) -> Option:
+    return Option("bias" in unit.roles, True)
+
+
+def activation(unit: Unit) -> dict[str, Option]:
+    """The fused activation of a layer as its option."""
+    return {"activation": Option(unit.activation, "")}
+
+
+def window(step: v.MaxPool | v.AveragePool) -> tuple[tuple[str, Value], tuple[str, Value]]:
+    """The size and the stride of a pool; the stride is the size by default."""
+    stride = step.size if step.stride is None else step.stride
+    return ("size", axes(step.size)), ("stride", axes(stride))
+
+
+def channel_axis(unit: Unit) -> int:
+    """The axis of the channels where they come first, or the last axis for features."""
+    return 1 if unit.input_shape is None or unit.input_shape.space is not False else -1

@@ -1,4 +1,4 @@
-"""The code of Flax linen. Steps without weights are functions there; a class is told whether the net trains."""
+"""The code of Flax linen, where steps without weights are functions and training is an argument of a class."""
 
 from __future__ import annotations
 
@@ -6,65 +6,31 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from converter.architectures.codegen.arguments import axes, bias, outputs
+from converter.architectures import vocabulary as v
 from converter.architectures.codegen.code import (
-    Call,
+    CallExpression,
     Expression,
-    Items,
     Option,
+    SequentialExpression,
     Training,
     Value,
     call,
     plain,
     says_training,
 )
-from converter.architectures.codegen.dialect import Dialect
-from converter.architectures.codegen.program import Class, Needed
-from converter.architectures.units import Unit, Units, per_axis
-from converter.architectures.vocabulary import (
-    Attention,
-    AveragePool,
-    BatchNorm,
-    Conv,
-    ConvTranspose,
-    Dropout,
-    Elu,
-    Embedding,
-    Flatten,
-    Gelu,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    GroupNorm,
-    Gru,
-    InstanceNorm,
-    Last,
-    LayerNorm,
-    LeakyRelu,
-    Linear,
-    Lstm,
-    MaxPool,
-    Prelu,
-    Relu,
-    RmsNorm,
-    Rnn,
-    Sigmoid,
-    Silu,
-    Softmax,
-    Softplus,
-    Step,
-    Tanh,
-    ZeroPad,
-)
+from converter.architectures.codegen.dialect import Dialect, bias, outputs
+from converter.architectures.codegen.program import Class, ClassParameter
+from converter.architectures.units import Unit, Units, axes, per_axis
 
 
 def _padding(padding: int | tuple[int, ...]) -> Value:
-    """As much on both sides: a number for all axes, or a pair for each."""
+    """Equal on both sides: a number for all axes, or a pair for each."""
     one = axes(padding)
     return one if isinstance(one, int) else tuple((size, size) for size in one)
 
 
-def _conv(unit: Unit) -> Call:
-    step: Conv = unit.step
+def _conv(unit: Unit) -> CallExpression:
+    step: v.Conv = unit.step
     return call(
         "nn.Conv",
         outputs(unit),
@@ -77,13 +43,13 @@ def _conv(unit: Unit) -> Call:
     )
 
 
-def _conv_transpose(unit: Unit) -> Call:
-    """Its padding is that of the widened input, as jax has it."""
-    step: ConvTranspose = unit.step
+def _conv_transpose(unit: Unit) -> CallExpression:
+    """Its padding is that of the dilated input, as in jax."""
+    step: v.ConvTranspose = unit.step
     each = [per_axis(option, unit.kernel) for option in (step.padding, step.output_padding)]
     sides = tuple((k - 1 - p, k - 1 - p + o) for k, p, o in zip(unit.kernel, *each, strict=True))
     if any(before < 0 for before, _ in sides):
-        raise Flax().refused(step, f"a padding of {step.padding} for a kernel of {unit.kernel}")
+        raise FlaxDialect().refused(step, f"a padding of {step.padding} for a kernel of {unit.kernel}")
     strides = per_axis(step.stride, unit.kernel)
     return call(
         "nn.ConvTranspose",
@@ -95,8 +61,8 @@ def _conv_transpose(unit: Unit) -> Call:
     )
 
 
-def _batch_norm(unit: Unit) -> Call:
-    step: BatchNorm = unit.step
+def _batch_norm(unit: Unit) -> CallExpression:
+    step: v.BatchNorm = unit.step
     return call(
         "nn.BatchNorm",
         use_running_average=Training(),
@@ -107,80 +73,80 @@ def _batch_norm(unit: Unit) -> Call:
     )
 
 
-def _norm(name: str) -> Callable[[Unit], Call]:
-    """The slower way to the variance is the exact one, which the other frameworks have."""
+def _norm(name: str) -> Callable[[Unit], CallExpression]:
+    """The slow variance is the exact one, as in the other frameworks."""
 
-    def make(unit: Unit) -> Call:
-        groups = {"num_groups": unit.step.groups} if isinstance(unit.step, GroupNorm) else {}
+    def make(unit: Unit) -> CallExpression:
+        groups = {"num_groups": unit.step.groups} if isinstance(unit.step, v.GroupNorm) else {}
         return call(f"nn.{name}", **groups, epsilon=unit.step.epsilon, use_fast_variance=False)
 
     return make
 
 
-def _prelu(unit: Unit) -> Call:
+def _prelu(unit: Unit) -> CallExpression:
     if unit.outputs != 1:
-        raise Flax().refused(unit.step, f"its PReLU has one slope for all channels, and this has {unit.outputs}")
+        raise FlaxDialect().refused(unit.step, f"its PReLU has one slope for all channels, and this has {unit.outputs}")
     return call("nn.PReLU")
 
 
-def _pool(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
-        step: MaxPool | AveragePool = unit.step
+def _pool(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
+        step: v.MaxPool | v.AveragePool = unit.step
         size = per_axis(step.size, range(unit.space))
         strides = size if step.stride is None else per_axis(step.stride, size)
-        counts = {"count_include_pad": Option(step.count_padding, True)} if isinstance(step, AveragePool) else {}
+        counts = {"count_include_pad": Option(step.count_padding, True)} if isinstance(step, v.AveragePool) else {}
         padding = Option(tuple((p, p) for p in per_axis(step.padding, size)), ((0, 0),) * len(size))
         return plain(f"nn.{name}_pool", window_shape=size, strides=strides, padding=padding, **counts)
 
     return make
 
 
-def _recurrent(cell: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
+def _recurrent(cell: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
         relu: dict[str, Value] = {}
-        if isinstance(unit.step, Rnn) and unit.step.activation == "relu":
+        if isinstance(unit.step, v.Rnn) and unit.step.activation == "relu":
             relu = {"activation_fn": plain("nn.relu")}
         return call("nn.RNN", ("cell", call(f"nn.{cell}", outputs(unit), **relu)))
 
     return make
 
 
-def _attention(unit: Unit) -> Call:
+def _attention(unit: Unit) -> CallExpression:
     return call("nn.MultiHeadDotProductAttention", num_heads=unit.step.heads, use_bias=bias(unit))
 
 
-_MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
-    Linear: lambda unit: call("nn.Dense", outputs(unit), use_bias=bias(unit)),
-    Embedding: lambda unit: call("nn.Embed", ("rows", unit.rows or 0), outputs(unit)),
-    Conv: _conv,
-    ConvTranspose: _conv_transpose,
-    BatchNorm: _batch_norm,
-    LayerNorm: _norm("LayerNorm"),
-    GroupNorm: _norm("GroupNorm"),
-    InstanceNorm: _norm("InstanceNorm"),
-    RmsNorm: lambda unit: call("nn.RMSNorm", epsilon=unit.step.epsilon),
-    Prelu: _prelu,
-    Rnn: _recurrent("SimpleCell"),
-    Lstm: _recurrent("OptimizedLSTMCell"),
-    Gru: _recurrent("GRUCell"),
-    Attention: _attention,
-    Relu: lambda unit: plain("nn.relu"),
-    Sigmoid: lambda unit: plain("nn.sigmoid"),
-    Tanh: lambda unit: plain("nn.tanh"),
-    Gelu: lambda unit: plain("nn.gelu", approximate=unit.step.approximate),
-    LeakyRelu: lambda unit: plain("nn.leaky_relu", negative_slope=unit.step.slope),
-    Elu: lambda unit: plain("nn.elu", alpha=unit.step.alpha),
-    Silu: lambda unit: plain("nn.silu"),
-    Softplus: lambda unit: plain("nn.softplus"),
-    Softmax: lambda unit: plain("nn.softmax"),
-    MaxPool: _pool("max"),
-    AveragePool: _pool("avg"),
-    GlobalMaxPool: lambda unit: plain("global_max"),
-    GlobalAveragePool: lambda unit: plain("global_mean"),
-    Flatten: lambda unit: plain("flatten"),
-    Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate), deterministic=Training()),
-    ZeroPad: lambda unit: plain("zero_pad", padding=unit.step.padding),
-    Last: lambda unit: plain("last_step"),
+_MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
+    v.Linear: lambda unit: call("nn.Dense", outputs(unit), use_bias=bias(unit)),
+    v.Embedding: lambda unit: call("nn.Embed", ("rows", unit.rows or 0), outputs(unit)),
+    v.Conv: _conv,
+    v.ConvTranspose: _conv_transpose,
+    v.BatchNorm: _batch_norm,
+    v.LayerNorm: _norm("LayerNorm"),
+    v.GroupNorm: _norm("GroupNorm"),
+    v.InstanceNorm: _norm("InstanceNorm"),
+    v.RmsNorm: lambda unit: call("nn.RMSNorm", epsilon=unit.step.epsilon),
+    v.Prelu: _prelu,
+    v.Rnn: _recurrent("SimpleCell"),
+    v.Lstm: _recurrent("OptimizedLSTMCell"),
+    v.Gru: _recurrent("GRUCell"),
+    v.Attention: _attention,
+    v.Relu: lambda unit: plain("nn.relu"),
+    v.Sigmoid: lambda unit: plain("nn.sigmoid"),
+    v.Tanh: lambda unit: plain("nn.tanh"),
+    v.Gelu: lambda unit: plain("nn.gelu", approximate=unit.step.approximate),
+    v.LeakyRelu: lambda unit: plain("nn.leaky_relu", negative_slope=unit.step.slope),
+    v.Elu: lambda unit: plain("nn.elu", alpha=unit.step.alpha),
+    v.Silu: lambda unit: plain("nn.silu"),
+    v.Softplus: lambda unit: plain("nn.softplus"),
+    v.Softmax: lambda unit: plain("nn.softmax"),
+    v.MaxPool: _pool("max"),
+    v.AveragePool: _pool("avg"),
+    v.GlobalMaxPool: lambda unit: plain("global_max"),
+    v.GlobalAveragePool: lambda unit: plain("global_mean"),
+    v.Flatten: lambda unit: plain("flatten"),
+    v.Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate), deterministic=Training()),
+    v.ZeroPad: lambda unit: plain("zero_pad", padding=unit.step.padding),
+    v.Last: lambda unit: plain("last_step"),
 }
 
 _HELPERS = {
@@ -190,12 +156,12 @@ def flatten(x):
 """,
     "global_mean": '''
 def global_mean(x):
-    """Over all of space, whose axes stay."""
+    """Over all spatial axes, which stay with size 1."""
     return x.mean(range(1, x.ndim - 1), keepdims=True)
 ''',
     "global_max": '''
 def global_max(x):
-    """Over all of space, whose axes stay."""
+    """Over all spatial axes, which stay with size 1."""
     return x.max(range(1, x.ndim - 1), keepdims=True)
 ''',
     "zero_pad": """
@@ -204,13 +170,13 @@ def zero_pad(x, padding):
 """,
     "last_step": '''
 def last_step(x):
-    """The last step of (batch, time, features)."""
+    """The last time step of (batch, time, features)."""
     return x[:, -1]
 ''',
 }
 
 
-class Flax(Dialect):
+class FlaxDialect(Dialect):
     name = "flax"
     title = "Flax"
     channels_last = True
@@ -229,10 +195,10 @@ y = make_net().apply(variables, x)"""
     helpers = _HELPERS
 
     def number(self, name: str) -> int | None:
-        found = re.fullmatch(r"layers_(0|[1-9]\d*)", name)
-        return int(found[1]) if found else None
+        match = re.fullmatch(r"layers_(0|[1-9]\d*)", name)
+        return int(match[1]) if match else None
 
-    def leaf(self, unit: Unit) -> Call:
+    def expression(self, unit: Unit) -> CallExpression:
         return _MODULES[type(unit.step)](unit)
 
     def concat(self, parts: str, last: bool) -> str:
@@ -263,5 +229,5 @@ y = make_net().apply(variables, x)"""
         return f"def make_net(train=False):\n    return {self.writing().text(net, 4, 7)}"
 
 
-def _type(each: Needed) -> str:
-    return "nn.Module" if isinstance(each.sample, Call | Items) else type(each.sample).__name__
+def _type(each: ClassParameter) -> str:
+    return "nn.Module" if isinstance(each.sample, CallExpression | SequentialExpression) else type(each.sample).__name__

@@ -1,159 +1,114 @@
-"""The code of MXNet gluon, whose dense layers flatten what they take, and may end in an activation."""
+"""The code of MXNet gluon, whose dense layers flatten their input and may include an activation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from converter.architectures.codegen.arguments import activation, axes, bias, channel_axis, outputs, window
-from converter.architectures.codegen.code import Call, Option, Value, call
-from converter.architectures.codegen.dialect import Dialect
+from converter.architectures import vocabulary as v
+from converter.architectures.codegen.code import CallExpression, Option, Value, call
+from converter.architectures.codegen.dialect import Dialect, activation, bias, channel_axis, outputs, window
 from converter.architectures.codegen.program import Class
-from converter.architectures.units import Unit
-from converter.architectures.vocabulary import (
-    Attention,
-    AveragePool,
-    BatchNorm,
-    Conv,
-    ConvTranspose,
-    Dropout,
-    Elu,
-    Embedding,
-    Flatten,
-    Gelu,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    GroupNorm,
-    Gru,
-    InstanceNorm,
-    Last,
-    LayerNorm,
-    LeakyRelu,
-    Linear,
-    Lstm,
-    MaxPool,
-    Prelu,
-    Relu,
-    RmsNorm,
-    Rnn,
-    Sigmoid,
-    Silu,
-    Softmax,
-    Softplus,
-    Step,
-    Tanh,
-    ZeroPad,
-)
+from converter.architectures.units import Unit, axes
 
 
-def _linear(unit: Unit) -> Call:
-    """Behind time it must not flatten."""
-    flat = unit.given is None or len(unit.given.dims) == 1
+def _linear(unit: Unit) -> CallExpression:
+    """It must not flatten the time axis."""
+    flat = unit.input_shape is None or len(unit.input_shape.dims) == 1
     return call("nn.Dense", outputs(unit), **activation(unit), flatten=Option(flat, True), use_bias=bias(unit))
 
 
-def _conv(unit: Unit) -> Call:
-    step: Conv = unit.step
+def _conv(unit: Unit) -> CallExpression:
+    step: v.Conv | v.ConvTranspose = unit.step
+    if isinstance(step, v.ConvTranspose):
+        name, own = "Transpose", {"output_padding": Option(axes(step.output_padding), 0)}
+    else:
+        name, own = "", {"dilation": Option(axes(step.dilation), 1), "groups": Option(unit.groups, 1)}
     return call(
-        f"nn.Conv{unit.space}D",
+        f"nn.Conv{unit.space}D{name}",
         outputs(unit),
         ("kernel", axes(unit.kernel)),
         strides=Option(axes(step.stride), 1),
         padding=Option(axes(step.padding), 0),
-        dilation=Option(axes(step.dilation), 1),
-        groups=Option(unit.groups, 1),
+        **own,
         **activation(unit),
         use_bias=bias(unit),
     )
 
 
-def _conv_transpose(unit: Unit) -> Call:
-    step: ConvTranspose = unit.step
-    return call(
-        f"nn.Conv{unit.space}DTranspose",
-        outputs(unit),
-        ("kernel", axes(unit.kernel)),
-        strides=Option(axes(step.stride), 1),
-        padding=Option(axes(step.padding), 0),
-        output_padding=Option(axes(step.output_padding), 0),
-        **activation(unit),
-        use_bias=bias(unit),
-    )
-
-
-def _batch_norm(unit: Unit) -> Call:
-    """It stores both gamma and beta, also where they are not used."""
+def _batch_norm(unit: Unit) -> CallExpression:
+    """It stores gamma and beta even if they are not used."""
     return call("nn.BatchNorm", momentum=unit.step.momentum, epsilon=unit.step.epsilon)
 
 
-def _pool(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
-        step: MaxPool | AveragePool = unit.step
-        counts = {"count_include_pad": step.count_padding} if isinstance(step, AveragePool) and step.padding else {}
+def _pool(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
+        step: v.MaxPool | v.AveragePool = unit.step
+        counts = {"count_include_pad": step.count_padding} if isinstance(step, v.AveragePool) and step.padding else {}
         return call(f"nn.{name}Pool{unit.space}D", *window(step), padding=Option(axes(step.padding), 0), **counts)
 
     return make
 
 
-def _recurrent(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
-        options: dict[str, Value] = {"activation": unit.step.activation} if isinstance(unit.step, Rnn) else {}
+def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
+        options: dict[str, Value] = {"activation": unit.step.activation} if isinstance(unit.step, v.Rnn) else {}
         assert unit.inputs is not None
         return call(f"rnn.{name}", outputs(unit), layout="NTC", input_size=unit.inputs, **options)
 
     return make
 
 
-def _attention(unit: Unit) -> Call:
+def _attention(unit: Unit) -> CallExpression:
     return call("Attention", outputs(unit), ("heads", unit.step.heads), use_bias=bias(unit))
 
 
-def _zero_pad(unit: Unit) -> Call:
+def _zero_pad(unit: Unit) -> CallExpression:
     if unit.space == 1:
-        raise Gluon().refused(unit.step, "it pads images only")
+        raise GluonDialect().refused(unit.step, "it pads images only")
     return call("ZeroPad", ("padding", tuple(number for pair in unit.step.padding for number in pair)))
 
 
-def _word(name: str) -> Callable[[Unit], Call]:
+def _word(name: str) -> Callable[[Unit], CallExpression]:
     return lambda unit: call("nn.Activation", ("function", name))
 
 
-def _softmax(unit: Unit) -> Call:
+def _softmax(unit: Unit) -> CallExpression:
     return call("Softmax", ("axis", channel_axis(unit)))
 
 
-_MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
-    Linear: _linear,
-    Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), outputs(unit)),
-    Conv: _conv,
-    ConvTranspose: _conv_transpose,
-    BatchNorm: _batch_norm,
-    LayerNorm: lambda unit: call("nn.LayerNorm", epsilon=unit.step.epsilon),
-    GroupNorm: lambda unit: call("GroupNorm", outputs(unit), ("groups", unit.step.groups), epsilon=unit.step.epsilon),
-    InstanceNorm: lambda unit: call("nn.InstanceNorm", epsilon=unit.step.epsilon, scale=True),
-    RmsNorm: lambda unit: call("RMSNorm", outputs(unit), epsilon=unit.step.epsilon),
-    Prelu: lambda unit: call("nn.PReLU", in_channels=Option(unit.outputs or 1, 1)),
-    Rnn: _recurrent("RNN"),
-    Lstm: _recurrent("LSTM"),
-    Gru: _recurrent("GRU"),
-    Attention: _attention,
-    Relu: _word("relu"),
-    Sigmoid: _word("sigmoid"),
-    Tanh: _word("tanh"),
-    Gelu: lambda unit: call("TanhGelu") if unit.step.approximate else call("nn.GELU"),
-    LeakyRelu: lambda unit: call("nn.LeakyReLU", ("slope", unit.step.slope)),
-    Elu: lambda unit: call("nn.ELU", ("alpha", unit.step.alpha)),
-    Silu: lambda unit: call("nn.Swish"),
-    Softplus: _word("softrelu"),
-    Softmax: _softmax,
-    MaxPool: _pool("Max"),
-    AveragePool: _pool("Avg"),
-    GlobalMaxPool: lambda unit: call(f"nn.GlobalMaxPool{unit.space}D"),
-    GlobalAveragePool: lambda unit: call(f"nn.GlobalAvgPool{unit.space}D"),
-    Flatten: lambda unit: call("nn.Flatten"),
-    Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate)),
-    ZeroPad: _zero_pad,
-    Last: lambda unit: call("LastStep"),
+_MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
+    v.Linear: _linear,
+    v.Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), outputs(unit)),
+    v.Conv: _conv,
+    v.ConvTranspose: _conv,
+    v.BatchNorm: _batch_norm,
+    v.LayerNorm: lambda unit: call("nn.LayerNorm", epsilon=unit.step.epsilon),
+    v.GroupNorm: lambda unit: call("GroupNorm", outputs(unit), ("groups", unit.step.groups), epsilon=unit.step.epsilon),
+    v.InstanceNorm: lambda unit: call("nn.InstanceNorm", epsilon=unit.step.epsilon, scale=True),
+    v.RmsNorm: lambda unit: call("RMSNorm", outputs(unit), epsilon=unit.step.epsilon),
+    v.Prelu: lambda unit: call("nn.PReLU", in_channels=Option(unit.outputs or 1, 1)),
+    v.Rnn: _recurrent("RNN"),
+    v.Lstm: _recurrent("LSTM"),
+    v.Gru: _recurrent("GRU"),
+    v.Attention: _attention,
+    v.Relu: _word("relu"),
+    v.Sigmoid: _word("sigmoid"),
+    v.Tanh: _word("tanh"),
+    v.Gelu: lambda unit: call("TanhGelu") if unit.step.approximate else call("nn.GELU"),
+    v.LeakyRelu: lambda unit: call("nn.LeakyReLU", ("slope", unit.step.slope)),
+    v.Elu: lambda unit: call("nn.ELU", ("alpha", unit.step.alpha)),
+    v.Silu: lambda unit: call("nn.Swish"),
+    v.Softplus: _word("softrelu"),
+    v.Softmax: _softmax,
+    v.MaxPool: _pool("Max"),
+    v.AveragePool: _pool("Avg"),
+    v.GlobalMaxPool: lambda unit: call(f"nn.GlobalMaxPool{unit.space}D"),
+    v.GlobalAveragePool: lambda unit: call(f"nn.GlobalAvgPool{unit.space}D"),
+    v.Flatten: lambda unit: call("nn.Flatten"),
+    v.Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate)),
+    v.ZeroPad: _zero_pad,
+    v.Last: lambda unit: call("LastStep"),
 }
 
 _HELPERS = {
@@ -165,7 +120,7 @@ def row(*blocks):
 """,
     "TanhGelu": '''
 class TanhGelu(nn.HybridBlock):
-    """GELU by its approximation."""
+    """The tanh approximation of GELU."""
 
     def hybrid_forward(self, F, x):
         return 0.5 * x * (1 + F.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
@@ -181,7 +136,7 @@ class Softmax(nn.HybridBlock):
 """,
     "ZeroPad": '''
 class ZeroPad(nn.HybridBlock):
-    """Zeros around space; padding: before and behind, for each axis."""
+    """Zero padding of the spatial axes; padding: before and after, for each axis."""
 
     def __init__(self, padding):
         super().__init__()
@@ -192,7 +147,7 @@ class ZeroPad(nn.HybridBlock):
 ''',
     "LastStep": '''
 class LastStep(nn.HybridBlock):
-    """The last step of (batch, time, features)."""
+    """The last time step of (batch, time, features)."""
 
     def hybrid_forward(self, F, x):
         return F.slice_axis(x, axis=1, begin=-1, end=None).reshape((0, -1))
@@ -230,7 +185,7 @@ class RMSNorm(nn.HybridBlock):
 """,
     "Attention": '''
 class Attention(nn.HybridBlock):
-    """Multi-head attention of (batch, time, features) to itself."""
+    """Multi-head self-attention of (batch, time, features)."""
 
     def __init__(self, features, heads, use_bias=True):
         super().__init__()
@@ -252,10 +207,10 @@ class Attention(nn.HybridBlock):
 ''',
 }
 
-_WORDS: Mapping[type[Step], str] = {Relu: "relu", Sigmoid: "sigmoid", Tanh: "tanh", Softplus: "softrelu"}
+_WORDS: Mapping[type[v.NetStep], str] = {v.Relu: "relu", v.Sigmoid: "sigmoid", v.Tanh: "tanh", v.Softplus: "softrelu"}
 
 
-class Gluon(Dialect):
+class GluonDialect(Dialect):
     name = "mxnet"
     title = "MXNet"
     subclassed = True
@@ -272,8 +227,8 @@ net.load_parameters("{name}.params")"""
     def fused(self, unit: Unit) -> str:
         return _WORDS.get(type(unit.step), "")
 
-    def leaf(self, unit: Unit) -> Call:
-        if isinstance(unit.step, BatchNorm) and len({"scale", "offset"} & unit.roles) < 2:
+    def expression(self, unit: Unit) -> CallExpression:
+        if isinstance(unit.step, v.BatchNorm) and len({"scale", "offset"} & unit.roles) < 2:
             raise self.refused(unit.step, "its files have both a scale and an offset, and these weights do not")
         return _MODULES[type(unit.step)](unit)
 
@@ -283,7 +238,7 @@ net.load_parameters("{name}.params")"""
     def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
         return "row(", [text for _, text in items], ")"
 
-    def line_constructor(self) -> list[str]:
+    def sequential_constructor(self) -> list[str]:
         return ["    def __init__(self, *blocks):", "        super().__init__()", "        self.add(*blocks)", ""]
 
     def signature(self, made: Class) -> list[str]:

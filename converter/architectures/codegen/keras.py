@@ -1,7 +1,7 @@
 """The code of Keras 3 (TensorFlow).
 
-Its layers know the padding ``same``, which depends on the size of the input where a stride is not 1. A padding of a
-number is that where it is so for every size; else zeros are put around by a layer of its own, as in keras.applications.
+Its layers have no padding by a number, only ``same``, which with a stride depends on the size of the input. A padding
+that equals ``same`` for every size becomes that; any other becomes a padding layer, as in keras.applications.
 """
 
 from __future__ import annotations
@@ -13,64 +13,30 @@ import msgspec
 from msgspec import structs
 from msgspec.structs import replace
 
-from converter.architectures.codegen.arguments import activation, axes, bias, outputs, window
-from converter.architectures.codegen.code import Call, Expression, Option, call
-from converter.architectures.codegen.dialect import Dialect
-from converter.architectures.units import Shape, Unit, Units, per_axis
-from converter.architectures.vocabulary import (
-    Attention,
-    AveragePool,
-    BatchNorm,
-    Conv,
-    ConvTranspose,
-    Dropout,
-    Elu,
-    Embedding,
-    Flatten,
-    Gelu,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    GroupNorm,
-    Gru,
-    InstanceNorm,
-    Last,
-    LayerNorm,
-    LeakyRelu,
-    Linear,
-    Lstm,
-    MaxPool,
-    Prelu,
-    Relu,
-    RmsNorm,
-    Rnn,
-    Sigmoid,
-    Silu,
-    Softmax,
-    Softplus,
-    Step,
-    Tanh,
-    ZeroPad,
-)
+from converter.architectures import vocabulary as v
+from converter.architectures.codegen.code import CallExpression, Expression, Option, call
+from converter.architectures.codegen.dialect import Dialect, activation, bias, outputs, window
+from converter.architectures.units import Shape, Unit, Units, axes, per_axis
 
 
 class MaxPad(msgspec.Struct, frozen=True):
-    """What no maximum takes, around space."""
+    """Padding with minus infinity before a max pool."""
 
     padding: tuple[int, ...]
 
 
 class Crop(msgspec.Struct, frozen=True):
-    """Take off from space: for each axis how many before and behind."""
+    """Crop spatial axes: for each the number before and after."""
 
     cropping: tuple[tuple[int, int], ...]
 
 
-def _linear(unit: Unit) -> Call:
+def _linear(unit: Unit) -> CallExpression:
     return call("layers.Dense", outputs(unit), **activation(unit), use_bias=bias(unit))
 
 
-def _conv(unit: Unit) -> Call:
-    step: Conv = unit.step
+def _conv(unit: Unit) -> CallExpression:
+    step: v.Conv = unit.step
     return call(
         f"layers.Conv{unit.space}D",
         outputs(unit),
@@ -84,7 +50,7 @@ def _conv(unit: Unit) -> Call:
     )
 
 
-def _conv_transpose(unit: Unit) -> Call:
+def _conv_transpose(unit: Unit) -> CallExpression:
     return call(
         f"layers.Conv{unit.space}DTranspose",
         outputs(unit),
@@ -95,8 +61,8 @@ def _conv_transpose(unit: Unit) -> Call:
     )
 
 
-def _batch_norm(unit: Unit) -> Call:
-    step: BatchNorm = unit.step
+def _batch_norm(unit: Unit) -> CallExpression:
+    step: v.BatchNorm = unit.step
     parts = {
         "center": Option("offset" in unit.roles, True),
         "scale": Option("scale" in unit.roles, True),
@@ -104,51 +70,51 @@ def _batch_norm(unit: Unit) -> Call:
     return call("layers.BatchNormalization", momentum=step.momentum, epsilon=step.epsilon, **parts)
 
 
-def _group_norm(unit: Unit) -> Call:
-    groups = unit.step.groups if isinstance(unit.step, GroupNorm) else -1
+def _group_norm(unit: Unit) -> CallExpression:
+    groups = unit.step.groups if isinstance(unit.step, v.GroupNorm) else -1
     return call("layers.GroupNormalization", ("groups", groups), epsilon=unit.step.epsilon)
 
 
-def _prelu(unit: Unit) -> Call:
-    """One slope for all axes but that of the channels, or for all."""
-    rank = len(unit.given.dims) if unit.given is not None else 1
+def _prelu(unit: Unit) -> CallExpression:
+    """One slope for each channel, or one for all."""
+    rank = len(unit.input_shape.dims) if unit.input_shape is not None else 1
     shared = tuple(range(1, rank + (unit.outputs == 1)))
     return call("layers.PReLU", shared_axes=shared) if shared else call("layers.PReLU")
 
 
-def _pool(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
-        step: MaxPool | AveragePool = unit.step
+def _pool(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
+        step: v.MaxPool | v.AveragePool = unit.step
         same = Option("same" if axes(step.padding) != 0 else "valid", "valid")
         return call(f"layers.{name}Pooling{unit.space}D", *window(step), padding=same)
 
     return make
 
 
-def _recurrent(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
-        options = {"activation": Option(unit.step.activation, "tanh")} if isinstance(unit.step, Rnn) else {}
+def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
+        options = {"activation": Option(unit.step.activation, "tanh")} if isinstance(unit.step, v.Rnn) else {}
         return call(f"layers.{name}", outputs(unit), return_sequences=True, **options)
 
     return make
 
 
-def _attention(unit: Unit) -> Call:
+def _attention(unit: Unit) -> CallExpression:
     assert unit.outputs is not None
     head = unit.outputs // unit.step.heads
     made = call("layers.MultiHeadAttention", ("heads", unit.step.heads), ("key_dim", head), use_bias=bias(unit))
     return replace(made, use="{m}({x}, {x})")
 
 
-def _flatten(unit: Unit) -> Call:
-    """Of an input whose size in space is not known, the number of features is."""
-    unknown = unit.given is None or None in unit.given.dims
+def _flatten(unit: Unit) -> CallExpression:
+    """For an input of unknown spatial size the number of features is known."""
+    unknown = unit.input_shape is None or None in unit.input_shape.dims
     if unknown and unit.outputs is not None:
         return call("layers.Reshape", ("shape", (unit.outputs,)))
     return call("layers.Flatten")
 
 
-def _zero_pad(unit: Unit) -> Call:
+def _zero_pad(unit: Unit) -> CallExpression:
     pairs: Any = unit.step.padding
     if all(a == b for a, b in pairs):
         pairs = axes(tuple(a for a, _ in pairs))
@@ -157,58 +123,58 @@ def _zero_pad(unit: Unit) -> Call:
     return call(f"layers.ZeroPadding{unit.space}D", ("padding", pairs))
 
 
-def _crop(unit: Unit) -> Call:
+def _crop(unit: Unit) -> CallExpression:
     pairs: Any = unit.step.cropping
     return call(f"layers.Cropping{unit.space}D", ("cropping", pairs[0] if unit.space == 1 else pairs))
 
 
-def _word(name: str) -> Callable[[Unit], Call]:
+def _word(name: str) -> Callable[[Unit], CallExpression]:
     return lambda unit: call("layers.Activation", ("function", name))
 
 
-def _gelu(unit: Unit) -> Call:
+def _gelu(unit: Unit) -> CallExpression:
     return call("TanhGelu") if unit.step.approximate else call("layers.Activation", ("function", "gelu"))
 
 
-_MODULES: Mapping[type, Callable[[Unit], Call]] = {
-    Linear: _linear,
-    Embedding: lambda unit: call("layers.Embedding", ("rows", unit.rows or 0), outputs(unit)),
-    Conv: _conv,
-    ConvTranspose: _conv_transpose,
-    BatchNorm: _batch_norm,
-    LayerNorm: lambda unit: call("layers.LayerNormalization", epsilon=unit.step.epsilon),
-    GroupNorm: _group_norm,
-    InstanceNorm: _group_norm,
-    RmsNorm: lambda unit: call("layers.RMSNormalization", epsilon=unit.step.epsilon),
-    Prelu: _prelu,
-    Rnn: _recurrent("SimpleRNN"),
-    Lstm: _recurrent("LSTM"),
-    Gru: _recurrent("GRU"),
-    Attention: _attention,
-    Relu: lambda unit: call("layers.ReLU"),
-    Sigmoid: _word("sigmoid"),
-    Tanh: _word("tanh"),
-    Gelu: _gelu,
-    LeakyRelu: lambda unit: call("layers.LeakyReLU", ("slope", unit.step.slope)),
-    Elu: lambda unit: call("layers.ELU", ("alpha", unit.step.alpha)),
-    Silu: _word("silu"),
-    Softplus: _word("softplus"),
-    Softmax: lambda unit: call("layers.Softmax"),
-    MaxPool: _pool("Max"),
-    AveragePool: _pool("Average"),
-    GlobalMaxPool: lambda unit: call(f"layers.GlobalMaxPooling{unit.space}D", keepdims=True),
-    GlobalAveragePool: lambda unit: call(f"layers.GlobalAveragePooling{unit.space}D", keepdims=True),
-    Flatten: _flatten,
-    Dropout: lambda unit: call("layers.Dropout", ("rate", unit.step.rate)),
-    ZeroPad: _zero_pad,
-    Last: lambda unit: call("LastStep"),
+_MODULES: Mapping[type, Callable[[Unit], CallExpression]] = {
+    v.Linear: _linear,
+    v.Embedding: lambda unit: call("layers.Embedding", ("rows", unit.rows or 0), outputs(unit)),
+    v.Conv: _conv,
+    v.ConvTranspose: _conv_transpose,
+    v.BatchNorm: _batch_norm,
+    v.LayerNorm: lambda unit: call("layers.LayerNormalization", epsilon=unit.step.epsilon),
+    v.GroupNorm: _group_norm,
+    v.InstanceNorm: _group_norm,
+    v.RmsNorm: lambda unit: call("layers.RMSNormalization", epsilon=unit.step.epsilon),
+    v.Prelu: _prelu,
+    v.Rnn: _recurrent("SimpleRNN"),
+    v.Lstm: _recurrent("LSTM"),
+    v.Gru: _recurrent("GRU"),
+    v.Attention: _attention,
+    v.Relu: lambda unit: call("layers.ReLU"),
+    v.Sigmoid: _word("sigmoid"),
+    v.Tanh: _word("tanh"),
+    v.Gelu: _gelu,
+    v.LeakyRelu: lambda unit: call("layers.LeakyReLU", ("slope", unit.step.slope)),
+    v.Elu: lambda unit: call("layers.ELU", ("alpha", unit.step.alpha)),
+    v.Silu: _word("silu"),
+    v.Softplus: _word("softplus"),
+    v.Softmax: lambda unit: call("layers.Softmax"),
+    v.MaxPool: _pool("Max"),
+    v.AveragePool: _pool("Average"),
+    v.GlobalMaxPool: lambda unit: call(f"layers.GlobalMaxPooling{unit.space}D", keepdims=True),
+    v.GlobalAveragePool: lambda unit: call(f"layers.GlobalAveragePooling{unit.space}D", keepdims=True),
+    v.Flatten: _flatten,
+    v.Dropout: lambda unit: call("layers.Dropout", ("rate", unit.step.rate)),
+    v.ZeroPad: _zero_pad,
+    v.Last: lambda unit: call("LastStep"),
     MaxPad: lambda unit: call("PadForMax", ("padding", unit.step.padding)),
     Crop: _crop,
 }
 
 _PAD_FOR_MAX = '''
 class PadForMax(layers.Layer):
-    """Puts minus infinity around space, which no maximum takes; as much before as behind."""
+    """Pads spatial axes with minus infinity, equally on both sides."""
 
     def __init__(self, padding):
         super().__init__()
@@ -221,7 +187,7 @@ class PadForMax(layers.Layer):
 
 _TANH_GELU = '''
 class TanhGelu(layers.Layer):
-    """GELU by its approximation."""
+    """The tanh approximation of GELU."""
 
     def call(self, x):
         return keras.ops.gelu(x, approximate=True)
@@ -229,23 +195,23 @@ class TanhGelu(layers.Layer):
 
 _LAST = '''
 class LastStep(layers.Layer):
-    """The last step of (batch, time, features)."""
+    """The last time step of (batch, time, features)."""
 
     def call(self, x):
         return x[:, -1]
 '''
 
-_WORDS: Mapping[type[Step], str] = {
-    Relu: "relu",
-    Sigmoid: "sigmoid",
-    Tanh: "tanh",
-    Silu: "silu",
-    Softplus: "softplus",
+_WORDS: Mapping[type[v.NetStep], str] = {
+    v.Relu: "relu",
+    v.Sigmoid: "sigmoid",
+    v.Tanh: "tanh",
+    v.Silu: "silu",
+    v.Softplus: "softplus",
 }
 
 
-class Keras(Dialect):
-    """explicit: whether zeros are put around by a layer of its own wherever a convolution pads."""
+class KerasDialect(Dialect):
+    """explicit: whether every padded convolution gets a padding layer."""
 
     name = "tensorflow"
     title = "Keras"
@@ -267,24 +233,26 @@ net.load_weights("{name}.weights.h5")"""
         return None
 
     def fused(self, unit: Unit) -> str:
-        if isinstance(unit.step, Gelu):
+        if isinstance(unit.step, v.Gelu):
             return "" if unit.step.approximate else "gelu"
         return _WORDS.get(type(unit.step), "")
 
     def lowered(self, unit: Unit) -> tuple[Unit, ...]:
         step = unit.step
-        if isinstance(step, Conv) and axes(step.padding) != 0 and (self.explicit or not is_same(unit)):
-            return _padded(unit, ZeroPad(padding=_both(unit)))
-        if isinstance(step, MaxPool) and axes(step.padding) != 0 and not is_same(unit):
+        if isinstance(step, v.Conv) and axes(step.padding) != 0 and (self.explicit or not is_same(unit)):
+            return _padded(unit, v.ZeroPad(padding=_both(unit)))
+        if isinstance(step, v.MaxPool) and axes(step.padding) != 0 and not is_same(unit):
             return _padded(unit, MaxPad(per_axis(step.padding, range(unit.space))))
-        if isinstance(step, AveragePool) and axes(step.padding) != 0:
+        if isinstance(step, v.AveragePool) and axes(step.padding) != 0:
             if step.count_padding:
-                return _padded(unit, ZeroPad(padding=_both(unit)))
+                return _padded(unit, v.ZeroPad(padding=_both(unit)))
             if not is_same(unit):
-                raise self.refused(step, "it pads an average with a stride as 'same' alone does (count_padding: false)")
-        return _cropped(unit) if isinstance(step, ConvTranspose) else (unit,)
+                raise self.refused(
+                    step, "an average pool with a stride and count_padding: false can pad only as 'same'"
+                )
+        return _cropped(unit) if isinstance(step, v.ConvTranspose) else (unit,)
 
-    def leaf(self, unit: Unit) -> Call:
+    def expression(self, unit: Unit) -> CallExpression:
         return _MODULES[type(unit.step)](unit)
 
     def concat(self, parts: str, last: bool) -> str:
@@ -294,7 +262,7 @@ net.load_weights("{name}.weights.h5")"""
         return "keras.Sequential([", [text for _, text in items], "])"
 
     def net_text(self, net: Expression, units: Units) -> str:
-        """It is called once on an input that has no values, which makes its variables."""
+        """The net is called once on a symbolic input, which creates its variables."""
         shape = units.input_of(channels_last=True) or (None,)
         numbers = ', dtype="int32"' if units.takes_numbers else ""
         sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
@@ -304,10 +272,10 @@ net.load_weights("{name}.weights.h5")"""
 
 
 def is_same(unit: Unit) -> bool:
-    """Whether the padding is what ``same`` is for inputs of every size."""
-    step: Conv | MaxPool | AveragePool = unit.step
-    window = unit.kernel if isinstance(step, Conv) else per_axis(step.size, range(unit.space))
-    dilation = per_axis(step.dilation if isinstance(step, Conv) else 1, window)
+    """Whether the padding equals ``same`` for inputs of every size."""
+    step: v.Conv | v.MaxPool | v.AveragePool = unit.step
+    window = unit.kernel if isinstance(step, v.Conv) else per_axis(step.size, range(unit.space))
+    dilation = per_axis(step.dilation if isinstance(step, v.Conv) else 1, window)
     stride = per_axis(step.stride if step.stride is not None else window, window)
     each = zip(window, dilation, stride, per_axis(step.padding, window), strict=True)
     return all(s == 1 and 2 * p == d * (k - 1) for k, d, s, p in each)
@@ -318,22 +286,22 @@ def _both(unit: Unit) -> tuple[tuple[int, int], ...]:
 
 
 def _padded(unit: Unit, pad: Any) -> tuple[Unit, ...]:
-    """With the padding as a step of its own."""
-    assert unit.given is not None
+    """The unit with its padding as a separate step."""
+    assert unit.input_shape is not None
     sizes = per_axis(unit.step.padding, range(unit.space))
-    dims = tuple(None if d is None else d + 2 * p for d, p in zip(unit.given.dims[1:], sizes, strict=True))
-    shape = Shape((unit.given.dims[0], *dims), True)
-    bare = replace(unit, step=structs.replace(unit.step, padding=0), given=shape)
-    return Unit(pad, unit.given, shape), bare
+    dims = tuple(None if d is None else d + 2 * p for d, p in zip(unit.input_shape.dims[1:], sizes, strict=True))
+    shape = Shape((unit.input_shape.dims[0], *dims), True)
+    bare = replace(unit, step=structs.replace(unit.step, padding=0), input_shape=shape)
+    return Unit(pad, unit.input_shape, shape), bare
 
 
 def _cropped(unit: Unit) -> tuple[Unit, ...]:
-    """Keras has no padding of a number for a transposed convolution: what is too much is taken off."""
-    step: ConvTranspose = unit.step
+    """Keras has no padding by a number for a transposed convolution: its output is cropped."""
+    step: v.ConvTranspose = unit.step
     each = [per_axis(option, unit.kernel) for option in (step.stride, step.padding, step.output_padding)]
     sides = [(p, p - o + max(s - k, 0)) for k, s, p, o in zip(unit.kernel, *each, strict=True)]
-    if any(behind < 0 for _, behind in sides):
-        raise Keras().refused(step, f"an output_padding above the padding of {step.padding}")
+    if any(after < 0 for _, after in sides):
+        raise KerasDialect().refused(step, f"an output_padding above the padding of {step.padding}")
     if not any(map(any, sides)):
         return (unit,)
-    return unit, Unit(Crop(tuple(sides)), unit.given, unit.gives)
+    return unit, Unit(Crop(tuple(sides)), unit.input_shape, unit.output_shape)

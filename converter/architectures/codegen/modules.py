@@ -1,8 +1,8 @@
-"""The modules of a clone: its layers in the tree that their names make, so that its files have these names.
+"""The modules of a clone: its layers in the tree of their names, so that its files have these names.
 
-A name such as ``net.2.conv1`` leads through modules. One whose children are called one after the other, and numbered
-as a Sequential numbers them, is a Sequential; any other is a class of its own, with the children as attributes. Steps
-without weights stand where the numbers leave room for them.
+A name such as ``net.2.conv1`` leads through modules. A module whose children run one after the other and have the
+numbers of a Sequential is a Sequential; any other is a class with the children as attributes. Steps without weights
+fill the gaps in the numbers.
 """
 
 from __future__ import annotations
@@ -14,111 +14,108 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from converter.architectures import vocabulary as v
+from converter.architectures.codegen.dialect import Dialect
 from converter.architectures.codegen.tree import (
-    Block,
     Body,
-    Do,
-    Leaf,
-    Line,
-    Node,
-    Rules,
-    Split,
-    Use,
+    ClassModule,
+    DoStep,
+    ModuleNode,
+    NamedSteps,
+    SequentialModule,
+    SingleModule,
+    SplitSteps,
+    StepList,
+    UseChild,
     camel,
     free,
     is_attribute,
+    runs_by_name,
     step_name,
 )
-from converter.architectures.units import Fork, Row, Unit, units_in
-from converter.architectures.vocabulary import ACTIVATIONS, Conv, ConvTranspose, Flatten, Linear
+from converter.architectures.units import Fork, Row, Unit, layers_in
 from converter.errors import ConversionError
 from converter.formats.keras.config import snake_case
 
 
-def modules(row: Row, names: Mapping[str, tuple[str, ...]], hints: Mapping[str, tuple[str, ...]], rules: Rules) -> Node:
-    """The tree of a net. names: path of each layer -> the parts of its name. hints: where classes get theirs from.
+def modules(
+    row: Row, names: Mapping[str, tuple[str, ...]], hints: Mapping[str, tuple[str, ...]], dialect: Dialect
+) -> ModuleNode:
+    """The tree of a net. names: path of a layer -> the parts of its name. hints: the same, for names of classes.
 
-    Raises ConversionError for names that no modules could have.
+    Raises ConversionError for names that modules cannot have.
     """
-    return _Layout(names, hints, rules).module(list(row), 0)
+    return _TreeBuilder(names, hints, dialect).module(list(row), 0)
 
 
-Steps = list["Unit | Fork"]
-#: Names of modules that are none for a class.
+#: Names of modules that say nothing as the name of a class.
 _TELLING_NOTHING = frozenset({"sequential", "layer", "layers", "net"})
 
 
-class Part(msgspec.Struct):
-    """Steps with one name in front of theirs; "" for one without weights."""
-
-    name: str
-    steps: Steps
-
-
-class _Layout(msgspec.Struct, frozen=True):
+class _TreeBuilder(msgspec.Struct, frozen=True):
     names: Mapping[str, tuple[str, ...]]
     hints: Mapping[str, tuple[str, ...]]
-    rules: Rules
+    dialect: Dialect
 
-    def module(self, row: Steps, depth: int) -> Node:
-        if self._is_leaf(row, depth):
+    def module(self, row: StepList, depth: int) -> ModuleNode:
+        if self._is_single(row, depth):
             assert isinstance(row[0], Unit)
-            return Leaf(row[0])
+            return SingleModule(row[0])
         return self.line(row, depth) or self.subclass(row, depth) or self.block(row, depth)
 
     # -- Sequentials
 
-    def line(self, row: Steps, depth: int) -> Line | None:
-        """A Sequential with these names; None where none has them."""
-        parts = parts_of(row, self.names, depth)
+    def line(self, row: StepList, depth: int) -> SequentialModule | None:
+        """A Sequential with these names; None if a Sequential cannot have them."""
+        parts = runs_by_name(row, self.names, depth)
         if parts is None or not all(self._is_callable(part, depth) for part in parts):
             return None
         names = [part.name for part in parts if part.name]
-        numbers = [self.rules.number(name) for name in names]
+        numbers = [self.dialect.number(name) for name in names]
         if all(number is not None for number in numbers):
             return self._numbered(parts, depth)
-        if self.rules.counted:
+        if self.dialect.counted:
             return self._counted(parts, depth)
         is_class = all(map(is_attribute, names))
-        return self._named(parts, depth) if self.rules.says_names and not is_class else None
+        return self._named(parts, depth) if self.dialect.says_names and not is_class else None
 
-    def _numbered(self, parts: Sequence[Part], depth: int) -> Line | None:
-        """Each module at its number; those without a name in the gaps, behind or before the layers inside of others."""
-        made: list[Part] = []
+    def _numbered(self, parts: Sequence[NamedSteps], depth: int) -> SequentialModule | None:
+        """Each module at its number, with steps without weights in the gaps or inside the neighbouring modules."""
+        made: list[NamedSteps] = []
         place, waiting, last = 0, list[Unit | Fork](), None
         for part in parts:
             if not part.name:
                 waiting += part.steps
                 continue
-            number = self.rules.number(part.name)
+            number = self.dialect.number(part.name)
             assert number is not None
             room, lead = number - place, self._lead(part.steps, depth + 1)
             filled = self._filled(last, waiting, room, lead, part.steps, depth) if room >= 0 else None
             if filled is None:
                 return None
-            behind, between, before = filled
+            after, between, before = filled
             if last is not None:
-                last.steps = behind
-            made += [Part("", [step]) for step in between]
-            last = Part(part.name, [*before, *part.steps])
+                last.steps = after
+            made += [NamedSteps("", [step]) for step in between]
+            last = NamedSteps(part.name, [*before, *part.steps])
             made.append(last)
             place, waiting = number + 1, []
         if last is not None:
             last.steps, waiting = self._with_activation(last.steps, waiting, depth)
             last.steps, waiting = _with_join(last.steps, waiting)
-        made += [Part("", [step]) for step in waiting]
-        return Line(tuple((part.name, self.module(part.steps, depth + 1)) for part in made))
+        made += [NamedSteps("", [step]) for step in waiting]
+        return SequentialModule(tuple((part.name, self.module(part.steps, depth + 1)) for part in made))
 
     def _filled(
-        self, last: Part | None, steps: Steps, room: int, lead: int, then: Steps, depth: int
-    ) -> tuple[Steps, Steps, Steps] | None:
-        """The steps between two layers: what the former takes, what fills the gap, and what the latter takes."""
+        self, last: NamedSteps | None, steps: StepList, room: int, lead: int, then: StepList, depth: int
+    ) -> tuple[StepList, StepList, StepList] | None:
+        """The steps between two modules: for the module before, for the gap, and for the module after."""
         former = last.steps if last is not None else []
-        can_take = last is not None and not self._is_leaf(former, depth + 1)
+        can_take = last is not None and not self._is_single(former, depth + 1)
         choices = [(former, steps)]
         if last is not None:
             choices.insert(0, self._with_activation(former, steps, depth))
-        if self.rules.flattens and _flattens(steps, then):
+        if self.dialect.flattens and _ends_in_flatten(steps, then):
             choices = [choice for kept, rest in choices for choice in ((kept, rest[:-1]), (kept, rest))]
         for kept, rest in choices:
             surplus = len(rest) - room - lead
@@ -126,63 +123,63 @@ class _Layout(msgspec.Struct, frozen=True):
                 return [*kept, *rest[:surplus]], rest[surplus : surplus + room], rest[surplus + room :]
         return None
 
-    def _lead(self, row: Steps, depth: int) -> int:
-        """How many steps without weights must stand before the first layer, inside of the module of these steps."""
-        parts = None if self._is_leaf(row, depth) else parts_of(row, self.names, depth)
-        numbers = [self.rules.number(part.name) for part in parts or () if part.name]
+    def _lead(self, row: StepList, depth: int) -> int:
+        """How many steps without weights must precede the first layer inside the module of these steps."""
+        parts = None if self._is_single(row, depth) else runs_by_name(row, self.names, depth)
+        numbers = [self.dialect.number(part.name) for part in parts or () if part.name]
         first = next((part for part in parts or () if part.name), None)
         if first is None or numbers[0] is None or None in numbers:
             return 0
         return numbers[0] + self._lead(first.steps, depth + 1)
 
-    def _counted(self, parts: Sequence[Part], depth: int) -> Line | None:
-        items: list[tuple[str, Node]] = []
+    def _counted(self, parts: Sequence[NamedSteps], depth: int) -> SequentialModule | None:
+        items: list[tuple[str, ModuleNode]] = []
         counts: Counter[str] = Counter()
-        for part in self._with_behind(parts, depth):
+        for part in self._attached(parts, depth):
             node = self.module(part.steps, depth + 1)
             if part.name:
                 kind = self._class(node, part.name)
                 count, counts[kind] = counts[kind], counts[kind] + 1
                 if part.name != (f"{kind}_{count}" if count else kind):
                     return None
-                node = replace(node, hint=kind, counted=True) if isinstance(node, Block) else node
+                node = replace(node, hint=kind, counted=True) if isinstance(node, ClassModule) else node
             items.append((part.name, node))
-        return Line(tuple(items))
+        return SequentialModule(tuple(items))
 
-    def _with_behind(self, parts: Iterable[Part], depth: int) -> list[Part]:
-        """Steps without weights go into the Sequential before them, the first ones into that behind them."""
-        found: list[Part] = []
+    def _attached(self, parts: Iterable[NamedSteps], depth: int) -> list[NamedSteps]:
+        """Steps without weights join the Sequential before them, leading ones that after them."""
+        result: list[NamedSteps] = []
         for part in parts:
-            former = found[-1] if found and found[-1].name else None
+            former = result[-1] if result and result[-1].name else None
             if not part.name and former is not None:
                 former.steps, rest = self._with_activation(former.steps, part.steps, depth)
                 former.steps, rest = _with_join(former.steps, rest)
                 if rest and self._is_line(former, depth):
                     former.steps, rest = [*former.steps, *rest], []
                 if rest:
-                    found.append(Part("", rest))
-            elif found and all(not each.name for each in found) and self._is_line(part, depth):
-                found = [Part(part.name, [*(step for each in found for step in each.steps), *part.steps])]
+                    result.append(NamedSteps("", rest))
+            elif result and all(not each.name for each in result) and self._is_line(part, depth):
+                result = [NamedSteps(part.name, [*(step for each in result for step in each.steps), *part.steps])]
             else:
-                found.append(Part(part.name, list(part.steps)))
-        return found
+                result.append(NamedSteps(part.name, list(part.steps)))
+        return result
 
-    def _is_line(self, part: Part, depth: int) -> bool:
-        return not self._is_leaf(part.steps, depth + 1) and self.line(part.steps, depth + 1) is not None
+    def _is_line(self, part: NamedSteps, depth: int) -> bool:
+        return not self._is_single(part.steps, depth + 1) and self.line(part.steps, depth + 1) is not None
 
-    def _class(self, node: Node, name: str) -> str:
-        """What Keras counts a module by."""
-        if isinstance(node, Leaf):
-            return snake_case(self.rules.leaf(node.unit).function.rpartition(".")[2])
+    def _class(self, node: ModuleNode, name: str) -> str:
+        """The name by which Keras counts a module."""
+        if isinstance(node, SingleModule):
+            return snake_case(self.dialect.expression(node.unit).function.rpartition(".")[2])
         stem = re.sub(r"_\d+$", "", name)
-        if isinstance(node, Line):
+        if isinstance(node, SequentialModule):
             return "sequential"
         return stem if is_attribute(stem) and snake_case(camel(stem)) == stem else ""
 
-    def _named(self, parts: Sequence[Part], depth: int) -> Line | None:
-        made: list[Part] = []
+    def _named(self, parts: Sequence[NamedSteps], depth: int) -> SequentialModule | None:
+        made: list[NamedSteps] = []
         taken = {part.name for part in parts}
-        waiting: Steps = []
+        waiting: StepList = []
         for part in parts:
             if not part.name:
                 waiting += part.steps
@@ -191,23 +188,23 @@ class _Layout(msgspec.Struct, frozen=True):
             rest = len(waiting) - lead
             if rest < 0:
                 return None
-            if made and made[-1].name and not self._is_leaf(made[-1].steps, depth + 1):
+            if made and made[-1].name and not self._is_single(made[-1].steps, depth + 1):
                 made[-1].steps += waiting[:rest]
             else:
-                made += [Part("", [step]) for step in waiting[:rest]]
-            made.append(Part(part.name, [*waiting[rest:], *part.steps]))
+                made += [NamedSteps("", [step]) for step in waiting[:rest]]
+            made.append(NamedSteps(part.name, [*waiting[rest:], *part.steps]))
             waiting = []
-        made += [Part("", [step]) for step in waiting]
+        made += [NamedSteps("", [step]) for step in waiting]
         for part in made:
             if not part.name:
                 part.name = free(step_name(part.steps[0]), taken)
                 taken.add(part.name)
-        return Line(tuple((part.name, self.module(part.steps, depth + 1)) for part in made), named=True)
+        return SequentialModule(tuple((part.name, self.module(part.steps, depth + 1)) for part in made), named=True)
 
-    def subclass(self, row: Steps, depth: int) -> Block | None:
-        """A Sequential that joins what it makes with what it took: the layers are all in one branch of a fork."""
-        fork, *behind = row
-        if not self.rules.subclassed or not isinstance(fork, Fork) or any(layers_in([step]) for step in behind):
+    def subclass(self, row: StepList, depth: int) -> ClassModule | None:
+        """A Sequential that joins its output with its input: all layers are in one branch of a fork."""
+        fork, *following = row
+        if not self.dialect.subclassed or not isinstance(fork, Fork) or any(layers_in([step]) for step in following):
             return None
         full = [branch for branch in fork.branches if layers_in(branch)]
         if len(full) != 1 or all(is_attribute(self.names[path][depth]) for path in layers_in(full[0])):
@@ -215,13 +212,15 @@ class _Layout(msgspec.Struct, frozen=True):
         line = self.line(list(full[0]), depth)
         if line is None or line.named:
             return None
-        branches = tuple((Use(""),) if branch is full[0] else _done(branch) for branch in fork.branches)
-        return Block((), (Split(fork.joined, fork.last, branches), *_done(behind)), self._hint(row), line)
+        branches = tuple((UseChild(""),) if branch is full[0] else _statements(branch) for branch in fork.branches)
+        return ClassModule(
+            (), (SplitSteps(fork.joined, fork.last, branches), *_statements(following)), self._hint(row), line
+        )
 
     # -- classes
 
-    def block(self, row: Steps, depth: int) -> Block:
-        children: dict[str, Node] = {}
+    def block(self, row: StepList, depth: int) -> ClassModule:
+        children: dict[str, ModuleNode] = {}
         whole: dict[str, set[str]] = {}
         for path in layers_in(row):
             whole.setdefault(self._name(path, depth), set()).add(path)
@@ -229,51 +228,51 @@ class _Layout(msgspec.Struct, frozen=True):
             body = self._whole(row, depth, children)
         else:
             body = self._body(row, depth, whole, children)
-        return Block(tuple(children.items()), body, self._hint(row))
+        return ClassModule(tuple(children.items()), body, self._hint(row))
 
-    def _whole(self, row: Steps, depth: int, children: dict[str, Node]) -> Body:
-        """A class around one module; that takes all steps but those in front for which it has no place."""
+    def _whole(self, row: StepList, depth: int, children: dict[str, ModuleNode]) -> Body:
+        """A class around one module, which contains all steps except leading ones that do not fit."""
         first = next(i for i, step in enumerate(row) if layers_in([step]))
         start = max(first - self._lead(row[first:], depth + 1), 0)
         name = self._name(layers_in(row)[0], depth)
         children[name] = self.module(row[start:], depth + 1)
-        return (*_done(row[:start]), Use(name))
+        return (*_statements(row[:start]), UseChild(name))
 
     def _body(
-        self, row: Sequence[Unit | Fork], depth: int, whole: Mapping[str, set[str]], children: dict[str, Node]
+        self, row: Sequence[Unit | Fork], depth: int, whole: Mapping[str, set[str]], children: dict[str, ModuleNode]
     ) -> Body:
-        found: list[Use | Do | Split] = []
+        body: list[UseChild | DoStep | SplitSteps] = []
         rest = list(row)
         while rest:
             run, name = self._run(rest, depth, whole)
             if run and name:
-                node, before, taken = self._child(found, run, rest[len(run) :], depth)
-                if not (isinstance(node, Block) and node.line is not None):
+                node, before, taken = self._child(body, run, rest[len(run) :], depth)
+                if not (isinstance(node, ClassModule) and node.line is not None):
                     children[name] = node
-                    found = [*found[:before], Use(name)]
+                    body = [*body[:before], UseChild(name)]
                     del rest[: len(run) + taken]
                     continue
             step = rest.pop(0)
             if isinstance(step, Fork):
                 branches = (self._body(branch, depth, whole, children) for branch in step.branches)
-                found.append(Split(step.joined, step.last, tuple(branches)))
+                body.append(SplitSteps(step.joined, step.last, tuple(branches)))
             elif not step.path:
-                found.append(Do(step))
+                body.append(DoStep(step))
             else:
                 raise ConversionError(
-                    f"{self.rules.title} calls a layer '{'.'.join(self.names[step.path])}', and "
-                    f"'{'.'.join(self.names[step.path][: depth + 1])}' is no module that is called once: it has layers "
-                    "that do not stand one behind the other. Such a net cannot be built."
+                    f"{self.dialect.title} calls a layer '{'.'.join(self.names[step.path])}', and "
+                    f"'{'.'.join(self.names[step.path][: depth + 1])}' cannot be a module that is called once: its "
+                    "layers do not run one after the other. Such a net cannot be built."
                 )
-        return tuple(found)
+        return tuple(body)
 
-    def _run(self, row: Steps, depth: int, whole: Mapping[str, set[str]]) -> tuple[Steps, str]:
-        """The steps in front that are all those of one child, and its name."""
+    def _run(self, row: StepList, depth: int, whole: Mapping[str, set[str]]) -> tuple[StepList, str]:
+        """The leading steps, if they are all the steps of one child, and its name."""
         names = {self._name(path, depth) for path in layers_in(row[:1])}
         if len(names) != 1:
             return [], ""
         (name,) = names
-        run: Steps = []
+        run: StepList = []
         for step in row:
             if any(self._name(path, depth) != name for path in layers_in([step])):
                 break
@@ -283,38 +282,44 @@ class _Layout(msgspec.Struct, frozen=True):
         is_layer = any(
             len(self.names[path]) == depth + 1 for path in layers_in(run)
         )  # the name is that of a layer itself
-        fits = self._is_leaf(run, depth + 1) if is_layer else set(layers_in(run)) == whole[name]
+        fits = self._is_single(run, depth + 1) if is_layer else set(layers_in(run)) == whole[name]
         return (run, name) if fits else ([], "")
 
-    def _child(self, found: Sequence[Use | Do | Split], run: Steps, behind: Steps, depth: int) -> tuple[Node, int, int]:
-        """The child of a run, how much of what is found stays before it, and how many of those behind it takes."""
+    def _child(
+        self, body: Sequence[UseChild | DoStep | SplitSteps], run: StepList, following: StepList, depth: int
+    ) -> tuple[ModuleNode, int, int]:
+        """The child of a run, how much of the body stays before it, and how many of the following steps it includes."""
         lead = self._lead(run, depth + 1)
-        before = [step for step in found[len(found) - lead :] if isinstance(step, Do)] if lead <= len(found) else []
+        before = [step for step in body[len(body) - lead :] if isinstance(step, DoStep)] if lead <= len(body) else []
         if lead and len(before) == lead:
-            return self.module([*(step.unit for step in before), *run], depth + 1), len(found) - lead, 0
-        fused, rest = self._with_activation(run, behind[:1], depth)
-        taken = len(behind[:1]) - len(rest) if self._is_leaf(run, depth + 1) else 0
-        return self.module(fused if taken else run, depth + 1), len(found), taken
+            return self.module([*(step.unit for step in before), *run], depth + 1), len(body) - lead, 0
+        fused, rest = self._with_activation(run, following[:1], depth)
+        taken = len(following[:1]) - len(rest) if self._is_single(run, depth + 1) else 0
+        return self.module(fused if taken else run, depth + 1), len(body), taken
 
     # -- names
 
     def _name(self, path: str, depth: int) -> str:
         if len(self.names[path]) <= depth:
             raise ConversionError(
-                f"{self.rules.title} calls a layer '{'.'.join(self.names[path])}', and others lie inside of that name"
+                f"{self.dialect.title} calls a layer '{'.'.join(self.names[path])}', "
+                "and other layers have that name as a prefix"
             )
         return self.names[path][depth]
 
-    def _is_leaf(self, row: Sequence[Unit | Fork], depth: int) -> bool:
+    def _is_single(self, row: Sequence[Unit | Fork], depth: int) -> bool:
         return len(row) == 1 and isinstance(row[0], Unit) and len(self.names.get(row[0].path, ())) <= depth
 
-    def _is_callable(self, part: Part, depth: int) -> bool:
-        """Whether it may stand in a Sequential."""
+    def _is_callable(self, part: NamedSteps, depth: int) -> bool:
+        """Whether a Sequential can contain it."""
         unit = part.steps[0]
-        return not (isinstance(unit, Unit) and self._is_leaf(part.steps, depth + 1)) or self.rules.leaf(unit).is_unary
+        return (
+            not (isinstance(unit, Unit) and self._is_single(part.steps, depth + 1))
+            or self.dialect.expression(unit).is_unary
+        )
 
     def _hint(self, row: Sequence[Unit | Fork]) -> str:
-        """A name for a class: the last that all its layers have in common."""
+        """The name of a class: the last part that the names of its layers have in common."""
         names = [self.hints[path] for path in layers_in(row)]
         common: list[str] = []
         for parts in zip(*names, strict=False):
@@ -327,65 +332,42 @@ class _Layout(msgspec.Struct, frozen=True):
         forks = {step.joined for step in row if isinstance(step, Fork)}
         return "residual" if forks == {"add"} else "branches" if forks == {"concat"} else "block"
 
-    def _with_activation(self, row: Steps, steps: Steps, depth: int) -> tuple[Steps, Steps]:
-        """The activation behind a layer as an option of the layer."""
-        if row and steps and self._is_leaf(row, depth + 1):
+    def _with_activation(self, row: StepList, steps: StepList, depth: int) -> tuple[StepList, StepList]:
+        """Fuse the activation after a layer into the layer, if it has such an option."""
+        if row and steps and self._is_single(row, depth + 1):
             unit, first = row[0], steps[0]
             assert isinstance(unit, Unit)
-            if isinstance(unit.step, Linear | Conv | ConvTranspose) and not unit.activation and isinstance(first, Unit):
-                activation = self.rules.fused(first)
+            if (
+                isinstance(unit.step, v.Linear | v.Conv | v.ConvTranspose)
+                and not unit.activation
+                and isinstance(first, Unit)
+            ):
+                activation = self.dialect.fused(first)
                 if activation:
                     return [replace(unit, activation=activation)], steps[1:]
         return row, steps
 
 
-def parts_of(row: Steps, names: Mapping[str, tuple[str, ...]], depth: int) -> list[Part] | None:
-    """The steps by their next name; None where those of one name are not called one after the other."""
-    parts: list[Part] = []
-    for step in row:
-        paths = layers_in([step])
-        deepest = depth + 1 if isinstance(step, Fork) else depth  # a branch is no layer itself
-        if any(len(names[path]) <= deepest for path in paths):
-            return None
-        said = {names[path][depth] for path in paths}
-        if len(said) > 1:
-            return None
-        name = said.pop() if said else ""
-        known = next((i for i, part in enumerate(parts) if part.name and part.name == name), None)
-        if known is None:
-            parts.append(Part(name, [step]))
-        elif any(part.name for part in parts[known + 1 :]):
-            return None
-        else:
-            between = [inner for part in parts[known + 1 :] for inner in part.steps]
-            parts[known].steps += [*between, step]
-            del parts[known + 1 :]
-    return parts
-
-
-def _with_join(row: Steps, steps: Steps) -> tuple[Steps, Steps]:
-    """The activation behind joined branches belongs to them."""
-    if row and steps and isinstance(row[-1], Fork) and any(_is(steps[0], kind) for kind in ACTIVATIONS):
+def _with_join(row: StepList, steps: StepList) -> tuple[StepList, StepList]:
+    """The activation after joined branches belongs to them."""
+    if row and steps and isinstance(row[-1], Fork) and any(_is(steps[0], kind) for kind in v.ACTIVATIONS):
         return [*row, steps[0]], steps[1:]
     return row, steps
 
 
-def _flattens(steps: Steps, then: Steps) -> bool:
-    """Whether the last of the steps is a flatten in front of a linear layer."""
-    return bool(steps) and _is(steps[-1], Flatten) and _is(then[0], Linear)
+def _ends_in_flatten(steps: StepList, then: StepList) -> bool:
+    """Whether the last step is a flatten before a linear layer."""
+    return bool(steps) and _is(steps[-1], v.Flatten) and _is(then[0], v.Linear)
 
 
 def _is(step: Unit | Fork, kind: type) -> bool:
     return isinstance(step, Unit) and isinstance(step.step, kind)
 
 
-def _done(row: Iterable[Unit | Fork]) -> Body:
+def _statements(row: Iterable[Unit | Fork]) -> Body:
     return tuple(
-        Do(step) if isinstance(step, Unit) else Split(step.joined, step.last, tuple(map(_done, step.branches)))
+        DoStep(step)
+        if isinstance(step, Unit)
+        else SplitSteps(step.joined, step.last, tuple(map(_statements, step.branches)))
         for step in row
     )
-
-
-def layers_in(row: Iterable[Unit | Fork]) -> list[str]:
-    """The paths of the layers in it."""
-    return [unit.path for unit in units_in(row) if unit.path]

@@ -1,4 +1,4 @@
-"""What differs among the blocks that are one class becomes its parameters."""
+"""What differs among the blocks of one class becomes its parameters."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from converter.architectures.codegen.code import Call, ClassOf, Expression, Items, Parameter, Training, Value
+from converter.architectures.codegen.code import (
+    CallExpression,
+    Expression,
+    Parameter,
+    SequentialExpression,
+    Training,
+    UnwrittenClass,
+    Value,
+)
 from converter.architectures.codegen.tree import free, is_attribute
 
-#: Roles that are all numbers of channels or features.
+#: Roles that are numbers of channels or features.
 _WIDTHS = frozenset({"inputs", "outputs", "features", "channels"})
 
 
 class UnlikeError(Exception):
-    """Blocks that cannot be one class."""
+    """The blocks cannot share a class."""
 
 
 class Parameters(msgspec.Struct):
-    """What differs among blocks. found: module, role, and the value in each block (None where it has no use for it)."""
+    """What differs among blocks. differing: module, role, and the value in each block (None where it is absent)."""
 
     count: int
     taken: set[str]
-    found: list[tuple[str, str, list[Value | None]]] = msgspec.field(default_factory=list)
+    differing: list[tuple[str, str, list[Value | None]]] = msgspec.field(default_factory=list)
 
     def of(self, module: str, role: str, values: Sequence[Value | None]) -> Expression:
-        """An expression for all of these; a parameter where they are of different sorts."""
+        """One expression for all values; a parameter if they are of different kinds."""
         made = self._common(module, role, values)
         if made is None:
             if not is_attribute(module):
@@ -40,16 +48,16 @@ class Parameters(msgspec.Struct):
         first = known[0]
         if all(value == first and type(value) is type(first) for value in known):
             return first
-        if all(isinstance(value, Call) for value in known):
+        if all(isinstance(value, CallExpression) for value in known):
             return self._call(module, values)
-        if all(isinstance(value, Items) for value in known):
+        if all(isinstance(value, SequentialExpression) for value in known):
             return self._items(module, values)
-        if any(isinstance(value, Call | Items | ClassOf) for value in known):
+        if any(isinstance(value, CallExpression | SequentialExpression | UnwrittenClass) for value in known):
             return None
         return self._parameter(module, role, values)
 
     def _call(self, module: str, values: Sequence[Value | None]) -> Value | None:
-        calls = [value if isinstance(value, Call) else None for value in values]
+        calls = [value if isinstance(value, CallExpression) else None for value in values]
         first = next(each for each in calls if each is not None)
         forms = {(c.function, c.use, c.plain, tuple((a.role, a.keyword) for a in c.arguments)) for c in calls if c}
         if len(forms) > 1:
@@ -63,34 +71,34 @@ class Parameters(msgspec.Struct):
         return replace(first, arguments=tuple(arguments))
 
     def _items(self, module: str, values: Sequence[Value | None]) -> Value | None:
-        rows = [value if isinstance(value, Items) else None for value in values]
+        rows = [value if isinstance(value, SequentialExpression) else None for value in values]
         first = next(row for row in rows if row is not None)
         if len({(row.named, tuple(name for name, _ in row.items)) for row in rows if row}) > 1:
             return None
         items = []
         for i, (name, _) in enumerate(first.items):
             made = self._common(module, "item", [row.items[i][1] if row else None for row in rows])
-            if not isinstance(made, Call | Items):
+            if not isinstance(made, CallExpression | SequentialExpression):
                 return None
             items.append((name, made))
         return replace(first, items=tuple(items))
 
     def _parameter(self, module: str, role: str, values: Sequence[Value | None]) -> Parameter:
-        """A parameter of these values: the same as another one of such a role that has them, too."""
-        for i, (_, other, known) in enumerate(self.found):
+        """A parameter with these values; shared with a parameter of the same kind of role and equal values."""
+        for i, (_, other, known) in enumerate(self.differing):
             alike = _family(other) == _family(role)
             pairs = zip(known, values, strict=True)
             if alike and all(a is None or b is None or (a == b and type(a) is type(b)) for a, b in pairs):
                 known[:] = [b if a is None else a for a, b in zip(known, values, strict=True)]
                 return Parameter(str(i))
-        self.found.append((module, role, list(values)))
-        return Parameter(str(len(self.found) - 1))
+        self.differing.append((module, role, list(values)))
+        return Parameter(str(len(self.differing) - 1))
 
     def names(self) -> list[str]:
-        """A name for each: that of its role, and of its module, too, where several have it."""
-        roles = [role for _, role, _ in self.found]
+        """A name for each parameter: its role, with the module in front if several share the role."""
+        roles = [role for _, role, _ in self.differing]
         names: list[str] = []
-        for module, role, _ in self.found:
+        for module, role, _ in self.differing:
             alone = roles.count(role) == 1 or not is_attribute(module)
             name = role if alone or role == module else f"{module}_{role}"
             own = role == module  # the module itself is the parameter
@@ -103,7 +111,7 @@ def _family(role: str) -> str:
 
 
 def with_names(value: Expression, names: Sequence[str]) -> Expression:
-    """With the names of parameters in place of their numbers."""
+    """The expression with the names of parameters in place of their numbers."""
     made = _renamed(value, names)
     assert not isinstance(made, int | float | bool | str | tuple | Training)
     return made
@@ -112,9 +120,9 @@ def with_names(value: Expression, names: Sequence[str]) -> Expression:
 def _renamed(value: Value, names: Sequence[str]) -> Value:
     if isinstance(value, Parameter):
         return Parameter(names[int(value.name)])
-    if isinstance(value, Call):
+    if isinstance(value, CallExpression):
         return replace(value, arguments=tuple(replace(a, value=_renamed(a.value, names)) for a in value.arguments))
-    if isinstance(value, Items):
+    if isinstance(value, SequentialExpression):
         return replace(value, items=tuple((name, with_names(item, names)) for name, item in value.items))
     if isinstance(value, tuple):
         return tuple(_renamed(item, names) for item in value)

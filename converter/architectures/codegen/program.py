@@ -6,50 +6,50 @@ from typing import TypeAlias
 
 import msgspec
 
-from converter.architectures.codegen.code import Call, Expression, Value
+from converter.architectures.codegen.code import CallExpression, Expression, Value
 
 
-class Called(msgspec.Struct, frozen=True):
-    """``x = self.name(x)``, as the module's ``use`` says; "" for the Sequential that the class itself is."""
+class ModuleCall(msgspec.Struct, frozen=True):
+    """``x = self.name(x)``. name: "" for the base class, where the class is a Sequential. use: see `CallExpression`."""
 
     name: str
     use: str = "{m}({x})"
 
 
-class Applied(msgspec.Struct, frozen=True):
-    """A plain function on what passes."""
+class FunctionCall(msgspec.Struct, frozen=True):
+    """``x = function(x)``."""
 
-    call: Call
+    call: CallExpression
 
 
 class Branch(msgspec.Struct, frozen=True):
-    """flag: the parameter that says whether there are these steps; "" where there always are."""
+    """flag: the parameter of the class that enables these steps; "" if they always run."""
 
     steps: Statements
     flag: str = ""
 
 
-class Joined(msgspec.Struct, frozen=True):
-    """joined: ``add`` or ``concat`` of what the branches make of the same. last: as of `Fork`."""
+class Join(msgspec.Struct, frozen=True):
+    """joined: ``add`` or ``concat`` of branches of the same input. last: see `Fork`."""
 
     joined: str
     last: bool
     branches: tuple[Branch, ...]
 
 
-Statements: TypeAlias = "tuple[Called | Applied | Joined, ...]"
+Statements: TypeAlias = "tuple[ModuleCall | FunctionCall | Join, ...]"
 
 
 class Attribute(msgspec.Struct, frozen=True):
-    """A module inside of a class. flag: as of `Branch`."""
+    """A module inside a class. flag: see `Branch`."""
 
     name: str
     made: Expression
     flag: str = ""
 
 
-class Needed(msgspec.Struct, frozen=True):
-    """A parameter of a class. sample: one of its values. always: whether it must be given."""
+class ClassParameter(msgspec.Struct, frozen=True):
+    """A parameter of a class. sample: one of its values. always: whether it is required."""
 
     name: str
     sample: Value
@@ -57,13 +57,13 @@ class Needed(msgspec.Struct, frozen=True):
 
 
 class Class(msgspec.Struct, frozen=True):
-    """is_line: whether it is a Sequential; is_net: whether it is the net.
+    """is_line: whether it is a Sequential; is_net: whether it is the net itself.
 
-    trains: whether it is told that the net trains. called: the name that files need, where another class has it, too.
+    trains: whether it has a parameter ``train``. called: the name that files need, where another class has it as well.
     """
 
     name: str
-    parameters: tuple[Needed, ...]
+    parameters: tuple[ClassParameter, ...]
     flags: tuple[str, ...]
     attributes: tuple[Attribute, ...]
     statements: Statements
@@ -74,7 +74,7 @@ class Class(msgspec.Struct, frozen=True):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """The classes, each behind those that it uses, and what makes the net."""
+    """The classes, each after those that it uses, and the expression that makes the net."""
 
     classes: tuple[Class, ...]
     net: Expression

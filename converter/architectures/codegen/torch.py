@@ -7,44 +7,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from converter.architectures.codegen.arguments import axes, bias, channel_axis, outputs, window
-from converter.architectures.codegen.code import Call, Option, Value, call
-from converter.architectures.codegen.dialect import Dialect
-from converter.architectures.units import Unit
-from converter.architectures.vocabulary import (
-    Attention,
-    AveragePool,
-    BatchNorm,
-    Conv,
-    ConvTranspose,
-    Dropout,
-    Elu,
-    Embedding,
-    Flatten,
-    Gelu,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    GroupNorm,
-    Gru,
-    InstanceNorm,
-    Last,
-    LayerNorm,
-    LeakyRelu,
-    Linear,
-    Lstm,
-    MaxPool,
-    Prelu,
-    Relu,
-    RmsNorm,
-    Rnn,
-    Sigmoid,
-    Silu,
-    Softmax,
-    Softplus,
-    Step,
-    Tanh,
-    ZeroPad,
-)
+from converter.architectures import vocabulary as v
+from converter.architectures.codegen.code import CallExpression, Option, Value, call
+from converter.architectures.codegen.dialect import Dialect, bias, channel_axis, outputs, window
+from converter.architectures.units import Unit, axes
 
 
 def _width(unit: Unit) -> tuple[str, Value]:
@@ -56,131 +22,121 @@ def _in_out(unit: Unit) -> tuple[tuple[str, Value], ...]:
     return ("inputs", unit.inputs), outputs(unit)
 
 
-def _linear(unit: Unit) -> Call:
+def _linear(unit: Unit) -> CallExpression:
     return call("nn.Linear", *_in_out(unit), bias=bias(unit))
 
 
-def _embedding(unit: Unit) -> Call:
+def _embedding(unit: Unit) -> CallExpression:
     assert unit.rows is not None
     return call("nn.Embedding", ("rows", unit.rows), outputs(unit))
 
 
-def _conv(unit: Unit) -> Call:
-    step: Conv = unit.step
+def _conv(unit: Unit) -> CallExpression:
+    step: v.Conv | v.ConvTranspose = unit.step
+    if isinstance(step, v.ConvTranspose):
+        name, own = "ConvTranspose", {"output_padding": Option(axes(step.output_padding), 0)}
+    else:
+        name, own = "Conv", {"dilation": Option(axes(step.dilation), 1), "groups": Option(unit.groups, 1)}
     return call(
-        f"nn.Conv{unit.space}d",
+        f"nn.{name}{unit.space}d",
         *_in_out(unit),
         ("kernel", axes(unit.kernel)),
         stride=Option(axes(step.stride), 1),
         padding=Option(axes(step.padding), 0),
-        dilation=Option(axes(step.dilation), 1),
-        groups=Option(unit.groups, 1),
+        **own,
         bias=bias(unit),
     )
 
 
-def _conv_transpose(unit: Unit) -> Call:
-    step: ConvTranspose = unit.step
-    return call(
-        f"nn.ConvTranspose{unit.space}d",
-        *_in_out(unit),
-        ("kernel", axes(unit.kernel)),
-        stride=Option(axes(step.stride), 1),
-        padding=Option(axes(step.padding), 0),
-        output_padding=Option(axes(step.output_padding), 0),
-        bias=bias(unit),
-    )
-
-
-def _batch_norm(unit: Unit) -> Call:
-    step: BatchNorm = unit.step
+def _batch_norm(unit: Unit) -> CallExpression:
+    step: v.BatchNorm = unit.step
     affine = Option(bool({"scale", "offset"} & unit.roles), True)
     momentum = round(1 - step.momentum, 12)
     return call(f"nn.BatchNorm{unit.space or 1}d", _width(unit), eps=step.epsilon, momentum=momentum, affine=affine)
 
 
-def _instance_norm(unit: Unit) -> Call:
+def _instance_norm(unit: Unit) -> CallExpression:
     return call(f"nn.InstanceNorm{unit.space}d", _width(unit), eps=unit.step.epsilon, affine=True)
 
 
-def _pool(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
-        step: MaxPool | AveragePool = unit.step
-        counts = isinstance(step, AveragePool) and axes(step.padding) != 0  # where zeros can count
+def _pool(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
+        step: v.MaxPool | v.AveragePool = unit.step
+        counts = isinstance(step, v.AveragePool) and axes(step.padding) != 0  # where zeros can count
         options = {"count_include_pad": step.count_padding} if counts else {}  # type: ignore[union-attr]
         return call(f"nn.{name}Pool{unit.space}d", *window(step), padding=Option(axes(step.padding), 0), **options)
 
     return make
 
 
-def _zero_pad(unit: Unit) -> Call:
-    """The last axis comes first."""
+def _zero_pad(unit: Unit) -> CallExpression:
+    """Pairs in PyTorch start with the last axis."""
     pairs = tuple(number for pair in reversed(unit.step.padding) for number in pair)
     return call(f"nn.ConstantPad{unit.space}d", ("padding", pairs), ("value", 0.0))
 
 
-def _recurrent(name: str) -> Callable[[Unit], Call]:
-    def make(unit: Unit) -> Call:
-        options = {"nonlinearity": Option(unit.step.activation, "tanh")} if isinstance(unit.step, Rnn) else {}
+def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
+    def make(unit: Unit) -> CallExpression:
+        options = {"nonlinearity": Option(unit.step.activation, "tanh")} if isinstance(unit.step, v.Rnn) else {}
         made = call(f"nn.{name}", *_in_out(unit), batch_first=True, **options)
         return replace(made, use="{m}({x})[0]")
 
     return make
 
 
-def _attention(unit: Unit) -> Call:
+def _attention(unit: Unit) -> CallExpression:
     made = call("nn.MultiheadAttention", _width(unit), ("heads", unit.step.heads), bias=bias(unit), batch_first=True)
     return replace(made, use="{m}({x}, {x}, {x}, need_weights=False)[0]")
 
 
-def _softmax(unit: Unit) -> Call:
+def _softmax(unit: Unit) -> CallExpression:
     return call("nn.Softmax", dim=channel_axis(unit))
 
 
-_MODULES: Mapping[type[Step], Callable[[Unit], Call]] = {
-    Linear: _linear,
-    Embedding: _embedding,
-    Conv: _conv,
-    ConvTranspose: _conv_transpose,
-    BatchNorm: _batch_norm,
-    LayerNorm: lambda unit: call("nn.LayerNorm", _width(unit), eps=unit.step.epsilon),
-    GroupNorm: lambda unit: call("nn.GroupNorm", ("groups", unit.step.groups), _width(unit), eps=unit.step.epsilon),
-    InstanceNorm: _instance_norm,
-    RmsNorm: lambda unit: call("nn.RMSNorm", _width(unit), eps=unit.step.epsilon),
-    Prelu: lambda unit: call("nn.PReLU", ("count", unit.outputs or 1)),
-    Rnn: _recurrent("RNN"),
-    Lstm: _recurrent("LSTM"),
-    Gru: _recurrent("GRU"),
-    Attention: _attention,
-    Relu: lambda unit: call("nn.ReLU"),
-    Sigmoid: lambda unit: call("nn.Sigmoid"),
-    Tanh: lambda unit: call("nn.Tanh"),
-    Gelu: lambda unit: call("nn.GELU", approximate="tanh" if unit.step.approximate else "none"),
-    LeakyRelu: lambda unit: call("nn.LeakyReLU", ("slope", unit.step.slope)),
-    Elu: lambda unit: call("nn.ELU", ("alpha", unit.step.alpha)),
-    Silu: lambda unit: call("nn.SiLU"),
-    Softplus: lambda unit: call("nn.Softplus"),
-    Softmax: _softmax,
-    MaxPool: _pool("Max"),
-    AveragePool: _pool("Avg"),
-    GlobalMaxPool: lambda unit: call(f"nn.AdaptiveMaxPool{unit.space}d", ("size", 1)),
-    GlobalAveragePool: lambda unit: call(f"nn.AdaptiveAvgPool{unit.space}d", ("size", 1)),
-    Flatten: lambda unit: call("nn.Flatten"),
-    Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate)),
-    ZeroPad: _zero_pad,
-    Last: lambda unit: call("Last"),
+_MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
+    v.Linear: _linear,
+    v.Embedding: _embedding,
+    v.Conv: _conv,
+    v.ConvTranspose: _conv,
+    v.BatchNorm: _batch_norm,
+    v.LayerNorm: lambda unit: call("nn.LayerNorm", _width(unit), eps=unit.step.epsilon),
+    v.GroupNorm: lambda unit: call("nn.GroupNorm", ("groups", unit.step.groups), _width(unit), eps=unit.step.epsilon),
+    v.InstanceNorm: _instance_norm,
+    v.RmsNorm: lambda unit: call("nn.RMSNorm", _width(unit), eps=unit.step.epsilon),
+    v.Prelu: lambda unit: call("nn.PReLU", ("count", unit.outputs or 1)),
+    v.Rnn: _recurrent("RNN"),
+    v.Lstm: _recurrent("LSTM"),
+    v.Gru: _recurrent("GRU"),
+    v.Attention: _attention,
+    v.Relu: lambda unit: call("nn.ReLU"),
+    v.Sigmoid: lambda unit: call("nn.Sigmoid"),
+    v.Tanh: lambda unit: call("nn.Tanh"),
+    v.Gelu: lambda unit: call("nn.GELU", approximate="tanh" if unit.step.approximate else "none"),
+    v.LeakyRelu: lambda unit: call("nn.LeakyReLU", ("slope", unit.step.slope)),
+    v.Elu: lambda unit: call("nn.ELU", ("alpha", unit.step.alpha)),
+    v.Silu: lambda unit: call("nn.SiLU"),
+    v.Softplus: lambda unit: call("nn.Softplus"),
+    v.Softmax: _softmax,
+    v.MaxPool: _pool("Max"),
+    v.AveragePool: _pool("Avg"),
+    v.GlobalMaxPool: lambda unit: call(f"nn.AdaptiveMaxPool{unit.space}d", ("size", 1)),
+    v.GlobalAveragePool: lambda unit: call(f"nn.AdaptiveAvgPool{unit.space}d", ("size", 1)),
+    v.Flatten: lambda unit: call("nn.Flatten"),
+    v.Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate)),
+    v.ZeroPad: _zero_pad,
+    v.Last: lambda unit: call("Last"),
 }
 
 _LAST = '''
 class Last(nn.Module):
-    """The last step of (batch, time, features)."""
+    """The last time step of (batch, time, features)."""
 
     def forward(self, x):
         return x[:, -1]
 '''
 
 
-class Torch(Dialect):
+class TorchDialect(Dialect):
     name = "torch"
     title = "PyTorch"
     says_names = True
@@ -199,9 +155,9 @@ net.eval()"""
     }
     helpers = {"Last": _LAST}
 
-    def leaf(self, unit: Unit) -> Call:
+    def expression(self, unit: Unit) -> CallExpression:
         step: Any = unit.step
-        if isinstance(step, BatchNorm) and len({"scale", "offset"} & unit.roles) == 1:
+        if isinstance(step, v.BatchNorm) and len({"scale", "offset"} & unit.roles) == 1:
             raise self.refused(step, "its BatchNorm has a scale and an offset, or neither")
         return _MODULES[type(step)](unit)
 

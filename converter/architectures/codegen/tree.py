@@ -1,95 +1,105 @@
-"""The tree of modules that a clone is, and how a framework names what is in it."""
+"""The tree of modules of a clone, steps grouped by their names, and names in code."""
 
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable
-from typing import ClassVar, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 import msgspec
 
-from converter.architectures.codegen.code import Call
-from converter.architectures.units import Fork, Unit
+from converter.architectures.units import Fork, Unit, layers_in
 from converter.architectures.vocabulary import snake
 
 
-class Leaf(msgspec.Struct, frozen=True):
-    """A single layer or step."""
+class SingleModule(msgspec.Struct, frozen=True):
+    """A module for a single step."""
 
     unit: Unit
 
 
-class Line(msgspec.Struct, frozen=True):
-    """A Sequential: modules with their names in it. named: whether these are said, and not given by itself."""
+class SequentialModule(msgspec.Struct, frozen=True):
+    """A Sequential: modules with their names in it. named: whether the code sets the names."""
 
-    items: tuple[tuple[str, Node], ...]
+    items: tuple[tuple[str, ModuleNode], ...]
     named: bool = False
 
 
-class Use(msgspec.Struct, frozen=True):
-    """Call a child; "" for the Sequential that the block itself is."""
+class UseChild(msgspec.Struct, frozen=True):
+    """Call a child; "" for the base class, where the class is itself a Sequential."""
 
     name: str
 
 
-class Do(msgspec.Struct, frozen=True):
-    """A step without weights."""
+class DoStep(msgspec.Struct, frozen=True):
+    """Run a step without weights."""
 
     unit: Unit
 
 
-class Split(msgspec.Struct, frozen=True):
-    """Several bodies that take the same, and how their results are joined (as of `Fork`)."""
+class SplitSteps(msgspec.Struct, frozen=True):
+    """Run several bodies on the same input and join their results (see `Fork`)."""
 
     joined: str
     last: bool
     branches: tuple[Body, ...]
 
 
-Body: TypeAlias = "tuple[Use | Do | Split, ...]"
+Body: TypeAlias = "tuple[UseChild | DoStep | SplitSteps, ...]"
 
 
-class Block(msgspec.Struct, frozen=True):
-    """A class. hint: what it may be called; counted: what it must be, for a Sequential counts it by its class.
+class ClassModule(msgspec.Struct, frozen=True):
+    """A class of its own. hint: its name; counted: whether it must have that name, by which a Sequential counts it.
 
-    line: where the block is a Sequential that does more with its result.
+    line: its modules, where the class is a Sequential that does more with the result.
     """
 
-    children: tuple[tuple[str, Node], ...]
+    children: tuple[tuple[str, ModuleNode], ...]
     body: Body
     hint: str
-    line: Line | None = None
+    line: SequentialModule | None = None
     counted: bool = False
 
 
-Node: TypeAlias = "Leaf | Line | Block"
+ModuleNode: TypeAlias = "SingleModule | SequentialModule | ClassModule"
 
 
-class Rules(Protocol):
-    """How a framework names the modules in a Sequential, and what its layers do themselves.
+StepList = list["Unit | Fork"]
 
-    counted: its Sequential names modules by class and count (Keras). says_names: it may be told their names (PyTorch).
-    subclassed: a class of its own may be one. flattens: its linear layer flattens what it takes (gluon).
-    """
 
-    title: ClassVar[str]
-    counted: ClassVar[bool]
-    says_names: ClassVar[bool]
-    subclassed: ClassVar[bool]
-    flattens: ClassVar[bool]
+class NamedSteps(msgspec.Struct):
+    """Steps that share the first part of their names; "" for steps without weights."""
 
-    def number(self, name: str) -> int | None:
-        """The place in a Sequential that a name says; None where it says none."""
+    name: str
+    steps: StepList
 
-    def fused(self, unit: Unit) -> str:
-        """The activation as an option of the layer before it; "" where it cannot be one."""
 
-    def leaf(self, unit: Unit) -> Call:
-        """What makes the module."""
+def runs_by_name(row: StepList, names: Mapping[str, tuple[str, ...]], depth: int) -> list[NamedSteps] | None:
+    """The steps grouped by the next part of their names; None if the steps of one name are not consecutive."""
+    parts: list[NamedSteps] = []
+    for step in row:
+        paths = layers_in([step])
+        deepest = depth + 1 if isinstance(step, Fork) else depth  # a branch is not a layer itself
+        if any(len(names[path]) <= deepest for path in paths):
+            return None
+        next_names = {names[path][depth] for path in paths}
+        if len(next_names) > 1:
+            return None
+        name = next_names.pop() if next_names else ""
+        known = next((i for i, part in enumerate(parts) if part.name and part.name == name), None)
+        if known is None:
+            parts.append(NamedSteps(name, [step]))
+        elif any(part.name for part in parts[known + 1 :]):
+            return None
+        else:
+            between = [inner for part in parts[known + 1 :] for inner in part.steps]
+            parts[known].steps += [*between, step]
+            del parts[known + 1 :]
+    return parts
 
 
 def is_attribute(name: str) -> bool:
-    """Whether it can be written behind a dot."""
+    """Whether the name can be an attribute in code."""
     return name.isidentifier() and name.isascii() and not keyword.iskeyword(name) and not name.startswith("_")
 
 
@@ -98,7 +108,7 @@ def step_name(step: Unit | Fork) -> str:
 
 
 def free(name: str, taken: Iterable[str], join: str = "_") -> str:
-    """The name, with a number where it is taken."""
+    """The name, with a number appended if it is taken."""
     names = set(taken)
     return next(n for n in (name, *(f"{name}{join}{i}" for i in range(2, 10_000))) if n not in names)
 

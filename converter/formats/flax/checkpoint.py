@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.flax import msgpack as flax_msgpack
 from converter.formats.flax import orbax
 
@@ -28,7 +29,7 @@ USUAL_PREFIX = "checkpoint_"
 _MODULES = (orbax, flax_msgpack)
 
 
-class Step(msgspec.Struct, frozen=True):
+class SavedStep(msgspec.Struct, frozen=True):
     """One checkpoint in the folder."""
 
     number: Decimal
@@ -49,18 +50,20 @@ def detect(probe: Probe) -> bool:
 class FileReader(Reader):
     """The chosen step, read by its own format. Raises FormatError when there is no such step."""
 
+    takes = frozenset({"step", "key"})
+
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
         try:
-            found = _steps(path)
-            self.step = _chosen(path, found, options.step)
+            steps = _steps(path)
+            self.step = _chosen(path, steps, options.step)
             module = next((module for module in _MODULES if module.detect(Probe(self.step.path))), None)
         except OSError as error:
             raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
         if module is None:
-            raise FormatError(self.step.path, "is no Orbax checkpoint and no Flax msgpack file, or it is damaged")
+            raise FormatError(self.step.path, "is neither an Orbax checkpoint nor Flax msgpack, or it is damaged")
         self._inner: Reader = module.FileReader(self.step.path, options)
-        others = sorted({step.prefix for step in found} - {self.step.prefix})
+        others = sorted({step.prefix for step in steps} - {self.step.prefix})
         lines = tuple(
             LeftOut(f"{prefix}*", "checkpoints of another name; name one of them to read it") for prefix in others
         )
@@ -82,29 +85,29 @@ class FileReader(Reader):
         self._inner.close()
 
 
-def _steps(folder: Path) -> list[Step]:
+def _steps(folder: Path) -> list[SavedStep]:
     """What may be a step by its name, the oldest first."""
-    found = []
+    steps = []
     for child in folder.iterdir():
         match = _STEP.fullmatch(child.name)
         if match and not child.name.startswith(".") and not _is_foreign(child):
-            found.append(Step(Decimal(match["number"]), match["prefix"], child))
-    return sorted(found, key=lambda step: (step.number, step.path.name))
+            steps.append(SavedStep(Decimal(match["number"]), match["prefix"], child))
+    return sorted(steps, key=lambda step: (step.number, step.path.name))
 
 
 def _is_foreign(path: Path) -> bool:
-    """TensorBoard's event files end in numbers too."""
+    """TensorBoard's event files have a number at the end too."""
     return "tfevents" in path.name or "tmp" in path.name.split("-")
 
 
-def _chosen(folder: Path, found: list[Step], number: int | None) -> Step:
+def _chosen(folder: Path, candidates: list[SavedStep], number: int | None) -> SavedStep:
     """The step of that number, or the newest whole one. Raises FormatError naming those that there are."""
-    prefixes = {step.prefix for step in found if _is_checkpoint(step.path)}
+    prefixes = {step.prefix for step in candidates if _is_checkpoint(step.path)}
     if len(prefixes) > 1 and USUAL_PREFIX not in prefixes:
         names = ", ".join(f"'{prefix}*'" for prefix in sorted(prefixes)[:10])
         raise FormatError(folder, f"holds checkpoints of several names: {names}. Name the one to read.")
     prefix = USUAL_PREFIX if USUAL_PREFIX in prefixes else next(iter(prefixes), "")
-    steps = [step for step in found if step.prefix == prefix]
+    steps = [step for step in candidates if step.prefix == prefix]
     if not steps:
         raise FormatError(folder, "holds no step of a checkpoint, or the newest is damaged")
     if number is None:

@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from converter.core.contents import LeftOut
 from converter.errors import FormatError
-from converter.formats.base import LeftOut
 
 __all__ = ["Chosen", "choose"]
 
@@ -42,16 +42,16 @@ class Chosen(msgspec.Struct, Generic[T], frozen=True):
 def choose(path: Path, leaves: Mapping[str, T], key: str | None = None) -> Chosen[T]:
     """The weights among the leaves.
 
-    key: the place of the weights, whose names then start behind it. Raises FormatError if there is nothing.
+    key: the path of the weights, whose names then start after it. Raises FormatError if there is nothing.
     """
     beside: dict[str, str] = {}
     if key is not None:
-        found = leaves
-        if key in found:
-            return Chosen({"0": found[key]}, (LeftOut("*", f"only '{key}' was asked for"),), is_tensor=True)
+        everything = leaves
+        if key in everything:
+            return Chosen({"0": everything[key]}, (LeftOut("*", f"only '{key}' was asked for"),), is_tensor=True)
         start = key.rstrip("/") + "/"
-        leaves = {name[len(start) :]: leaf for name, leaf in found.items() if name.startswith(start)}
-        tops = dict.fromkeys(name.split("/")[0] for name in found)
+        leaves = {name[len(start) :]: leaf for name, leaf in everything.items() if name.startswith(start)}
+        tops = dict.fromkeys(name.split("/")[0] for name in everything)
         if not leaves:
             raise FormatError(path, f"holds nothing under '{key}'; at its top are {', '.join(list(tops)[:20])}")
         beside = {top: f"outside of '{key}'" for top in tops if top != key.split("/")[0]}
@@ -67,7 +67,7 @@ def choose(path: Path, leaves: Mapping[str, T], key: str | None = None) -> Chose
 
 
 def _aside(name: str, leaves: Mapping[str, T], parents: frozenset[str]) -> tuple[str, str] | None:
-    """The group that the leaf belongs to and why it is no weight; None for a weight."""
+    """The group that the leaf belongs to and why it is not a weight; None for a weight."""
     for pattern, why in ((_OPTIMIZER, "the state of an optimizer"), (_RANDOM, "the state of random numbers")):
         if match := pattern.match(name):
             return match.group(), why

@@ -4,7 +4,7 @@ Format: flax/serialization.py. Extension 1 is an array, itself the packed tuple 
 bytes); 2 a Python complex; 3 a NumPy scalar, packed as an array. Arrays beyond 2**30 bytes stand as a
 map {``__msgpack_chunked_array__``, ``shape``, ``chunks``}. Lists, tuples and FrozenDicts are maps.
 
-A ``/`` inside of one key (flax.linen.WeightNorm has such) looks like nesting in our names; ``contents.labels`` knows
+A ``/`` inside of one key (flax.linen.WeightNorm has such) looks like nesting in our names; ``contents.keys`` knows
 better, so that it is written as it was.
 """
 
@@ -19,14 +19,15 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.flax.jax_tree import choose
-from converter.formats.flax.msgpack_walk import Cursor, Kind, Leaf, Walk
+from converter.formats.flax.msgpack_scan import Cursor, Kind, MsgpackValue, Scan
 from converter.formats.flax.msgpack_writer import ARRAY, CHUNKED, FileWriter
-from converter.formats.io.source import Source, check_shape, frozen, open_source
-from converter.formats.pickle.nested import SLASH
+from converter.formats.io.files import open_source
+from converter.formats.io.source import Source, check_shape, frozen
 
 __all__ = ["FileReader", "FileWriter", "Stored", "detect", "read_stored", "say", "stored_arrays"]
 
@@ -61,9 +62,9 @@ def detect(probe: Probe) -> bool:
     except FormatError:
         return False
     try:
-        walk = Walk(source)
-        is_found = any(_is_array(leaf) and leaf.ahead[:1] == _TRIPLE for leaf in walk)
-        return is_found or (walk.kind == "map" and probe.head[0] != 0x80)
+        scan = Scan(source)
+        is_found = any(_is_array(leaf) and leaf.ahead[:1] == _TRIPLE for leaf in scan)
+        return is_found or (scan.kind == "map" and probe.head[0] != 0x80)
     except FormatError:
         return False
     finally:
@@ -71,7 +72,9 @@ def detect(probe: Probe) -> bool:
 
 
 class FileReader(Reader):
-    """Lazy: one walk over the headers; each tensor is a view of the mapped file, a chunked one is a copy."""
+    """Lazy: one scan over the headers; each tensor is a view of the mapped file, a chunked one is a copy."""
+
+    takes = frozenset({"key"})
 
     parallel = True
 
@@ -116,34 +119,38 @@ def read_stored(source: Source, name: str, stored: Stored) -> Array:
     return frozen(joined.reshape(spec.shape))
 
 
-def stored_arrays(source: Source) -> tuple[Container, dict[str, Stored], dict[str, Leaf]]:
-    """(how the top is held, the arrays by name, every other leaf by name). Raises FormatError."""
-    return _walked(source)[:3]
+class Scanned(NamedTuple):
+    """What a file holds: the container at its top, the arrays and all other values by name, and the keys of names
+    where one of them contains a slash."""
+
+    container: Container
+    arrays: dict[str, Stored]
+    others: dict[str, MsgpackValue]
+    keys: dict[str, tuple[str, ...]]
 
 
-def _walked(source: Source) -> tuple[Container, dict[str, Stored], dict[str, Leaf], dict[str, str]]:
-    """The same, and for each name with a slash inside of a key the name with `SLASH` there."""
-    walk, headers = Walk(source), _Headers(source)
+def stored_arrays(source: Source) -> Scanned:
+    """Raises FormatError."""
+    scan, headers = Scan(source), _Headers(source)
     arrays: dict[str, Stored] = {}
-    others: dict[str, Leaf] = {}
-    marked: dict[str, str] = {}
-    for found in walk:
-        leaf = found
-        if SLASH in found.name:
-            leaf = found._replace(name=found.name.replace(SLASH, "/"))
-            marked[leaf.name] = found.name
+    others: dict[str, MsgpackValue] = {}
+    keys: dict[str, tuple[str, ...]] = {}
+    for leaf in scan:
+        if leaf.keys:
+            keys[leaf.name] = leaf.keys
         if leaf.name in arrays or leaf.name in others:
-            raise FormatError(source.path, f"the name '{leaf.name}' stands twice in the file")
+            raise FormatError(source.path, f"the name '{leaf.name}' occurs twice in the file")
         stored = headers.stored(leaf) if _is_array(leaf) else None
         if stored is None:
             others[leaf.name] = leaf
         else:
             arrays[leaf.name] = stored
     is_chunked = _join_chunks(source.path, arrays, others)
-    return "tensor" if is_chunked else _CONTAINERS.get(walk.kind, "tensor"), arrays, others, marked
+    container = "tensor" if is_chunked else _CONTAINERS.get(scan.kind, "tensor")
+    return Scanned(container, arrays, others, keys)
 
 
-def say(source: Source, leaf: Leaf) -> str:
+def say(source: Source, leaf: MsgpackValue) -> str:
     """Why a leaf is left out."""
     if _is_array(leaf):
         return "an array of texts, times or records"
@@ -165,7 +172,7 @@ def say(source: Source, leaf: Leaf) -> str:
 
 
 def _contents(source: Source, key: str | None) -> tuple[Mapping[str, Stored], Contents]:
-    container, arrays, others, marked = _walked(source)
+    container, arrays, others, keys = stored_arrays(source)
     chosen = choose(source.path, arrays, key)
     kept = chosen.kept
     if key is not None:
@@ -176,16 +183,15 @@ def _contents(source: Source, key: str | None) -> tuple[Mapping[str, Stored], Co
     lines = [LeftOut(leaf.name, say(source, leaf)) for leaf in others.values() if not leaf.name.startswith(groups)]
     specs = tuple(stored.spec for stored in kept.values())
     container = "tensor" if chosen.is_tensor else container
-    labels = marked if key is None else {}
-    return kept, Contents(specs, container, labels=labels, left_out=(*chosen.left_out, *lines))
+    return kept, Contents(specs, container, keys=keys if key is None else {}, left_out=(*chosen.left_out, *lines))
 
 
-def _is_array(leaf: Leaf) -> bool:
+def _is_array(leaf: MsgpackValue) -> bool:
     return leaf.kind == "ext" and leaf.code in (ARRAY, SCALAR)
 
 
 class _Packed(msgspec.Struct, frozen=True):
-    """The header of a packed (shape, dtype name, bytes). dtype: None when the elements are no numbers."""
+    """The header of a packed (shape, dtype name, bytes). dtype: None when the elements are not numeric."""
 
     header: bytes
     shape: tuple[int, ...]
@@ -199,8 +205,8 @@ class _Headers:
         self._source = source
         self._known: dict[int, _Packed] = {}
 
-    def stored(self, leaf: Leaf) -> Stored | None:
-        """The array of an extension. None when it holds no numbers."""
+    def stored(self, leaf: MsgpackValue) -> Stored | None:
+        """The array of an extension. None when it holds no numeric values."""
         assert isinstance(leaf.value, int)
         packed = self._known.get(leaf.value)
         if packed is None or not leaf.ahead.startswith(packed.header):
@@ -212,11 +218,11 @@ class _Headers:
         return Stored(spec, (Piece(leaf.start + len(packed.header), spec.size),))
 
 
-def _parse(source: Source, leaf: Leaf, length: int) -> _Packed:
+def _parse(source: Source, leaf: MsgpackValue, length: int) -> _Packed:
     """Raises FormatError unless the header describes just the bytes that follow it."""
     cursor = Cursor(source, leaf.start, leaf.start + length, leaf.ahead)
     if cursor.size("array") != 3:
-        raise FormatError(source.path, f"'{leaf.name}' is no packed (shape, dtype, bytes)")
+        raise FormatError(source.path, f"'{leaf.name}' is not a packed (shape, dtype, bytes)")
     count = cursor.size("array")
     if count > 64:
         raise FormatError(source.path, f"'{leaf.name}' claims {count} axes")
@@ -237,7 +243,7 @@ def _parse(source: Source, leaf: Leaf, length: int) -> _Packed:
     return _Packed(header, shape, dtype)
 
 
-def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, Leaf]) -> bool:
+def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, MsgpackValue]) -> bool:
     """Put the arrays of chunked maps together, under the name of the map. True when the top is one, then "0"."""
     flagged = [name[: -len(CHUNKED)] for name in others if name == CHUNKED or name.endswith("/" + CHUNKED)]
     for prefix in flagged:
@@ -246,10 +252,10 @@ def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, Leaf])
         dims = _pop_numbered(others, f"{prefix}shape/")
         shape = [leaf.value for leaf in dims if leaf.kind == "int" and isinstance(leaf.value, int)]
         if len(shape) != len(dims):
-            raise FormatError(path, f"the chunked array '{name}' has a shape of no whole numbers")
+            raise FormatError(path, f"the chunked array '{name}' has a shape that is not whole numbers")
         chunks = _pop_numbered(arrays, f"{prefix}chunks/")
         if not chunks or name in arrays or name in others:
-            raise FormatError(path, f"the chunked array '{name}' has no chunks, or stands twice")
+            raise FormatError(path, f"the chunked array '{name}' has no chunks, or occurs twice")
         dtype = chunks[0].spec.dtype
         spec = TensorSpec(name, check_shape(path, shape, dtype, f"'{name}'"), dtype)
         if any(chunk.spec.dtype != dtype for chunk in chunks) or sum(chunk.spec.size for chunk in chunks) != spec.size:
@@ -262,8 +268,8 @@ def _join_chunks(path: Path, arrays: dict[str, Stored], others: dict[str, Leaf])
     return "" in flagged
 
 
-def _pop_numbered(found: dict[str, T], prefix: str) -> list[T]:
+def _pop_numbered(named: dict[str, T], prefix: str) -> list[T]:
     items: list[T] = []
-    while (name := f"{prefix}{len(items)}") in found:
-        items.append(found.pop(name))
+    while (name := f"{prefix}{len(items)}") in named:
+        items.append(named.pop(name))
     return items

@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 import msgspec
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import OutputError
-from converter.formats.base import Contents
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.pickle.nested import MAX_DEPTH, SLASH
+from converter.formats.pickle.nested import MAX_DEPTH
 
 ARRAY = 1
 CHUNKED = "__msgpack_chunked_array__"
@@ -64,12 +64,12 @@ def _tree(path: Path, contents: Contents) -> Tree:
         return list(contents.specs)
     root: dict[str, Tree] = {}
     for spec in contents.specs:
-        *parents, last = (part.replace(SLASH, "/") for part in contents.labels.get(spec.name, spec.name).split("/"))
+        *parents, last = contents.keys.get(spec.name) or spec.name.split("/")
         node = root
         for parent in parents:
             inner = node.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise OutputError(f"{path}: '{spec.name}' stands inside of the tensor '{parent}'. Rename one.")
+                raise OutputError(f"{path}: '{spec.name}' is inside the tensor '{parent}'. Rename one.")
             node = inner
         if len(parents) >= MAX_DEPTH or last in node:
             raise OutputError(f"{path}: '{spec.name}' is a tensor and a container at once, or too deep. Rename it.")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import Array
 from converter.errors import FormatError
-from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.flax.jax_tree import choose
 from converter.formats.flax.orbax_tree import METADATA, Held, Tree, is_tree, read_tree
 from converter.formats.flax.orbax_writer import FileWriter
@@ -43,6 +44,8 @@ def items_of(folder: Path) -> list[Path]:
 
 class FileReader(Reader):
     """Lazy: the tree and the metadata of every array at once, the data of one array when it is read."""
+
+    takes = frozenset({"key"})
 
     #: tensorstore unpacks in C++: two arrays at a time take two thirds of the time, and memory for both
     parallel = True

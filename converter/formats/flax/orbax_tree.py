@@ -1,4 +1,4 @@
-"""What an Orbax folder says is in it: the leaves of its tree, where each is stored, and what holds no numbers.
+"""What an Orbax folder says is in it: the leaves of its tree, where each is stored, and what holds no numeric values.
 
 Formats: ``_METADATA`` of orbax/checkpoint/_src/metadata/tree.py; before it (to 0.4) a msgpack file
 ``checkpoint`` in which ``PLACEHOLDER://a.b`` stands for the zarr folder ``a.b`` (0.2.6 utils.py).
@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
+from converter.core.contents import Container, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, LeftOut
 from converter.formats.flax.msgpack import read_stored, say, stored_arrays
 from converter.formats.flax.zarr_arrays import Store, ZarrArray
-from converter.formats.io.json_objects import read_json
-from converter.formats.io.source import open_source
+from converter.formats.io.files import open_source
+from converter.formats.io.json import read_json
 
 __all__ = ["AGGREGATE", "METADATA", "Held", "Tree", "is_tree", "read_tree"]
 
@@ -64,8 +64,8 @@ def read_tree(folder: Path) -> Tree:
 
 def _metadata_tree(folder: Path) -> Tree:
     file = folder / METADATA
-    found = read_json(file)
-    entries = found.get("tree_metadata")
+    metadata = read_json(file)
+    entries = metadata.get("tree_metadata")
     if not isinstance(entries, dict):
         raise FormatError(file, "has no 'tree_metadata'")
     texts, keys = _strings(folder), _random_keys(folder)
@@ -84,8 +84,8 @@ def _metadata_tree(folder: Path) -> Tree:
             left_out.append(LeftOut(name, "the state of random numbers"))
         else:
             storages.append((name, storage))
-    whole = found.get("store_array_data_equal_to_fill_value") is True
-    store = Store(folder, zarr3=found.get("use_zarr3") is True, whole=whole)
+    whole = metadata.get("store_array_data_equal_to_fill_value") is True
+    store = Store(folder, zarr3=metadata.get("use_zarr3") is True, whole=whole)
     leaves = _held(store, storages)
     return Tree(leaves, tuple(left_out), "list" if tops == {_SEQUENCE} else "dict", lambda: None)
 
@@ -104,7 +104,7 @@ def _held(store: Store, storages: list[tuple[str, str]]) -> dict[str, Held]:
     leaves: dict[str, Held] = {}
     for array in store.arrays(storages):
         if array.spec.name in leaves:
-            raise FormatError(store.root, f"the name '{array.spec.name}' stands twice")
+            raise FormatError(store.root, f"the name '{array.spec.name}' occurs twice")
         leaves[array.spec.name] = Held(array.spec, _reading(store, array))
     return leaves
 
@@ -117,7 +117,7 @@ def _aggregate_tree(folder: Path) -> Tree:
     """Arrays stand in the file itself or are stored beside it, under the name of their placeholder."""
     source = open_source(folder / AGGREGATE)
     try:
-        container, arrays, others = stored_arrays(source)
+        container, arrays, others, _ = stored_arrays(source)
         places: list[tuple[str, str]] = []
         left_out: list[LeftOut] = []
         for leaf in others.values():
@@ -149,8 +149,8 @@ def _strings(folder: Path) -> dict[str, Any]:
 def _random_keys(folder: Path) -> frozenset[str]:
     """Names of the leaves that are keys of jax.random (array_metadata.py: ``ext_metadata``)."""
     file = folder / "array_metadatas" / "process_0"
-    found = read_json(file).get("array_metadatas") if file.is_file() else ()
-    arrays = [entry.get("array_metadata") for entry in found or () if isinstance(entry, dict)]
+    entries = read_json(file).get("array_metadatas") if file.is_file() else ()
+    arrays = [entry.get("array_metadata") for entry in entries or () if isinstance(entry, dict)]
     return frozenset(
         str(array.get("param_name"))
         for array in arrays

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import OutputError
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.flax.zarr_arrays import grid
 from converter.formats.io.atomic import discard, partial_path, publish
 
@@ -94,7 +95,7 @@ def _folders(path: Path, contents: Contents) -> dict[str, str]:
             raise OutputError(f"{path}: Orbax cannot hold the name '{spec.name}'. Rename it.")
         if folder in taken or spec.name in inner:
             other = taken.get(folder, f"{spec.name}/...")
-            raise OutputError(f"{path}: '{spec.name}' and '{other}' would lie in one place. Rename one.")
+            raise OutputError(f"{path}: '{spec.name}' and '{other}' would have the same folder. Rename one.")
         if spec.dtype.name in UNKNOWN:
             raise OutputError(f"{path}: '{spec.name}' is {spec.dtype}, which Orbax cannot hold. Cast it.")
         folders[spec.name], taken[folder] = folder, spec.name

@@ -2,7 +2,7 @@
 
 Formats: the zarr v2 and v3 specifications; dtypes beyond NumPy's by name, as tensorstore writes them
 (``"bfloat16"``). An array of uncompressed chunks is read here; any other, and everything inside of OCDBT, by
-tensorstore, after the metadata was found to ask for no more than the files justify.
+tensorstore, after the metadata was checked to claim no more than the files justify.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import numpy as np
 
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
-from converter.formats.io.json_objects import MAX_JSON, parse_json
+from converter.formats.io.files import open_source, read_whole
+from converter.formats.io.json import MAX_JSON, parse_json
 from converter.formats.io.locations import is_url
-from converter.formats.io.source import check_shape, frozen, open_source, read_whole
+from converter.formats.io.source import check_shape, frozen
 
 __all__ = ["Store", "ZarrArray", "grid"]
 
@@ -116,10 +117,10 @@ class Store:
             store = ts.open(spec, open=True, read=True, context=self._context).result()
             if tuple(store.shape) != array.spec.shape or store.dtype.numpy_dtype != array.spec.dtype:
                 raise FormatError(self.root, f"'{array.spec.name}' was changed while it was read")
-            found = np.asarray(store.read(order="C").result())
+            values = np.asarray(store.read(order="C").result())
         except (ValueError, TypeError, RuntimeError, OSError, KeyError, NotImplementedError, MemoryError) as error:
             raise FormatError(self.root, f"'{array.spec.name}' cannot be read: {_first_words(error)}") from None
-        return frozen(np.ascontiguousarray(found).reshape(array.spec.shape))
+        return frozen(np.ascontiguousarray(values).reshape(array.spec.shape))
 
     @cached_property
     def disk_bytes(self) -> int:
@@ -155,8 +156,8 @@ class Store:
         ts = _tensorstore(self.root)
         try:
             database = ts.KvStore.open(self._kvstore(""), context=self._context).result()
-            found = [database.read(f"{storage}/{self.metadata}") for _, storage in storages]
-            results = [future.result() for future in found]
+            futures = [database.read(f"{storage}/{self.metadata}") for _, storage in storages]
+            results = [future.result() for future in futures]
         except (ValueError, TypeError, RuntimeError, OSError, KeyError, NotImplementedError, MemoryError) as error:
             raise FormatError(self.root, f"its OCDBT database cannot be read: {_first_words(error)}") from None
         for (name, storage), result in zip(storages, results, strict=True):
@@ -166,23 +167,28 @@ class Store:
 
     def _parse(self, name: str, storage: str, text: bytes) -> ZarrArray:
         where = self.root if self.is_ocdbt else self.root / storage / self.metadata
-        found = parse_json(where, text, f"the metadata of '{name}'")
-        version = found.get("zarr_format")
+        metadata = parse_json(where, text, f"the metadata of '{name}'")
+        version = metadata.get("zarr_format")
         v3 = self.driver == "zarr3"
         if version != (3 if v3 else 2):
             raise FormatError(where, f"the metadata of '{name}' has zarr_format {version!r}")
-        grid = found.get("chunk_grid") if v3 else {"configuration": {"chunk_shape": found.get("chunks")}}
+        grid = metadata.get("chunk_grid") if v3 else {"configuration": {"chunk_shape": metadata.get("chunks")}}
         inner = grid.get("configuration") if isinstance(grid, dict) else None
-        shape, chunks = found.get("shape"), inner.get("chunk_shape") if isinstance(inner, dict) else None
+        shape, chunks = metadata.get("shape"), inner.get("chunk_shape") if isinstance(inner, dict) else None
         if not _are_sizes(shape, 0) or not _are_sizes(chunks, 1) or len(shape) != len(chunks):
             raise FormatError(where, f"'{name}' has the shape {str(shape)[:60]} and the chunks {str(chunks)[:60]}")
-        text_of = found.get("data_type" if v3 else "dtype")
+        text_of = metadata.get("data_type" if v3 else "dtype")
         dtype = _dtype(text_of)
         if dtype is None:
             raise FormatError(where, f"'{name}' has the unknown dtype {str(text_of)[:60]!r}")
         spec = TensorSpec(name, check_shape(where, shape, dtype, f"'{name}'"), dtype)
         sizes = check_shape(where, chunks, dtype, f"the chunks of '{name}'")
-        is_raw = not v3 and found.get("compressor") is None and not found.get("filters") and found.get("order") == "C"
+        is_raw = (
+            not v3
+            and metadata.get("compressor") is None
+            and not metadata.get("filters")
+            and metadata.get("order") == "C"
+        )
         is_raw = is_raw and not str(text_of).startswith(">")
         return ZarrArray(spec, storage, int(version), sizes, is_raw)
 
@@ -264,7 +270,7 @@ def _check_link(root: Path, place: str) -> None:
 
 
 def _file_sizes(root: Path, place: str = "") -> int:
-    """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or what is no file."""
+    """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or something other than a file."""
     if place:
         _check_link(root, place)
     if is_url(root):
@@ -273,13 +279,13 @@ def _file_sizes(root: Path, place: str = "") -> int:
     for folder, folders, names in os.walk(root / place):
         for name in (*folders, *names):
             file = os.path.join(folder, name)
-            found = os.lstat(file)
-            if stat.S_ISLNK(found.st_mode):
+            status = os.lstat(file)
+            if stat.S_ISLNK(status.st_mode):
                 _check_link(root, os.path.relpath(file, root))
-                found = os.stat(file)
-            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                raise UnsafeFileError(file, "is no regular file")
-            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+                status = os.stat(file)
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise UnsafeFileError(file, "is not a regular file")
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 

@@ -1,6 +1,6 @@
 """Files and folders that appear under their final name only when they are whole.
 
-Behind a URL a rename is what its file system does to move a file: where that is a copy (in object stores), a copy.
+At a URL a rename is what its file system does to move a file: where that is a copy (in object stores), a copy.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from converter.errors import ConversionError, OutputError
 from converter.formats.io.locations import exists, is_url, place, store
 
-#: Behind a URL.
+#: At a URL.
 MOVES_AT_ONCE = 32
 
 
 def partial_path(final: Path) -> Path:
     """A hidden sibling of ``final`` that nobody else uses, for what is being written.
 
-    Raises OutputError when the folder does not exist or cannot be written to; behind a URL, writing tells.
+    Raises OutputError when the folder does not exist or cannot be written to; for a URL, writing tells.
     """
     folder = final.parent
     name = f".{final.name}.{os.urandom(4).hex()}.partial"
@@ -111,7 +111,7 @@ def _aside(moves: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
 def _undo(moves: Sequence[tuple[Path, Path]], aside: Sequence[tuple[Path, Path]]) -> None:
     waiting = dict(aside)
     for partial, final in moves:
-        # behind a URL a move may have stopped when both were there; what did not step aside yet is the former one
+        # at a URL a move may have stopped when both were there; what did not step aside yet is the former one
         stopped = is_url(final) and (final not in waiting or exists(waiting[final]))
         if stopped or not partial.exists():
             discard(final)

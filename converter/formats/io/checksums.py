@@ -10,7 +10,10 @@ from typing import Any, Protocol
 
 from converter.core.tensors import Array
 
-__all__ = ["Checksum", "Crc32", "Crc32c", "crc32"]
+__all__ = ["Checksum", "Crc32", "Crc32c", "crc32", "masked", "masked_crc32c"]
+
+#: TensorFlow and leveldb store a CRC-32C rotated and shifted ("masked").
+_MASK_DELTA = 0xA282EAD8
 
 try:
     from isal.isal_zlib import crc32
@@ -45,3 +48,15 @@ class Crc32c:
 
     def update(self, data: bytes | Array) -> None:
         self.value = self._extend(self.value, data)
+
+
+def masked_crc32c(*parts: bytes | Array) -> int:
+    """The masked checksum of the parts, one after the other (each contiguous and read-only)."""
+    checksum = Crc32c()
+    for part in parts:
+        checksum.update(part)
+    return masked(checksum.value)
+
+
+def masked(crc: int) -> int:
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF

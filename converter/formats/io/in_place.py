@@ -8,9 +8,10 @@ from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.core.transposing import blocks
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.checksums import Checksum
 
@@ -22,11 +23,11 @@ class InPlaceWriter(Writer):
     """
 
     def __init__(self, path: Path, contents: Contents, pieces: Mapping[int, bytes] = MappingProxyType({})) -> None:
-        """pieces: offset -> what stands there whatever the tensors are."""
+        """pieces: offset -> bytes that do not depend on the tensors."""
         super().__init__(path, contents)
         self._partial = partial_path(path)
         self._file = self._partial.open("xb", buffering=0)
-        # The kernel lets one thread write to a file at a time; who waits here leaves the processor to the others.
+        # The kernel lets one thread write to a file at a time; waiting here leaves the processor to the others.
         self._turn = Lock()
         try:
             for offset, piece in pieces.items():

@@ -1,6 +1,6 @@
 """Where files are: paths of this machine, and URLs of whatever fsspec has a file system for (``s3://bucket/model.pt``).
 
-A URL is a `UPath` of universal_pathlib, which does what a `Path` does; it is called one in all annotations here.
+A URL is a `UPath` of universal_pathlib, which behaves like a `Path`; annotations call it a `Path`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _LOCAL = ("file", "local")
 
 def location(path: str | os.PathLike[str]) -> Path:
     """A path, a URL, or what is one already. Raises ConversionError for a URL that nothing here can open."""
-    found = _URL.match(path) if isinstance(path, str) else None
-    if not found or not isinstance(path, str):
+    match = _URL.match(path) if isinstance(path, str) else None
+    if not match or not isinstance(path, str):
         return path if is_url(path) else Path(path)  # type: ignore[return-value]
-    if found[1].lower() in _LOCAL:
-        return Path(path[found.end() :])
+    if match[1].lower() in _LOCAL:
+        return Path(path[match.end() :])
     try:
         import fsspec
         from upath import UPath
     except ImportError:
         raise MissingLibraryError(f"{path}: URLs need fsspec: pip install 'weights-converter[url]'") from None
     try:
-        fsspec.get_filesystem_class(found[1].lower())
+        fsspec.get_filesystem_class(match[1].lower())
     except ValueError:
         raise ConversionError(
-            f"{path}: fsspec knows no protocol '{found[1]}'. Say one such as s3, gs, az, http or sftp, or a path."
+            f"{path}: fsspec knows no protocol '{match[1]}'. Say one such as s3, gs, az, http or sftp, or a path."
         ) from None
     except ImportError as error:
-        raise MissingLibraryError(f"{path}: a package for '{found[1]}' is missing: {error}") from None
+        raise MissingLibraryError(f"{path}: a package for '{match[1]}' is missing: {error}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # for a protocol with no peculiarities that UPath knows of
@@ -57,18 +57,18 @@ def is_url(path: object) -> bool:
 
 def store(url: Path) -> Any:
     """The file system of a URL, which sees what others wrote meanwhile."""
-    found: Any = url.fs  # type: ignore[attr-defined]
-    found.invalidate_cache()
-    return found
+    system: Any = url.fs  # type: ignore[attr-defined]
+    system.invalidate_cache()
+    return system
 
 
 def place(url: Path) -> str:
-    """What its file system calls it."""
+    """The path of the URL within its file system."""
     return cast(str, url.path)  # type: ignore[attr-defined]
 
 
 def exists(path: Path) -> bool:
-    """Whether it is there now, also when another machine made it."""
+    """Whether it exists now, even if another machine made it."""
     if is_url(path):
         return bool(store(path).exists(place(path)))
     return path.exists()
@@ -79,7 +79,7 @@ def with_suffix(path: Path, suffix: str) -> Path:
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """The file, to look at some places of it."""
+    """The file, opened to read parts of it."""
     if is_url(path):
         return cast(BinaryIO, store(path).open(place(path), "rb", cache_type="none"))
     return path.open("rb")
@@ -87,7 +87,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever the file system of a URL meets is a FormatError: each has exceptions of its own."""
+    """Turn the errors of a URL's file system into FormatError: each has exceptions of its own."""
     try:
         yield
     except Exception as error:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,11 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.locations import is_url
-from converter.formats.io.regular_file import open_regular
 
 #: NumPy before 2.0 has no more axes than this, and no framework uses more.
 MAX_AXES = 32
 MAX_BYTES = 1 << 63
-#: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
-MAP_FROM = 1 << 20
-#: So many elements at each end tell most tensors apart.
+#: This many elements at each end distinguish most tensors.
 ENDS = 64
 
 
@@ -37,18 +30,18 @@ class Source(ABC):
 
     @abstractmethod
     def _bytes(self, offset: int, length: int) -> bytes:
-        """The bytes of a range that is known to lie inside."""
+        """The bytes of a range that was checked to lie inside."""
 
     def _array(self, offset: int, count: int, dtype: DType) -> Array:
-        """A flat read-only array over a range that is known to lie inside."""
+        """A flat read-only array over a range that was checked to lie inside."""
         return np.frombuffer(self._bytes(offset, count * dtype.itemsize), dtype, count)  # aligned: new memory
 
     def into(self, offset: int, memory: memoryview) -> None:
-        """Fill the memory with the bytes of a range that is known to lie inside."""
+        """Fill the memory with the bytes of a range that was checked to lie inside."""
         memory[:] = self._bytes(offset, len(memory))
 
     def expect(self, offsets: Iterable[int]) -> None:  # noqa: B027  # what is on a disk need not be fetched ahead
-        """Tell where small pieces will be taken next: over a network, all are fetched at once."""
+        """Announce where small pieces will be read next: over a network, all are fetched at once."""
 
     def check(self, offset: int, length: int, what: str) -> None:
         """Raise FormatError unless the range lies inside."""
@@ -74,78 +67,7 @@ class Source(ABC):
         return self.array(offset, (count,), dtype, what)
 
     def close(self) -> None:  # noqa: B027  # bytes in memory have nothing to release
-        """Release the file; arrays that were handed out stay valid."""
-
-
-class FileSource(Source):
-    """A regular file on the disk."""
-
-    def __init__(self, path: Path) -> None:
-        self._file, size = open_regular(path)
-        super().__init__(path, size)
-
-    def _bytes(self, offset: int, length: int) -> bytes:
-        try:
-            data = os.pread(self._file.fileno(), length, offset)
-        except OSError as error:
-            raise self._refused(error) from error
-        if len(data) == length:
-            return data
-        whole = bytearray(length)  # one call reads at most 2 GiB
-        self.into(offset, memoryview(whole))
-        return bytes(whole)
-
-    def _array(self, offset: int, count: int, dtype: DType) -> Array:
-        length = count * dtype.itemsize
-        if length < MAP_FROM:
-            return super()._array(offset, count, dtype)
-        if offset % dtype.alignment:
-            return self._copied(offset, count, dtype)
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        try:
-            mapped = mmap.mmap(self._file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise self._refused(error) from error
-        return np.frombuffer(mapped, dtype, count, offset - start)
-
-    def _copied(self, offset: int, count: int, dtype: DType) -> Array:
-        """Read into new memory: where elements lie across the bounds of words, NumPy is slow or refuses."""
-        memory = mmap.mmap(-1, count * dtype.itemsize)  # unlike that of malloc, it is given back at once
-        self.into(offset, memoryview(memory))
-        return np.frombuffer(memory, dtype)
-
-    def into(self, offset: int, memory: memoryview) -> None:
-        while memory:  # one call reads at most 2 GiB
-            try:
-                got = os.preadv(self._file.fileno(), [memory], offset)
-            except OSError as error:
-                raise self._refused(error) from error
-            if not got:
-                raise FormatError(self.path, f"became shorter while it was read: no byte at {offset}")
-            memory, offset = memory[got:], offset + got
-
-    def _refused(self, error: OSError) -> FormatError:
-        return FormatError(self.path, f"cannot be read: {error.strerror or error}")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def open_source(path: Path) -> Source:
-    """A file on the disk, mapped where that helps, or one behind a URL, of which ranges are fetched."""
-    if is_url(path):
-        from converter.formats.io.remote_source import RemoteSource
-
-        return RemoteSource(path)
-    return FileSource(path)
-
-
-def read_whole(path: Path, limit: int) -> bytes:
-    """All of a small file. Raises FormatError when it is larger than ``limit`` bytes."""
-    with closing(open_source(path)) as source:
-        if source.size > limit:
-            raise FormatError(path, f"it has {source.size} bytes, more than such a file can have")
-        return source.take(0, source.size, "it")
+        """Release the file; arrays that were returned stay valid."""
 
 
 class SourceFile(io.RawIOBase):
@@ -178,30 +100,6 @@ class SourceFile(io.RawIOBase):
         self._source.into(self._start + self._position, memory)
         self._position += len(memory)
         return len(memory)
-
-
-def mapped_apart(source: Source, start: int, whole: Array, array: Array) -> Array:
-    """The same array, aligned, in a mapping of its own: its pages leave memory with it, not with ``whole``.
-
-    whole: bytes of the source from ``start`` on, of which ``array`` may be a view; a copy is returned as it is.
-    """
-    inside = array.ctypes.data - whole.ctypes.data
-    is_part = isinstance(source, FileSource) and 0 <= inside <= whole.nbytes - array.nbytes
-    if is_part and array.nbytes >= MAP_FROM:
-        return source.array(start + inside, array.shape, array.dtype, "an array in the pickle")
-    return array if array.flags.aligned else frozen(array.copy())
-
-
-def let_go(mapped: Array) -> None:
-    """Let the pages of a mapped array leave memory; what of them is used again is read again.
-
-    One byte that is looked at may bring two megabytes into memory, where the system holds the file in large pages.
-    """
-    base: object = mapped
-    while isinstance(base, (np.ndarray, memoryview)):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
 
 
 class MemorySource(Source):

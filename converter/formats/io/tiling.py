@@ -1,4 +1,4 @@
-"""Arrays that a file keeps in pieces: where a piece lies, and whether all of them make up the whole."""
+"""Arrays that are stored in pieces: the position of each piece, and whether together they make up the array."""
 
 from __future__ import annotations
 

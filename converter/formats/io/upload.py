@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, publish
 from converter.formats.io.locations import is_url, place, store
 
@@ -23,7 +24,7 @@ WHOLE_OR_NOT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"
 
 
 def writer_to(make: Make, path: Path, contents: Contents) -> Writer:
-    """``make(path, contents)``, or the same behind a URL."""
+    """``make(path, contents)``, or the same for a URL."""
     return Upload(make, path, contents) if is_url(path) else make(path, contents)
 
 

@@ -1,4 +1,4 @@
-"""The names that a user gave to the layers, from the ``config.json`` of a Keras model.
+"""The names that the user chose for layers, from the ``config.json`` of a Keras model.
 
 Keras before 3.1 does not write them beside the weights, but the paths of the weights follow from the
 config: ``layers/<class name in snake case>``, with a counter. Source: keras/src/saving/saving_lib.py
@@ -21,12 +21,12 @@ def layer_names(config: Any, container: str = "layers") -> Mapping[str, str]:
 
 def gru_classes(config: Any, container: str = "layers") -> Mapping[str, str]:
     """Path of a layer with a GRU in it -> ``gru_reset_after`` or ``gru_reset_before``: its weights may not tell."""
-    found = {}
+    classes = {}
     for path, layer in _walk(config, container):
         said = set() if _layers(layer) else _reset_after(layer)
         if len(said) == 1:
-            found[path] = "gru_reset_after" if said == {True} else "gru_reset_before"
-    return found
+            classes[path] = "gru_reset_after" if said == {True} else "gru_reset_before"
+    return classes
 
 
 def _reset_after(item: Any) -> set[bool]:

@@ -1,7 +1,7 @@
 """Keras 3 weights, ``.weights.h5``; also any other HDF5 file of plain arrays, which is read alike.
 
-A tensor is called as its dataset: ``layers/dense/vars/0``. The paths are made of attributes and of
-class names with a counter; the name that the user gave to a layer is the attribute ``name`` of the
+A tensor has the name of its dataset: ``layers/dense/vars/0``. The paths are made of attributes and of
+class names with a counter; the name that the user chose for a layer is the attribute ``name`` of the
 group ``vars``. Source: keras/src/saving/saving_lib.py (H5IOStore).
 
 Order: groups as they were written (see `H5File`), in each the variables by number. An array with
@@ -14,15 +14,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.errors import OutputError
-from converter.formats.base import Contents, LeftOut, Probe, check_names
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Probe, check_names
 from converter.formats.keras import legacy_h5 as keras2_h5
 from converter.formats.keras.hdf5_file import Dataset, H5File, H5Reader, Tree, is_hdf5
 from converter.formats.keras.hdf5_writer import H5Writer
 
 VARS = "vars"
-#: What the model holds at the top that is no weight. (Both are reserved names of a Keras model.)
+#: What the model holds at the top that is not a weight. (Both are reserved names of a Keras model.)
 _STATES = {"optimizer": "state of the optimizer", "metrics": "state of a metric"}
 
 
@@ -45,7 +46,7 @@ class FileReader(H5Reader):
 def keras_contents(file: H5File) -> Contents:
     """What a file in the layout of Keras 3 holds."""
     tree = file.tree()
-    ordered = [found.spec for found in sorted(tree.datasets, key=_age_then_number(tree))]
+    ordered = [dataset.spec for dataset in sorted(tree.datasets, key=_age_then_number(tree))]
     states = [LeftOut(spec.name, why) for spec in ordered if (why := _state(spec.name))]
     return Contents(
         specs=check_names(file.path, (spec for spec in ordered if not _state(spec.name))),
@@ -57,12 +58,12 @@ def keras_contents(file: H5File) -> Contents:
 
 def _age_then_number(tree: Tree) -> Any:
     ages: dict[str, int] = {}
-    for found in tree.datasets:
-        group = found.spec.name.rpartition("/")[0]
-        ages[group] = max(ages.get(group, 0), found.age)
+    for dataset in tree.datasets:
+        group = dataset.spec.name.rpartition("/")[0]
+        ages[group] = max(ages.get(group, 0), dataset.age)
 
-    def key(found: Dataset) -> tuple[Any, ...]:
-        group, _, leaf = found.spec.name.rpartition("/")
+    def key(dataset: Dataset) -> tuple[Any, ...]:
+        group, _, leaf = dataset.spec.name.rpartition("/")
         return ages[group], natural_key(group), natural_key(leaf)
 
     return key
@@ -75,7 +76,7 @@ def _labels(file: H5File, tree: Tree) -> Mapping[str, str]:
 
 
 def _state(path: str) -> str | None:
-    """Why what has this path is no weight."""
+    """Why what has this path is not a weight."""
     top, slash, _ = path.partition("/")
     return _STATES.get(top) if slash else None
 

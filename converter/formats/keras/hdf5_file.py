@@ -16,16 +16,17 @@ from typing import Any, BinaryIO, cast
 import msgspec
 import numpy as np
 
+from converter.core.contents import LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
-from converter.formats.base import LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import open_regular, open_source, regular_size
 from converter.formats.io.locations import is_url
-from converter.formats.io.natural import natural_key
-from converter.formats.io.regular_file import open_regular, regular_size
-from converter.formats.io.source import SourceFile, open_source
+from converter.formats.io.source import SourceFile
 from converter.formats.keras.hdf5_rehearsal import rehearse
 from converter.formats.keras.hdf5_text import Pread, read_texts
-from converter.formats.zip.expansion import most_unpacked
+from converter.formats.zip.members import most_unpacked
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -76,14 +77,14 @@ def import_h5py(path: Path) -> Any:
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A dataset of numbers. ``age`` grows with the time of its writing (see `H5File`)."""
+    """A numeric dataset. ``age`` grows with the time of its writing (see `H5File`)."""
 
     spec: TensorSpec
     age: int
 
 
 class Tree(msgspec.Struct):
-    """What a walk found; paths have no leading slash. ages: group -> the highest address of its objects."""
+    """The objects of a file; paths have no leading slash. ages: group -> the highest address of its objects."""
 
     datasets: list[Dataset] = msgspec.field(default_factory=list)
     groups: list[str] = msgspec.field(default_factory=list)
@@ -128,7 +129,7 @@ class H5File:
     def tree(self) -> Tree:
         """Every object once, under its first name; ``layers`` goes before the other names of a group."""
         with damaged_means_format_error(self.path, "the file"):
-            return _Walk(self._h5py, self.path, self._file, self._size, self._pread).run()
+            return _TreeScan(self._h5py, self.path, self._file, self._size, self._pread).run()
 
     def read(self, spec: TensorSpec) -> Array:
         with damaged_means_format_error(self.path, f"'{spec.name}'"):
@@ -165,7 +166,7 @@ class H5File:
         return array
 
 
-class _Walk:
+class _TreeScan:
     def __init__(self, h5py: Any, path: Path, file: Any, size: int, pread: Pread) -> None:
         self._pread = pread
         self._h5py = h5py
@@ -212,14 +213,14 @@ class _Walk:
 
     def _opened(self, group: Any, name: str) -> Any:
         """``group[name]``, which takes h5py three times as long."""
-        found = self._h5py.h5o.open(group.id, name.encode())
+        opened = self._h5py.h5o.open(group.id, name.encode())
         for low, high in ((self._h5py.h5g.GroupID, self._h5py.Group), (self._h5py.h5d.DatasetID, self._h5py.Dataset)):
-            if isinstance(found, low):
-                return high(found)
+            if isinstance(opened, low):
+                return high(opened)
         return group[name]
 
     def _names(self, group: Any) -> Sequence[str]:
-        names = [name.decode("utf-8") for name in group.id]  # raises for a name that is no text
+        names = [name.decode("utf-8") for name in group.id]  # raises for a name that is not text
         if group.id.get_create_plist().get_link_creation_order():
             return names
         return sorted(names, key=lambda name: (name != "layers", natural_key(name)))
@@ -254,7 +255,7 @@ class _Walk:
                 return DTYPES[name]
         if dtype.kind in "biufc" and dtype.newbyteorder("=").name in DTYPES:
             return DTYPES[dtype.newbyteorder("=").name]
-        raise FormatError(self._path, f"'{path}' has the type {dtype}, expected numbers")
+        raise FormatError(self._path, f"'{path}' has the type {dtype}, expected numeric values")
 
     def _refuse_too_large(self, spec: TensorSpec, dataset: Any) -> None:
         stored = min(dataset.id.get_storage_size(), self._size)
@@ -279,12 +280,12 @@ def _texts(h5py: Any, pread: Pread, size: int, item: Any, attribute: str) -> lis
     """A text attribute of one or several values, [] when there is none."""
     if attribute not in item.attrs:
         return []
-    found = item.attrs.get_id(attribute)
-    kind = h5py.check_string_dtype(found.dtype)
-    count = math.prod(found.shape)
+    stored = item.attrs.get_id(attribute)
+    kind = h5py.check_string_dtype(stored.dtype)
+    count = math.prod(stored.shape)
     if count == 0:  # an empty list has the type of no text: Keras 2 writes it as float64
         return []
-    if kind is None or count * found.dtype.itemsize > size:
+    if kind is None or count * stored.dtype.itemsize > size:
         raise ValueError("not a text, or larger than the file")
     if kind.length is None:
         return read_texts(pread, object_address(h5py, item), attribute, count) or []

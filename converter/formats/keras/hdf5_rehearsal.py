@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from converter.errors import FormatError
 
-#: Offset of the version of the superblock, behind the signature.
+#: Offset of the version of the superblock, after the signature.
 _VERSION_AT = 8
 _FIRST_NEW = 2
 #: Set in the other process, which reads for real.

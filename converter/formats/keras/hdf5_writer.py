@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
-from converter.formats.base import Contents
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.keras.hdf5_file import import_h5py
 

@@ -1,6 +1,6 @@
 """Keras 2 (tf_keras) HDF5: weights, and whole models with the weights under ``model_weights/``.
 
-A tensor is called as its dataset, ``dense/mlp/dense/kernel:0``: a group for the layer, below it the
+A tensor has the name of its dataset, ``dense/mlp/dense/kernel:0``: a group for the layer, below it the
 variable's name with its scopes. The attributes ``layer_names`` and ``weight_names`` hold the order of
 the model, by which Keras loads. Source: tf_keras/src/saving/legacy/hdf5_format.py.
 """
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.errors import ConversionError, OutputError
-from converter.formats.base import Contents, LeftOut, Probe
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Probe
 from converter.formats.keras.hdf5_file import H5File, H5Reader, is_hdf5
 from converter.formats.keras.hdf5_writer import H5Writer
 
@@ -50,10 +51,10 @@ class FileReader(H5Reader):
     @cached_property
     def contents(self) -> Contents:
         tree = self._file.tree()
-        specs = {found.spec.name: found.spec for found in tree.datasets}
+        specs = {dataset.spec.name: dataset.spec for dataset in tree.datasets}
         optimizer = [LeftOut(name, "state of the optimizer") for name in specs if name.startswith(_OPTIMIZER)]
         rest = sorted((name for name in specs if not name.startswith(_OPTIMIZER)), key=natural_key)
-        # A variable that two layers share stands twice in the attributes.
+        # A variable that two layers share occurs twice in the attributes.
         names = dict.fromkeys([*(name for name in self._names_in_order() if name in specs), *rest])
         return Contents(
             specs=tuple(specs[name] for name in names),
@@ -82,12 +83,12 @@ class FileReader(H5Reader):
 
     def _list(self, group: str, attribute: str) -> list[str]:
         """A list of names, which may be cut into several attributes."""
-        found = self._file.texts(group, attribute)
+        names = self._file.texts(group, attribute)
         number = 0
         while part := self._file.texts(group, f"{attribute}{number}"):
-            found += part
+            names += part
             number += 1
-        return found
+        return names
 
 
 class FileWriter(H5Writer):
@@ -111,7 +112,7 @@ def _parted(path: Path, name: str) -> tuple[str, str, str]:
     root = _MODEL if name.startswith(f"{_MODEL}/") else ""
     layer, _, weight = name.removeprefix(f"{_MODEL}/").partition("/")
     if not weight:
-        raise OutputError(f"{path}: '{name}' is no name of Keras 2, which are like 'dense/dense/kernel:0'")
+        raise OutputError(f"{path}: '{name}' is not a Keras 2 name such as 'dense/dense/kernel:0'")
     return root, layer, weight
 
 

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, UnsafeFileError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
-from converter.formats.io.json_objects import read_json
+from converter.formats.base import Probe, Reader, ReadOptions, check_names
+from converter.formats.io.json import read_json
 from converter.formats.keras.h5 import keras_contents
 from converter.formats.keras.hdf5_file import H5File
 
@@ -54,26 +55,26 @@ class FileReader(Reader):
         labels: dict[str, str] = {}
         links: dict[str, str] = {}
         left_out: list[LeftOut] = []
-        for name, found in self._by_shard.items():
-            self._refuse_unlisted(name, found)
-            specs += found.specs
-            labels |= found.labels
-            links |= found.links
-            left_out += found.left_out
+        for name, contents in self._by_shard.items():
+            self._refuse_unlisted(name, contents)
+            specs += contents.specs
+            labels |= contents.labels
+            links |= contents.links
+            left_out += contents.left_out
         place = {group: number for number, group in enumerate(self._map)}
         specs.sort(key=lambda spec: place.get(spec.name.rpartition("/")[0], len(place)))
         return Contents(check_names(self.path, specs), labels=labels, links=links, left_out=tuple(left_out))
 
     def read(self, name: str) -> Array:
-        shard = next(shard for shard, found in self._by_shard.items() if name in found.by_name)
+        shard = next(shard for shard, contents in self._by_shard.items() if name in contents.by_name)
         return self._shards[shard].read(self.contents.by_name[name])
 
     @cached_property
     def _by_shard(self) -> dict[str, Contents]:
         return {name: keras_contents(shard) for name, shard in self._shards.items()}
 
-    def _refuse_unlisted(self, shard: str, found: Contents) -> None:
-        for spec in found.specs:
+    def _refuse_unlisted(self, shard: str, contents: Contents) -> None:
+        for spec in contents.specs:
             group = spec.name.rpartition("/")[0]
             if shard not in self._map.get(group, ()):
                 raise FormatError(self.path, f"'{spec.name}' is in '{shard}', but the map does not say so")
@@ -88,10 +89,10 @@ def _weight_map(path: Path) -> dict[str, list[str]]:
 
 
 def _shard_names(path: Path, group: str, names: Any) -> list[str]:
-    found = names if isinstance(names, list) else [names]
-    for name in found:
+    files = names if isinstance(names, list) else [names]
+    for name in files:
         if not isinstance(name, str) or not name:
             raise FormatError(path, f"'{group}' lies in {str(name)[:80]!r}, expected the name of a file")
         if Path(name).name != name or "\\" in name or "\0" in name:
             raise UnsafeFileError(path, f"'{group}' lies in '{name[:200]}', outside of the folder")
-    return found
+    return files

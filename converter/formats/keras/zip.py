@@ -13,19 +13,26 @@ from typing import Any, BinaryIO
 
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
-from converter.errors import FormatError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
-from converter.formats.io.json_objects import MAX_JSON, parse_json
-from converter.formats.io.source import SourceFile, read_whole
+from converter.errors import FormatError, OutputError
+from converter.formats.base import Probe, Reader, ReadOptions, Writer
+from converter.formats.io.atomic import discard, partial_path, publish
+from converter.formats.io.checksums import Crc32
+from converter.formats.io.files import read_whole
+from converter.formats.io.json import MAX_JSON, parse_json
+from converter.formats.io.source import SourceFile
+from converter.formats.keras import h5 as keras_h5
 from converter.formats.keras.config import gru_classes, layer_names
 from converter.formats.keras.h5 import VARS, keras_contents
 from converter.formats.keras.hdf5_file import H5File
-from converter.formats.keras.zip_writer import CONFIG, METADATA, WEIGHTS, FileWriter
 from converter.formats.zip.members import Member, ZipMembers
+from converter.formats.zip.writer import ZipLayout
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
+WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
+_BLOCK = 1 << 20
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
 
 
@@ -40,14 +47,14 @@ class FileReader(Reader):
     """Reads the weights in place; a compressed member is unpacked to a temporary file first.
 
     A zip has one checksum for all weights: it is verified before the first tensor is read, unless
-    ``options.verify`` is False.
+    ``options.checksums`` is False.
     """
 
     lazy = "tensor, or all if packed"
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path, options.verify)
+        self._members: _Folder | _Zip = _Folder(path) if path.is_dir() else _Zip(path, options.checksums)
         try:
             self._file = self._members.weights()
         except BaseException:
@@ -140,3 +147,46 @@ class _Zip:
             file.write(piece)
         file.seek(0)
         return file
+
+
+class FileWriter(Writer):
+    """Streams: the weights go to a hidden file, and from there into the zip when all are written.
+
+    ``contents.metadata`` holds the texts of ``config.json`` and ``metadata.json``, as the reader of a
+    ``.keras`` gives them. Raises OutputError without them: weights alone are not a model.
+    """
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        super().__init__(path, contents)
+        if not {CONFIG, METADATA} <= contents.metadata.keys():
+            raise OutputError(f"{path}: a .keras holds the model's config too. Give the clone with --like clone.keras.")
+        self._weights = partial_path(path)
+        self._zip = partial_path(path)
+        self._inner = keras_h5.FileWriter(self._weights, contents)
+
+    def write(self, name: str, array: Array) -> None:
+        self._inner.write(name, array)
+
+    def commit(self) -> None:
+        self._inner.commit()
+        layout = ZipLayout()
+        texts = [layout.add_whole(name, self.contents.metadata[name].encode()) for name in (METADATA, CONFIG)]
+        member, crc = layout.add(WEIGHTS, self._weights.stat().st_size), Crc32()
+        with self._weights.open("rb") as source, self._zip.open("xb") as archive:
+            for _, text in texts:
+                archive.write(text)
+            archive.seek(member.data)
+            while block := source.read(_BLOCK):
+                crc.update(block)
+                archive.write(block)
+            member.crc = crc.value
+            archive.write(layout.directory())
+            archive.seek(member.start)
+            archive.write(layout.header(member))
+        publish([(self._zip, self.path)])
+        discard(self._weights)
+
+    def abort(self) -> None:
+        self._inner.abort()
+        discard(self._weights)
+        discard(self._zip)

@@ -1,7 +1,7 @@
 """MXNet ``.params``: what ``Block.save_parameters``, ``export``, ``mx.nd.save`` and (1.x) ``npx.save`` write.
 
 Format: ``NDArray::Save(Stream*, vector<NDArray>, vector<string>)`` in ``src/ndarray/ndarray.cc``: u64
-0x112, u64 0, u64 n, n records (see `mxnet_record`), u64 number of names (n, or 0 for a list), then the
+0x112, u64 0, u64 n, n records (see `mxnet.record`), u64 number of names (n, or 0 for a list), then the
 names as {u64 length, bytes}. ``npx.save`` of one array writes a list of one, read here as a tensor.
 
 Which record version is written. MXNet 1.9.1 refuses V2 in ``npx.load``, and V3 outside of NumPy mode
@@ -14,17 +14,21 @@ a layer saved alone) and what V2 cannot hold (0-d arrays) is written as V3.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Container, Contents, LeftOut, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import open_source
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.source import Source, open_source
+from converter.formats.io.json import read_json
+from converter.formats.io.source import Source
 from converter.formats.mxnet import record as mxnet_record
 from converter.formats.mxnet.record import V2, V3, Record
-from converter.formats.mxnet.symbol import operators, symbol_beside
 
 MAGIC = 0x112
 NO_DATA = "an array without shape and data"
@@ -82,8 +86,8 @@ class FileWriter(InPlaceWriter):
     def __init__(self, path: Path, contents: Contents) -> None:
         for spec in contents.specs:
             if spec.dtype.name not in WRITABLE:
-                found = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
-                raise OutputError(f"{path}: {found}. Cast it, or choose another format.")
+                problem = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
+                raise OutputError(f"{path}: {problem}. Cast it, or choose another format.")
         magic = V2 if _is_net(contents) else V3
         pieces = {0: _u64(MAGIC, 0, len(contents.specs))}
         end = len(pieces[0])
@@ -152,3 +156,36 @@ def _read_records(source: Source) -> tuple[dict[str, Record], Container]:
     if len(by_name) < count:
         raise FormatError(source.path, f"has {count} arrays but only {len(by_name)} different names")
     return by_name, container
+
+
+def symbol_beside(path: Path) -> Path | None:
+    """The graph that belongs to ``net-0000.params``, if it lies there."""
+    match = re.fullmatch(r"(.+)-\d{4}\.params", path.name)
+    graph = path.with_name(f"{match[1]}-symbol.json") if match else None
+    return graph if graph is not None and graph.is_file() else None
+
+
+def operators(path: Path) -> Mapping[str, str]:
+    """Name of each variable -> the operator that uses it, in the order of use; ``batchnorm_fix_gamma`` for one
+    that takes its gamma as one. Raises FormatError for a file that is not a graph.
+    """
+    try:
+        nodes = read_json(path)["nodes"]
+        users: dict[str, str] = {}
+        for node in nodes:
+            for number, *_ in node.get("inputs", ()):
+                used = nodes[number]
+                if used["op"] == "null":
+                    users.setdefault(str(used["name"]), _operator(node))
+    except (FormatError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        why = error.reason if isinstance(error, FormatError) else repr(error)
+        raise FormatError(path, f"is not a graph of MXNet: {why}. Move it away to go by the names alone.") from None
+    return users
+
+
+def _operator(node: Mapping[str, Any]) -> str:
+    name = str(node["op"]).lower()
+    attributes = node.get("attrs") or node.get("attr") or node.get("param") or {}
+    # of the operator, not of gluon's layer: there fix_gamma is the default (src/operator/nn/batch_norm-inl.h)
+    fixed = str(attributes.get("fix_gamma", "True")).lower() in ("true", "1")
+    return "batchnorm_fix_gamma" if name == "batchnorm" and fixed else name

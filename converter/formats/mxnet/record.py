@@ -56,7 +56,7 @@ KINDS: Mapping[int, str] = {ROW_SPARSE: "row_sparse", CSR: "csr"}
 INDEX_ARRAYS: Mapping[int, int] = {DENSE: 0, ROW_SPARSE: 1, CSR: 2}
 
 
-class Part(msgspec.Struct, frozen=True):
+class DenseArray(msgspec.Struct, frozen=True):
     """A dense array inside of the record."""
 
     offset: int
@@ -75,7 +75,7 @@ class Record(msgspec.Struct, frozen=True):
     writer: str
     storage: int
     shape: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[DenseArray, ...]
     end: int
 
     @property
@@ -101,7 +101,7 @@ def parse(source: Source, offset: int, what: str) -> Record:
     dims_of_main = _stored_shape(storage, noted, shape, indices[-1][1]) if storage else shape
     parts, end = [], fields.offset
     for dtype, dims in [(main, dims_of_main), *indices]:
-        parts.append(Part(end, check_shape(source.path, dims or (), dtype, what), dtype))
+        parts.append(DenseArray(end, check_shape(source.path, dims or (), dtype, what), dtype))
         source.check(end, parts[-1].end - end, what)
         end = parts[-1].end
     return Record(writer, storage, check_shape(source.path, shape, parts[0].dtype, what), tuple(parts), end)
@@ -150,7 +150,7 @@ class _Fields:
             return None
         if not 0 <= axes <= MAX_AXES:
             raise FormatError(
-                self.source.path, f"{self.what} is no NDArray: it claims {axes} axes (byte {self.offset})"
+                self.source.path, f"{self.what} is not an NDArray: it claims {axes} axes (byte {self.offset})"
             )
         return self._unpack(f"<{axes}{code}")
 

@@ -12,11 +12,13 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import let_go, mapped_apart, open_source
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.source import Source, let_go, mapped_apart, open_source
+from converter.formats.io.source import Source
 from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
 from converter.formats.numpy.npy_pickle import pickle_pieces
@@ -84,15 +86,15 @@ def _plain_arrays(source: Source, header: Header) -> Iterator[tuple[str, tuple[i
     offset = 0
     for index in count():
         if header.dtype is None or header.is_pickle:
-            found = header.problem or "objects behind an array"
-            raise FormatError(source.path, f"holds no numbers: the elements at byte {offset} are {found}")
+            elements = header.problem or "objects after an array"
+            raise FormatError(source.path, f"holds no numeric values: the elements at byte {offset} are {elements}")
         end = offset + header.start + header.nbytes
         rest = source.size - offset - header.start
         if end > source.size or (
             end < source.size and source.take(end, min(6, source.size - end), "") != npy_header.MAGIC
         ):
             what = f"an array of {header.dtype} and shape {header.shape}"
-            raise FormatError(source.path, f"{what} needs {header.nbytes} bytes; {rest} stand in the file")
+            raise FormatError(source.path, f"{what} needs {header.nbytes} bytes; {rest} are in the file")
         yield str(index), (offset, header)
         if end == source.size:
             return
@@ -136,8 +138,8 @@ def _stacks(specs: Sequence[TensorSpec]) -> bool:
 def _plain_header(path: Path, spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
     descr = npy_header.descr_of(spec.dtype)
     if descr is None:
-        found = f"'{spec.name}' is {spec.dtype}, which an .npy cannot name"
-        raise OutputError(f"{path}: {found}. Cast it, or write .safetensors.")
+        problem = f"'{spec.name}' is {spec.dtype}, which an .npy cannot name"
+        raise OutputError(f"{path}: {problem}. Cast it, or write .safetensors.")
     return npy_header.build(shape, descr)
 
 

@@ -37,20 +37,20 @@ CODES: Mapping[str, DType] = {
 MXNET_BFLOAT16 = [("bfloat16", "<u2")]
 
 UNCLEAR = "of an 8-bit or 4-bit type of ml_dtypes, and the file does not say of which"
-#: dtype.kind of what is no number -> what it is.
+#: dtype.kind of what is not numeric -> what it is.
 NOT_NUMBERS: Mapping[str, str] = {
     "U": "text",
     "S": "text",
     "M": "dates",
     "m": "durations",
     "V": "records",
-    "f": "numbers wider than any framework has",
-    "c": "numbers wider than any framework has",
+    "f": "floats wider than those of any framework",
+    "c": "floats wider than those of any framework",
 }
 
 
 class Header(msgspec.Struct, frozen=True):
-    """dtype: with its byte order; ``object`` for a pickle; None when the elements are no numbers, and then
+    """dtype: with its byte order; ``object`` for a pickle; None when the elements are not numeric, and then
     ``problem`` says what they are. start: where the data begins."""
 
     shape: tuple[int, ...]

@@ -10,9 +10,9 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, DType, TensorSpec
 from converter.errors import OutputError
-from converter.formats.base import Contents
 
 MAX_DEPTH = 100
 _RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"

@@ -14,17 +14,16 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
-from converter.formats.io.checksums import Crc32
-from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.numpy import npy_header, npz_layout
+from converter.formats.base import Probe, Reader, ReadOptions, check_names
+from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
-from converter.formats.numpy.npz_layout import Place
-from converter.formats.numpy.npz_members import NpzMembers
 from converter.formats.numpy.sparse import to_dense
 from converter.formats.pickle.arrays import PickledArrays, read_pickle
+from converter.formats.zip.members import ZipMembers
+from converter.formats.zip.writer import NEW_YEAR_1980, PlannedMember, ZipLayout, ZipWriter
 
 SUFFIX = ".npy"
 #: kind of sparse array -> its members beside data, shape and format.
@@ -64,7 +63,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._members = NpzMembers(path, options.verify)
+        self._members = ZipMembers(path, options.checksums)
         try:
             self._left_out: list[LeftOut] = []
             self._found = list(self._arrays())
@@ -80,23 +79,23 @@ class FileReader(Reader):
         return Contents(self._specs, left_out=tuple(self._left_out))
 
     def read(self, name: str) -> Array:
-        found = self._by_name[name]
-        if isinstance(found, _Inside):
-            return found.pickle.arrays[found.name]
-        if isinstance(found, _Dense):
-            return self._dense(found)
-        return to_dense(self.path, f"'{name}'", found.kind, found.shape, [self._dense(part) for part in found.parts])
+        stored = self._by_name[name]
+        if isinstance(stored, _Inside):
+            return stored.pickle.arrays[stored.name]
+        if isinstance(stored, _Dense):
+            return self._dense(stored)
+        return to_dense(self.path, f"'{name}'", stored.kind, stored.shape, [self._dense(part) for part in stored.parts])
 
     def close(self) -> None:
         self._members.close()
 
-    def _dense(self, found: _Dense) -> Array:
+    def _dense(self, dense: _Dense) -> Array:
         return npy_header.to_array(
-            found.header, self._members.array(found.member, found.header.start, found.header.nbytes)
+            dense.header, self._members.array(dense.member, dense.header.start, dense.header.nbytes)
         )
 
     def _arrays(self) -> Iterator[tuple[str, _Dense | _Sparse | _Inside]]:
-        """Name and what stands there, in the order of the archive."""
+        """Name and array, in the order of the archive."""
         names = [name for name in self._members.members if name.endswith(SUFFIX)]
         self._left_out += [LeftOut(name, "not an array") for name in self._members.members if not name.endswith(SUFFIX)]
         sparse = self._sparse_folders(names)
@@ -106,26 +105,26 @@ class FileReader(Reader):
                 if leaf == "data" + SUFFIX:
                     yield folder or "0", self._sparse(folder, sparse[folder])
                 continue
-            found = self._header(name)
+            dense = self._header(name)
             label = name.removesuffix(SUFFIX)
-            if found.header.is_pickle:
-                pickled = read_pickle(self._members.rest(name, found.header.start), self.path)
+            if dense.header.is_pickle:
+                pickled = read_pickle(self._members.rest(name, dense.header.start), self.path)
                 for spec in pickled.contents.specs:
                     bare = pickled.contents.container == "tensor"
                     yield label if bare else f"{label}/{spec.name}", _Inside(pickled, spec.name)
-            elif found.header.dtype is not None:
-                yield label, found
-            elif found.header.is_unclear:
-                raise FormatError(self.path, f"the elements of '{label}' are {found.header.problem}")
+            elif dense.header.dtype is not None:
+                yield label, dense
+            elif dense.header.is_unclear:
+                raise FormatError(self.path, f"the elements of '{label}' are {dense.header.problem}")
             else:
-                self._left_out.append(LeftOut(label, f"its elements are {found.header.problem}"))
+                self._left_out.append(LeftOut(label, f"its elements are {dense.header.problem}"))
 
     def _header(self, name: str) -> _Dense:
         header = npy_header.parse(self.path, self._members.head(name, npy_header.HEAD), f"'{name}'")
         size = self._members.members[name].size
         if header.dtype is not None and not header.is_pickle and header.start + header.nbytes != size:
             what = f"'{name}' of {header.dtype} and shape {header.shape} needs {header.nbytes} bytes"
-            raise FormatError(self.path, f"{what}; {size - header.start} stand in the archive")
+            raise FormatError(self.path, f"{what}; {size - header.start} are in the archive")
         return _Dense(name, header)
 
     def _sparse_folders(self, names: list[str]) -> dict[str, str]:
@@ -135,72 +134,56 @@ class FileReader(Reader):
             folder, _, leaf = name.rpartition("/")
             folders.setdefault(folder, set()).add(leaf.removesuffix(SUFFIX))
         patterns = {kind: {"data", "shape", "format", *parts} for kind, parts in SPARSE_PARTS.items()}
-        found = {}
+        kinds = {}
         for folder, leaves in folders.items():
             kind = next((kind for kind, pattern in patterns.items() if leaves == pattern), None)
             if kind is None:
                 continue
-            # MXNet's header of this member is no Python literal; what follows it is the text
+            # MXNet's header of this member is not a Python literal; what follows it is the text
             said = self._members.head(_joined(folder, "format"), 1 << 12)[10:].rpartition(b"\n")[2].rstrip(b"\0")
             if said.replace(b"\0", b"") != kind.encode():
                 raise FormatError(self.path, f"'{folder}' is a sparse array of the format {said[:20]!r}, not {kind}")
-            found[folder] = kind
-        return found
+            kinds[folder] = kind
+        return kinds
 
     def _sparse(self, folder: str, kind: str) -> _Sparse:
         shape, *parts = (self._header(_joined(folder, part)) for part in ("shape", "data", *SPARSE_PARTS[kind]))
         if any(part.header.dtype is None or part.header.is_pickle for part in (shape, *parts)):
-            raise FormatError(self.path, f"the sparse array '{folder}' has parts that are no numbers")
+            raise FormatError(self.path, f"the sparse array '{folder}' has parts that are not numeric")
         sizes = self._dense(shape)
         if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or sizes.size > 32:
-            raise FormatError(self.path, f"the shape of the sparse array '{folder}' is no list of sizes")
+            raise FormatError(self.path, f"the shape of the sparse array '{folder}' is not a list of sizes")
         return _Sparse(kind, tuple(parts), tuple(int(size) for size in sizes))
 
 
-class FileWriter(InPlaceWriter):
-    """Streams: uncompressed members whose places follow from the specs. A list is named ``arr_0``, ... as
-    ``np.savez(*arrays)`` does. Raises OutputError for a dtype that NumPy's format cannot name."""
+class FileWriter(ZipWriter):
+    """A list is named ``arr_0``, ... as ``np.savez(*arrays)`` does. Raises OutputError for a dtype that NumPy's
+    format has no name for."""
 
-    date: ClassVar[int] = npz_layout.NEW_YEAR_1980
+    date: ClassVar[int] = NEW_YEAR_1980
     unknown_dtypes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, path: Path, contents: Contents) -> None:
-        self._places: dict[str, Place] = {}
-        start = 0
+        layout = ZipLayout(self.date)
+        tensors: dict[str, PlannedMember] = {}
         for spec in contents.specs:
             descr = npy_header.descr_of(spec.dtype)
             if descr is None or spec.dtype.name in self.unknown_dtypes:
-                found = f"'{spec.name}' is {spec.dtype}, which such a file cannot name"
-                raise OutputError(f"{path}: {found}. Cast it, or write .safetensors.")
+                problem = f"'{spec.name}' is {spec.dtype}, which this format has no name for"
+                raise OutputError(f"{path}: {problem}. Cast it, or write .safetensors.")
             name = spec.name if contents.container == "dict" else f"arr_{spec.name}"
-            place = Place((name + SUFFIX).encode(), start, npy_header.build(spec.shape, descr), spec.nbytes, self.date)
-            self._places[spec.name] = place
-            start = place.end
-        super().__init__(path, contents)
-        self._crcs: dict[str, int] = {}
-
-    def write(self, name: str, array: Array) -> None:
-        self.checked(name, array)
-        place = self._places[name]
-        crc = Crc32(place.head)
-        self.fill(place.data, array, crc)
-        self._crcs[name] = crc.value
-        self.put(place.start, place.header(crc.value))
-
-    def finish(self) -> None:
-        places = list(self._places.values())
-        crcs = [self._crcs[name] for name in self._places]
-        self.put(places[-1].end if places else 0, npz_layout.directory(places, crcs))
+            tensors[spec.name] = layout.add(name + SUFFIX, spec.nbytes, npy_header.build(spec.shape, descr))
+        super().__init__(path, contents, layout, tensors)
 
 
 def _joined(folder: str, leaf: str) -> str:
     return (f"{folder}/{leaf}" if folder else leaf) + SUFFIX
 
 
-def _form(found: _Dense | _Sparse | _Inside) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    if isinstance(found, _Inside):
-        array = found.pickle.arrays[found.name]
+def _form(stored: _Dense | _Sparse | _Inside) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    if isinstance(stored, _Inside):
+        array = stored.pickle.arrays[stored.name]
         return array.shape, array.dtype
-    header = found.header if isinstance(found, _Dense) else found.parts[0].header
+    header = stored.header if isinstance(stored, _Dense) else stored.parts[0].header
     assert header.dtype is not None
-    return found.shape if isinstance(found, _Sparse) else header.shape, header.dtype.newbyteorder("=")
+    return stored.shape if isinstance(stored, _Sparse) else header.shape, header.dtype.newbyteorder("=")

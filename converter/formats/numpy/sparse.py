@@ -28,10 +28,10 @@ def to_dense(path: Path, what: str, kind: str, shape: tuple[int, ...], arrays: S
     if expected > max(MAX_DENSE, MAX_GROWTH * sum(array.nbytes for array in arrays)):
         raise FormatError(path, f"{what} is sparse and would take {expected} bytes as a dense array")
     if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in index):
-        raise FormatError(path, f"{what} is no sound sparse array: its index arrays must be lists of integers")
+        raise FormatError(path, f"{what} is not a valid sparse array: its index arrays must be lists of integers")
     index = [array.astype(np.int64) for array in index]
     if problem := _PROBLEMS[kind](shape, data, *index):
-        raise FormatError(path, f"{what} is no sound sparse array: {problem}")
+        raise FormatError(path, f"{what} is not a valid sparse array: {problem}")
     dense = np.zeros(shape, data.dtype)
     if data.size and kind == "row_sparse":
         dense[index[0]] = data

@@ -1,12 +1,12 @@
 """Arrays of any framework inside of a plain pickle: in ``.pkl`` files and in the object arrays of NumPy.
 
-What each framework leaves in a pickle, beside NumPy's own (`pickled_numpy`):
+What each framework leaves in a pickle, beside NumPy's own (`pickle.numpy`):
 
 * TensorFlow: ``convert_to_tensor`` of an array (``EagerTensor.__reduce__`` in ``framework/ops.py``).
 * JAX: ``_reconstruct_array`` of the parts of an array (``jax/_src/array.py``; before 0.4
   ``reconstruct_device_array`` in ``jax/_src/device_array.py``; before 0.3 plain NumPy).
-* MXNet: an NDArray whose state holds one record (`mxnet_record`).
-* PyTorch: whole small files of its own, see `pickled_torch`.
+* MXNet: an NDArray whose state holds one record (`mxnet.record`).
+* PyTorch: whole small files of its own, see `pickle.torch`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Container, Contents
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, Contents, check_names
+from converter.formats.base import check_names
 from converter.formats.io.source import MemorySource
 from converter.formats.mxnet import record as mxnet_record
 from converter.formats.pickle.load import COLLECTION_GLOBALS, Global, Opaque, PickleError, Shell, inert_class, load
-from converter.formats.pickle.nested import Entry, flatten, left_out
+from converter.formats.pickle.nested import NamedValue, flatten, left_out
 from converter.formats.pickle.numpy import NUMPY_GLOBALS
 from converter.formats.pickle.torch import torch_globals
 from converter.formats.torch.objects import object_children
@@ -43,7 +44,7 @@ class PickledArrays(msgspec.Struct, frozen=True):
 def read_pickle(data: bytes | memoryview, path: Path, passed: Callable[[], None] | None = None) -> PickledArrays:
     """All arrays of the pickle, named by where they stand; the state of an optimizer beside them is left out.
 
-    passed: see `pickles.load`. Nothing is run. Raises FormatError, also when there is no array.
+    passed: see `load`. Nothing is run. Raises FormatError, also when there is no array.
     """
     value, size = load(data, path, {**torch_globals(path), **GLOBALS}, unknown=inert_class, passed=passed)
     if size != len(data):
@@ -51,7 +52,7 @@ def read_pickle(data: bytes | memoryview, path: Path, passed: Callable[[], None]
     entries = list(flatten(value, path, object_children))
     kept = [entry for entry in entries if _is_array(entry.value) and not _is_of_training(entry)]
     if not kept and entries:
-        raise FormatError(path, f"holds no arrays of numbers; '{entries[0].name}' is {_what(entries[0].value)}")
+        raise FormatError(path, f"holds no numeric arrays; '{entries[0].name}' is {_what(entries[0].value)}")
     arrays = {entry.name: entry.value for entry in kept if isinstance(entry.value, np.ndarray)}
     specs = check_names(path, [TensorSpec(entry.name, *_form(entry.value)) for entry in kept])
     return PickledArrays(Contents(specs, _container(value, kept), left_out=left_out(entries, kept, _what)), arrays)
@@ -61,7 +62,7 @@ def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) and value.dtype in _NUMBERS
 
 
-def _is_of_training(entry: Entry) -> bool:
+def _is_of_training(entry: NamedValue) -> bool:
     return bool(entry.parts) and entry.parts[0][1:] in TRAINING
 
 
@@ -70,7 +71,7 @@ def _form(value: object) -> tuple[tuple[int, ...], DType]:
     return value.shape, value.dtype
 
 
-def _container(root: object, kept: Sequence[Entry]) -> Container:
+def _container(root: object, kept: Sequence[NamedValue]) -> Container:
     if _is_array(root) or (isinstance(root, np.ndarray) and root.ndim == 0 and _is_array(root.item())):
         return "tensor"
     is_list = isinstance(root, (list, tuple)) or (isinstance(root, np.ndarray) and root.ndim > 0)
@@ -82,7 +83,7 @@ def _what(value: object) -> str:
     if isinstance(value, (Opaque, Global)):
         return f"not an array but {value.name.replace(' ', '.')}"
     if isinstance(value, np.ndarray):
-        return "an array beside the weights" if _is_array(value) else "an array of no numbers"
+        return "an array beside the weights" if _is_array(value) else "an array of values that are not numeric"
     text = repr(value) if isinstance(value, (bool, float, str, type(None))) else ""
     return f"not an array but {text[:60] or type(value).__name__}"
 
@@ -105,8 +106,8 @@ class _MxnetShell(Shell):
 def _mxnet_array(record: bytes | memoryview) -> Array | Opaque:
     source = MemorySource(Path("mxnet"), record)
     try:
-        found = mxnet_record.parse(source, 0, "the MXNet array")
-        return mxnet_record.read(source, found, "the MXNet array") if found.parts else Opaque("mxnet NDArray")
+        parsed = mxnet_record.parse(source, 0, "the MXNet array")
+        return mxnet_record.read(source, parsed, "the MXNet array") if parsed.parts else Opaque("mxnet NDArray")
     except FormatError as error:
         raise PickleError(error.reason) from None
 
@@ -147,7 +148,7 @@ class _VariableShell(Shell):
 
 _VARIABLE = "tensorflow.python.ops.resource_variable_ops ResourceVariable"
 
-#: For `known` of `pickles.load`, beside PyTorch's: our own function for each global of a pickle of arrays.
+#: For `known` of `load`, beside PyTorch's: our own function for each global of a pickle of arrays.
 GLOBALS: Mapping[str, Callable[..., object] | None] = {
     **COLLECTION_GLOBALS,
     **NUMPY_GLOBALS,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
-from converter.formats.io.source import let_go, mapped_apart, open_source
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import let_go, mapped_apart, open_source
 from converter.formats.pickle.arrays import read_pickle
 
 #: How pickles of protocols 0 and 1 start: a dict, a list, a tuple or a global.

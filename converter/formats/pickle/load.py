@@ -5,14 +5,12 @@ table that the caller passes (`known`) and nowhere else:
 
     value, consumed = load(data, path, {**COLLECTION_GLOBALS, **NUMPY_GLOBALS, "my.module make": my_function})
 
-Other parts: ``pickled_numpy.NUMPY_GLOBALS`` (arrays, dtypes, scalars), ``pickled_torch.torch_globals()`` (tensors
+Other parts: ``numpy.NUMPY_GLOBALS`` (arrays, dtypes, scalars), ``torch.torch_globals()`` (tensors
 inside plain and NumPy pickles), ``nested.flatten`` (what was loaded, as names and leaves).
 
 What the values are: None, bool, int, float, str, bytes (a read-only `memoryview` when longer than 4 KiB: nothing
 is copied), list, tuple, dict, set, frozenset; whatever the functions of `known` return; `Global` for a global that
 is only mentioned; `Opaque` for an instance of an unknown class, when `unknown` allows those.
-
-The machine is in `pickle_machine`, its opcodes in `pickle_opcodes`, the common ones also in `pickle_common`.
 """
 
 from __future__ import annotations
@@ -23,9 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from converter.errors import FormatError, UnsafeFileError
-from converter.formats.pickle.common import run_common
 from converter.formats.pickle.machine import Machine
-from converter.formats.pickle.opcodes import OPCODES
+from converter.formats.pickle.opcodes import run
 from converter.formats.pickle.values import Global, Opaque, PickleError, Shell, UnsafePickleError, has_simple_hash
 
 __all__ = ["COLLECTION_GLOBALS", "Global", "Opaque", "PickleError", "Shell", "inert_class", "load"]
@@ -41,17 +38,17 @@ def load(
 ) -> tuple[object, int]:
     """The object that the pickle at the start of ``data`` describes, and the number of bytes that it takes.
 
-    known: "module name" of a global -> our own function that stands for it; None for one that may only be
-        mentioned (a dtype, a class given as an argument).
+    known: "module name" of a global -> our own function to call instead; None for one that may only be
+        mentioned (a dtype, a class as an argument).
     persistent: called with each persistent id (torch: the storages).
-    unknown: called with "module name" of any other global; what it returns stands for it, as in `known`
+    unknown: called with "module name" of any other global; its result is used as in `known`
         (`inert_class` makes `Opaque` instances). Without it such a global is refused.
-    passed: called now and then, when megabytes of ``data`` were passed by and need not stay in memory.
+    passed: called now and then, when megabytes of ``data`` were read and need not stay in memory.
     Raises UnsafeFileError, which names the global, or FormatError, which names the byte.
     """
     machine = Machine(memoryview(data).cast("B"), known, persistent, unknown, passed)
     try:
-        return machine.run(OPCODES, run_common), machine.position
+        return run(machine), machine.position
     except UnsafePickleError as error:
         raise UnsafeFileError(path, f"the pickle in it {error}. Nothing of it was run") from None
     except PickleError as error:
@@ -123,17 +120,17 @@ HARMLESS = frozenset(
 def _pairs(items: object = ()) -> dict[object, object]:
     if not items:
         return {}
-    found = list(items.items()) if isinstance(items, dict) else list(items)  # type: ignore[call-overload]
-    if not all(has_simple_hash(key) for key, _ in found):
+    pairs = list(items.items()) if isinstance(items, dict) else list(items)  # type: ignore[call-overload]
+    if not all(has_simple_hash(key) for key, _ in pairs):
         raise PickleError("an unusual key of a dict")
-    return dict(found)
+    return dict(pairs)
 
 
 def _members(items: Iterable[object] = ()) -> set[object]:
-    found = list(items)
-    if not all(has_simple_hash(item) for item in found):
+    members = list(items)
+    if not all(has_simple_hash(item) for item in members):
         raise PickleError("an unusual member of a set")
-    return set(found)
+    return set(members)
 
 
 def _instance(kind: object, base: object = None, state: object = None) -> object:

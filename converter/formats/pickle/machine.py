@@ -1,7 +1,7 @@
-"""The pickle machine: the stack, the memo, and what may be done with them. The opcodes are in `pickle_opcodes`.
+"""The state of the pickle machine (stack, memo, position) and the operations that opcodes are made of.
 
-Hostile pickles cost no more than their size: lengths are checked before anything is made, the memo is a dict,
-keys of dicts are simple, and memory is counted.
+A hostile pickle costs no more than its size: lengths are checked before anything is allocated, the memo is a dict,
+keys of dicts are simple, and memory is counted. The opcodes themselves are in `opcodes`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from converter.formats.pickle.values import (
 
 #: Longer bytes are views of the data.
 VIEW_FROM = 4096
-#: After so many of such bytes it is said that the data behind is done with.
+#: `passed` is called after every PASSED_EVERY byte strings of at least LARGE bytes.
 LARGE, PASSED_EVERY = 1 << 20, 5
 #: Memory that a pickle may take beyond its own size: MEMORY_FLOOR, or MEMORY_FACTOR times its size if that is more.
 MEMORY_FLOOR = 128 << 20
@@ -35,7 +35,7 @@ MAX_ODD_KEYS = 4096
 MAX_TEXT_NUMBER = 1000  # digits of a number written as text
 #: What an entry of the memo and a MARK count for, in bytes of memory.
 MEMO_COST, MARK_COST = 100, 64
-_STOP = ord(".")
+TOO_MUCH_MEMORY = "it would take far more memory than the file has bytes"
 
 
 class Machine:
@@ -64,23 +64,6 @@ class Machine:
         self.left = max(MEMORY_FLOOR, MEMORY_FACTOR * len(data))
         self.odd_keys = 0
 
-    def run(self, opcodes: Mapping[int, Callable[[Machine], object]], common: Callable[[Machine], object]) -> object:
-        """The object. opcodes: what each does, all but STOP. common: does the next ones if it can, only faster."""
-        data, size = self.data, len(self.data)
-        while True:
-            common(self)
-            self.start = self.position
-            if self.position >= size:
-                raise PickleError("it ends without a STOP")
-            code = data[self.position]
-            self.position += 1
-            if code == _STOP:
-                return self.pop()
-            action = opcodes.get(code)
-            if action is None:
-                raise PickleError(f"there is no opcode {code:#04x}")
-            action(self)
-
     # -- the stack ------------------------------------------------------------------------------------------
 
     def push(self, value: object) -> None:
@@ -96,11 +79,6 @@ class Machine:
             raise PickleError("it uses a value of an empty stack")
         return self.stack[-1]
 
-    def mark(self) -> None:
-        self.charge(MARK_COST)
-        self.marked.append(self.stack)
-        self.stack = []
-
     def pop_mark(self) -> list[Any]:
         if not self.marked:
             raise PickleError("it returns to a mark that was not set")
@@ -111,7 +89,7 @@ class Machine:
         """Count memory that the size of the file does not show."""
         self.left -= size
         if self.left < 0:
-            raise PickleError("it would take far more memory than the file has bytes")
+            raise PickleError(TOO_MUCH_MEMORY)
 
     # -- the data -------------------------------------------------------------------------------------------
 
@@ -129,9 +107,6 @@ class Machine:
             if self.large % PASSED_EVERY == 0:
                 self.passed()
         return view if size > VIEW_FROM else view.tobytes()
-
-    def text(self, size: int) -> str:
-        return decoded(self.view(size).tobytes(), "utf-8")
 
     def line(self) -> bytes:
         """Up to the next newline, which is taken too."""
@@ -219,7 +194,7 @@ class Machine:
         except (PickleError, FormatError):
             raise
         except Exception as error:  # the arguments are anything the file says
-            raise PickleError(f"'{target.name}' with unfit arguments ({type(error).__name__})") from None
+            raise PickleError(f"'{target.name}' with invalid arguments ({type(error).__name__})") from None
         self.charge(_owned(result))
         return result
 
@@ -233,40 +208,32 @@ class Machine:
             except (PickleError, FormatError):
                 raise
             except Exception as error:
-                raise PickleError(f"an unfit state ({type(error).__name__})") from None
+                raise PickleError(f"an invalid state ({type(error).__name__})") from None
             self.charge(_owned(target.finished))
             self.stack[-1] = target.finished
         elif not isinstance(target, (dict, list, set)):  # those: attributes beside the items, such as _metadata
             raise PickleError(f"a state for a {type(target).__name__}")
 
-    def resolve(self, identity: object) -> None:
+    def resolve(self, identity: object) -> object:
+        """The object of a persistent id."""
         if self.persistent is None:
             raise PickleError("a persistent id, which such a file does not have")
         try:
-            self.push(self.persistent(identity))
+            return self.persistent(identity)
         except (PickleError, FormatError):
             raise
         except Exception as error:
-            raise PickleError(f"an unfit persistent id ({type(error).__name__})") from None
+            raise PickleError(f"an invalid persistent id ({type(error).__name__})") from None
 
     def new_container(self, make: Callable[[], object], size: int) -> None:
         self.charge(size)
         self.push(make())
-
-    def take_tuple(self, count: int) -> None:
-        if len(self.stack) < count:
-            raise PickleError("it takes values from an empty stack")
-        self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise PickleError("the name of a global is not text")
         self.push(self.find(module, name))
-
-    def reduce(self) -> None:
-        args, target = self.pop(), self.pop()
-        self.push(self.call(target, args))
 
     def new_object(self) -> None:  # NEWOBJ_EX: one more value, the keyword arguments
         keywords, args, target = self.pop(), self.pop(), self.pop()

@@ -9,14 +9,12 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
+from converter.core.contents import LeftOut
 from converter.errors import FormatError
-from converter.formats.base import LeftOut
 
-__all__ = ["Child", "Entry", "flatten", "left_out", "plain_children"]
+__all__ = ["Child", "NamedValue", "flatten", "left_out", "plain_children"]
 
 MAX_DEPTH = 100
-#: Stands for a slash that is part of one key, while names are taken apart and put together.
-SLASH = "\0"
 #: Shared containers can be reached by many names; no real file has so many.
 MAX_ENTRIES = 1_000_000
 MAX_NAME_CHARACTERS = 256 << 20
@@ -25,8 +23,8 @@ MAX_NAME_CHARACTERS = 256 << 20
 Child: TypeAlias = tuple[str, str, object]
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A leaf and where it stands. `parts` are the keys, each behind its separator."""
+class NamedValue(msgspec.Struct, frozen=True, gc=False):
+    """A leaf and its path. `parts` are the keys, each after its separator."""
 
     parts: tuple[str, ...]
     value: object
@@ -52,7 +50,7 @@ def flatten(
     value: object,
     path: Path,
     children: Callable[[object], Iterable[Child] | None] = plain_children,
-) -> Iterator[Entry]:
+) -> Iterator[NamedValue]:
     """The leaves in the order of the containers. A container that holds itself ends there.
 
     children: what is inside of a container; None for a leaf.
@@ -61,7 +59,7 @@ def flatten(
     entries = characters = 0
     inside = children(value)
     if inside is None:
-        yield Entry((), value)
+        yield NamedValue((), value)
         return
     open_ids = [id(value)]
     seen = {id(value)}
@@ -83,7 +81,7 @@ def flatten(
         inside = None if id(item) in seen else children(item)
         if inside is None:
             if id(item) not in seen:
-                yield Entry(here, item)
+                yield NamedValue(here, item)
             continue
         if len(pending) >= MAX_DEPTH:
             raise FormatError(path, f"containers nested deeper than {MAX_DEPTH} levels, at '{''.join(parts)[1:60]}'")
@@ -92,7 +90,9 @@ def flatten(
         seen.add(id(item))
 
 
-def left_out(entries: Sequence[Entry], kept: Sequence[Entry], reason: Callable[[object], str]) -> tuple[LeftOut, ...]:
+def left_out(
+    entries: Sequence[NamedValue], kept: Sequence[NamedValue], reason: Callable[[object], str]
+) -> tuple[LeftOut, ...]:
     """One line for each thing that holds nothing of what is kept, at the highest level where that is so.
 
     reason: why a single leaf is left out; a whole container is said to hold no tensors.
@@ -106,7 +106,7 @@ def left_out(entries: Sequence[Entry], kept: Sequence[Entry], reason: Callable[[
         depth = next((level for level in levels if entry.parts[:level] not in filled), None)
         if depth is None:
             continue
-        name = Entry(entry.parts[:depth], None).name
+        name = NamedValue(entry.parts[:depth], None).name
         whole = depth == len(entry.parts)
         lines.setdefault(name, reason(entry.value) if whole else "holds no weights")
     return tuple(LeftOut(name, why) for name, why in lines.items())

@@ -1,4 +1,4 @@
-"""NumPy's arrays, dtypes and scalars inside pickles: our own reconstructors, for `pickles.load`.
+"""NumPy's arrays, dtypes and scalars inside pickles: our own reconstructors, for `load`.
 
 What NumPy writes is in ``numpy/_core/src/multiarray/methods.c`` (array_reduce_ex, array_setstate),
 ``descriptor.c`` (arraydescr_reduce) and ``numpy/_core/numeric.py`` (_frombuffer).
@@ -73,7 +73,7 @@ def dtype_of(value: object) -> DType | None:
         return value
     if isinstance(value, Opaque):
         return None
-    raise PickleError("an array whose dtype is none")
+    raise PickleError("an array without a dtype")
 
 
 def array_of(raw: object, dtype: object, shape: object, order: object = "C") -> Array | Opaque:
@@ -100,9 +100,9 @@ def array_of(raw: object, dtype: object, shape: object, order: object = "C") -> 
 def _shape(shape: object) -> tuple[int, ...]:
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     if len(sizes) > _MAX_DIMENSIONS or not all(isinstance(size, int) and 0 <= size < 2**63 for size in sizes):
-        raise PickleError("an array with an unfit shape")
+        raise PickleError("an array with an invalid shape")
     if math.prod(size or 1 for size in sizes) >= 2**63:
-        raise PickleError("an array with an unfit shape")
+        raise PickleError("an array with an invalid shape")
     return sizes
 
 
@@ -138,7 +138,7 @@ _FUNCTIONS: Mapping[str, Callable[..., object]] = {
     "numeric _frombuffer": array_of,
 }
 
-#: For `known` of `pickles.load`. The results are read-only arrays in native order; scalars are 0-d arrays;
+#: For `known` of `load`. The results are read-only arrays in native order; scalars are 0-d arrays;
 #: arrays of objects (the container of an ``.npy``) are NumPy arrays of dtype object.
 NUMPY_GLOBALS: Mapping[str, Callable[..., object] | None] = MappingProxyType(
     {f"{package}.{name}": make for package in ("numpy.core", "numpy._core") for name, make in _FUNCTIONS.items()}

@@ -1,4 +1,8 @@
-"""The opcodes of pickles, protocols 0 to 5, as CPython's ``Lib/pickletools.py`` defines them."""
+"""The opcodes of pickles, protocols 0 to 5, as CPython's ``Lib/pickletools.py`` defines them.
+
+A state_dict takes 31 opcodes for each tensor, nearly all of them of the few kinds that `run` executes itself, on
+local variables; a call for each would double the time. All others are in a table.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,19 @@ import struct
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from converter.formats.pickle.machine import VIEW_FROM, Machine, decoded
-from converter.formats.pickle.values import PickleError
+from converter.formats.pickle.machine import MARK_COST, MEMO_COST, TOO_MUCH_MEMORY, VIEW_FROM, Machine, decoded
+from converter.formats.pickle.values import PickleError, Shell
 
-__all__ = ["OPCODES"]
+__all__ = ["OPCODES", "run"]
+
+
+def _text(machine: Machine, size: int) -> str:
+    return decoded(machine.view(size).tobytes(), "utf-8")
+
+
+def _triple(machine: Machine) -> None:
+    third, second, first = machine.pop(), machine.pop(), machine.pop()
+    machine.push((first, second, third))
 
 
 def _two_lines(machine: Machine) -> tuple[str, str]:
@@ -49,7 +62,7 @@ def _parsed(kind: Callable[[bytes], object], line: bytes) -> object:
     try:
         return kind(line)
     except ValueError:
-        raise PickleError(f"a number that is none: {line[:20]!r}") from None
+        raise PickleError(f"not a number: {line[:20]!r}") from None
 
 
 def _index(machine: Machine) -> int:
@@ -116,25 +129,20 @@ def _new_object(machine: Machine) -> None:
 _U1, _U2, _I4, _U4, _U8 = (struct.Struct(code) for code in ("<B", "<H", "<i", "<I", "<Q"))
 _DOUBLE = struct.Struct(">d")
 
-#: opcode -> what it does; the names are in the comments of CPython's Lib/pickle.py.
-OPCODES: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
+#: Opcode -> what it does, but for the common ones, which are in `run`.
+_RARE: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
     {
         # stack
-        ord("("): Machine.mark,
         ord("0"): _pop_any,
         ord("1"): Machine.pop_mark,
         ord("2"): lambda m: m.push(m.top()),
         # constants
         ord("N"): lambda m: m.push(None),
         0x88: lambda m: m.push(True),
-        0x89: lambda m: m.push(False),
         # numbers
         ord("I"): lambda m: m.push(_int_line(m)),
         ord("L"): lambda m: m.push(_parsed(int, m.small_line().rstrip(b"L"))),
         ord("F"): lambda m: m.push(_parsed(float, m.small_line())),
-        ord("J"): lambda m: m.push(m.number(_I4)),
-        ord("K"): lambda m: m.push(m.number(_U1)),
-        ord("M"): lambda m: m.push(m.number(_U2)),
         ord("G"): lambda m: m.push(m.number(_DOUBLE)),
         0x8A: lambda m: m.push(_signed(m, _U1)),
         0x8B: lambda m: m.push(_signed(m, _I4)),
@@ -143,9 +151,8 @@ OPCODES: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
         ord("T"): lambda m: m.push(_old_text(m, m.number(_I4))),
         ord("U"): lambda m: m.push(_old_text(m, m.number(_U1))),
         ord("V"): lambda m: m.push(decoded(m.line(), "raw-unicode-escape")),
-        ord("X"): lambda m: m.push(m.text(m.number(_U4))),
-        0x8C: lambda m: m.push(m.text(m.number(_U1))),
-        0x8D: lambda m: m.push(m.text(m.number(_U8))),
+        0x8C: lambda m: m.push(_text(m, m.number(_U1))),
+        0x8D: lambda m: m.push(_text(m, m.number(_U8))),
         ord("B"): lambda m: m.push(m.blob(m.number(_U4))),
         ord("C"): lambda m: m.push(m.blob(m.number(_U1))),
         0x8E: lambda m: m.push(m.blob(m.number(_U8))),
@@ -154,12 +161,8 @@ OPCODES: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
         ord("]"): lambda m: m.new_container(list, 64),
         ord("}"): lambda m: m.new_container(dict, 64),
         0x8F: lambda m: m.new_container(set, 216),
-        ord(")"): lambda m: m.push(()),
         ord("l"): lambda m: m.push(m.pop_mark()),
-        ord("t"): lambda m: m.push(tuple(m.pop_mark())),
-        0x85: lambda m: m.take_tuple(1),
-        0x86: lambda m: m.take_tuple(2),
-        0x87: lambda m: m.take_tuple(3),
+        0x87: _triple,
         ord("d"): _pairs_to_dict,
         0x91: _frozen,
         ord("a"): _one_item,
@@ -169,25 +172,132 @@ OPCODES: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
         ord("u"): _many_pairs,
         # memo
         ord("p"): lambda m: m.put(_index(m)),
-        ord("q"): lambda m: m.put(m.number(_U1)),
-        ord("r"): lambda m: m.put(m.number(_U4)),
         0x94: _put_new,
         ord("g"): lambda m: m.get(_index(m)),
-        ord("h"): lambda m: m.get(m.number(_U1)),
         ord("j"): lambda m: m.get(m.number(_U4)),
         # globals and calls
         ord("c"): lambda m: m.push(m.find(*_two_lines(m))),
         0x93: Machine.stack_global,
-        ord("R"): Machine.reduce,
         0x81: _new_object,
         0x92: Machine.new_object,
         ord("o"): Machine.old_object,
         ord("i"): _old_instance,
         ord("b"): Machine.build,
-        ord("P"): lambda m: m.resolve(decoded(m.line(), "utf-8")),
-        ord("Q"): lambda m: m.resolve(m.pop()),
+        ord("P"): lambda m: m.push(m.resolve(decoded(m.line(), "utf-8"))),
         # framing
         0x80: lambda m: m.number(_U1),
         0x95: lambda m: m.number(_U8),
     }
 )
+
+_BINGET, _BININT, _BININT1, _BININT2, _BINPERSID, _BINPUT, _BINUNICODE, _EMPTY_TUPLE, _LONG_BINPUT = b"hJKMQqX)r"
+_MARK, _NEWFALSE, _REDUCE, _STOP, _TUPLE, _TUPLE1, _TUPLE2 = b"(\x89R.t\x85\x86"
+_COMMON = frozenset(b"hJKMQqX)r(\x89R.t\x85\x86")
+#: All that there are.
+OPCODES = _COMMON.union(_RARE)
+
+
+def run(machine: Machine) -> object:
+    """Execute the pickle up to its STOP; returns the object. Raises PickleError for the opcode at ``machine.start``."""
+    try:
+        return _run(machine)
+    except UnicodeDecodeError:
+        raise PickleError("text that is not utf-8") from None
+    except (IndexError, struct.error) as error:
+        rest = bytes(machine.data[machine.start : machine.start + 2])
+        if not rest:
+            raise PickleError("it ends without a STOP") from None
+        if isinstance(error, struct.error) or rest in (b"K", b"h", b"q"):
+            raise PickleError("it ends within an opcode") from None
+        raise PickleError("it takes a value from an empty stack") from None
+
+
+def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a call for each opcode is what it saves
+    data, marked, memo, call = machine.data, machine.marked, machine.memo, machine.call
+    stack, position, left = machine.stack, 0, machine.left
+    size = len(data)
+    i4, u4, u2, rare = _I4.unpack_from, _U4.unpack_from, _U2.unpack_from, _RARE.get
+    try:
+        while True:
+            code = data[position]
+            if code == _LONG_BINPUT:
+                memo[u4(data, position + 1)[0]] = stack[-1]
+                left -= MEMO_COST
+                if left < 0:
+                    raise PickleError(TOO_MUCH_MEMORY)
+                position += 5
+            elif code == _BININT1:
+                stack.append(data[position + 1])
+                position += 2
+            elif code == _BINGET:
+                index = data[position + 1]
+                if index not in memo or isinstance(memo[index], Shell):
+                    machine.stack = stack
+                    machine.get(index)
+                else:
+                    stack.append(memo[index])
+                position += 2
+            elif code == _MARK:
+                marked.append(stack)
+                stack = []
+                left -= MARK_COST
+                if left < 0:
+                    raise PickleError(TOO_MUCH_MEMORY)
+                position += 1
+            elif code == _BINUNICODE:
+                end = position + 5 + u4(data, position + 1)[0]
+                if end > size:
+                    raise PickleError(f"{end - position - 5} bytes announced, {size - position - 5} left")
+                stack.append(str(data[position + 5 : end], "utf-8"))
+                position = end
+            elif code == _TUPLE:
+                items = tuple(stack)
+                stack = marked.pop() if marked else machine.pop_mark()
+                stack.append(items)
+                position += 1
+            elif code == _REDUCE:
+                args, target = stack.pop(), stack.pop()
+                machine.left = left
+                stack.append(call(target, args))
+                left = machine.left
+                position += 1
+            elif code == _BINPERSID:
+                stack.append(machine.resolve(stack.pop()))
+                position += 1
+            elif code == _TUPLE1:
+                stack[-1] = (stack[-1],)
+                position += 1
+            elif code == _TUPLE2:
+                second = stack.pop()
+                stack[-1] = (stack[-1], second)
+                position += 1
+            elif code == _NEWFALSE:
+                stack.append(False)
+                position += 1
+            elif code == _EMPTY_TUPLE:
+                stack.append(())
+                position += 1
+            elif code == _BININT2:
+                stack.append(u2(data, position + 1)[0])
+                position += 3
+            elif code == _BININT:
+                stack.append(i4(data, position + 1)[0])
+                position += 5
+            elif code == _BINPUT:
+                memo[data[position + 1]] = stack[-1]
+                left -= MEMO_COST
+                if left < 0:
+                    raise PickleError(TOO_MUCH_MEMORY)
+                position += 2
+            elif code == _STOP:
+                machine.position = position + 1
+                return stack.pop()
+            else:
+                action = rare(code)
+                if action is None:
+                    raise PickleError(f"there is no opcode {code:#04x}")
+                machine.stack, machine.position, machine.left = stack, position + 1, left
+                action(machine)
+                stack, position, left = machine.stack, machine.position, machine.left
+    finally:
+        machine.stack, machine.start, machine.left = stack, position, left

@@ -27,7 +27,7 @@ class _HeldStorage(Storage, frozen=True, eq=False):
 
 
 def torch_globals(path: Path) -> Mapping[str, Callable[..., object] | None]:
-    """For `known` of `pickles.load`, once for each file: containers, NumPy, and tensors as read-only arrays.
+    """For `known` of `load`, once for each file: containers, NumPy, and tensors as read-only arrays.
 
     path: for messages. Quantized and sparse tensors are refused.
     """
@@ -66,7 +66,7 @@ def _reading(make: Callable[..., object]) -> Callable[..., object]:
         if isinstance(made, SparseTensor):
             raise PickleError("a sparse tensor; make it dense in PyTorch first (to_dense())")
         if isinstance(made, QuantizedTensor):
-            raise PickleError("a quantized tensor; make it plain numbers in PyTorch first (dequantize())")
+            raise PickleError("a quantized tensor; make it a plain tensor in PyTorch first (dequantize())")
         if not isinstance(made, StridedTensor):
             return made
         if not isinstance(made.storage, _HeldStorage) or made.storage.file is None:

@@ -1,4 +1,4 @@
-"""What a pickle is made of once it is read: globals that are only named, instances of unknown classes, shells."""
+"""The values of a pickle that are no built-in types: globals, instances of unknown classes, unfinished objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class UnsafePickleError(PickleError):
 
 
 class Global(msgspec.Struct, frozen=True, eq=False):
-    """A class or function that the pickle mentions. `make` is what stands for it here; None: it may not be called."""
+    """A class or function that the pickle mentions. `make` is called instead of it; None: it may not be called."""
 
     name: str
     make: Callable[..., object] | None
@@ -43,7 +43,7 @@ class Opaque:
 
 
 class Shell:
-    """An object that is made in two steps: called first, given its state (BUILD) later.
+    """An object that is made in two steps: a call first, its state (BUILD) later.
 
     A subclass defines `finish(state)`, which returns the finished object; that takes the place of the shell.
     """

@@ -9,6 +9,7 @@ name: hex digest of its bytes}, which any other reader passes over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,24 +18,25 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import contiguous
 from converter.errors import FormatError, OutputError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.files import open_source
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.source import frozen, open_source
+from converter.formats.io.source import frozen
 from converter.formats.safetensors.header import (
     CODE_OF,
     CODES,
     HASHES,
     MAX_HEADER,
     PACKED,
-    Entry,
+    TensorInfo,
     digests_of,
     entry_bytes,
     read_header,
 )
-from converter.formats.safetensors.packed_bits import pack, unpack
 
 
 def detect(probe: Probe) -> bool:
@@ -53,7 +55,7 @@ class FileReader(Reader):
         self._source = open_source(path)
         try:
             self._data, self._metadata, self._entries = read_header(self._source)
-            self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.verify)
+            self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.checksums)
         except BaseException:
             self._source.close()
             raise
@@ -81,9 +83,9 @@ class FileReader(Reader):
         if digests is None and entry.code not in PACKED:
             return self._source.array(self._data + entry.start, entry.spec.shape, entry.spec.dtype, what)
         raw = self._source.array(self._data + entry.start, (size,), DTYPES["uint8"], what)
-        if digests is not None and (found := _digest(raw.data)) != digests[name]:
+        if digests is not None and (digest := _digest(raw.data)) != digests[name]:
             raise FormatError(
-                self.path, f"the data of {what} was changed: its xxh3-128 is {found}, not {digests[name]}"
+                self.path, f"the data of {what} was changed: its xxh3-128 is {digest}, not {digests[name]}"
             )
         if entry.code in PACKED:
             raw = unpack(raw, PACKED[entry.code])
@@ -133,16 +135,16 @@ class FileWriter(InPlaceWriter):
         return len(text).to_bytes(8, "little") + text
 
 
-def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Entry]:
+def _lay_out(path: Path, specs: Sequence[TensorSpec]) -> dict[str, TensorInfo]:
     """The entries in the order of the specs, their data by falling element size."""
     entries, start = {}, 0
     for spec in sorted(specs, key=lambda spec: -spec.dtype.itemsize):
         code = CODE_OF.get(spec.dtype)
         if code is None or spec.name == "__metadata__":
-            found = f"is {spec.dtype}, which safetensors cannot hold" if code is None else "is a reserved name"
-            raise OutputError(f"{path}: '{spec.name}' {found}. Cast or rename it, or choose another format.")
+            problem = f"is {spec.dtype}, which safetensors cannot hold" if code is None else "is a reserved name"
+            raise OutputError(f"{path}: '{spec.name}' {problem}. Cast or rename it, or choose another format.")
         try:
-            entries[spec.name] = Entry(spec, code, start, start + entry_bytes(code, spec))
+            entries[spec.name] = TensorInfo(spec, code, start, start + entry_bytes(code, spec))
         except ValueError as error:
             raise OutputError(f"{path}: {error}. Cast it, or choose another format.") from None
         start = entries[spec.name].end
@@ -153,3 +155,43 @@ def _digest(data: memoryview) -> str:
     import xxhash
 
     return xxhash.xxh3_128_hexdigest(data)
+
+
+# -- elements of less than a byte: one after the other, the lowest bits first. The format only says little-endian; for
+# four bits this is torch's float4_e2m1fn_x2, for six how CUDA (16U6_ALIGN16B), AMD's matrix instructions and AMD
+# Quark's Pack_mxfp6 lay them out: four elements in three bytes.
+
+
+def pack(codes: Array, bits: int) -> Array:
+    """A flat array of uint8, one code a byte, as a flat one of ``len(codes) * bits / 8`` bytes."""
+    count, width = _group(bits)
+    words = np.zeros(len(codes) // count, _word(width))
+    for index in range(count):
+        # the masked bits mean nothing in ml_dtypes
+        words |= (codes[index::count] & (1 << bits) - 1).astype(words.dtype) << index * bits
+    packed = np.empty((len(words), width), np.uint8)
+    for index in range(width):
+        packed[:, index] = words >> 8 * index & 0xFF
+    return packed.reshape(-1)
+
+
+def unpack(packed: Array, bits: int) -> Array:
+    """The inverse of `pack`."""
+    count, width = _group(bits)
+    words = np.zeros(len(packed) // width, _word(width))
+    for index in range(width):
+        words |= packed[index::width].astype(words.dtype) << 8 * index
+    codes = np.empty((len(words), count), np.uint8)
+    for index in range(count):
+        codes[:, index] = words >> index * bits & (1 << bits) - 1
+    return codes.reshape(-1)
+
+
+def _group(bits: int) -> tuple[int, int]:
+    """The fewest elements that fill whole bytes, and how many bytes."""
+    together = math.lcm(8, bits)
+    return together // bits, together // 8
+
+
+def _word(width: int) -> np.dtype[np.generic]:
+    return np.dtype(np.uint8 if width == 1 else np.uint32)

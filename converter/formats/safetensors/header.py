@@ -12,7 +12,7 @@ import msgspec
 
 from converter.core.tensors import DTYPES, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.io.json_objects import MAX_JSON, parse_json
+from converter.formats.io.json import MAX_JSON, parse_json
 from converter.formats.io.source import Source, check_shape
 
 MAX_HEADER = MAX_JSON
@@ -44,11 +44,11 @@ CODES: Mapping[str, str] = {
     "F4": "float4_e2m1fn",
 }
 CODE_OF: Mapping[DType, str] = {DTYPES[name]: code for code, name in CODES.items() if name in DTYPES}
-#: Code -> bits an element, where those are fewer than the byte that it takes in memory; see `packed_bits`.
+#: Code -> bits an element, where those are fewer than the byte that it takes in memory; see `pack`.
 PACKED: Mapping[str, int] = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class TensorInfo(msgspec.Struct, frozen=True, gc=False):
     """Where one tensor lies, from the start of the data."""
 
     spec: TensorSpec
@@ -65,7 +65,7 @@ def entry_bytes(code: str, spec: TensorSpec) -> int:
     return spec.size * bits // 8
 
 
-def read_header(source: Source) -> tuple[int, dict[str, str], dict[str, Entry]]:
+def read_header(source: Source) -> tuple[int, dict[str, str], dict[str, TensorInfo]]:
     """Where the data starts, the free metadata, and the entries: in the header's order if the file is
     ours, else in the order of the data (a header written from a hash map has no order)."""
     path = source.path
@@ -91,7 +91,7 @@ def read_header(source: Source) -> tuple[int, dict[str, str], dict[str, Entry]]:
     return 8 + length, metadata, {entry.spec.name: entry for entry in ordered}
 
 
-def _entry(path: Path, name: str, entry: object) -> Entry:
+def _entry(path: Path, name: str, entry: object) -> TensorInfo:
     """One value of the header, checked against itself."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(path, f"the header's entry for '{name}' must have dtype, shape and data_offsets, and no more")
@@ -101,7 +101,7 @@ def _entry(path: Path, name: str, entry: object) -> Entry:
     if CODES[code] not in DTYPES:
         raise FormatError(path, f"'{name}' is {code}, which the installed ml_dtypes lacks; 0.5 and later have it")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(path, f"'{name}' has the shape {shape!r} and the offsets {offsets!r}, which are no sizes")
+        raise FormatError(path, f"'{name}' has the shape {shape!r} and the offsets {offsets!r}, not valid sizes")
     dtype = DTYPES[CODES[code]]
     spec = TensorSpec(name, check_shape(path, shape, dtype, f"'{name}'"), dtype)
     start, end = offsets
@@ -111,14 +111,16 @@ def _entry(path: Path, name: str, entry: object) -> Entry:
         raise FormatError(path, str(error)) from None
     if end - start != needed:
         raise FormatError(path, f"'{name}' of {code} and shape {spec.shape} needs {needed} bytes, not {end - start}")
-    return Entry(spec, code, start, end)
+    return TensorInfo(spec, code, start, end)
 
 
 def _are_sizes(values: object) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def digests_of(path: Path, text: str | None, entries: Mapping[str, Entry], verify: bool) -> Mapping[str, str] | None:
+def digests_of(
+    path: Path, text: str | None, entries: Mapping[str, TensorInfo], verify: bool
+) -> Mapping[str, str] | None:
     """Tensor name -> hex digest; None when the file has none or they are not to be checked."""
     if text is None or not verify:
         return None

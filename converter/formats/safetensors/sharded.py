@@ -11,16 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions
-from converter.formats.io.json_objects import read_json
-from converter.formats.io.shard_writer import ShardWriter
-from converter.formats.io.shards import shard_path
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.json import read_json
+from converter.formats.io.shards import ShardWriter, shard_path
 from converter.formats.safetensors import file as safetensors
 
-ENDING = ".safetensors.index.json"
-USUAL = "model" + ENDING
+EXTENSION = ".safetensors.index.json"
+USUAL = "model" + EXTENSION
 
 
 def detect(probe: Probe) -> bool:
@@ -28,12 +28,12 @@ def detect(probe: Probe) -> bool:
     if probe.is_dir:
         return _index_name(probe.entries) is not None
     head = probe.head.lstrip()
-    return head[:1] == b"{" and (probe.path.name.endswith(ENDING) or b'.safetensors"' in head + probe.tail)
+    return head[:1] == b"{" and (probe.path.name.endswith(EXTENSION) or b'.safetensors"' in head + probe.tail)
 
 
 def _index_name(names: frozenset[str]) -> str | None:
-    found = [name for name in names if name.endswith(ENDING)]
-    return USUAL if USUAL in found else found[0] if len(found) == 1 else None
+    indices = [name for name in names if name.endswith(EXTENSION)]
+    return USUAL if USUAL in indices else indices[0] if len(indices) == 1 else None
 
 
 class FileReader(Reader):
@@ -101,14 +101,14 @@ class FileReader(Reader):
 class FileWriter(ShardWriter):
     """``path`` is that of the index, ``NAME.safetensors.index.json``."""
 
-    ending = ENDING
+    extension = EXTENSION
     suffix = ".safetensors"
     shard_writer = safetensors.FileWriter
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor -> file name. Raises FormatError."""
-    found = read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise FormatError(index, "its 'weight_map' must map tensors to file names")
-    return found
+    return weight_map

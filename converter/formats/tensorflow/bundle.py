@@ -17,9 +17,9 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.crc32c import masked_crc32c
-from converter.formats.io.regular_file import regular_size
-from converter.formats.io.source import Source, open_source
+from converter.formats.io.checksums import masked_crc32c
+from converter.formats.io.files import open_source, regular_size
+from converter.formats.io.source import Source
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.protowire import Message, WireError, read_varint
 from converter.formats.tensorflow.table import Table
@@ -47,7 +47,7 @@ class Piece(msgspec.Struct, frozen=True):
     crc: int
 
 
-class Entry(msgspec.Struct, frozen=True):
+class BundleEntry(msgspec.Struct, frozen=True):
     """One tensor: either one piece, or several slices with a piece each."""
 
     code: int
@@ -56,7 +56,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def dtype(self) -> DType | None:
-        """None for what is no number (text, resources, quantized types)."""
+        """None for what is not numeric (text, resources, quantized types)."""
         return DTYPE_OF_CODE.get(self.code)
 
     @property
@@ -66,7 +66,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Bundle:
-    """The entries of ``PREFIX.index`` and the bytes behind them."""
+    """The entries of ``PREFIX.index`` and their bytes."""
 
     def __init__(self, prefix: Path, verify: bool = True) -> None:
         self.prefix = prefix
@@ -93,10 +93,10 @@ class Bundle:
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05}-of-{self.shards:05}")
 
     def read(self, name: str) -> Array:
-        """One tensor of numbers."""
+        """One numeric tensor."""
         entry = self.entries[name]
         dtype = entry.dtype
-        assert dtype is not None, "callers ask for tensors of numbers"
+        assert dtype is not None, "callers ask for numeric tensors"
         if len(entry.parts) == 1 and entry.parts[0][0] is None:
             return self._numbers(entry.parts[0][1], dtype, entry.shape, name)
         return self._joined(entry, dtype, name)
@@ -128,8 +128,8 @@ class Bundle:
         if not 0 < self.shards <= _MOST_SHARDS:
             raise FormatError(self.index, f"the header claims {self.shards} data files")
 
-    def _read_entries(self, raw: dict[bytes, memoryview]) -> dict[str, Entry]:
-        found: dict[str, Entry] = {}
+    def _read_entries(self, raw: dict[bytes, memoryview]) -> dict[str, BundleEntry]:
+        entries: dict[str, BundleEntry] = {}
         for key, value in raw.items():
             if key.startswith(b"\0"):
                 continue  # a slice: read with the tensor that it belongs to
@@ -138,17 +138,17 @@ class Bundle:
             except UnicodeDecodeError:
                 raise FormatError(self.index, f"the key {key[:80]!r} is not UTF-8 text") from None
             try:
-                found[name] = self._entry(key, name, Message(value), raw)
+                entries[name] = self._entry(key, name, Message(value), raw)
             except WireError as error:
                 raise FormatError(self.index, f"the entry of '{name}' is damaged: {error}") from None
-        return found
+        return entries
 
-    def _entry(self, key: bytes, name: str, message: Message, raw: dict[bytes, memoryview]) -> Entry:
+    def _entry(self, key: bytes, name: str, message: Message, raw: dict[bytes, memoryview]) -> BundleEntry:
         """BundleEntryProto: dtype = 1, shape = 2, shard_id = 3, offset = 4, size = 5, crc32c = 6, slices = 7."""
         code, shape = message.integer(1), read_shape(Message(message.data(2)))
         if 7 not in message:
             piece = self._piece(name, message, code, math.prod(shape))
-            return Entry(code, shape, ((None, piece),))
+            return BundleEntry(code, shape, ((None, piece),))
         parts = []
         for extents in map(read_extents, message.messages(7)):
             part = slice_of(extents, shape)
@@ -160,7 +160,7 @@ class Bundle:
             check_tiling(shape, [part for part, _ in parts])
         except ValueError as error:
             raise WireError(f"in slices, {error}") from None
-        return Entry(code, shape, tuple(parts))
+        return BundleEntry(code, shape, tuple(parts))
 
     def _piece(self, name: str, message: Message, code: int, count: int) -> Piece:
         shard, offset, size = message.integer(3), message.integer(4), message.integer(5)
@@ -206,7 +206,7 @@ class Bundle:
         if self._verify and masked_crc32c(*parts) != piece.crc:
             raise FormatError(self.shard_path(piece.shard), f"'{name}' is damaged: wrong checksum")
 
-    def _joined(self, entry: Entry, dtype: DType, name: str) -> Array:
+    def _joined(self, entry: BundleEntry, dtype: DType, name: str) -> Array:
         whole = np.empty(entry.shape, dtype)
         for part, piece in entry.parts:
             assert part is not None, "an entry in parts has slices only"

@@ -1,6 +1,6 @@
 """Writes a TensorFlow checkpoint of one data file, as `tf.train.Checkpoint.restore` and tf_keras read it.
 
-Sources as in `tf_bundle` and `tf_object_graph`.
+Sources as in `bundle` and `object_graph`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import ClassVar
 
 import msgspec
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import ConversionError, OutputError
-from converter.formats.base import Contents, Writer
+from converter.formats.base import Writer
 from converter.formats.io.atomic import discard, partial_path, publish
-from converter.formats.io.checksums import Crc32c
-from converter.formats.io.crc32c import masked, masked_crc32c
+from converter.formats.io.checksums import Crc32c, masked, masked_crc32c
 from converter.formats.io.in_place import put
 from converter.formats.tensorflow.object_graph import GRAPH_KEY, SUFFIX, build_graph
 from converter.formats.tensorflow.protowire import put_bytes, put_fixed32, put_integer, varint

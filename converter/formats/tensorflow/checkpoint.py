@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.tensorflow.bundle import Bundle
 from converter.formats.tensorflow.bundle_writer import FileWriter
-from converter.formats.tensorflow.left_out import OPTIMIZER, reason
-from converter.formats.tensorflow.object_graph import GRAPH_KEY, SUFFIX, ObjectGraph
+from converter.formats.tensorflow.object_graph import GRAPH_KEY, OPTIMIZER, SUFFIX, ObjectGraph, why_left_out
 from converter.formats.tensorflow.paths import STATE_FILE, find_prefix, indexes, prefix_of, state_of
 from converter.formats.tensorflow.protowire import WireError
 from converter.formats.tensorflow.table import is_table
@@ -50,15 +50,17 @@ class FileReader(Reader):
     """Reads the index at once, tensors when asked: a read-only view of the mapped data file.
 
     A tensor that was saved in slices is put together. Checksums are verified unless
-    ``options.verify`` is False.
+    ``options.checksums`` is False.
     """
+
+    takes = frozenset({"step"})
 
     dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
     parallel = True
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._bundle = Bundle(find_prefix(path, options.step), options.verify)
+        self._bundle = Bundle(find_prefix(path, options.step), options.checksums)
 
     @property
     def opening(self) -> Opening:
@@ -81,7 +83,7 @@ class FileReader(Reader):
 
     def _spec(self, name: str) -> TensorSpec:
         entry = self._bundle.entries[name]
-        assert entry.dtype is not None, "what is no number is left out"
+        assert entry.dtype is not None, "what is not numeric is left out"
         return TensorSpec(name, entry.shape, entry.dtype)
 
     @cached_property
@@ -102,17 +104,17 @@ class FileReader(Reader):
 
     @cached_property
     def _reasons(self) -> Mapping[str, str]:
-        """name -> why it is no weight."""
+        """name -> why it is not a weight."""
         optimizer = self._graph.optimizer_keys() if self._graph else set()
-        found = {}
+        reasons = {}
         for name in self._names:
             entry = self._bundle.entries[name]
-            why = OPTIMIZER if name in optimizer else reason(name, self._bundle.entries)
+            why = OPTIMIZER if name in optimizer else why_left_out(name, self._bundle.entries)
             if why is None and entry.dtype is None:
                 why = f"holds {entry.type_name}, not numbers"
             if why is not None:
-                found[name] = why
-        return found
+                reasons[name] = why
+        return reasons
 
     @cached_property
     def _links(self) -> Mapping[str, str]:
@@ -130,11 +132,11 @@ class FileReader(Reader):
     @cached_property
     def _labels(self) -> Mapping[str, str]:
         """Object -> its name in the program, which the variable's full name ``mlp/hidden/kernel`` tells."""
-        found: dict[str, set[str]] = {}
+        names_of: dict[str, set[str]] = {}
         for key, full_name in self._graph.keys_in_order() if self._graph else ():
             group, _, _ = key.removesuffix(SUFFIX).rpartition("/")
             parts = full_name.split("/")
             if key not in self._reasons and group and len(parts) > 1:
-                found.setdefault(group, set()).add(parts[-2])
+                names_of.setdefault(group, set()).add(parts[-2])
         # A list such as `variables` holds those of many layers, and is called like none of them.
-        return {group: name for group, names in found.items() if len(names) == 1 for name in names}
+        return {group: name for group, names in names_of.items() if len(names) == 1 for name in names}

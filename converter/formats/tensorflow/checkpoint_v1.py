@@ -15,12 +15,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents, LeftOut
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Opening, Probe, Reader, ReadOptions
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.tiling import Slice, check_tiling
-from converter.formats.tensorflow.left_out import reason
+from converter.formats.tensorflow.object_graph import why_left_out
 from converter.formats.tensorflow.paths import INDEX, STATE_FILE, choose, names_in, state_of
 from converter.formats.tensorflow.protowire import Message, WireError
 from converter.formats.tensorflow.table import Table, is_table
@@ -34,7 +35,7 @@ _MOST_EXPANSION = 8
 
 
 def detect(probe: Probe) -> bool:
-    """A table that is no index of the second format, its prefix or folder, or the state file of one."""
+    """A table that is not an index of the second format, its prefix or folder, or the state file of one."""
     try:
         if probe.is_file and probe.path.name != STATE_FILE and not is_table(probe.tail):
             return False
@@ -56,7 +57,8 @@ def _files(path: Path, step: int | None = None) -> list[Path]:
     if not names or any(name.endswith(INDEX) for name in names_in(folder)):
         return []
     newest = state_of(folder)
-    name = choose(path, folder, names, step) if newest is None or _stem(newest) not in names else _stem(newest)
+    is_newest = step is None and newest is not None and _stem(newest) in names
+    name = _stem(newest) if is_newest and newest is not None else choose(path, folder, names, step)
     return _shards(folder, name) or [folder / name]
 
 
@@ -66,20 +68,20 @@ def _is_single(folder: Path, name: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    found = _SHARD.fullmatch(name)
-    return found[1] if found else name
+    match = _SHARD.fullmatch(name)
+    return match[1] if match else name
 
 
 def _shards(folder: Path, name: str) -> list[Path]:
     """All shards of the checkpoint to which the name belongs (a shard, the pattern with ?????, or the prefix)."""
-    given = _SHARD.fullmatch(name)
-    stem, count = (given[1], given[3]) if given else (name, None)
-    found = [(shard, match) for shard in names_in(folder) if (match := _SHARD.fullmatch(shard)) and match[1] == stem]
-    counts = {match[3] for _, match in found if count in (None, match[3])}
+    own = _SHARD.fullmatch(name)
+    stem, count = (own[1], own[3]) if own else (name, None)
+    shards = [(shard, match) for shard in names_in(folder) if (match := _SHARD.fullmatch(shard)) and match[1] == stem]
+    counts = {match[3] for _, match in shards if count in (None, match[3])}
     if len(counts) != 1:
         return []
     total = counts.pop()
-    return sorted(folder / shard for shard, match in found if match[3] == total)
+    return sorted(folder / shard for shard, match in shards if match[3] == total)
 
 
 class _Tensor(msgspec.Struct):
@@ -93,6 +95,7 @@ class FileReader(Reader):
     """Reads the lists of tensors at once, and of the rest the blocks of a tensor when it is asked for."""
 
     dtypes = DTYPES_OF_VALUES
+    takes = frozenset({"step"})
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
@@ -103,7 +106,7 @@ class FileReader(Reader):
             self._refuse_missing(files)
             self._first = files[0]
             for file in files:
-                self._tables.append(Table(file, options.verify))
+                self._tables.append(Table(file, options.checksums))
                 self._list(self._tables[-1])
             self._refuse_incomplete()
         except BaseException:
@@ -124,7 +127,7 @@ class FileReader(Reader):
         for name in sorted(self._tensors, key=natural_key):
             tensor = self._tensors[name]
             dtype = DTYPE_OF_CODE.get(tensor.code)
-            why = reason(name, self._tensors)
+            why = why_left_out(name, self._tensors)
             if dtype is None:
                 why = f"holds {OTHER_TYPES.get(tensor.code, f'type {tensor.code}')}, not numbers"
             if dtype is None or why is not None:

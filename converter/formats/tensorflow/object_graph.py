@@ -2,13 +2,14 @@
 
 A `TrackableObjectGraph` lists nodes; a node has named children, the checkpoint keys of its variables,
 and, for an optimizer, its slots. Restoring walks the children of the live objects by name, so a second
-edge to the same node is a second name under which a variable is found.
+edge to the same node is a second name of the variable.
 Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python/trackable/trackable_utils.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -31,7 +32,7 @@ _STEPS = frozenset({"iter", "iterations", "_iterations"})
 _PATH_EXPANSION = 64
 
 
-class Node(msgspec.Struct):
+class TrackableObject(msgspec.Struct):
     """children: name -> node. keys: checkpoint key -> the variable's name in the program. slots: nodes.
 
     expected: written for a node without values, so that an object which comes later is still matched.
@@ -47,7 +48,7 @@ class ObjectGraph:
     """A graph read from its proto; node 0 is the root. Raises WireError."""
 
     def __init__(self, data: bytes) -> None:
-        self.nodes = [_node(message) for message in Message(data).messages(1)] or [Node()]
+        self.nodes = [_node(message) for message in Message(data).messages(1)] or [TrackableObject()]
         for node in self.nodes:
             for number in [*node.children.values(), *node.slots]:
                 if number >= len(self.nodes):
@@ -69,12 +70,12 @@ class ObjectGraph:
 
     def other_paths(self) -> dict[str, str]:
         """Second names of objects and variables: path -> the path that the keys are spelled with."""
-        found = {}
+        others = {}
         for number, path in self._paths.items():
             for name, child in self.nodes[number].children.items():
                 if self._paths[child] != (other := self._path(path, name)):
-                    found[other] = self._paths[child]
-        return found
+                    others[other] = self._paths[child]
+        return others
 
     def _walk(self, closed: set[int] | frozenset[int]) -> Iterator[int]:
         """Depth first from the root, not entering ``closed``."""
@@ -88,15 +89,15 @@ class ObjectGraph:
                 stack.extend(child for child in reversed(self.nodes[number].children.values()) if child not in seen)
 
     def _shortest_paths(self) -> dict[int, str]:
-        """Node -> its path, breadth first: the first found is the one that TensorFlow makes keys of."""
-        found = {0: ""}
+        """Node -> its path, breadth first: the first path is the one that TensorFlow makes keys of."""
+        paths = {0: ""}
         queue = [0]
         for number in queue:  # grows while it is walked
             for name, child in self.nodes[number].children.items():
-                if child not in found:
-                    found[child] = self._path(found[number], name)
+                if child not in paths:
+                    paths[child] = self._path(paths[number], name)
                     queue.append(child)
-        return found
+        return paths
 
     def _path(self, parent: str, name: str) -> str:
         path = f"{parent}/{escape(name)}" if parent else escape(name)
@@ -106,17 +107,17 @@ class ObjectGraph:
         return path
 
 
-def _node(message: Message) -> Node:
+def _node(message: Message) -> TrackableObject:
     """children = 1 {node_id = 1, local_name = 2}, attributes = 2 {full_name = 2, checkpoint_key = 3},
     slot_variables = 3 {slot_variable_node_id = 3}."""
-    return Node(
+    return TrackableObject(
         {child.text(2): child.integer(1) for child in message.messages(1)},
         {attribute.text(3): attribute.text(2) for attribute in message.messages(2)},
         [slot.integer(3) for slot in message.messages(3)],
     )
 
 
-def _is_optimizer(node: Node) -> bool:
+def _is_optimizer(node: TrackableObject) -> bool:
     return not _RATES.isdisjoint(node.children) and not _STEPS.isdisjoint(node.children)
 
 
@@ -131,7 +132,7 @@ def unescape(part: str) -> str:
 
 
 def build_graph(keys: Iterable[str], links: Mapping[str, str]) -> bytes:
-    """The proto of the graph in which every key ``a/b/.ATTRIBUTES/VARIABLE_VALUE`` is found by its path.
+    """The proto of the graph in which every key ``a/b/.ATTRIBUTES/VARIABLE_VALUE`` is reached by its path.
 
     links: another path -> the path of the object or variable that it also names ("" is the root).
     Raises KeyError, with the path, when a link leads to nothing.
@@ -148,7 +149,7 @@ def build_graph(keys: Iterable[str], links: Mapping[str, str]) -> bytes:
 
 class _Builder:
     def __init__(self) -> None:
-        self.nodes = [Node()]
+        self.nodes = [TrackableObject()]
 
     def ensure(self, path: str) -> int:
         """The node of a path, made where it is missing."""
@@ -157,7 +158,7 @@ class _Builder:
             children = self.nodes[number].children
             if name not in children:
                 children[name] = len(self.nodes)
-                self.nodes.append(Node())
+                self.nodes.append(TrackableObject())
             number = children[name]
         return number
 
@@ -180,9 +181,47 @@ def _names(path: str) -> list[str]:
     return [unescape(part) for part in path.split("/")] if path else []
 
 
-def _serialized(node: Node) -> bytes:
+def _serialized(node: TrackableObject) -> bytes:
     children = put_all(1, (put_integer(1, number) + put_text(2, name) for name, number in node.children.items()))
     attributes = put_all(
         2, (put_text(1, _ATTRIBUTE) + put_text(2, name) + put_text(3, key) for key, name in node.keys.items())
     )
     return children + attributes + (_HAS_VALUES if node.expected else b"")
+
+
+# -- variables that are not weights, by their names: where there is no graph, or the graph does not show it ------
+
+OPTIMIZER = "state of the optimizer"
+_RANDOM = "state of a random generator"
+_METRIC = "state of a metric"
+_STEP = "the number of training steps"
+
+_EXACT = {
+    GRAPH_KEY: "the object graph of the checkpoint",
+    "save_counter" + SUFFIX: "counts how often the checkpoint was saved",
+    "global_step": _STEP,
+    "beta1_power": OPTIMIZER,
+    "beta2_power": OPTIMIZER,
+}
+_PATTERNS = (
+    (re.compile(r"/\.OPTIMIZER_SLOT/|(^|/)_?optimizer/"), OPTIMIZER),
+    (re.compile(r"(^|/)(keras_api/metrics|_?compile_metrics|_loss_tracker)/"), _METRIC),
+    (re.compile(r"(^|/)_?(seed_generator|random_generator)s?/"), _RANDOM),
+    (re.compile(r"(^|/)(global_step|beta[12]_power(_\d+)?)$"), OPTIMIZER),
+)
+#: ``dense/kernel/Adam``: a slot of the variable ``dense/kernel`` in a checkpoint by names.
+_SLOT = re.compile(
+    r"(.+)/(Adam|Adamax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|Adadelta|Ftrl|ProximalAdagrad|"
+    r"adam_[mv]|lamb_[mv]|v[rc]?|m)(_\d+)?"
+)
+
+
+def why_left_out(name: str, names: Container[str]) -> str | None:
+    """Why the variable of that name is left out; None for a weight. ``names``: all of the checkpoint."""
+    if name in _EXACT:
+        return _EXACT[name]
+    for pattern, why in _PATTERNS:
+        if pattern.search(name):
+            return why
+    slot = _SLOT.fullmatch(name)
+    return OPTIMIZER if slot and slot[1] in names else None

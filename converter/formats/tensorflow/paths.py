@@ -32,10 +32,12 @@ def find_prefix(path: Path, step: int | None) -> Path:
     """The prefix of the checkpoint that ``path`` means. Raises FormatError, listing several candidates."""
     prefix = prefix_of(path)
     if prefix is not None:
+        if step is not None:
+            raise FormatError(path, f"is one checkpoint, and step {step} is for a folder of them")
         return prefix
     folder = folder_of(path)
     if folder is None:
-        raise FormatError(path, f"no checkpoint: there is no '{path.name}{INDEX}'")
+        raise FormatError(path, f"not a checkpoint: there is no '{path.name}{INDEX}'")
     inner = folder / "variables"
     if not indexes(folder) and indexes(inner):
         folder = inner
@@ -68,12 +70,12 @@ def state_of(folder: Path) -> str | None:
         if not path.is_file():
             return None
         with path.open("rb") as file:
-            found = _STATE.search(file.read(_MOST_STATE_BYTES))
+            state = _STATE.search(file.read(_MOST_STATE_BYTES))
     except OSError:
         return None
-    if found is None:
+    if state is None:
         return None
-    plain = re.sub(rb"\\([0-7]{1,3})", lambda octal: bytes([int(octal[1], 8) & 0xFF]), found[1])
+    plain = re.sub(rb"\\([0-7]{1,3})", lambda octal: bytes([int(octal[1], 8) & 0xFF]), state[1])
     plain = re.sub(rb"\\(.)", rb"\1", plain, flags=re.DOTALL)
     return re.split(r"[/\\]", plain.decode("utf-8", "replace"))[-1] or None
 
@@ -82,23 +84,23 @@ def choose(path: Path, folder: Path, names: Sequence[str], step: int | None) -> 
     """One of the checkpoints of a folder: of the step, the newest by the state file, the only, the highest."""
     if not names:
         raise FormatError(path, f"the folder holds no TensorFlow checkpoint (no file *{INDEX})")
-    numbers = {name: found for name in names if (found := _NUMBERED.fullmatch(name))}
+    numbers = {name: match for name in names if (match := _NUMBERED.fullmatch(name))}
     if step is not None:
         return _only(
-            path, [name for name, found in numbers.items() if int(found[2]) == step], names, f" of step {step}"
+            path, [name for name, match in numbers.items() if int(match[2]) == step], names, f" of step {step}"
         )
     newest = state_of(folder)
     if newest in names:
         return str(newest)
-    if len(numbers) == len(names) and len({found[1] for found in numbers.values()}) == 1:
+    if len(numbers) == len(names) and len({match[1] for match in numbers.values()}) == 1:
         return max(names, key=lambda name: int(numbers[name][2]))
     return _only(path, names, names, "")
 
 
-def _only(path: Path, found: Sequence[str], names: Iterable[str], which: str) -> str:
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(f"'{name}'" for name in list(found or names)[:20])
-    if found:
+def _only(path: Path, candidates: Sequence[str], names: Iterable[str], which: str) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    listed = ", ".join(f"'{name}'" for name in list(candidates or names)[:20])
+    if candidates:
         raise FormatError(path, f"the folder holds several checkpoints{which}: {listed}. Name one of them.")
     raise FormatError(path, f"the folder holds no checkpoint{which}, only {listed}")

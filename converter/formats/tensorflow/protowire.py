@@ -17,7 +17,7 @@ _MASK64 = (1 << 64) - 1
 
 
 class WireError(ValueError):
-    """Bytes that are no message: a field that runs over the end, an unknown wire type, a wrong type."""
+    """Bytes that are not a message: a field that runs over the end, an unknown wire type, a wrong type."""
 
 
 def read_varint(data: memoryview | bytes, position: int) -> tuple[int, int]:
@@ -83,16 +83,16 @@ class Message:
 
     def data(self, number: int) -> memoryview:
         """The last value as bytes, empty when the field is absent."""
-        found = self.all_data(number)
-        return found[-1] if found else memoryview(b"")
+        values = self.all_data(number)
+        return values[-1] if values else memoryview(b"")
 
     def all_data(self, number: int) -> list[memoryview]:
-        found = []
+        values = []
         for value in self._fields.get(number, []):
             if isinstance(value, int):
                 raise WireError(f"field {number} holds a number where bytes belong")
-            found.append(value)
-        return found
+            values.append(value)
+        return values
 
     def text(self, number: int) -> str:
         try:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.contents import Contents
 from converter.errors import FormatError
-from converter.formats.base import Contents, Probe, ReadOptions
-from converter.formats.io.source import open_source
+from converter.formats.base import Probe, ReadOptions
+from converter.formats.io.files import open_source
 from converter.formats.tensorflow import checkpoint as tf_checkpoint
 from converter.formats.tensorflow.protowire import Message, WireError
 

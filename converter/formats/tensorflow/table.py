@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from converter.errors import FormatError
-from converter.formats.io.crc32c import masked_crc32c
-from converter.formats.io.source import open_source
+from converter.formats.io.checksums import masked_crc32c
+from converter.formats.io.files import open_source
 from converter.formats.tensorflow import snappy
 from converter.formats.tensorflow.protowire import WireError, read_varint, varint
 
@@ -59,7 +59,7 @@ class Table:
         for _, offset, size in self._blocks:
             for key, value in self._block(offset, size):
                 if last is not None and key <= last:
-                    raise FormatError(self.path, f"the key {_show(key)} is out of order or stands twice")
+                    raise FormatError(self.path, f"the key {_show(key)} is out of order or occurs twice")
                 last = key
                 total += len(key)
                 if total > _KEY_EXPANSION * (self.size + 1024):
@@ -70,8 +70,8 @@ class Table:
         """The value of one key. Raises FormatError when it is not there."""
         at = bisect_left(self._last_keys, key)
         if at < len(self._blocks):
-            for found, value in self._block(*self._blocks[at][1:]):
-                if found == key:
+            for other, value in self._block(*self._blocks[at][1:]):
+                if other == key:
                     return value
         raise FormatError(self.path, f"the key {_show(key)} is missing")
 

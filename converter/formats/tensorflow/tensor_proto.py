@@ -77,10 +77,10 @@ def _fixed(message: Message, number: int, stored: DType) -> Array:
 
 def _varints(message: Message, number: int) -> Array:
     """Packed, or one by one: as uint64."""
-    found = [
+    chunks = [
         np.array([value], np.uint64) if isinstance(value, int) else _unpack(value) for value in message.values(number)
     ]
-    return np.concatenate(found) if found else np.empty(0, np.uint64)
+    return np.concatenate(chunks) if chunks else np.empty(0, np.uint64)
 
 
 def _unpack(data: memoryview) -> Array:
@@ -95,8 +95,8 @@ def _unpack(data: memoryview) -> Array:
     lengths = ends - starts + 1
     if lengths.max() > 10:
         raise WireError("a number has more than ten bytes")
-    found = np.zeros(len(starts), np.uint64)
+    values = np.zeros(len(starts), np.uint64)
     for place in range(int(lengths.max())):
         has = lengths > place
-        found[has] |= (raw[starts[has] + place].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * place)
-    return found
+        values[has] |= (raw[starts[has] + place].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * place)
+    return values

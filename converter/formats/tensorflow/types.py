@@ -46,7 +46,7 @@ DTYPE_OF_CODE: Mapping[int, DType] = MappingProxyType(
 )
 CODE_OF_DTYPE: Mapping[DType, int] = MappingProxyType({dtype: code for code, dtype in DTYPE_OF_CODE.items()})
 
-#: What is no weight: DataType -> what it is called.
+#: What is not a weight: DataType -> what it is called.
 OTHER_TYPES: Mapping[int, str] = MappingProxyType(
     {
         STRING: "text",

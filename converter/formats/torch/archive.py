@@ -53,13 +53,13 @@ class TorchArchive(TorchFile):
         return self.zip.part(self._member(key), begin, length)
 
     def crc(self, tensor: StridedTensor) -> int | None:
-        """That of a tensor which is the whole of a storage, as it lies in the file; None of others."""
+        """The CRC of a tensor that is a whole storage, unchanged in the file; None for others."""
         member = self._member(tensor.storage.key)
         is_whole = tensor.nbytes == member.size and not (tensor.offset or tensor.storage.begin)
         return member.crc or None if is_whole and self._is_plain(tensor, member) else None
 
     def ends(self, tensor: StridedTensor, what: str) -> Array | None:
-        """See `Source.ends`; None of a tensor that does not lie in the file as it is, one element after the other."""
+        """See `Source.ends`; None for a tensor that is not stored contiguously and unchanged."""
         member = self._member(tensor.storage.key)
         if not self._is_plain(tensor, member):
             return None
@@ -67,7 +67,7 @@ class TorchArchive(TorchFile):
         return self.zip.source.ends(start, math.prod(tensor.shape), tensor.dtype, what)
 
     def _is_plain(self, tensor: StridedTensor, member: Member) -> bool:
-        """Whether the elements lie in the file as they are, one after the other."""
+        """Whether the elements are stored contiguously and unchanged."""
         is_other = self.big_endian or tensor.problem or tensor.conjugated or tensor.negated
         return not is_other and member.stored and tensor.is_contiguous
 

@@ -1,4 +1,4 @@
-"""The pickle, in protocol 2, that describes tensors as PyTorch does: the counterpart of `torch_rebuild`."""
+"""The pickle, in protocol 2, that describes tensors as PyTorch does: the counterpart of `rebuild`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from converter.core.contents import Container
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import OutputError
-from converter.formats.base import Container
 from converter.formats.torch.tensors import STORAGE_DTYPES, TORCH_DTYPES
 
 __all__ = ["LEGACY_DTYPES", "check_dtypes", "described"]

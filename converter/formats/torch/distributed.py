@@ -16,17 +16,17 @@ import numpy as np
 from converter.core.tensors import DTYPES, Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
+from converter.formats.io.files import read_whole
 from converter.formats.io.shards import shard_path
-from converter.formats.io.source import read_whole
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.pickle.load import Global, Opaque, PickleError, inert_class, load
 from converter.formats.torch.archive import TorchArchive
-from converter.formats.torch.reader import TorchReader
+from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.rebuild import TENSOR_GLOBALS
 from converter.formats.torch.tensors import (
     TORCH_DTYPES,
-    Aside,
-    Leaf,
+    FileTensor,
+    NotATensor,
     Storage,
     StridedTensor,
     TorchFile,
@@ -62,7 +62,7 @@ class _Chunk(msgspec.Struct, frozen=True):
         return self.place.lengths
 
 
-class _ChunkedTensor(Leaf, frozen=True, eq=False):
+class _ChunkedTensor(FileTensor, frozen=True, eq=False):
     dtype: DType
     shape: tuple[int, ...]
     chunks: tuple[_Chunk, ...]
@@ -153,7 +153,7 @@ class DistributedCheckpoint(TorchFile):
 
     def _stored(self, entries: Mapping[object, object]) -> Mapping[tuple[object, object], Mapping[object, object]]:
         """(name, offsets) -> file, begin and length."""
-        found: dict[tuple[object, object], Mapping[object, object]] = {}
+        stored: dict[tuple[object, object], Mapping[object, object]] = {}
         for index, info in entries.items():
             if not isinstance(index, Opaque) or not isinstance(info, Opaque):
                 raise PickleError("its storage data are not what such a checkpoint has")
@@ -161,14 +161,14 @@ class DistributedCheckpoint(TorchFile):
             name, offset = key.get("fqn"), key.get("offset")
             if not isinstance(name, str) or not isinstance(offset, (tuple, type(None))):
                 raise PickleError("an entry of its storage data has no name")
-            found[name, None if offset is None else sizes_of(offset)] = info.attributes
-        return found
+            stored[name, None if offset is None else sizes_of(offset)] = info.attributes
+        return stored
 
     def _leaf(
         self, name: object, meta: object, stored: Mapping[tuple[object, object], Mapping[object, object]]
     ) -> object:
         if not isinstance(meta, Opaque) or not meta.name.endswith(" TensorStorageMetadata"):
-            return Aside("not a tensor")
+            return NotATensor("not a tensor")
         attributes = meta.attributes
         chunks = attributes.get("chunks")
         if not isinstance(chunks, list):
@@ -186,7 +186,7 @@ class DistributedCheckpoint(TorchFile):
         offsets, shape = sizes_of(attributes.get("offsets")), sizes_of(attributes.get("sizes"))
         info = stored.get((name, offsets))
         if info is None or len(offsets) != len(shape):
-            raise PickleError(f"the place of the chunk {offsets} of '{name}' is missing")
+            raise PickleError(f"the position of the chunk {offsets} of '{name}' is missing")
         if info.get("transform_descriptors"):
             extensions = str(info["transform_descriptors"])[:80]
             raise PickleError(
@@ -195,9 +195,9 @@ class DistributedCheckpoint(TorchFile):
             )
         file, begin, length = info.get("relative_path"), info.get("offset"), info.get("length")
         if not isinstance(file, str) or not isinstance(begin, int) or not isinstance(length, int):
-            raise PickleError(f"the place of the chunk {offsets} of '{name}' is missing")
+            raise PickleError(f"the position of the chunk {offsets} of '{name}' is missing")
         if begin < 0 or length < 0:
-            raise PickleError(f"the chunk {offsets} of '{name}' has a negative place")
+            raise PickleError(f"the chunk {offsets} of '{name}' has a negative offset")
         return _Chunk(Slice(offsets, shape), file, begin, length)
 
 
@@ -222,14 +222,14 @@ def _dtype(name: object, properties: object) -> DType:
 def _insert(tree: dict[object, object], keys: tuple[object, ...], leaf: object) -> None:
     """``tree[k1][k2]... = leaf``; the indices of lists are keys like others."""
     if len(keys) > 64 or not all(isinstance(key, (str, int)) for key in keys):
-        raise PickleError("a path of keys that is none")
+        raise PickleError("an invalid path of keys")
     for key in keys[:-1]:
         below = tree.setdefault(key, {})
         if not isinstance(below, dict):
             raise PickleError(f"the key '{key}' holds a tensor and more keys")
         tree = below
     if keys[-1] in tree:
-        raise PickleError(f"the key '{keys[-1]}' stands twice")
+        raise PickleError(f"the key '{keys[-1]}' occurs twice")
     tree[keys[-1]] = leaf
 
 
@@ -239,4 +239,4 @@ class FileReader(TorchReader):
     lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
-        return DistributedCheckpoint(self.path, self.options.verify)
+        return DistributedCheckpoint(self.path, self.options.checksums)

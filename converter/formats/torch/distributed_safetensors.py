@@ -3,7 +3,7 @@
 ``shard-00001-model-00001-of-00002.safetensors`` holds pieces of tensors; ``DCP_SHARDING_INFO`` in its metadata says
 where each of them starts. The shape of a tensor is written nowhere: it is what its pieces make up. Upstream:
 ``torch/distributed/checkpoint/hf_storage.py`` (HuggingFaceStorageWriter with ``save_distributed``). What the
-other ways of that writer leave (whole tensors and an index) is read by `safetensors_sharded`.
+other ways of that writer leave (whole tensors and an index) is read by `safetensors.sharded`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from converter.core.contents import Contents
+from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, Probe, Reader, ReadOptions
-from converter.formats.io.json_objects import parse_json
-from converter.formats.io.natural import natural_key
+from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.json import parse_json
 from converter.formats.io.shards import shard_path
 from converter.formats.io.source import MAX_AXES, frozen
 from converter.formats.io.tiling import Slice, check_tiling
@@ -96,14 +97,14 @@ class FileReader(Reader):
 
     @cached_property
     def _pieces(self) -> dict[str, list[_Piece]]:
-        found: dict[str, list[_Piece]] = {}
+        pieces: dict[str, list[_Piece]] = {}
         for file, reader in self._files.items():
             text = reader.contents.metadata.get(_PLACES)
             starts = None if text is None else parse_json(reader.path, text.encode(), f"'{_PLACES}' in the header")
             for spec in reader.contents.specs:
                 place = Slice(_starts(reader.path, spec, starts), spec.shape)
-                found.setdefault(spec.name, []).append(_Piece(file, place))
-        return found
+                pieces.setdefault(spec.name, []).append(_Piece(file, place))
+        return pieces
 
 
 def _starts(path: Path, spec: TensorSpec, info: dict[str, object] | None) -> tuple[int, ...]:

@@ -15,8 +15,8 @@ from converter.errors import FormatError
 from converter.formats.base import Probe
 from converter.formats.torch.archive import TorchArchive
 from converter.formats.torch.json import Document
-from converter.formats.torch.reader import TorchReader
-from converter.formats.torch.tensors import TORCH_DTYPES, Aside, Storage, StridedTensor, TorchFile
+from converter.formats.torch.objects import TorchReader
+from converter.formats.torch.tensors import TORCH_DTYPES, NotATensor, Storage, StridedTensor, TorchFile
 from converter.formats.zip.members import ZipMembers
 
 __all__ = ["ExportedProgram", "FileReader", "detect"]
@@ -87,23 +87,25 @@ class ExportedProgram(TorchFile):
 
     def load(self) -> object:
         self.writer = self._torch_version()
-        found = {program: self._tensors(program) for program in self.programs}
-        return found if len(found) > 1 else found[self.programs[0]]
+        programs = {program: self._tensors(program) for program in self.programs}
+        return programs if len(programs) > 1 else programs[self.programs[0]]
 
     def _tensors(self, program: str) -> dict[str, object]:
         weights = self._described(f"{self.folder}{_WEIGHTS}{program}{_WEIGHTS_CONFIG}")
         constants = f"{self.folder}{_CONSTANTS}{program}{_CONSTANTS_CONFIG}"
         left_out = self._described(constants) if constants in self.zip else ()
-        return {name: self._tensor(item) for name, item in weights} | {name: Aside(_CONSTANT) for name, _ in left_out}
+        return {name: self._tensor(item) for name, item in weights} | {
+            name: NotATensor(_CONSTANT) for name, _ in left_out
+        }
 
     def _torch_version(self) -> str:
-        """What the program says of its writer, behind the graph, which may be long and is not parsed."""
+        """The version of PyTorch, which stands after the graph; that may be long and is not parsed."""
         name = f"{self.folder}models/{self.programs[0]}.json"
         if name not in self.zip or not self.zip.member(name).stored:
             return ""
         begin = max(0, self.zip.member(name).size - _LAST)
-        found = _VERSION.search(self.zip.array(name, begin, self.zip.member(name).size - begin).tobytes())
-        return f"PyTorch {found[1].decode()}" if found else ""
+        version = _VERSION.search(self.zip.array(name, begin, self.zip.member(name).size - begin).tobytes())
+        return f"PyTorch {version[1].decode()}" if version else ""
 
     def size(self, key: str) -> int:
         return self.zip.member(self.folder + _WEIGHTS + key).size
@@ -119,7 +121,7 @@ class ExportedProgram(TorchFile):
 
     def _tensor(self, item: Document) -> object:
         if item.get("use_pickle").value is not False:
-            return Aside("a tensor of a subclass, which the program keeps as a pickle")
+            return NotATensor("a tensor of a subclass, which the program keeps as a pickle")
         meta = item.get("tensor_meta")
         dtype = meta.get("dtype").dtype(_DTYPES)
         if meta.get("layout").value != _STRIDED:
@@ -165,4 +167,4 @@ class FileReader(TorchReader):
     lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
-        return ZipMembers.opened(self.path, self.options.verify, _opened)
+        return ZipMembers.opened(self.path, self.options.checksums, _opened)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from converter.core.tensors import DType
 from converter.errors import FormatError
-from converter.formats.io.json_objects import MAX_JSON, parse_json
-from converter.formats.io.source import read_whole
+from converter.formats.io.files import read_whole
+from converter.formats.io.json import MAX_JSON, parse_json
 from converter.formats.torch.tensors import MAX_AXES
 
 __all__ = ["Document"]

@@ -8,21 +8,22 @@ list of storage keys; then for each key a count of elements (int64) and its data
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array
-from converter.errors import FormatError
+from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe
-from converter.formats.io.source import open_source
+from converter.formats.io.files import open_source
+from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.pickle.load import PickleError, inert_class, load
-from converter.formats.torch.legacy_writer import TorchLegacyWriter
-from converter.formats.torch.reader import TorchReader
+from converter.formats.torch.description import check_dtypes, described
+from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.rebuild import TENSOR_GLOBALS
 from converter.formats.torch.tensors import Storage, TorchFile, storage_of
 
 __all__ = ["FileReader", "FileWriter", "LegacyStream", "detect"]
-
-FileWriter = TorchLegacyWriter
 
 MAGIC = 0x1950A86A20F9469CFC6C
 #: The magic number as protocols 2 to 5 write it (LONG1, ten bytes); and as text, in protocols 0 and 1.
@@ -32,6 +33,14 @@ _PROTOCOL = 1001
 _COUNT = struct.Struct("<q")
 #: Before 0.1.10 (2017) the file was a tar archive of these. It is told apart only to be refused with its name.
 _TAR_MEMBERS = (b"sys_info", b"pickle", b"tensors", b"storages")
+
+#: The bytes before the description in a new file.
+_HEAD = (
+    b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number
+    b"\x80\x02M\xe9\x03."  # the protocol, 1001
+    b"\x80\x02}(X\x10\x00\x00\x00protocol_versionM\xe9\x03X\x0d\x00\x00\x00little_endian\x88"
+    b"X\x0a\x00\x00\x00type_sizes}(X\x05\x00\x00\x00shortK\x02X\x03\x00\x00\x00intK\x04X\x04\x00\x00\x00longK\x04uu."
+)
 
 
 def detect(probe: Probe) -> bool:
@@ -94,7 +103,7 @@ class LegacyStream(TorchFile):
     def _skip_storage(self, key: str) -> None:
         root = self._roots.get(key)
         if root is None or key in self._places:
-            raise FormatError(self.path, f"the storage '{key[:40]}' stands in the file without need, or twice")
+            raise FormatError(self.path, f"the storage '{key[:40]}' is not used, or occurs twice")
         begin = self.position + _COUNT.size
         if begin > len(self.data):
             raise FormatError(self.path, f"the file ends before the storage '{key}'")
@@ -126,7 +135,7 @@ class LegacyStream(TorchFile):
 def _part_of(root: Storage, view: object) -> Storage:
     """A view on a storage: ``(key, offset, count)``, in elements."""
     if not isinstance(view, tuple) or len(view) != 3 or not all(isinstance(number, int) for number in view[1:]):
-        raise PickleError("a view on a storage without its place")
+        raise PickleError("a view on a storage without its position")
     _, offset, count = view
     if offset < 0 or count < 0 or offset + count > root.count:
         raise PickleError(f"a view on the elements {offset} to {offset + count} of a storage of {root.count}")
@@ -161,3 +170,29 @@ class FileReader(TorchReader):
 
     def open(self) -> TorchFile:
         return _LegacyFile(self.path)
+
+
+class FileWriter(InPlaceWriter):
+    """A tensor, a list, or a dict of tensors. Memory: one tensor, if it is not contiguous."""
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        check_dtypes(path, contents.specs, legacy=True)
+        if sys.byteorder != "little":
+            raise OutputError(f"{path}: this form is little-endian, this machine is not. Write the zip form.")
+        keys = b"".join(b"X" + struct.pack("<I", len(key)) + key for key in _keys(len(contents.specs)))
+        head = _HEAD + described(contents.specs, contents.container, legacy=True) + b"\x80\x02](" + keys + b"e."
+        pieces, end = {0: head}, len(head)
+        self._offsets: dict[str, int] = {}
+        for spec in contents.specs:
+            pieces[end] = struct.pack("<q", spec.size)
+            self._offsets[spec.name] = end + 8
+            end += 8 + spec.nbytes
+        super().__init__(path, contents, pieces)
+
+    def write(self, name: str, array: Array) -> None:
+        self.checked(name, array)
+        self.fill(self._offsets[name], array)
+
+
+def _keys(count: int) -> list[bytes]:
+    return [b"%d" % key for key in range(count)]

@@ -1,4 +1,4 @@
-"""What a PyTorch file holds at the top: which part of it are the weights, and what its tensors are called.
+"""The weights in a PyTorch file: which part of its object they are, and the names of the tensors.
 
 A file is a tensor, a list, a dict, a ``state_dict``, a whole ``nn.Module``, or the checkpoint of a training run
 with all of these inside.
@@ -6,20 +6,23 @@ with all of these inside.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Container, Contents, LeftOut, check_names
+from converter.formats.base import Reader, ReadOptions, check_names
 from converter.formats.pickle.load import Global, Opaque, PickleError
 from converter.formats.pickle.nested import Child, flatten, left_out, plain_children
-from converter.formats.torch.tensors import EXPAND_FACTOR, Aside, Leaf, Storage, TorchFile
+from converter.formats.torch.tensors import EXPAND_FACTOR, TORCH_DTYPES, FileTensor, NotATensor, Storage, TorchFile
 
-__all__ = ["Weights", "find_weights", "object_children"]
+__all__ = ["TorchReader", "Weights", "find_weights", "object_children"]
 
 #: Where training programs put the weights, the usual place first (Lightning, timm, DeepSpeed, fairseq, YOLO ...).
 WEIGHT_KEYS = (
@@ -40,10 +43,10 @@ _NUMBERS = frozenset(DTYPES.values())
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """The tensors of the file by name, and what was found beside them."""
+    """The tensors of the file by name, and what else is in it."""
 
     container: Container
-    tensors: Mapping[str, Leaf | Array]
+    tensors: Mapping[str, FileTensor | Array]
     left_out: tuple[LeftOut, ...]
     writer: str = ""
 
@@ -77,20 +80,20 @@ class Weights(msgspec.Struct, frozen=True):
 
 
 def find_weights(value: object, path: Path, key: str | None = None) -> Weights:
-    """The weights in what the pickle of a file gave.
+    """The weights in the object that a file describes.
 
-    key: the place of the weights, as keys joined with ``/``; None: the usual places of training
+    key: the path of the weights, keys joined with ``/``; None: the usual paths of training
         checkpoints, or else everything.
     Raises FormatError when there is nothing at ``key``, or when two tensors have one name.
     """
     root, beside = _choose(value, path, key)
     entries = list(flatten(root, path, object_children))
     kept = [entry for entry in entries if _is_tensor(entry.value)]
-    tensors: dict[str, Leaf | Array] = {}
+    tensors: dict[str, FileTensor | Array] = {}
     for entry in kept:
         if entry.name in tensors:
-            raise FormatError(path, f"the name '{entry.name}' stands twice in the file")
-        assert isinstance(entry.value, (Leaf, np.ndarray))
+            raise FormatError(path, f"the name '{entry.name}' occurs twice in the file")
+        assert isinstance(entry.value, (FileTensor, np.ndarray))
         tensors[entry.name] = entry.value
     return Weights(_container(root), tensors, (*beside, *left_out(entries, kept, _why)), _writer(value))
 
@@ -103,8 +106,8 @@ def object_children(value: object) -> Iterable[Child] | None:
     if all(isinstance(attributes.get(name), dict) for name in _HOOKS):
         return _module_children(attributes)
     scripted = value.name.startswith("__torch__")  # of TorchScript's objects only the tensors are of interest
-    found = attributes.items()
-    inside = [(".", str(name), item) for name, item in found if not scripted or _is_tensor(item) or _is_open(item)]
+    items = attributes.items()
+    inside = [(".", str(name), item) for name, item in items if not scripted or _is_tensor(item) or _is_open(item)]
     inside += plain_children(value.mapping) or ()
     inside += plain_children(value.items) or ()
     return inside or None
@@ -119,12 +122,12 @@ def _module_children(attributes: Mapping[object, object]) -> Iterator[Child]:
         yield (".", str(name), item)
     for name, item in buffers.items():
         hidden = isinstance(transient, (set, list)) and name in transient and item is not None
-        yield (".", str(name), Aside("a buffer that the module does not save") if hidden else item)
+        yield (".", str(name), NotATensor("a buffer that the module does not save") if hidden else item)
     for name, item in modules.items():
         yield (".", str(name), item)
     for name, item in attributes.items():
         if _is_tensor(item):
-            yield (".", str(name), Aside("neither a parameter nor a buffer of its module"))
+            yield (".", str(name), NotATensor("neither a parameter nor a buffer of its module"))
 
 
 def _is_open(value: object) -> bool:
@@ -134,7 +137,7 @@ def _is_open(value: object) -> bool:
 def _is_tensor(value: object) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype in _NUMBERS
-    return isinstance(value, Leaf)
+    return isinstance(value, FileTensor)
 
 
 def _container(root: object) -> Container:
@@ -145,7 +148,7 @@ def _container(root: object) -> Container:
 
 def _why(value: object) -> str:
     """Why a leaf is left out."""
-    if isinstance(value, Aside):
+    if isinstance(value, NotATensor):
         return value.reason
     if isinstance(value, (bool, int, float, str)) or value is None:
         text = repr(value) if not isinstance(value, int) or value.bit_length() < 128 else "a long number"
@@ -157,11 +160,40 @@ def _why(value: object) -> str:
     return f"not a tensor: {type(value).__name__}"
 
 
+class TorchReader(Reader):
+    """A subclass says in `open` what kind of `TorchFile` it reads."""
+
+    dtypes = tuple(TORCH_DTYPES)
+    takes = frozenset({"key"})
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self.file = self.open()
+
+    @abstractmethod
+    def open(self) -> TorchFile:
+        """The file of `path`, with the `options`. Raises FormatError."""
+
+    @cached_property
+    def weights(self) -> Weights:
+        return find_weights(self.file.load(), self.path, self.options.key)
+
+    @cached_property
+    def contents(self) -> Contents:
+        return self.weights.contents(self.path, self.file)
+
+    def read(self, name: str) -> Array:
+        return self.weights.read(name, self.path, self.file)
+
+    def close(self) -> None:
+        self.file.close()
+
+
 # -- choosing -------------------------------------------------------------------------------------------------------
 
 
 def _choose(value: object, path: Path, key: str | None) -> tuple[object, tuple[LeftOut, ...]]:
-    """(the object that holds the weights, what was passed by)."""
+    """(the object that holds the weights, what is left out)."""
     if key is not None:
         return _at(value, path, key), (LeftOut("*", f"only '{key}' was asked for"),)
     place, beside = "", []
@@ -201,7 +233,7 @@ def _weight_key(value: object) -> str | None:
 
 
 def _holds_tensors(value: object) -> bool:
-    """Whether a tensor is inside, not too deep to be found quickly."""
+    """Whether a tensor is inside, at most twelve levels down."""
     level = [value]
     for _ in range(12):
         below: list[object] = []

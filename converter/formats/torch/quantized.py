@@ -14,17 +14,17 @@ from msgspec.structs import replace
 
 from converter.core.tensors import DTYPES, Array, DType
 from converter.formats.pickle.load import Global, PickleError
-from converter.formats.torch.tensors import Leaf, Storage, StridedTensor, TorchFile, check_growth
+from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, TorchFile, check_growth
 
 __all__ = ["QuantizedTensor", "quantized"]
 
-_ADVICE = "make it plain numbers in PyTorch first (dequantize())"
+_ADVICE = "make it a plain tensor in PyTorch first (dequantize())"
 Values: TypeAlias = "StridedTensor | float | tuple[float, ...]"
 #: Times a scale of 24 bits this is exact in float64.
 _MOST_STEPS = 1 << 29
 
 
-class QuantizedTensor(Leaf, frozen=True, eq=False):
+class QuantizedTensor(FileTensor, frozen=True, eq=False):
     """scales, zero_points: one for the tensor, or one for each index of ``axis``."""
 
     steps: StridedTensor
@@ -64,19 +64,19 @@ class QuantizedTensor(Leaf, frozen=True, eq=False):
                 plain = wide.astype(np.float32)
             if (plain == wide).all():
                 return np.asarray(plain, order="C")
-        raise PickleError(f"it is quantized, and not all of its numbers are float32 exactly; {_ADVICE}")
+        raise PickleError(f"it is quantized, and not all of its values are exact in float32; {_ADVICE}")
 
     def _along_axis(self, values: Values, file: TorchFile) -> Array:
         """With as many axes as the tensor."""
-        found = values.read(file) if isinstance(values, StridedTensor) else np.asarray(values)
+        along = values.read(file) if isinstance(values, StridedTensor) else np.asarray(values)
         if self.axis is None:
-            return found.reshape((1,) * len(self.shape))
-        if found.shape != (self.shape[self.axis],):
+            return along.reshape((1,) * len(self.shape))
+        if along.shape != (self.shape[self.axis],):
             raise PickleError(f"it is quantized, with scales or zero points that do not fit its axis {self.axis}")
-        return found.reshape([-1 if axis == self.axis else 1 for axis in range(len(self.shape))])
+        return along.reshape([-1 if axis == self.axis else 1 for axis in range(len(self.shape))])
 
 
-def quantized(steps: StridedTensor, scheme: object) -> Leaf:
+def quantized(steps: StridedTensor, scheme: object) -> FileTensor:
     """scheme: (its name, scale, zero point), or (its name, scales, zero points, axis); of any other only the storage
     is known. PyTorch gives ``per_channel_affine_float_qparams`` the name of ``per_channel_affine``; the type of the
     zero points tells."""

@@ -18,8 +18,8 @@ from converter.formats.torch.sparse import SparseTensor
 from converter.formats.torch.tensors import (
     STORAGE_DTYPES,
     TORCH_DTYPES,
-    Aside,
-    Leaf,
+    FileTensor,
+    NotATensor,
     Storage,
     StridedTensor,
     sizes_of,
@@ -77,7 +77,7 @@ def _tensor_v3(
     return replace(_strided(storage, offset, size, stride, raw), problem=problem)
 
 
-def _quantized(storage: object, offset: object, size: object, stride: object, scheme: object, *_: object) -> Leaf:
+def _quantized(storage: object, offset: object, size: object, stride: object, scheme: object, *_: object) -> FileTensor:
     return quantized(_strided(storage, offset, size, stride), scheme)
 
 
@@ -111,8 +111,8 @@ def _layout(name: object = "") -> str:
     return str(name).removeprefix("torch.")
 
 
-def _without_data(*_: object) -> Aside:
-    return Aside("a tensor without data (device meta)")
+def _without_data(*_: object) -> NotATensor:
+    return NotATensor("a tensor without data (device meta)")
 
 
 _REBUILD: Mapping[str, Callable[..., object]] = {
@@ -127,8 +127,8 @@ _REBUILD: Mapping[str, Callable[..., object]] = {
     "torch._utils _rebuild_device_tensor_from_numpy": _first,
     "torch._utils _rebuild_xla_tensor": _first,
     "torch._utils _rebuild_meta_tensor_no_storage": _without_data,
-    "torch._utils _rebuild_wrapper_subclass": lambda *_: Aside("a tensor of a class that only wraps others"),
-    "torch._utils _rebuild_nested_tensor": lambda *_: Aside("a nested tensor"),
+    "torch._utils _rebuild_wrapper_subclass": lambda *_: NotATensor("a tensor of a class that only wraps others"),
+    "torch._utils _rebuild_nested_tensor": lambda *_: NotATensor("a nested tensor"),
     "torch._tensor _rebuild_from_type_v2": _from_type,
     "torch._tensor _rebuild_from_type": _from_type,
     "torch.nn.parameter Parameter": _first,
@@ -140,7 +140,7 @@ _REBUILD: Mapping[str, Callable[..., object]] = {
 _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
 _SCHEMES = "per_tensor_affine per_tensor_symmetric per_channel_affine per_channel_symmetric".split()
 
-#: For `known` of `pickles.load`, in files of PyTorch: containers, NumPy, storages, dtypes and tensors.
+#: For `known` of `load`, in files of PyTorch: containers, NumPy, storages, dtypes and tensors.
 #: Tensors become `StridedTensor`, `SparseTensor` or `QuantizedTensor`.
 TENSOR_GLOBALS: Mapping[str, Callable[..., object] | None] = MappingProxyType(
     {**COLLECTION_GLOBALS, **NUMPY_GLOBALS, **_REBUILD}

@@ -1,6 +1,6 @@
 """The first TorchScript archives, of PyTorch 1.0 to 1.3: ``model.json`` beside ``tensors/N``.
 
-Later ones hold a ``data.pkl`` and are read by `torch_zip`. Upstream: ``caffe2/proto/torch.proto`` (ModelDef) of 1.0.
+Later ones hold a ``data.pkl`` and are read by `torch.zip`. Upstream: ``caffe2/proto/torch.proto`` (ModelDef) of 1.0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from converter.core.tensors import DTYPES, Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
 from converter.formats.torch.json import Document
-from converter.formats.torch.reader import TorchReader
+from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.tensors import Storage, StridedTensor, TorchFile
 from converter.formats.zip.members import ZipMembers
 
@@ -53,7 +53,7 @@ class ScriptModel(TorchFile):
         producer, version = (model.get(key).value for key in ("producerName", "producerVersion"))
         self.writer = f"{producer} {version}"[:60] if producer and version else ""
         tensors = [self._tensor(item) for item in model.get("tensors").list()]
-        found: dict[str, object] = {}
+        tensors_by_name: dict[str, object] = {}
         pending = [("", model.get("mainModule"), 0)]
         while pending:
             prefix, module, depth = pending.pop()
@@ -63,10 +63,10 @@ class ScriptModel(TorchFile):
                 number = item.get("tensorId").count()
                 if number >= len(tensors):
                     raise item.get("tensorId").error(f"one of {len(tensors)} tensors")
-                found[prefix + item.get("name").text()] = tensors[number]
+                tensors_by_name[prefix + item.get("name").text()] = tensors[number]
             inside = [(f"{prefix}{item.get('name').text()}.", item) for item in module.get("submodules").list()]
             pending += [(name, item, depth + 1) for name, item in reversed(inside)]
-        return found
+        return tensors_by_name
 
     def size(self, key: str) -> int:
         return self.zip.member(self.folder + key).size
@@ -95,4 +95,4 @@ class FileReader(TorchReader):
     lazy = "tensor, or its zip member if packed"
 
     def open(self) -> TorchFile:
-        return ZipMembers.opened(self.path, self.options.verify, ScriptModel)
+        return ZipMembers.opened(self.path, self.options.checksums, ScriptModel)

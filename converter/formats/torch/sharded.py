@@ -10,19 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Contents, LeftOut, Probe, Reader, ReadOptions, check_names
-from converter.formats.io.shard_writer import ShardWriter
-from converter.formats.io.shards import shard_path
+from converter.formats.base import Probe, Reader, ReadOptions, check_names
+from converter.formats.io.shards import ShardWriter, shard_path
 from converter.formats.torch import legacy as torch_legacy
 from converter.formats.torch import zip as torch_zip
 from converter.formats.torch.json import Document
-from converter.formats.torch.zip_writer import TorchZipWriter
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
-_ENDING = ".bin.index.json"
+_EXTENSION = ".bin.index.json"
 _USUAL = "pytorch_model.bin.index.json"
 
 
@@ -31,13 +30,13 @@ def detect(probe: Probe) -> bool:
     if probe.is_dir:
         return _index_in(probe.path, probe.entries) is not None
     telling = probe.head + probe.tail
-    named = probe.path.name.endswith(_ENDING) or b'.bin"' in telling
+    named = probe.path.name.endswith(_EXTENSION) or b'.bin"' in telling
     return named and telling.lstrip().startswith(b"{") and b'"weight_map"' in telling
 
 
 def _index_in(folder: Path, names: frozenset[str]) -> Path | None:
-    found = [name for name in names if name.endswith(_ENDING)]
-    return folder / (_USUAL if _USUAL in found else found[0]) if _USUAL in found or len(found) == 1 else None
+    indices = [name for name in names if name.endswith(_EXTENSION)]
+    return folder / (_USUAL if _USUAL in indices else indices[0]) if _USUAL in indices or len(indices) == 1 else None
 
 
 class FileReader(Reader):
@@ -49,12 +48,9 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        index = path
-        if path.is_dir():
-            found = _index_in(path, frozenset(entry.name for entry in path.iterdir()))
-            if found is None:
-                raise FormatError(path, f"the index '{_USUAL}' is missing")
-            index = found
+        index = _index_in(path, Probe(path).entries) if path.is_dir() else path
+        if index is None:
+            raise FormatError(path, f"the index '{_USUAL}' is missing")
         self.index = index
         self._open: dict[str, Reader] = {}
         self._opening = Lock()
@@ -110,13 +106,13 @@ class FileReader(Reader):
         module = next((module for module in (torch_zip, torch_legacy) if module.detect(probe)), None)
         if module is None:
             raise FormatError(path, "not a PyTorch file, as its index says")
-        opened: Reader = module.FileReader(path, ReadOptions(verify=self.options.verify))
+        opened: Reader = module.FileReader(path, ReadOptions(checksums=self.options.checksums))
         return opened
 
 
 class FileWriter(ShardWriter):
     """``path`` is that of the index, ``NAME.bin.index.json``; the shards are zip files of PyTorch."""
 
-    ending = _ENDING
+    extension = _EXTENSION
     suffix = ".bin"
-    shard_writer = TorchZipWriter
+    shard_writer = torch_zip.FileWriter

@@ -8,7 +8,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.formats.pickle.load import PickleError
-from converter.formats.torch.tensors import Leaf, Storage, StridedTensor, TorchFile, check_growth
+from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, TorchFile, check_growth
 
 __all__ = ["SparseTensor"]
 
@@ -16,7 +16,7 @@ __all__ = ["SparseTensor"]
 _COMPRESSED = ("sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 
 
-class SparseTensor(Leaf, frozen=True, eq=False):
+class SparseTensor(FileTensor, frozen=True, eq=False):
     """Indices and values; read as the dense tensor that they stand for, where no value is computed."""
 
     layout: str
@@ -70,7 +70,7 @@ def _dense(where: Array, values: Array, shape: tuple[int, ...]) -> Array:
         raise PickleError("a sparse tensor with an index outside of its shape")
     rows = np.ravel_multi_index(tuple(where), sides) if axes and where.size else np.zeros(where.shape[1], np.int64)
     if np.unique(rows).size != rows.size:
-        raise PickleError("a sparse tensor that names one place twice; call coalesce() in PyTorch first")
+        raise PickleError("a sparse tensor that names one position twice; call coalesce() in PyTorch first")
     dense = np.zeros((math.prod(sides), *shape[axes:]), values.dtype)
     dense[rows] = values
     return dense.reshape(shape)

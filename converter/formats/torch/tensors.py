@@ -21,8 +21,8 @@ __all__ = [
     "EXPAND_FACTOR",
     "STORAGE_DTYPES",
     "TORCH_DTYPES",
-    "Aside",
-    "Leaf",
+    "FileTensor",
+    "NotATensor",
     "Storage",
     "StridedTensor",
     "TorchFile",
@@ -86,7 +86,7 @@ class TorchFile(ABC):
 
     @abstractmethod
     def load(self) -> object:
-        """The object that the file describes; its tensors are `Leaf` s. Raises FormatError."""
+        """The object that the file describes; its tensors are `FileTensor` s. Raises FormatError."""
 
     @abstractmethod
     def size(self, key: str) -> int:
@@ -97,16 +97,16 @@ class TorchFile(ABC):
         """That part of the storage: a flat array of uint8. Raises FormatError."""
 
     def close(self) -> None:  # noqa: B027  # most have nothing to release
-        """Release the file; arrays that were handed out stay valid."""
+        """Release the file; arrays that were returned stay valid."""
 
 
-class Aside(msgspec.Struct, frozen=True):
-    """Something that is found where a tensor could be, and why it is not one to hand on."""
+class NotATensor(msgspec.Struct, frozen=True):
+    """Something in the position of a tensor, and why it is not read as one."""
 
     reason: str
 
 
-class Leaf(msgspec.Struct, frozen=True, eq=False):
+class FileTensor(msgspec.Struct, frozen=True, eq=False):
     """A tensor as a file describes it. A subclass has all of this."""
 
     @property
@@ -141,7 +141,7 @@ class Leaf(msgspec.Struct, frozen=True, eq=False):
 
 
 class Storage(msgspec.Struct, frozen=True, eq=False):
-    """The memory behind tensors. `begin`: the byte in the file's storage ``key`` where this one starts."""
+    """The memory that tensors share. `begin`: the byte in the file's storage ``key`` where this one starts."""
 
     key: str
     dtype: DType
@@ -153,10 +153,10 @@ class Storage(msgspec.Struct, frozen=True, eq=False):
         return self.count * self.dtype.itemsize
 
 
-class StridedTensor(Leaf, frozen=True, eq=False):
+class StridedTensor(FileTensor, frozen=True, eq=False):
     """Elements of a storage: `offset` and `stride` count elements.
 
-    problem: why it cannot be read as plain numbers, although its storage is known; its elements may be packed there.
+    problem: why it cannot be read as plain values, although its storage is known; its elements may be packed there.
     """
 
     storage: Storage
@@ -245,10 +245,10 @@ def storage_of(kind: object, key: object, count: object) -> Storage:
 def sizes_of(values: object) -> tuple[int, ...]:
     """A shape, strides or offsets, if they are such. Raises PickleError."""
     if not isinstance(values, (tuple, list)) or len(values) > MAX_AXES:
-        raise PickleError("a tensor with an unfit shape")
+        raise PickleError("a tensor with an invalid shape")
     for value in values:
         if not isinstance(value, int) or not 0 <= value < MAX_SIZE:
-            raise PickleError("a tensor with a negative or absurd size or stride")
+            raise PickleError("a tensor with an invalid size or stride")
     return tuple(values)
 
 

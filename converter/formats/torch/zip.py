@@ -1,26 +1,33 @@
-"""PyTorch's zip files, those of ``torch.save`` since 1.6 (and of 1.4's first form) and of TorchScript."""
+"""PyTorch's zip files: of ``torch.save`` since 1.6 (in 1.4 and 1.5 an option), and of TorchScript since 1.4.
+
+They are written such that ``torch.load(weights_only=True)`` reads them.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
+from pathlib import Path
 
+from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.formats.base import Probe
 from converter.formats.torch.archive import TorchArchive
-from converter.formats.torch.reader import TorchReader
+from converter.formats.torch.description import check_dtypes, described
+from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.tensors import StridedTensor, TorchFile
-from converter.formats.torch.zip_writer import TorchZipWriter
 from converter.formats.zip.members import ZipMembers
+from converter.formats.zip.writer import ALIGNMENT, ZipLayout, ZipWriter
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
-FileWriter = TorchZipWriter
 #: Names of members near the start of such files, which tell one whose directory was cut off.
 _FIRST_NAMES = (b"/data.pkl", b"/constants.pkl", b"/code/__torch__", b"/.format_version")
 
 
 def detect(probe: Probe) -> bool:
-    """A zip with a member ``FOLDER/data.pkl``; for a cut one, such a name at its start. No part of a `torch_dcp`."""
+    """A zip with a member ``FOLDER/data.pkl``; if it was cut off, with such a name at its start. Files of distributed
+    checkpoints have their own reader."""
     if not probe.is_zip or probe.path.suffix == ".distcp":
         return False
     if _is_pickle(probe.first_member):
@@ -41,13 +48,13 @@ class FileReader(TorchReader):
     parallel = True
 
     def open(self) -> TorchFile:
-        return ZipMembers.opened(self.path, self.options.verify, TorchArchive)
+        return ZipMembers.opened(self.path, self.options.checksums, TorchArchive)
 
     def peek(self, name: str) -> Array:
         assert isinstance(self.file, TorchArchive)
         leaf = self.weights.tensors[name]
-        if isinstance(leaf, StridedTensor) and (found := self.file.ends(leaf, f"'{name}'")) is not None:
-            return found
+        if isinstance(leaf, StridedTensor) and (ends := self.file.ends(leaf, f"'{name}'")) is not None:
+            return ends
         with self.file.zip.unverified():
             return self.read(name)
 
@@ -55,3 +62,21 @@ class FileReader(TorchReader):
         assert isinstance(self.file, TorchArchive)
         leaf = self.weights.tensors[name]
         return self.file.crc(leaf) if isinstance(leaf, StridedTensor) else None
+
+
+class FileWriter(ZipWriter):
+    """A tensor, a list, or a dict of tensors."""
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        check_dtypes(path, contents.specs)
+        layout = ZipLayout(padding=(b"FB", b"Z"))  # as PyTorch pads
+        small = {
+            "data.pkl": described(contents.specs, contents.container),
+            ".format_version": b"1",
+            ".storage_alignment": b"%d" % ALIGNMENT,
+            "byteorder": sys.byteorder.encode(),
+        }
+        pieces = dict(layout.add_whole(f"archive/{name}", data) for name, data in small.items())
+        tensors = {spec.name: layout.add(f"archive/data/{key}", spec.nbytes) for key, spec in enumerate(contents.specs)}
+        pieces |= [layout.add_whole("archive/version", b"3\n")]
+        super().__init__(path, contents, layout, tensors, pieces)

@@ -23,10 +23,10 @@ import numpy as np
 from converter.core.tensors import DTYPES, Array
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.io.checksums import Crc32, crc32
-from converter.formats.io.source import SourceFile, frozen, open_source
-from converter.formats.zip.expansion import most_unpacked
+from converter.formats.io.files import open_source
+from converter.formats.io.source import SourceFile, frozen
 
-__all__ = ["Member", "ZipMembers"]
+__all__ = ["Member", "ZipMembers", "most_unpacked"]
 
 T = TypeVar("T")
 _LOCAL = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, packed, size, name, extra
@@ -35,6 +35,12 @@ _ENCRYPTED = 0x1
 #: megabytes: what is parsed takes many times its bytes. For the data of tensors see `most_unpacked`.
 MAX_RATIO = 200
 FREE_SIZE = 16 << 20
+#: Deflate makes at most so many bytes of one: two bits for a match of 258.
+DEFLATE = 1032
+#: What any file may unpack at once. Three times this (the tensor before, this one, a copy of it) is below 500 MB.
+FREE_DATA = 128 << 20
+#: A tensor may be so many times as large as the whole file.
+MAX_DATA_RATIO = 200
 _BLOCK = 1 << 20
 _BYTE = DTYPES["uint8"]
 _READ_ERRORS = (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, OverflowError, struct.error)
@@ -107,6 +113,25 @@ class ZipMembers:
         data = self._pread(member.offset, member.size)
         self._check_crc(member, crc32(data) if self.verify else 0)
         return data
+
+    def head(self, name: str, length: int) -> bytes:
+        """The first ``length`` bytes of a member, or all if it is shorter. Their CRC is not checked."""
+        member = self.member(name)
+        length = min(length, member.size)
+        if member.stored:
+            return self._pread(member.offset, length)
+        machine = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            # deflate never needs more packed bytes than these for so many unpacked ones
+            return machine.decompress(self._pread(member.offset, min(member.packed, 2 * length + 1024)), length)
+        except zlib.error as error:
+            raise FormatError(self.path, f"'{name}' is damaged: {error}") from None
+
+    def rest(self, name: str, begin: int) -> memoryview:
+        """What follows in a member that describes objects: packed no tighter than a description may be."""
+        member = self.member(name)
+        stored = member.stored
+        return self.array(name, begin, member.size - begin).data if stored else memoryview(self.read(name))[begin:]
 
     def array(self, name: str, begin: int, length: int) -> Array:
         """A part of the member as bytes; mapped, not copied, when it is stored and large. Verifies the member's CRC."""
@@ -252,3 +277,8 @@ class ZipMembers:
             raise FormatError(self.path, f"the member '{name}' is stored, but has two sizes")
         offset = entry.header_offset + _LOCAL.size + header[9] + header[10]
         return Member(name, offset, entry.compress_size, entry.file_size, stored, entry.CRC)
+
+
+def most_unpacked(packed: int, whole: int) -> int:
+    """The bytes that ``packed`` bytes of deflate in a file of ``whole`` bytes may unpack to."""
+    return min(DEFLATE * packed, max(FREE_DATA, MAX_DATA_RATIO * whole))

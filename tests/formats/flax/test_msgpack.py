@@ -201,8 +201,8 @@ DAMAGED: dict[str, tuple[Any, str]] = {
     "no chunks": ({module.CHUNKED: True, "shape": {"0": 2}, "chunks": {}}, "no chunks"),
     "chunk sizes": ({module.CHUNKED: True, "shape": {"0": 3}, "chunks": {"0": packed([2])}}, "do not fill"),
     "chunk shape": ({module.CHUNKED: True, "shape": {"0": "x"}, "chunks": {"0": packed([2])}}, "no whole numbers"),
-    "twice": ({1: packed([2]), "1": packed([2])}, "stands twice"),
-    "twice by a slash": ({"a": {"b": packed([2])}, "a/b": packed([2])}, "stands twice"),
+    "twice": ({1: packed([2]), "1": packed([2])}, "occurs twice"),
+    "twice by a slash": ({"a": {"b": packed([2])}, "a/b": packed([2])}, "occurs twice"),
 }
 
 

@@ -24,7 +24,7 @@ from converter.errors import ConversionError, FormatError, MissingLibraryError, 
 from converter.formats import Contents, by_name, open_reader, open_writer
 from converter.formats.io import upload
 from converter.formats.io.locations import is_url, location
-from converter.formats.io.remote_source import BLOCK, RemoteSource
+from converter.formats.io.remote import BLOCK, RemoteSource
 from tests.command import ok, refused
 from tests.formats.every import FILES, names
 
@@ -215,8 +215,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("url", "said"),
     [
         ("nosuch://x/s.pt", "fsspec knows no protocol 'nosuch'"),
-        ("bucket:///there/none.pt", "nothing is there"),
-        ("bucket:///gone/none.pt", "nothing is there"),
+        ("bucket:///there/none.pt", "it does not exist"),
+        ("bucket:///gone/none.pt", "it does not exist"),
     ],
 )
 def test_a_source_that_is_not_there(
@@ -383,6 +383,6 @@ def test_what_tensorstore_reads_has_to_be_on_a_disk(tmp_path: Path, bucket: type
 
 
 def test_a_certificate_is_of_files_on_a_disk(source: Path, tmp_path: Path, bucket: type[Bucket]) -> None:
-    with pytest.raises(ConversionError, match=r"a URL\. Leave --certificate out, or copy the file first"):
+    with pytest.raises(ConversionError, match=r"is a URL\. Copy the file first"):
         convert("torch->flax", source, "bucket:///there/x.msgpack", certificate=tmp_path / "c.json")
     assert stored(bucket) == {}

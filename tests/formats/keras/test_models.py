@@ -16,7 +16,6 @@ import tf_keras
 from converter.errors import FormatError, OutputError, UnsafeFileError
 from converter.formats import Contents, ReadOptions, by_name, open_reader, open_writer
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
-from tests.formats.every import MODEL
 
 OPTIMIZER = "state of the optimizer"
 
@@ -33,7 +32,6 @@ class TestContractOfModels(FormatContract):
     file_name = "mlp.keras"
     names = ("layers/dense/vars/0", "layers/dense/vars/1")
     dtypes = tuple("float32 float64 float16 bfloat16 bool int32 int64 uint8 complex64".split())
-    metadata = MODEL
 
 
 def net(lib):
@@ -124,7 +122,7 @@ def test_the_checksum_of_a_model_is_verified_before_a_tensor_is_read(tmp_path: P
     (tmp_path / "m.keras").write_bytes(raw)
     with pytest.raises(FormatError, match=r"'model.weights.h5' is damaged: its CRC is"):
         read(tmp_path / "m.keras", "keras")
-    read(tmp_path / "m.keras", "keras", verify=False)
+    read(tmp_path / "m.keras", "keras", checksums=False)
 
 
 def test_a_zip_that_claims_too_much_or_lacks_the_weights_is_refused(tmp_path: Path) -> None:
@@ -168,7 +166,7 @@ def test_shards_elsewhere_or_missing_are_refused(tmp_path: Path) -> None:
 def test_a_shard_with_surplus_variables_is_refused(tmp_path: Path) -> None:
     randomised(net(keras)).save_weights(tmp_path / "m.weights.json", max_shard_size=1.3e-6)
     shutil.copy(tmp_path / "m_00000.weights.h5", tmp_path / "m_00001.weights.h5")
-    with pytest.raises(FormatError, match=r"but the map does not say so|stands twice"):
+    with pytest.raises(FormatError, match=r"but the map does not say so|occurs twice"):
         read(tmp_path / "m.weights.json", "keras-sharded")
 
 
@@ -212,6 +210,6 @@ def test_long_lists_of_names_are_cut_as_hdf5_wants(tmp_path: Path) -> None:
 
 
 def test_a_name_of_another_spelling_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="'weight' is no name of Keras 2"):
+    with pytest.raises(OutputError, match="'weight' is not a Keras 2 name"):
         write(tmp_path / "m.h5", {"weight": np.ones(2)})
     assert not list(tmp_path.iterdir())

@@ -158,7 +158,7 @@ def test_a_changed_byte_is_found_unless_told_not_to_look(tmp_path: Path) -> None
     path.write_bytes(data)
     with pytest.raises(FormatError, match="the data of 'w' was changed: its xxh3-128 is"):
         read(path)
-    assert read(path, verify=False)["w"].shape == (300, 1000)
+    assert read(path, checksums=False)["w"].shape == (300, 1000)
 
 
 def test_metadata_and_non_ascii_names_come_back(tmp_path: Path) -> None:
@@ -196,17 +196,17 @@ DAMAGED: dict[str, tuple[Any, bytes, str]] = {
         "impossible shape",
     ),
     "axes": ({"a": {**F32, "shape": [1] * 99, "data_offsets": [0, 4]}}, bytes(4), "claims 99 axes"),
-    "negative": ({"a": {**F32, "shape": [-2]}}, bytes(8), "are no sizes"),
-    "float": ({"a": {**F32, "shape": [2.0]}}, bytes(8), "are no sizes"),
-    "bool": ({"a": {**F32, "shape": [True, 2]}}, bytes(8), "are no sizes"),
-    "three offsets": ({"a": {**F32, "data_offsets": [0, 8, 8]}}, bytes(8), "are no sizes"),
+    "negative": ({"a": {**F32, "shape": [-2]}}, bytes(8), "not valid sizes"),
+    "float": ({"a": {**F32, "shape": [2.0]}}, bytes(8), "not valid sizes"),
+    "bool": ({"a": {**F32, "shape": [True, 2]}}, bytes(8), "not valid sizes"),
+    "three offsets": ({"a": {**F32, "data_offsets": [0, 8, 8]}}, bytes(8), "not valid sizes"),
     "dtype": ({"a": {**F32, "dtype": "F31"}}, bytes(8), "has the dtype 'F31'"),
     "dtype kind": ({"a": {**F32, "dtype": ["F32"]}}, bytes(8), "has the dtype"),
     "key": ({"a": {**F32, "more": 1}}, bytes(8), "and no more"),
     "entry": ({"a": 1}, b"", "must have dtype, shape and data_offsets"),
     "metadata": ({"__metadata__": {"a": 1}}, b"", "must map names to texts"),
     "array": ([1], b"", "not a JSON object"),
-    "twice": (b'{"a":{},"a":{}}', b"", "stands twice"),
+    "twice": (b'{"a":{},"a":{}}', b"", "occurs twice"),
     "deep": (b'{"a":' * 100_000, b"", "not JSON"),
     "digits": (b'{"a":' + b"9" * 10_000 + b"}", b"", "."),
     "utf-8": (b'{"\xff":1}', b"", "not JSON"),

@@ -242,7 +242,7 @@ def test_a_wrong_checksum_is_an_error_unless_verifying_is_off(tmp_path: Path) ->
     data.write_bytes(raw)
     with pytest.raises(FormatError, match=r"'out/kernel.*' is damaged: wrong checksum"):
         read(tmp_path / "m")
-    assert len(read(tmp_path / "m", verify=False)) == 4
+    assert len(read(tmp_path / "m", checksums=False)) == 4
 
 
 def test_other_files_of_the_folder_stay_as_they_are(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from converter.core.tensors import DTYPES
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, ReadOptions, by_name, open_reader, open_writer
-from converter.formats.io.crc32c import masked_crc32c
+from converter.formats.io.checksums import masked_crc32c
 from converter.formats.tensorflow import snappy
 from converter.formats.tensorflow.object_graph import GRAPH_KEY, SUFFIX, ObjectGraph, escape, unescape
 from converter.formats.tensorflow.protowire import (
@@ -122,8 +122,8 @@ def test_entries_that_cannot_be_are_refused(tmp_path: Path, pairs, message: str)
     [
         (block_of(pair(b"a", b"", shared=5)), "shares 5 bytes with a key of 0"),
         (block_of(varint(0) + varint(1 << 40) + varint(0)), "runs over the end"),
-        (block_of(pair(b"b", b""), pair(b"a", b"")), "is out of order or stands twice"),
-        (block_of(pair(b"a", b""), pair(b"a", b"")), "is out of order or stands twice"),
+        (block_of(pair(b"b", b""), pair(b"a", b"")), "is out of order or occurs twice"),
+        (block_of(pair(b"a", b""), pair(b"a", b"")), "is out of order or occurs twice"),
         (struct.pack("<I", 1 << 30), "1073741824 restart points do not fit"),
         (b"\0", "too short"),
         (

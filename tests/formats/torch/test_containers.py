@@ -131,7 +131,7 @@ def test_exported_programs_before_their_archive(tmp_path: Path, member: str) -> 
         (b'"path_name": "weight_0"', b'"path_name": "../secret"', "no member"),
         (b'{"config"', b'{"konfig"', "not an object"),
         (b'{"config"', b'["config"', "is not JSON"),
-        (b'"use_pickle": false', b'"use_pickle": false, "use_pickle": false', "a name stands twice"),
+        (b'"use_pickle": false', b'"use_pickle": false, "use_pickle": false', "a name occurs twice"),
     ],
 )
 def test_damaged_descriptions_of_a_program(
@@ -215,8 +215,8 @@ def test_a_tensor_that_the_index_does_not_name(sharded: tuple[Path, dict[str, to
     [
         ('"layer.0"', '"layer.9"', FormatError, "'layer.9' is in 'pytorch_model-00001-of-00002.bin', but it is not"),
         ("-00001-", "-00007-", FormatError, "missing"),
-        ('"pytorch_model-00001', '"../pytorch_model-00001', UnsafeFileError, "not beside it"),
-        ('"pytorch_model-00001', '"/tmp/pytorch_model-00001', UnsafeFileError, "not beside it"),
+        ('"pytorch_model-00001', '"../pytorch_model-00001', UnsafeFileError, "not in its folder"),
+        ('"pytorch_model-00001', '"/tmp/pytorch_model-00001', UnsafeFileError, "not in its folder"),
         ("-00001-of-00002.bin", ".bin.index.json", FormatError, "missing|not a PyTorch file"),
         ("{", "[", FormatError, "not JSON"),
         ('"layer.0": "', '"layer.0": 3, "x": "', FormatError, "not a text"),

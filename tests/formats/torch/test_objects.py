@@ -210,7 +210,7 @@ def test_tensors_with_attributes_and_of_subclasses(tmp_path: Path) -> None:
 
 def test_two_tensors_of_one_name(tmp_path: Path) -> None:
     path = save(tmp_path / "a", {"a/b": torch.ones(1), "a": {"b": torch.ones(1)}})
-    with pytest.raises(FormatError, match="'a/b' stands twice"):
+    with pytest.raises(FormatError, match="'a/b' occurs twice"):
         read(path)
 
 

@@ -152,7 +152,7 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     changed = data.replace(b"\x8c\x0c__0_0.distcp", b"\x8c" + bytes([len(name)]) + name.encode())
     assert changed != data
     (folder / ".metadata").write_bytes(changed)
-    with pytest.raises(UnsafeFileError, match="not beside it"):
+    with pytest.raises(UnsafeFileError, match="not in its folder"):
         read(folder)
 
 

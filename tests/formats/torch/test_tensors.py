@@ -12,7 +12,7 @@ from converter.core.tensors import DTYPES, Array
 from converter.errors import FormatError
 from converter.formats.pickle.load import PickleError
 from converter.formats.torch.rebuild import TENSOR_GLOBALS
-from converter.formats.torch.tensors import Leaf, Storage, TorchFile
+from converter.formats.torch.tensors import FileTensor, Storage, TorchFile
 
 FLOAT, LONG, UNSIGNED = (DTYPES[name] for name in ("float32", "int64", "uint8"))
 
@@ -49,7 +49,7 @@ def strided(offset: Any, shape: Any, stride: Any, count: int = 6, key: str = "s"
     return make("tensor_v2", Storage(key, FLOAT, count), offset, shape, stride, False, {})
 
 
-def read(leaf: Leaf, file: TorchFile = FILE) -> list[Any]:
+def read(leaf: FileTensor, file: TorchFile = FILE) -> list[Any]:
     leaf.check(file)
     found: list[Any] = leaf.read(file).tolist()
     return found

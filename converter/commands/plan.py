@@ -1,0 +1,341 @@
+"""A plan is a value: what a conversion will do and why, printed, saved, written to a file or loaded into a net."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from msgspec.structs import replace
+
+from converter.core.contents import LeftOut
+from converter.core.layers import Net
+from converter.endpoints.checkpoint import Weights
+from converter.endpoints.destination import Destination, destination, refuse_existing
+from converter.endpoints.endpoint import Endpoint, Inputs, clone_of, opened, turned
+from converter.errors import ConversionError, MatchError, Placeholder, Problem, Remedy
+from converter.execution.jobs import Pace, compute
+from converter.execution.run import execute
+from converter.formats import Format
+from converter.frameworks import Framework
+from converter.frameworks import framework as framework_of
+from converter.frameworks.neutral import architecture_in
+from converter.matching.hints import Hints
+from converter.matching.matcher import Pair
+from converter.matching.renaming import rename
+from converter.options import (
+    MatchOptions,
+    PlanKeywords,
+    ReadOptions,
+    Records,
+    StrPath,
+    WriteKeywords,
+    WriteOptions,
+    changed,
+    check_keywords,
+    record_of,
+)
+from converter.planning.casting import cast as cast_floats
+from converter.planning.layout import plan_new
+from converter.planning.plan import KEPT, TensorPlan, plan_into
+from converter.planning.prepare import Goal, goal_of, prepared
+from converter.reports.checklist import checklist, differences, pairs
+from converter.reports.conversion import Report
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from typing_extensions import Self, Unpack
+
+    from converter.architectures.document import Architecture
+
+_Net = TypeVar("_Net")
+
+
+def plan(
+    source: StrPath | Weights | object,
+    to: str | None = None,
+    like: StrPath | object | None = None,
+    *,
+    framework: str | None = None,
+    example_input: Any = None,
+    format: str | None = None,
+    options: Records = (),
+    **keywords: Unpack[PlanKeywords],
+) -> Plan:
+    """What goes where, and why, without reading a tensor: ``converter.plan("mlp.params", to="flax")``.
+
+    source: a path, what `converter.open` gave, or a live net. to: the framework of the result; that of ``like`` by
+    default. like: a clone, whose names, shapes, dtypes and order the result takes: a file saved from a freshly made
+    one, a live net as in `converter.load_into`, or ``"package.module:Net"``, a class or a factory of your own code,
+    which is imported and called. framework: whose names the source has, where its format leaves that open.
+    example_input: an array that a live net takes, or a tuple of them: it gives lazy layers their shapes, and shows in
+    which order the layers are called and what is flattened. format: that of the file to be written, where it is not the
+    usual one. options, keywords: see `converter.options` (ReadOptions, MatchOptions).
+    Raises MatchError when a layer cannot be paired or laid out. The plan holds the source open; it is a context
+    manager.
+    """
+    check_keywords(keywords, options, ReadOptions, MatchOptions)
+    read, match = record_of(ReadOptions, options, keywords), record_of(MatchOptions, options, keywords)
+    stack = ExitStack()
+    try:
+        inputs = as_inputs(example_input)
+        clone = clone_of(like, stack, to and framework_of(to).name, inputs) if like is not None else None
+        if to is None and clone is None:
+            ways = (Remedy("to", Placeholder("NAME")), Remedy("like", Placeholder("CLONE")))
+            raise ConversionError("nothing says which framework the result is for.", *ways)
+        target = framework_of(to) if to is not None else clone.framework  # type: ignore[union-attr]
+        end = opened_source(source, stack, framework, read, inputs, clone)
+        refuse_unused(inputs, end, clone)
+        live = clone is not None and clone.live is not None and format is None
+        form = None if live else destination(end, clone, target, None, WriteOptions(format=format)).form
+        return Plan(end, target, clone, Hints.of(match), form, stack=stack)
+    except BaseException:
+        stack.close()
+        raise
+
+
+def opened_source(
+    source: object, stack: ExitStack, framework: str | None, read: ReadOptions, inputs: Inputs, clone: Endpoint | None
+) -> Endpoint:
+    """A file, or a live net; inputs are those of the clone, if that is live, too. Raises ConversionError."""
+    if isinstance(source, (str, os.PathLike)):
+        return opened(source, stack, framework=framework, options=read)
+    if names := changed(read):
+        is_open = isinstance(source, Weights)
+        what = "a file that is open: give this to converter.open" if is_open else "a live net: leave this out"
+        about = Remedy(names[0], getattr(read, names[0]))
+        raise ConversionError(Problem(f"the source is {what}.", "option", names[0], about=about))
+    end = opened(source, stack, framework=framework)
+    if isinstance(source, Weights):
+        return end
+    if not inputs:
+        return end
+    own = turned(inputs, clone.framework, end.framework) if clone is not None and clone.live else inputs
+    return opened(source, stack, inputs=own)
+
+
+def refuse_unused(inputs: Inputs, *ends: Endpoint | None) -> None:
+    """Raises ConversionError for an example input where no net is live."""
+    if inputs and not any(end.live for end in ends if end is not None):
+        about = Remedy("example_input", Placeholder("X"))
+        raise ConversionError(Problem("this is for a live net, and both are files.", "option", about=about))
+
+
+def as_inputs(example: Any) -> Inputs:
+    if example is None:
+        return ()
+    from converter.live.run import as_arrays  # files need no live nets
+
+    return as_arrays(example)
+
+
+class Plan:
+    """What a conversion will do, and why. Printed it is a table; see `converter.plan`.
+
+    form: the format that it is laid out for; None where it is for a live net. tensors: each target tensor, its sources,
+    the ops and the reason.
+    """
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Framework,
+        clone: Endpoint | None,
+        hints: Hints,
+        form: Format | None,
+        architecture: Architecture | None = None,
+        stack: ExitStack | None = None,
+    ) -> None:
+        if architecture is not None and (target.name != "neutral" or clone is not None):
+            raise ConversionError("an architecture is stored in a neutral file alone: say to='neutral', and no like.")
+        as_itself = clone is None and source.live is not None and source.framework is target
+        self.source, self.target, self.clone = source, target, source if as_itself else clone
+        self.form = form
+        self._hints, self._architecture = hints, architecture
+        self._stack = stack or ExitStack()
+        try:
+            self.goal: Goal | None = None
+            if self.clone is not None:
+                self.goal = goal_of(self.clone, form, hints.schema is not None)
+                self.tensors = _into(source, self.goal, hints)
+            else:
+                assert form is not None
+                self.tensors = self._new(form)
+        except MatchError as error:
+            raise (error.of(str(source.path)) if source.path else error) from None
+
+    # -- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Source layer, target layer, and the reason."""
+        return self.tensors.pairs
+
+    @cached_property
+    def report(self) -> Report:
+        """What would be written, under the usual name."""
+        if self.form is None:
+            assert self.clone is not None
+            return self._report(self.tensors, self.clone.title, self.clone.format_title, written=False)
+        end = destination(self.source, self.clone, self.target, None, WriteOptions(format=self.form.name))
+        return self.report_for(end, WriteOptions())
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.report.to_dict()
+
+    # -- what it does -----------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        path: StrPath | None = None,
+        *,
+        executor: Executor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        options: Records = (),
+        **keywords: Unpack[WriteKeywords],
+    ) -> Report:
+        """Write the file; its extension chooses the format, unless ``format`` names one. By default beside the source.
+
+        executor: has the shards written as tasks, on many machines for one. progress: called with the bytes written so
+        far and all. options, keywords: see `converter.options.WriteOptions`. Raises ConversionError; then nothing was
+        written.
+        """
+        check_keywords(keywords, options, WriteOptions)
+        write = record_of(WriteOptions, options, keywords)
+        if write.format is None and path is None and self.form is not None:
+            write = replace(write, format=self.form.name)
+        end = destination(self.source, self.clone, self.target, path, write)
+        refuse_existing(end.path, end.form, self.source.path, write.force)
+        return self.write_to(end, write, executor, progress)
+
+    def write_to(
+        self,
+        end: Destination,
+        options: WriteOptions,
+        executor: Executor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """As `write`, to a destination that is chosen and free."""
+        laid_out = self.laid_out(end.form)
+        tensors = cast_floats(laid_out.tensors, options.dtype) if options.dtype else laid_out.tensors
+        own = laid_out.goal.clone.reader if laid_out.goal and tensors.needs_clone else None
+        pace = Pace(options.memory, options.workers, progress)
+        overflowed = execute(
+            tensors,
+            self.source.reader,
+            end.form,
+            end.path,
+            options.max_shard_size,
+            pace,
+            options.resume,
+            executor,
+            own,
+        )
+        report = self._report(tensors, str(end.path), end.form.title)
+        return replace(report, overflowed=overflowed)
+
+    def report_for(self, end: Destination, options: WriteOptions) -> Report:
+        """What `write_to` would do."""
+        tensors = self.laid_out(end.form).tensors
+        tensors = cast_floats(tensors, options.dtype) if options.dtype else tensors
+        return self._report(tensors, str(end.path), end.form.title, written=False)
+
+    def load_into(self, net: _Net) -> _Net:
+        """Fill a live net, and return it (see `converter.load_into`). Raises ConversionError; then it is as it was.
+
+        The net is the one that the plan was made for, or another one of the same layers.
+        """
+        return self.fill(net, stacklevel=3)
+
+    def fill(self, net: _Net, stacklevel: int) -> _Net:
+        """As `load_into`; a CloneWarning names the caller that is so far up."""
+        if self.form is not None or self.clone is None or self.clone.live is None or self.clone.live.net is not net:
+            with ExitStack() as stack:
+                clone = opened(net, stack)
+                return Plan(self.source, clone.framework, clone, self._hints, None).fill(net, stacklevel + 1)
+        source = self.source
+        # all of them before the first is set: a damaged tensor must not leave the net half filled
+        steps = [step for step in self.tensors.steps if step.reason != KEPT]
+        arrays = [(step.target.name, compute(step, source.reader.read)) for step in steps]
+        paired = pairs(self.tensors.steps, self.clone.net)
+        settings = source.settings(), self.clone.settings() or {}
+        for warning in differences(paired, source.origin, self.target.name, *settings):
+            warnings.warn(warning, stacklevel=stacklevel)
+        return cast("_Net", self.clone.live.fill(arrays))
+
+    def laid_out(self, form: Format) -> Plan:
+        """This plan, or one for a format that spells names otherwise."""
+        same = self.form is not None and self.target.dialect_for(self.form.name) == self.target.dialect_for(form.name)
+        if same and not (self.clone is not None and self.clone.live is not None and form is not self.form):
+            return self
+        return Plan(self.source, self.target, self.clone, self._hints, form, self._architecture)
+
+    def close(self) -> None:
+        """Close what the plan opened itself."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- how it is made ---------------------------------------------------------------------------------------------
+
+    def _report(self, tensors: TensorPlan, output: str, title: str, written: bool = True) -> Report:
+        checks = checklist(tensors.steps, self.source.origin, self.target.name)
+        return Report(self.source.title, self.source.format_title, output, title, tensors, written, checks)
+
+    def _new(self, form: Format) -> TensorPlan:
+        """A new file: laid out without a clone."""
+        hints, lost = self._with_names()
+        source, hints = prepared(self.source.net, hints, self.target)
+        hints.check_used(source, None)
+        tensors = plan_new(source, self.source.contents, self.target, form.name, hints)
+        return self._described(replace(tensors, left_out=(*tensors.left_out, *lost)), source, hints)
+
+    def _with_names(self) -> tuple[Hints, tuple[LeftOut, ...]]:
+        """An architecture tells, as a schema does, what each framework calls the layers, and what is flattened.
+
+        One in a file that cannot be read is left out, with the reason: the weights are converted without it.
+        """
+        architecture = self._architecture or architecture_in(self.source.contents)
+        within_neutral = self.target.name == self.source.framework.name == "neutral"
+        if self._hints.schema is not None or architecture is None or within_neutral:
+            return self._hints, ()
+        from converter.architectures.neutral_file import names_in
+
+        try:
+            return replace(self._hints, schema=names_in(architecture)), ()
+        except ConversionError as error:
+            if self._architecture is not None:
+                raise
+            return self._hints, (LeftOut("the architecture", str(error)),)
+
+    def _described(self, tensors: TensorPlan, source: Net, hints: Hints) -> TensorPlan:
+        """A neutral file holds the architecture, if one is known."""
+        architecture = self._architecture or architecture_in(self.source.contents)
+        of_schema = hints.schema is not None and hints.schema.architecture is not None
+        if self.target.name != "neutral" or (architecture is None and not of_schema):
+            return tensors
+        from converter.architectures.neutral_file import described
+
+        paths = {renaming.source.path: renaming.path for renaming in rename(source, self.target.name, hints)}
+        return described(tensors, paths, architecture, hints.schema)
+
+
+def _into(source: Endpoint, goal: Goal, hints: Hints) -> TensorPlan:
+    net, hints = prepared(source.net, hints, framework_of(goal.net.framework))
+    target = hints.of_clone(goal.net)
+    hints.check_used(net, target)
+    return goal.finished(plan_into(net, target, goal.contents, hints))

@@ -1,0 +1,188 @@
+"""Check a certificate: it is unchanged, so are the files, and the plan made anew gives the same tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
+
+from converter.commands.certificate import (
+    Certificate,
+    CertifiedFile,
+    CertifiedStep,
+    left_out_of,
+    named_files,
+    replayed,
+    seal_of,
+    versions,
+)
+from converter.commands.convert import convert
+from converter.commands.hashed_files import HashedFile, files_of, hashed, relative
+from converter.endpoints.checkpoint import open_weights
+from converter.endpoints.destination import parse_direction
+from converter.errors import ConversionError, FormatError
+from converter.options import MatchOptions, ReadOptions, StrPath, WriteOptions, options_of
+from converter.planning.plan import TensorPlan
+
+#: What a certificate may say of the options.
+_KNOWN = {
+    "direction",
+    "like",
+    *(
+        name
+        for kind in (ReadOptions, MatchOptions, WriteOptions)
+        for name, option in options_of(kind).items()
+        if option.recorded
+    ),
+}
+
+
+class CertificateCheck(msgspec.Struct, frozen=True):
+    """The result of checking a certificate. problems: what is not as it says. notes: what differs and does no harm."""
+
+    certificate: str
+    source: str
+    target: str
+    tensors: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"compared": "certificate", "ok": self.ok, **asdict(self)}
+
+    def __str__(self) -> str:
+        notes = [f"note: {note}" for note in self.notes]
+        if self.ok:
+            return "\n".join(
+                [
+                    *notes,
+                    f"{self.certificate} holds: {self.source} and {self.target} are unchanged, and the plan gives "
+                    f"the same {self.tensors} tensors again",
+                ]
+            )
+        count = "1 thing differs" if len(self.problems) == 1 else f"{len(self.problems)} things differ"
+        return "\n".join([*notes, *self.problems, f"{self.certificate} does not hold: {count}"])
+
+
+def check_certificate(path: StrPath) -> CertificateCheck:
+    """Check a certificate. Raises FormatError for a file that is none."""
+    file = Path(path)
+    document = _load(file)
+    problems = (
+        [] if document.seal == seal_of(document) else [f"{path}: the certificate was changed after it was written"]
+    )
+    for what, files in (
+        ("source", document.source.files),
+        ("target", document.target.files),
+        ("named file", document.named),
+    ):
+        problems += [problem for entry in files for problem in _changed(what, entry, file.parent)]
+    problems += [p for certified in (document.source, document.target) for p in _new_files(certified, file.parent)]
+    if not any("is not there" in problem for problem in problems):
+        problems += _repeated(document, file.parent.absolute())
+    now = versions()
+    notes = [
+        f"{name} is {now.get(name, 'not installed')} here, and was {version}"
+        for name, version in document.versions.items()
+        if now.get(name) != version
+    ]
+    return CertificateCheck(
+        os.fspath(path),
+        document.source.path,
+        document.target.path,
+        len(document.plan),
+        tuple(dict.fromkeys(problems)),
+        tuple(notes),
+    )
+
+
+def _load(path: Path) -> Certificate:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Certificate)
+    except FileNotFoundError:
+        raise FormatError(path, "there is no such file") from None
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise FormatError(path, f"no certificate of a conversion: {error}") from None
+
+
+def _changed(what: str, entry: HashedFile, base: Path) -> list[str]:
+    file = base / entry.path
+    if not file.is_file():
+        return [f"{what}: {entry.path} is not there"]
+    now = hashed(file, base)
+    if now.bytes != entry.bytes:
+        return [f"{what}: {entry.path} has {now.bytes} bytes, and had {entry.bytes}"]
+    return [
+        f"{what}: {entry.path} was changed: its {name} is {getattr(now, key)}, not {getattr(entry, key)}"
+        for name, key in (("xxh3-128", "xxh3_128"), ("sha256", "sha256"))
+        if getattr(now, key) != getattr(entry, key)
+    ]
+
+
+def _new_files(certified: CertifiedFile, base: Path) -> list[str]:
+    known = {entry.path for entry in certified.files}
+    return [
+        f"{name} belongs to {certified.path} now, and was not part of it"
+        for name in (relative(file, base) for file in files_of(base / certified.path))
+        if name not in known and (base / certified.path).is_dir()
+    ]
+
+
+def _repeated(document: Certificate, base: Path) -> list[str]:
+    """Plan the conversion anew, do it again in memory, and compare both with what is written down."""
+    options = dict(document.options)
+    unknown = sorted(options.keys() - _KNOWN)
+    if unknown or not isinstance(options.get("direction"), str):
+        return [f"it has options that this version does not know: {', '.join(unknown) or 'no direction'}"]
+    source, output = base / document.source.path, base / document.target.path
+    options |= {name: str(base / file) for name, file in named_files(options).items()}
+    form = document.target.format
+    with ExitStack() as stack:
+        try:
+            way = parse_direction(options.pop("direction"))
+            read = ReadOptions(**{name: options[name] for name in options_of(ReadOptions) if name in options})
+            direction = document.options["direction"]
+            report = convert(direction, source, output, format=form, dry_run=True, force=True, **options)
+            weights = stack.enter_context(open_weights(source, way.source.name, read))
+            target = stack.enter_context(open_weights(output, way.target.name))
+            planned, problems = replayed(report.plan, weights, target)
+        except (ConversionError, TypeError) as error:  # options of other types, too
+            return [f"the conversion cannot be repeated: {error}"]
+    return [*problems, *_other_plan(document.plan, planned), *_other_rest(document, report.plan)]
+
+
+def _other_plan(then: Sequence[CertifiedStep], now: Sequence[CertifiedStep]) -> list[str]:
+    steps_then, steps_now = ({step.target: step for step in steps} for steps in (then, now))
+    problems = [f"plan: '{name}' is not made any more" for name in steps_then.keys() - steps_now.keys()]
+    problems += [f"plan: '{name}' is made, and was not" for name in steps_now.keys() - steps_then.keys()]
+    for name, step in steps_then.items():
+        for key in CertifiedStep.__struct_fields__ if name in steps_now else ():
+            before, after = getattr(step, key), getattr(steps_now[name], key)
+            if before != after:
+                problems.append(f"plan: {key} of '{name}' is {_said(after)}, and was {_said(before)}")
+    return problems
+
+
+def _other_rest(document: Certificate, plan: TensorPlan) -> list[str]:
+    if document.left_out == left_out_of(plan):
+        return []
+    return [f"plan: {len(plan.left_out)} entries are left out, and they were others ({len(document.left_out)})"]
+
+
+def _said(value: Any) -> str:
+    return (
+        ", ".join(value) or "nothing"
+        if isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+        else str(value)
+    )

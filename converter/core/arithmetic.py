@@ -1,0 +1,146 @@
+"""Ops that compute new values: sums, casts, and what normalisations and inflated kernels stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec.structs import replace
+
+from converter.core.ops import Fill, Op
+from converter.core.tensors import Array, DType, TensorSpec, nearest
+from converter.errors import ConversionError
+
+
+class Sum(Op, frozen=True):
+    """Runs of arrays are added up, so many in each run: two biases that the other framework keeps as one.
+
+    The sum is exact in function; its `inverse` gives the sum to the first of each run, and zeros to the rest.
+    """
+
+    done = "biases added up"
+    counts: tuple[int, ...]
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(specs[start] for start in self._starts())
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(
+            sum(arrays[start + 1 : start + count], arrays[start])
+            for start, count in zip(self._starts(), self.counts, strict=True)
+        )
+
+    def _starts(self) -> list[int]:
+        return [sum(self.counts[:i]) for i in range(len(self.counts))]
+
+    def inverse(self) -> Fill:
+        starts = self._starts()
+        return Fill(tuple(i for i in range(sum(self.counts)) if i not in starts), 0)
+
+
+class FoldWeightNorm(Op, frozen=True):
+    """Magnitude and direction become the kernel that they stand for: g * v / |v|, the norm over all axes that g
+    does not have, with ``epsilon`` in the root (torch.nn.utils.weight_norm; flax.linen.WeightNorm, whose g has the
+    last axes). Computed, in float64 where that is wider.
+    """
+
+    done = "weight normalisation folded in"
+    epsilon: float = 0.0
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return (specs[1],)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        g, v = (array.astype(np.float64) for array in arrays)
+        sizes = (1,) * (v.ndim - g.ndim) + g.shape
+        over = tuple(axis for axis, size in enumerate(sizes) if size == 1)
+        norm = np.sqrt(np.square(v).sum(over, keepdims=True) + self.epsilon)
+        return ((g * v / norm).astype(arrays[1].dtype),)
+
+
+class FoldSpectralNorm(Op, frozen=True):
+    """Kernel, left and right vector become the kernel over its spectral norm u W v, as torch computes it when it
+    does not train. ``axis`` is that of the outputs (torch.nn.utils.spectral_norm).
+    """
+
+    done = "spectral normalisation folded in"
+    axis: int
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return (specs[0],)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        kernel, u, v = (array.astype(np.float64) for array in arrays)
+        matrix = np.moveaxis(kernel, self.axis, 0).reshape(kernel.shape[self.axis], -1)
+        return ((kernel / (u @ matrix @ v)).astype(arrays[0].dtype),)
+
+
+class Cast(Op, frozen=True):
+    """To another dtype; nearest value, ties to even. Raises when a value overflows, unless it may go ``to_inf``.
+
+    Integers become other integers only where every value stays what it is.
+    """
+
+    dtype: DType
+    source: DType
+    to_inf: bool = False
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(spec, dtype=self.dtype) for spec in specs)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(self._cast(array) for array in arrays)
+
+    def _cast(self, array: Array) -> Array:
+        if array.dtype.kind in "iu":
+            return self._counted(array)
+        result = nearest(array, self.dtype)
+        lost = 0 if self.to_inf else self.overflowed(array, result)
+        if lost:
+            raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
+        return result
+
+    def _counted(self, array: Array) -> Array:
+        limits = np.iinfo(self.dtype)
+        lost = int(np.count_nonzero((array < limits.min) | (array > limits.max)))
+        if lost:
+            raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
+        return array.astype(self.dtype)
+
+    @staticmethod
+    def overflowed(before: Array, after: Array) -> int:
+        """How many values were too large. Types without an infinity (float8_e4m3fn) overflow to NaN."""
+        return int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
+
+    def inverse(self) -> Cast:
+        return Cast(self.source, self.dtype, self.to_inf)
+
+    def __str__(self) -> str:
+        return f"cast {self.source.name} to {self.dtype.name}"
+
+
+class Inflate(Op, frozen=True):
+    """A 2-d kernel becomes a 3-d one: repeated so many times along a new axis, and divided by that number.
+
+    On frames that do not change it answers as the 2-d kernel does (I3D; Carreira and Zisserman, 2017). Computed,
+    in the precision of the kernel.
+    """
+
+    axis: int
+    times: int
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            replace(spec, shape=(*spec.shape[: self.axis], self.times, *spec.shape[self.axis :])) for spec in specs
+        )
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(self._inflated(array) for array in arrays)
+
+    def _inflated(self, array: Array) -> Array:
+        share = (array / array.dtype.type(self.times))[(slice(None),) * self.axis + (None,)]
+        result: Array = share.repeat(self.times, self.axis)
+        return result
+
+    def __str__(self) -> str:
+        return f"inflated {self.times} times"

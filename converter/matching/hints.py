@@ -1,0 +1,294 @@
+"""Hints: what the user and a schema say of two nets, applied to their layers before these are paired."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from converter.core.contents import LeftOut
+from converter.core.layers import Form, Layer, Net, join_path, split_path
+from converter.errors import MatchError, Problem, Remedy, unknown_name
+from converter.frameworks import FRAMEWORKS, named_forms
+from converter.frameworks.linear import CONV1D, HEADS
+from converter.matching.compatibility import shapes
+from converter.matching.fused import apart, expanded
+from converter.matching.names import COMPILED, meaning, without_compiled
+from converter.options import Channels, MatchOptions, channels_text
+from converter.schema.loader import Schema, SchemaLayer, load_schema
+
+_Value = TypeVar("_Value")
+
+
+class Hints(msgspec.Struct, frozen=True):
+    """The options of matching, ready to be applied. mapping: source path -> target path, one entry a layer or module
+    (``a=b+c`` is two of them, see `fused`).
+    """
+
+    options: MatchOptions = MatchOptions()
+    schema: Schema | None = None
+    mapping: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, options: MatchOptions) -> Hints:
+        """Raises ConversionError for a schema that cannot be read, and for sums in ``map`` of different lengths."""
+        schema = load_schema(options.schema) if isinstance(options.schema, str) else options.schema
+        return cls(options, schema, expanded(options.map))
+
+    # -- the two nets ---------------------------------------------------------------------------------------------
+
+    def of_source(self, net: Net) -> Net:
+        """The source without what is stripped and ignored, with its kinds and heads. Raises MatchError."""
+        net = self._with_kinds(self._without_ignored(self.stripped(net)))
+        return apart(net, (*self.mapping, *self._schema_paths(net.framework)))
+
+    def of_clone(self, net: Net) -> Net:
+        """The clone with its kinds and heads. Raises MatchError."""
+        return apart(self._with_kinds(net), (*self.mapping.values(), *self._schema_paths(net.framework)))
+
+    def _schema_paths(self, framework_name: str) -> Iterable[str]:
+        return [path for layer in (self.schema.layers if self.schema else ()) for path in layer.paths(framework_name)]
+
+    def _with_kinds(self, net: Net) -> Net:
+        """A pattern with a wildcard is for those that can be of that kind: ``*=conv`` settles a whole net. One that
+        gives a form (``*=linear_in_out``) tells it of the layers of that kind, and leaves open which layers these are.
+        """
+        if not self.options.kind and not self.options.heads:
+            return net
+        layers, problems = [], []
+        for layer in net.layers:
+            kind = longest(self.options.kind, layer.path)
+            chosen = narrowed(layer, kind) if kind is not None else layer
+            if kind is not None and layer.path not in self.options.kind:
+                chosen = _where_possible(layer, chosen, kind)
+            if not chosen.readings:
+                problems.append(_other_kind(layer, str(kind)))
+            heads = longest(self.options.heads, layer.path)
+            layers.append(with_size(chosen, "heads", heads) if heads is not None else chosen)
+        if problems:
+            raise MatchError(problems)
+        return replace(net, layers=tuple(layers))
+
+    def _without_ignored(self, net: Net) -> Net:
+        ignored = {
+            layer.path: pattern
+            for layer in net.layers
+            for pattern in self.options.ignore
+            if covers(pattern, layer.path)
+        }
+        unused = [pattern for pattern in self.options.ignore if pattern not in ignored.values()]
+        if unused:
+            raise MatchError(
+                [unknown_name(Remedy("ignore", p), p, "the source has no layer", net.by_path) for p in unused]
+            )
+        left_out = [
+            LeftOut(spec.name, f"ignored: {ignored[layer.path]}")
+            for layer in net.layers
+            if layer.path in ignored
+            for spec in layer.tensors
+        ]
+        kept = tuple(layer for layer in net.layers if layer.path not in ignored)
+        return replace(net, layers=kept, left_out=(*net.left_out, *left_out))
+
+    def stripped(self, net: Net) -> Net:
+        """The net without the modules to leave out. Raises MatchError when two paths become one."""
+        strip = self.options.strip
+        if not strip:
+            return net
+        paths = {layer.path: self._stripped(layer.path) for layer in net.layers}
+        problems = [
+            Problem(f"the source has no leading module '{name}'.", "unknown name", name, about=Remedy("strip", name))
+            for name in strip
+            if not _leads(net, name)
+        ]
+        twice = [path for path, count in Counter(paths.values()).items() if count > 1]
+        problems += [
+            Problem(f"two layers would be named '{path}'.", "same name", path, about=Remedy("strip", strip[0]))
+            for path in twice
+        ]
+        if problems:
+            raise MatchError(problems)
+        return replace(net, layers=tuple(replace(layer, path=paths[layer.path]) for layer in net.layers))
+
+    def _stripped(self, path: str) -> str:
+        # torch.compile puts its wrapper around any module, not only around the whole net
+        parts = list(without_compiled(path) if COMPILED in self.options.strip else split_path(path))
+        while parts and parts[0] in self.options.strip:
+            del parts[0]
+        return join_path(parts)
+
+    # -- one layer --------------------------------------------------------------------------------------------------
+
+    def mapped(self, path: str) -> str | None:
+        """The target path that ``map`` gives to a source path; the longest entry wins."""
+        for old in sorted(self.mapping, key=len, reverse=True):
+            if path == old or path.startswith(old + "."):
+                return self.mapping[old] + path[len(old) :]
+        return None
+
+    def may_miss(self, path: str) -> bool:
+        """Whether the source may lack the layer that the clone or the schema calls so."""
+        return any(covers(pattern, path) for pattern in self.options.allow_missing)
+
+    def flatten_of(self, path: str) -> Channels | None:
+        """The channels before the flatten that leads to this layer, if the user or the schema says so."""
+        channels = longest(self.options.flatten, path)
+        return channels if channels is not None else self._of_schema(path, "flatten")
+
+    def unflatten_of(self, path: str) -> int | None:
+        """The channels that the outputs of this layer become, if the user or the schema says so."""
+        channels = longest(self.options.unflatten, path)
+        return channels if channels is not None else self._of_schema(path, "unflatten")
+
+    def _of_schema(self, path: str, field: str) -> Any:
+        entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema else []
+        return next((value for entry in entries if (value := getattr(entry, field, None)) is not None), None)
+
+    # -- hints that meet nothing ------------------------------------------------------------------------------------
+
+    def check_used(self, source: Net, target: Net | None) -> None:
+        """No hint is ignored. Raises MatchError for a pattern that meets no layer of either net (``target``: None
+        where a new file is laid out), and for one whose layers it cannot apply to.
+        """
+        nets = (source, target) if target is not None else (source,)
+        problems = []
+        for option, needed in _NEEDED.items():
+            for pattern in getattr(self.options, option):
+                met = [layer for net in nets for layer in net.layers if self._meets(pattern, layer)]
+                about = _entry(option, getattr(self.options, option), pattern)
+                if not met:
+                    known = dict.fromkeys(path for net in nets for path in net.by_path)
+                    where = "the source has no layer" if target is None else "neither net has a layer"
+                    problems.append(unknown_name(about, pattern, where, known))
+                elif not any(map(needed.applies, met)):
+                    text = f"'{met[0].path}' is {met[0].kind}, {needed.lacks}."
+                    problems.append(Problem(text, "option", pattern, about=about))
+        problems += self._unused_allowances(target)
+        if problems:
+            raise MatchError(problems)
+
+    def _meets(self, pattern: str, layer: Layer) -> bool:
+        return covers(pattern, layer.path) or covers(pattern, self.mapped(layer.path) or layer.path)
+
+    def _unused_allowances(self, target: Net | None) -> list[Problem]:
+        """Patterns of ``allow_missing`` for no layer of the clone or the schema."""
+        entries: tuple[SchemaLayer, ...] = self.schema.layers if self.schema else ()
+        known = (*(target.by_path if target else ()), *(entry.path for entry in entries))
+        where = "the clone has no layer" if target else "the schema has no layer"
+        problems = []
+        for pattern in self.options.allow_missing:
+            about = Remedy("allow_missing", pattern)
+            if target is None and self.schema is None:
+                text = "a new file has every layer of the source, so that none can be missing. This is for a clone."
+                problems.append(Problem(text, "option", pattern, about=about))
+            elif not any(covers(pattern, path) for path in known):
+                problems.append(unknown_name(about, pattern, where, known))
+        return problems
+
+
+def _entry(option: str, values: Mapping[str, Any] | Iterable[str], pattern: str) -> Remedy:
+    if not isinstance(values, Mapping):
+        return Remedy(option, pattern)
+    value = values[pattern]
+    return Remedy(option, (pattern, channels_text(value) if isinstance(value, tuple) else value))
+
+
+#: Words in the path of an attention, or of one of its projections.
+_ATTENTION = frozenset("attention mha multihead q k v query key value qkv kv".split())
+
+
+def _may_have_heads(layer: Layer) -> bool:
+    """Whether it may be a projection of an attention: no other layer has heads."""
+    formed = any(reading.form in HEADS for reading in layer.readings)
+    linear = any(reading.kind == "linear" for reading in layer.readings)
+    words = {word for part in split_path(layer.path) for word in meaning(part).split(".")}
+    return formed or (linear and bool(words & _ATTENTION))
+
+
+def _has_features(layer: Layer) -> bool:
+    """Whether it has inputs or outputs that a flatten may have made: all layers but convolutions and bare tensors."""
+    return any(reading.kind not in ("conv", "conv_transpose", "parameter", "embedding") for reading in layer.readings)
+
+
+class _Needed(msgspec.Struct, frozen=True):
+    """What an option needs of a layer. lacks: what is wrong with a layer that it does not apply to."""
+
+    applies: Callable[[Layer], bool]
+    lacks: str
+
+
+_NEEDED: Mapping[str, _Needed] = {
+    "kind": _Needed(lambda layer: True, ""),
+    "heads": _Needed(_may_have_heads, "which has no heads"),
+    "flatten": _Needed(_has_features, "whose inputs are no features"),
+    "unflatten": _Needed(_has_features, "whose outputs are no features"),
+}
+
+
+def narrowed(layer: Layer, kind: str) -> Layer:
+    """The layer with only the readings of that kind or form (none, when it cannot be one); a kind is its usual form.
+
+    A form that this framework stores like the usual one (the projections of an attention) is noted on it. Where both
+    nets prove to have GPT-2's Conv1D, either name of it is that of the other framework, too.
+    """
+    possible = (*layer.readings, *layer.unlikely)
+    exact = tuple(reading for reading in possible if reading.called == kind)
+    exact = exact or tuple(reading for reading in layer.readings if {kind, reading.called} == CONV1D)
+    alike = next(
+        (same for side in (layer.readings, layer.unlikely) if (same := tuple(r for r in side if r.kind == kind))), ()
+    )
+    form = _forms().get(kind)
+    formed = tuple(
+        replace(reading, form=form.name, lacks=form.lacks)
+        for reading in layer.readings
+        if form and reading.kind == form.kind == reading.called
+    )
+    return replace(layer, readings=exact or alike or formed)
+
+
+def _where_possible(layer: Layer, chosen: Layer, kind: str) -> Layer:
+    """What a pattern for many layers leaves of one of them; ``chosen`` is what it could be of that kind or form."""
+    form = _forms().get(kind)
+    others = tuple(reading for reading in layer.readings if form is not None and reading.kind != form.kind)
+    return replace(chosen, readings=(*chosen.readings, *others)) if chosen.readings else layer
+
+
+@lru_cache
+def _forms() -> Mapping[str, Form]:
+    return named_forms()
+
+
+def _other_kind(layer: Layer, kind: str) -> Problem:
+    kinds = ", ".join(dict.fromkeys(reading.called for reading in layer.readings))
+    text = f"'{layer.path}' ({shapes(layer)}) can only be {kinds}."
+    return Problem(text, "kind", layer.path, kinds, kind, about=Remedy("kind", (layer.path, kind)))
+
+
+def with_size(layer: Layer, axis: str, size: int) -> Layer:
+    """The layer with a size that its shapes do not tell, such as the number of heads."""
+    readings = (
+        replace(reading, stored=tuple(replace(stored, sizes=((axis, size),)) for stored in reading.stored))
+        for reading in layer.readings
+    )
+    return replace(layer, readings=tuple(readings))
+
+
+def longest(values: Mapping[str, _Value], path: str) -> _Value | None:
+    """The value of the longest pattern that covers the path."""
+    fitting = [pattern for pattern in values if covers(pattern, path)]
+    return values[max(fitting, key=len)] if fitting else None
+
+
+def covers(pattern: str, path: str) -> bool:
+    """Whether the pattern stands for the path, or for a module above it: ``*.attention`` does for both."""
+    return path.startswith(f"{pattern}.") or fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
+
+
+def _leads(net: Net, name: str) -> bool:
+    parts = [split_path(layer.path) for layer in net.layers]
+    return any(name in (path if name == COMPILED else path[:2]) for path in parts)

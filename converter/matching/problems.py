@@ -1,0 +1,124 @@
+"""What the matcher cannot settle, as problems with the options that settle them: one by one, and many at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from converter.core.layers import Layer, Net, join_path, split_path
+from converter.errors import NAMED, Placeholder, Problem, Remedy, listed, unknown_name
+from converter.matching.compatibility import noted, shapes
+from converter.matching.hints import Hints
+
+#: Settles every pair: a schema names the layers of both nets.
+_SCHEMA = Remedy("schema", Placeholder("NAMES.yaml"))
+#: So many modules of the source are proposed for one of the clone.
+_PROPOSED = 2
+
+
+def ambiguous(target: Layer, sources: Sequence[Layer], modules: tuple[Remedy, ...]) -> Problem:
+    """A layer of the clone that fits several of the source. modules: see `module_maps`."""
+    paths = tuple(layer.path for layer in sources)
+    return Problem(
+        f"'{target.path}' of the clone could be {listed(paths)}.",
+        "ambiguous",
+        target.path,
+        candidates=paths,
+        remedies=tuple(Remedy("map", (path, target.path)) for path in paths[:NAMED]),
+        summary="{count} layers of the clone could each be several of the source: their shapes are the same, and their "
+        "names do not tell.",
+        wide=(*modules, _SCHEMA),
+    )
+
+
+def without_source(target: Layer, module: str) -> Problem:
+    """A layer of the clone that nothing in the source fits. module: the outermost one that has no other layers."""
+    return Problem(
+        f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}.",
+        "no source",
+        target.path,
+        expected=shapes(target),
+        remedies=(
+            Remedy("map", (Placeholder("SOURCE"), target.path), "gives it one"),
+            Remedy("allow_missing", target.path, "leaves it as it is"),
+        ),
+        summary="nothing in the source fits {count} layers of the clone.",
+        wide=(Remedy("allow_missing", module),),
+    )
+
+
+def without_counterpart(source: Layer, module: str) -> Problem:
+    """A layer of the source that the clone has no layer for. module: the outermost one that has no other layers."""
+    return Problem(
+        f"'{source.path}' ({shapes(source)}) has no counterpart in the clone{noted(source)}.",
+        "no target",
+        source.path,
+        met=shapes(source),
+        remedies=(
+            Remedy("map", (source.path, Placeholder("TARGET")), "gives it one"),
+            Remedy("ignore", source.path, "leaves it out"),
+        ),
+        summary="{count} layers of the source have no counterpart in the clone.",
+        wide=(Remedy("ignore", module),),
+    )
+
+
+def unknown_sources(source: Net, hints: Hints) -> list[Problem]:
+    """Entries of ``map`` for layers that the source does not have."""
+    unused = [old for old in hints.mapping if not any(p == old or p.startswith(old + ".") for p in source.by_path)]
+    return [
+        unknown_name(Remedy("map", (old, hints.mapping[old])), old, "the source has no layer", source.by_path)
+        for old in unused
+    ]
+
+
+# -- modules, which settle many layers at once ------------------------------------------------------------------------
+
+
+def outermost_modules(paths: Iterable[str], net: Net) -> Mapping[str, str]:
+    """Each of these paths -> the outermost module around it all of whose layers are among them, or the path itself."""
+    among = list(paths)
+    here = Counter(module for path in among for module in _around(path))
+    total = Counter(module for path in net.by_path for module in _around(path))
+    return {path: next((m for m in _around(path) if here[m] == total[m]), path) for path in among}
+
+
+def module_maps(
+    sources: Mapping[str, Layer], targets: Mapping[str, Layer], fits: Callable[[Layer, Layer], bool]
+) -> Mapping[str, tuple[Remedy, ...]]:
+    """Path of a target layer -> the entries of ``map`` that pair the outermost module around it as a whole with one of
+    the source: where both have layers of the same names inside, and these fit.
+    """
+    ours, theirs = _insides(sources), _insides(targets)
+    alike: dict[frozenset[str], list[str]] = {}
+    for module, inside in ours.items():
+        alike.setdefault(frozenset(inside), []).append(module)
+    remedies: dict[str, tuple[Remedy, ...]] = {}
+    for module in sorted(theirs, key=lambda module: module.count(".")):
+        inside = theirs[module]
+        if any(layer.path in remedies for layer in inside.values()):
+            continue
+        fitting = (
+            other
+            for other in alike.get(frozenset(inside), ())
+            if all(fits(layer, inside[name]) for name, layer in ours[other].items())
+        )
+        maps = tuple(Remedy("map", (other, module)) for other in islice(fitting, _PROPOSED))
+        remedies |= {layer.path: maps for layer in inside.values() if maps}
+    return remedies
+
+
+def _insides(layers: Mapping[str, Layer]) -> Mapping[str, Mapping[str, Layer]]:
+    """Each module of several layers -> the names of these inside of it -> the layers."""
+    insides: dict[str, dict[str, Layer]] = {}
+    for path, layer in layers.items():
+        for module in _around(path):
+            insides.setdefault(module, {})[path[len(module) + 1 :]] = layer
+    return {module: inside for module, inside in insides.items() if len(inside) > 1}
+
+
+def _around(path: str) -> Iterator[str]:
+    """The modules around a layer, the outermost first."""
+    parts = split_path(path)
+    return (join_path(parts[:depth]) for depth in range(1, len(parts)))

@@ -1,0 +1,399 @@
+"""The options of a conversion, each declared once: its name, what it takes, its help text and its check.
+
+`converter.convert` and its neighbours take the records or their fields as keywords, the command line makes its flags of
+the same fields, certificates store them. A value of a wrong type is a ConversionError that names the option.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
+
+import msgspec
+
+from converter.errors import ConversionError, Placeholder, Problem, Remedy
+
+StrPath: TypeAlias = "str | os.PathLike[str]"
+#: Channels and spatial positions of tensors that stand side by side before a layer: ``64x49+4`` is 64 channels at 49
+#: positions, flattened, and 4 features.
+ChannelGroups: TypeAlias = "tuple[tuple[int, int], ...]"
+#: How many channels were flattened; or the groups, where a net joins several tensors.
+Channels: TypeAlias = "int | ChannelGroups"
+#: What ``dtype`` understands.
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class Values(msgspec.Struct, frozen=True):
+    """What an option takes. ``check`` makes the value of the record of what a caller says, or raises ValueError.
+
+    shape: how the command line collects it: a flag, one value, several, or several KEY=VALUE. from_text: what the
+    command line hands on of one value.
+    """
+
+    check: Callable[[Any], Any]
+    shape: Literal["flag", "one", "many", "pairs"] = "one"
+    from_text: Callable[[str], Any] = str
+
+
+class Option(msgspec.Struct, frozen=True):
+    """A field of a record. recorded: whether it can change the plan or a byte of the result, so that a certificate
+    has it.
+    """
+
+    help: str
+    values: Values
+    metavar: str = ""
+    recorded: bool = True
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected True or False")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a text")
+    return value
+
+
+def _name(value: Any) -> str:
+    """Of a layer; that of the only layer of some nets is empty."""
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return value
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError("expected a path")
+    return os.fspath(value)
+
+
+def _integer(value: Any, least: int = 0) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"expected an integer of at least {least}")
+    return number
+
+
+def _at_least_one(value: Any) -> int:
+    return _integer(value, 1)
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    """One text is one pattern, and not its letters."""
+    items = [value] if isinstance(value, str) else value
+    if isinstance(items, Mapping) or not isinstance(items, Iterable):
+        raise ValueError("expected a pattern, or a list of patterns")
+    return tuple(_name(item) for item in items)
+
+
+def _pairs(of: Callable[[Any], Any]) -> Callable[[Any], Mapping[str, Any]]:
+    def check(value: Any) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise ValueError("expected a mapping, such as {'layer': …}")
+        return {_name(key): of(item) for key, item in value.items()}
+
+    return check
+
+
+def _channels(value: Any) -> Channels:
+    """``64`` is 64 channels; ``64x49+4`` is ((64, 49), (4, 1))."""
+    if isinstance(value, tuple | list):
+        if not all(isinstance(term, tuple | list) and len(term) == 2 for term in value):
+            raise ValueError("expected a number of channels, or a sum such as '64x49+4'")
+        return tuple((_integer(count, 1), _integer(positions, 1)) for count, positions in value)
+    if not isinstance(value, str):
+        return _integer(value)
+    if value.isascii() and value.isdecimal():
+        return int(value)
+    terms = [re.fullmatch(r"([1-9]\d{0,8})(?:x([1-9]\d{0,8}))?", term, re.ASCII) for term in value.split("+")]
+    if not all(terms):
+        raise ValueError(f"'{value}' is neither a number of channels nor a sum such as 64x49+4")
+    return tuple((int(term[1]), int(term[2] or 1)) for term in terms if term)
+
+
+def channels_text(channels: Channels) -> str:
+    """As the option takes it."""
+    groups = ((channels, 1),) if isinstance(channels, int) else channels
+    return "+".join(f"{count}x{positions}" if positions > 1 else str(count) for count, positions in groups)
+
+
+def parse_size(value: Any) -> int:
+    """Bytes: ``5GB``, ``500 MB``, ``2GiB`` or a plain number."""
+    if not isinstance(value, str):
+        return _integer(value, 1)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(I?)B?\s*", value.upper(), re.ASCII)
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " ")) if match else 0
+    if size < 1:
+        raise ValueError(f"'{value}' is an invalid size. Say it like 5GB, 500MB or 2GiB")
+    return size
+
+
+def _dtype(value: Any) -> str:
+    if value not in FLOATS:
+        raise ValueError(f"unknown dtype {value!r}. There are {', '.join(FLOATS)}")
+    return str(value)
+
+
+def _schema(value: Any) -> Any:
+    if isinstance(value, str | os.PathLike):
+        return _path(value)
+    if not hasattr(value, "layers"):
+        raise ValueError("expected the name of a schema, or the path of a YAML file")
+    return value
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise ValueError(f"'{text}' is not a number")
+    return int(text)
+
+
+FLAG = Values(_flag, "flag")
+TEXT, PATH, SIZE, DTYPE, SCHEMA = Values(_text), Values(_path), Values(parse_size), Values(_dtype), Values(_schema)
+INTEGER, COUNT = Values(_integer, from_text=_number), Values(_at_least_one, from_text=_number)
+PATTERNS = Values(_patterns, "many")
+TEXTS, COUNTS = Values(_pairs(_name), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
+CHANNELS, SUMS = Values(_pairs(_integer), "pairs", _number), Values(_pairs(_channels), "pairs")
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What all records have in common. Raises ConversionError for a value that an option does not take."""
+
+    def __post_init__(self) -> None:
+        for name, option in options_of(type(self)).items():
+            value = getattr(self, name)
+            if value is not None:
+                msgspec.structs.force_setattr(self, name, checked(name, option, value))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are not the default, as JSON keeps them; those of `Option.recorded`."""
+        recorded = options_of(type(self))
+        return {name: msgspec.to_builtins(getattr(self, name)) for name in changed(self) if recorded[name].recorded}
+
+
+def checked(name: str, option: Option, value: Any) -> Any:
+    """The value as the record has it. Raises ConversionError that names the option."""
+    try:
+        return option.values.check(value)
+    except ValueError as error:
+        said = Placeholder(repr(value)) if isinstance(value, tuple) else value  # as it was typed
+        problem = Problem(f"{error}.", "option", name, met=repr(value), about=Remedy(name, said))
+        raise ConversionError(problem) from None
+
+
+def changed(record: Options) -> tuple[str, ...]:
+    """The fields that are not the default."""
+    defaults = type(record)()
+    return tuple(name for name in options_of(type(record)) if getattr(record, name) != getattr(defaults, name))
+
+
+@cache
+def options_of(record: type[Options]) -> Mapping[str, Option]:
+    """The fields of a record."""
+    hints = get_type_hints(record, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+
+class ReadOptions(Options, frozen=True):
+    """Of a file: what of it is read."""
+
+    step: Annotated[int | None, Option("Which checkpoint of a folder.  [default: the newest]", INTEGER, "N")] = None
+    key: Annotated[
+        str | None, Option("Where the weights are in a training checkpoint, such as ema/model.", TEXT, "PLACE")
+    ] = None
+    names_from: Annotated[
+        str | None, Option("Name the tensors of a source without names (Equinox) as in this file.", PATH, "FILE")
+    ] = None
+    checksums: Annotated[bool, Option("Do not compare the checksums that the source has.", FLAG, recorded=False)] = True
+
+
+class MatchOptions(Options, frozen=True):
+    """Of two nets: which layer is which, and what it is."""
+
+    schema: Annotated[Any, Option("A shipped schema (mlp), or a YAML file.", SCHEMA, "NAME")] = None
+    map: Annotated[
+        Mapping[str, str],
+        Option("Source layer = target layer; a module takes all below it along. Repeatable.", TEXTS, "SOURCE=TARGET"),
+    ] = {}
+    strip: Annotated[
+        tuple[str, ...],
+        Option("Leave out this leading module of the source's names, such as module. Repeatable.", PATTERNS, "MODULE"),
+    ] = ()
+    kind: Annotated[
+        Mapping[str, str],
+        Option(
+            "The kind of the layers of this pattern, such as 'up*=conv_transpose'. Repeatable.", TEXTS, "LAYER=KIND"
+        ),
+    ] = {}
+    heads: Annotated[Mapping[str, int], Option("Number of heads of an attention. Repeatable.", COUNTS, "LAYER=N")] = {}
+    flatten: Annotated[
+        Mapping[str, Channels],
+        Option(
+            "Channels that were flattened before this layer (0: none); 64x49+4 for 64 in 49 positions and 4 features "
+            "beside them. Repeatable.",
+            SUMS,
+            "LAYER=C",
+        ),
+    ] = {}
+    unflatten: Annotated[
+        Mapping[str, int],
+        Option("Channels that the outputs of this layer become (0: none). Repeatable.", CHANNELS, "LAYER=C"),
+    ] = {}
+    flatten_fix: Annotated[bool, Option("Leave layers before and after a flatten in their order.", FLAG)] = True
+    ignore: Annotated[
+        tuple[str, ...], Option("Leave out the source layers of this pattern. Repeatable.", PATTERNS, "PATTERN")
+    ] = ()
+    allow_missing: Annotated[
+        tuple[str, ...],
+        Option(
+            "Layers of the clone that stay as they are there, where the source has nothing for them. Repeatable.",
+            PATTERNS,
+            "PATTERN",
+        ),
+    ] = ()
+    strict: Annotated[bool, Option("Pair layers by schema, map or the same name only.", FLAG)] = False
+
+
+class WriteOptions(Options, frozen=True):
+    """Of the output: how it is written."""
+
+    format: Annotated[
+        str | None, Option("Format of the output, whatever its extension.", TEXT, "NAME", recorded=False)
+    ] = None
+    dtype: Annotated[
+        str | None,
+        Option(
+            f"Cast the floats to {', '.join(FLOATS)}; what is too large becomes inf, and is reported.", DTYPE, "NAME"
+        ),
+    ] = None
+    max_shard_size: Annotated[
+        int | None, Option("Write files of at most this (5GB), and an index.", SIZE, "SIZE", recorded=False)
+    ] = None
+    resume: Annotated[
+        bool, Option("Keep complete shards when stopped, and go on from there the next time.", FLAG, recorded=False)
+    ] = False
+    memory: Annotated[
+        int | None,
+        Option("Of all tensors in progress at a time.  [default: twice the largest]", SIZE, "SIZE", recorded=False),
+    ] = None
+    workers: Annotated[int | None, Option("Threads.  [default: by the processors]", COUNT, "N", recorded=False)] = None
+    force: Annotated[bool, Option("Replace an output that exists.", FLAG, recorded=False)] = False
+
+
+class ReuseOptions(Options, frozen=True):
+    """Of partial reuse: which layers of the old net are taken, and what is done with those that do not fit."""
+
+    first: Annotated[int | None, Option("Take the first N layers that hold parameters.", COUNT, "N")] = None
+    layers: Annotated[tuple[str, ...], Option("Take the layers of this pattern. Repeatable.", PATTERNS, "PATTERN")] = ()
+    skip_mismatch: Annotated[bool, Option("Leave out layers that do not fit, and list them.", FLAG)] = False
+    slice: Annotated[bool, Option("Of layers of another size, take the part that overlaps.", FLAG)] = False
+    inflate: Annotated[bool, Option("2-d convolution kernels into 3-d ones: repeated, and divided (I3D).", FLAG)] = (
+        False
+    )
+
+
+class ReadKeywords(TypedDict, total=False):
+    """`ReadOptions` as keywords."""
+
+    step: int | None
+    key: str | None
+    names_from: StrPath | None
+    checksums: bool
+
+
+class MatchKeywords(TypedDict, total=False):
+    """`MatchOptions` as keywords."""
+
+    schema: Any
+    map: Mapping[str, str]
+    strip: str | Iterable[str]
+    kind: Mapping[str, str]
+    heads: Mapping[str, int]
+    flatten: Mapping[str, int | str]
+    unflatten: Mapping[str, int]
+    flatten_fix: bool
+    ignore: str | Iterable[str]
+    allow_missing: str | Iterable[str]
+    strict: bool
+
+
+class WriteKeywords(TypedDict, total=False):
+    """`WriteOptions` as keywords."""
+
+    format: str | None
+    dtype: str | None
+    max_shard_size: int | str | None
+    resume: bool
+    memory: int | str | None
+    workers: int | None
+    force: bool
+
+
+class PartKeywords(TypedDict, total=False):
+    """`ReuseOptions` as keywords."""
+
+    first: int | None
+    layers: str | Iterable[str]
+    skip_mismatch: bool
+    slice: bool
+    inflate: bool
+
+
+class PlanKeywords(ReadKeywords, MatchKeywords, total=False):
+    """What `converter.plan` takes."""
+
+
+class SaveKeywords(MatchKeywords, WriteKeywords, total=False):
+    """What `converter.save` takes."""
+
+
+class ConvertKeywords(PlanKeywords, WriteKeywords, total=False):
+    """What `converter.convert` takes."""
+
+
+class ReuseKeywords(PartKeywords, ConvertKeywords, total=False):
+    """What `converter.reuse` takes."""
+
+
+_Record = TypeVar("_Record", bound=Options)
+#: A record, or several.
+Records: TypeAlias = "Options | Sequence[Options]"
+
+
+def record_of(record: type[_Record], records: Records, keywords: Mapping[str, Any]) -> _Record:
+    """The record of this type: the one among ``records``, with the keywords that are its fields."""
+    each = [records] if isinstance(records, Options) else list(records)
+    base = next((item for item in each if isinstance(item, record)), record())
+    own = {name: value for name, value in keywords.items() if name in options_of(record) and value is not None}
+    return msgspec.structs.replace(base, **own) if own else base
+
+
+def check_keywords(keywords: Mapping[str, Any], records: Records, *allowed: type[Options]) -> None:
+    """Raises TypeError, as Python does, for a keyword that is a field of none of the records, and for other records."""
+    names = [name for record in allowed for name in options_of(record)]
+    for name in keywords:
+        if name not in names:
+            import difflib
+
+            near = difflib.get_close_matches(name, names, 1)
+            raise TypeError(f"unexpected keyword argument '{name}'" + (f". Did you mean '{near[0]}'?" if near else ""))
+    for item in [records] if isinstance(records, Options) else records:
+        if not isinstance(item, allowed):
+            raise TypeError(f"options takes {', '.join(kind.__name__ for kind in allowed)}, not {type(item).__name__}")

@@ -1,0 +1,159 @@
+"""Lay out a new file without a clone: which layers it has, how its framework spells and stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from converter.core.contents import Contents
+from converter.core.kinds import KINDS, UNKNOWN
+from converter.core.layers import Layer, Net, Reading
+from converter.core.tensors import TensorSpec
+from converter.errors import MatchError, Problem
+from converter.flattening.apply import flattened
+from converter.frameworks.base import Framework
+from converter.frameworks.linear import with_projections
+from converter.matching.compatibility import agreements
+from converter.matching.fused import part_name, part_of, whole
+from converter.matching.hints import Hints
+from converter.matching.matcher import SAME_NAME, Pair
+from converter.matching.renaming import Renaming, rename
+from converter.matching.tied import aliases
+from converter.planning.plan import TensorPlan, assembled, left_out_of, without_idle
+from converter.planning.questions import differ, homeless, no_shape, undecided, unknown
+from converter.planning.step_cache import Settling
+from converter.planning.steps import Step
+
+
+def plan_new(source: Net, contents: Contents, framework: Framework, format_name: str, hints: Hints) -> TensorPlan:
+    """Lay out a new file of that framework and format. ``contents`` is the source's. Raises MatchError."""
+    dialect = framework.dialect_for(format_name)
+    source = without_idle(source, framework.name)
+    renamings = rename(source, framework.name, hints)
+    same_names = source.framework == framework.name and framework.dialect_of(contents) == dialect
+    options = hints.options
+    as_it_is = not options.strip and not (options.ignore and framework.name == "neutral")  # which lists its layers
+    if same_names and as_it_is and all(item.path == item.source.path for item in renamings):
+        return _copy(source, contents)
+    pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)
+    new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own
+    fixed, fixed_pairs, doubts = flattened(source, new, pairs, hints)
+    problems += doubts
+    settling = Settling()
+    for pair in fixed_pairs:
+        if settling.repeats(pair):
+            continue
+        possible = agreements(pair.source, pair.target, same_names)
+        if differ(pair, possible):
+            problems.append(undecided(pair.source))
+        elif possible:
+            settling.add(pair, possible[0])
+        else:
+            problems.append(no_shape(pair))
+    steps = assembled(settling, problems)
+    kept, links = _without_repeats(steps, source) if framework.keeps_aliases else (steps, {})
+    specs = tuple(step.target for step in kept)
+    origin = replace(source, ordered=source.ordered or hints.schema is not None)
+    shapes = {step.target.name: step.target for step in steps}
+    layers = whole([_with_shapes(pair.target, shapes) for pair in pairs])
+    if hints.schema is not None:
+        layers = [replace(layer, also=hints.schema.others(framework.name, layer.path)) for layer in layers]
+    dressed = framework.dress(Contents(specs, source.container, links=links), layers, dialect, origin)
+    return TensorPlan(kept, dressed, left_out_of(source, steps), fixed, fixed_pairs)
+
+
+def _without_repeats(steps: tuple[Step, ...], source: Net) -> tuple[tuple[Step, ...], Mapping[str, str]]:
+    """The steps without those that would write a tensor again; and the names of these -> those that they repeat."""
+    if source.read is None:
+        return steps, {}
+    single = {step.sources[0].name: step.sources[0] for step in steps if len(step.sources) == 1}
+    twins = aliases(tuple(single.values()), source)
+    links: dict[str, str] = {}
+    written: dict[object, str] = {}
+    for step in steps:
+        names = tuple(twins.get(spec.name, spec.name) for spec in step.sources)
+        first = written.setdefault((names, step.ops, step.target.shape, step.target.dtype), step.target.name)
+        if first != step.target.name and names:
+            links[step.target.name] = first
+    return tuple(step for step in steps if step.target.name not in links), links
+
+
+def _copy(source: Net, contents: Contents) -> TensorPlan:
+    """The same names in another format of the same framework: every tensor, also those of unknown layers."""
+    by_name = {
+        spec.name: Step(layer.path, layer.kind, (spec,), (), spec, SAME_NAME)
+        for layer in source.layers
+        for spec in layer.tensors
+    }
+    ordered = tuple(by_name[spec.name] for spec in contents.specs if spec.name in by_name)
+    specs = tuple(step.target for step in ordered)
+    return TensorPlan(ordered, replace(contents, specs=specs, left_out=()), source.left_out)
+
+
+def _lay_out(
+    renamings: Sequence[Renaming], framework: Framework, dialect: str, is_data: bool, same_names: bool
+) -> tuple[list[Pair], list[Problem]]:
+    """The layers of the new file, each paired with its source; and what cannot be laid out."""
+    problems: list[Problem] = []
+    layouts: dict[Hashable, Reading] = {}
+    moved = with_projections([_at(renaming.source, renaming.path) for renaming in renamings])
+    placed = framework.placed(whole(moved), dialect)
+    pairs = []
+    for renaming, layer in zip(renamings, moved, strict=True):
+        same = layer.readings is renaming.source.readings
+        source = renaming.source if same else replace(renaming.source, readings=layer.readings)
+        if source.kind == UNKNOWN and not same_names:
+            problems.append(unknown(source))
+            continue
+        foreign = [reading.kind for reading in source.readings if not framework.holds(reading.kind)]
+        if len(foreign) == len(source.readings):
+            problems.append(homeless(source, framework.title))
+            continue
+        if any(KINDS[kind].alike for kind in foreign):
+            problems.append(undecided(source))
+            continue
+        part = part_name(renaming.path)
+        place = placed[part.whole if part else renaming.path]
+        readings = []
+        for reading in source.readings:
+            if framework.holds(reading.kind):
+                key = reading.nameless, place.form
+                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, place.form, dialect))
+                readings.append(framework.spelled(layout, place.prefix, dialect, is_data))
+        if part:
+            readings = [own for reading in readings if (own := part_of(reading, part))]
+        if len(readings) > 1 and len({reading.stored for reading in readings}) > 1:
+            problems.append(undecided(source))
+        else:
+            pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason))
+    return pairs, problems
+
+
+def _at(layer: Layer, path: str) -> Layer:
+    return layer if layer.path == path else replace(layer, path=path)
+
+
+def respelled(target: Net, framework: Framework, format_name: str) -> tuple[Net, Contents]:
+    """The template with names as that format spells them, where the template's own format spells them otherwise."""
+    dialect = framework.dialect_for(format_name)
+    same_paths = [Renaming(layer, layer.path, SAME_NAME) for layer in target.layers]
+    pairs, problems = _lay_out(same_paths, framework, dialect, target.is_data, same_names=False)
+    if problems:
+        raise MatchError(problems)
+    moves = [move for pair in pairs for move in agreements(pair.source, pair.target, True)[0].moves]
+    specs = {move.target.spec.name: move.target.spec for move in moves}
+    layers = tuple(_with_shapes(pair.target, specs) for pair in pairs)
+    contents = Contents(tuple(specs.values()), target.container)
+    named = {move.target.spec.name: move.supplies[0].stored.spec.name for move in moves if move.supplies}
+    given = target.read
+    read = None if given is None else lambda name: given(named[name])
+    return replace(target, layers=layers, read=read), framework.dress(contents, layers, dialect, target)
+
+
+def _with_shapes(layer: Layer, specs: dict[str, TensorSpec]) -> Layer:
+    readings = (
+        replace(reading, stored=tuple(replace(item, spec=specs[item.spec.name]) for item in reading.stored))
+        for reading in layer.readings
+    )
+    return replace(layer, readings=tuple(readings))

@@ -1,0 +1,141 @@
+"""What a plan leaves open, as problems with the options that settle them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from converter.core.arithmetic import Cast
+from converter.core.equivalence import effect
+from converter.core.kinds import KINDS
+from converter.core.layers import Layer
+from converter.core.tensors import DType, is_float
+from converter.errors import ConversionError, Placeholder, Problem, Remedy, either
+from converter.frameworks.linear import HEADS
+from converter.matching.compatibility import Agreement, noted, shapes, unknown_kind, unplaced
+from converter.matching.matcher import Pair
+from converter.planning.step_cache import settled
+from converter.planning.steps import Step, assemble
+
+_LIKE = Remedy("like", Placeholder("CLONE"), "tells, and so does a schema")
+
+
+def differ(pair: Pair, possible: Sequence[Agreement]) -> bool:
+    """Whether the kinds that two layers have in common would be converted differently."""
+    return len(possible) > 1 and len({_moves(pair, agreement) for agreement in possible}) > 1
+
+
+def _moves(pair: Pair, agreement: Agreement) -> object:
+    """What the agreement does, however it says it and whatever kind it was derived from.
+
+    Alone, a stacked tensor has holes.
+    """
+    try:
+        steps = assemble(settled(pair, agreement))
+    except ConversionError:
+        return agreement.moves
+    return tuple((step.sources, _effect(step), step.target) for step in steps)
+
+
+def _effect(step: Step) -> object:
+    return effect(step.ops, step.sources[0].shape) if len(step.sources) == 1 else step.ops
+
+
+def lossy(step: Step) -> list[Problem]:
+    """A cast is for floats, or from integers to integers; any other would change what the values mean."""
+    return [
+        Problem(
+            f"'{step.sources[0].name}' is {op.source.name} and the clone's '{step.target.name}' is {op.dtype.name}: "
+            "only floats are cast to floats, and integers to integers.",
+            "dtype",
+            step.sources[0].name,
+            expected=op.dtype.name,
+            met=op.source.name,
+        )
+        for op in step.ops
+        if isinstance(op, Cast) and _sort(op.source) != _sort(op.dtype)
+    ]
+
+
+def _sort(dtype: DType) -> str:
+    """Float or integer; of every other dtype its own."""
+    return "float" if is_float(dtype) else "integer" if dtype.kind in "iu" else dtype.name
+
+
+def unknown(layer: Layer) -> Problem:
+    """A layer that no table describes, on its way to another framework."""
+    summary = "{count} layers are of an unknown kind, so it is unknown how another framework stores them."
+    return Problem(
+        unknown_kind(layer),
+        "unknown kind",
+        layer.path,
+        met=shapes(layer),
+        remedies=(Remedy("ignore", layer.path, "leaves it out"),),
+        summary=summary,
+    )
+
+
+def homeless(layer: Layer, title: str) -> Problem:
+    """A layer of a kind that the framework of this title does not have."""
+    text = f"'{layer.path}' is {layer.kind}, which {title} cannot express{noted(layer)}."
+    return Problem(
+        text, "no such kind", layer.path, met=layer.kind, remedies=(Remedy("ignore", layer.path, "leaves it out"),)
+    )
+
+
+def no_shape(pair: Pair) -> Problem:
+    """A layer whose tensors cannot be laid out in the target's form."""
+    layer = pair.source
+    if any(reading.form in HEADS for reading in layer.readings):
+        return _no_heads(layer)
+    text = f"'{layer.path}' ({shapes(layer)}) cannot be laid out as {layer.kind}{unplaced(layer, pair.target)}."
+    if any(reading.form == "depthwise" for reading in layer.readings):
+        text = f"'{layer.path}' ({shapes(layer)}) is a depthwise convolution whose channel multiplier is unknown."
+        return Problem(text, "multiplier", layer.path, remedies=(_LIKE,))
+    return Problem(text, "layout", layer.path, met=shapes(layer))
+
+
+def _no_heads(layer: Layer) -> Problem:
+    heads = next((dict(reading.sizes)["heads"] for reading in layer.readings if "heads" in dict(reading.sizes)), None)
+    if heads is not None:
+        text = (
+            f"'{layer.path}' ({shapes(layer)}) cannot be split into {heads} heads: its size is not a multiple of that."
+        )
+        return Problem(text, "heads", layer.path, met=str(heads))
+    module = layer.path.rpartition(".")[0] or layer.path
+    return Problem(
+        f"'{layer.path}' ({shapes(layer)}) belongs to an attention, and the number of its heads is unknown.",
+        "heads",
+        layer.path,
+        remedies=(Remedy("heads", (module, Placeholder("N"))),),
+        summary="{count} layers belong to attentions whose number of heads is unknown.",
+        wide=(Remedy("heads", (f"*{module.rpartition('.')[2]}", Placeholder("N"))),),
+    )
+
+
+def in_doubt(pair: Pair, possible: Iterable[Agreement]) -> Layer:
+    """The side that may be more, as no more than both have in common."""
+    kinds = {agreement.kind for agreement in possible}
+    kinds |= {kind for kind, row in KINDS.items() if row.alike in kinds}
+    layer = max(pair.source, pair.target, key=lambda layer: len(layer.readings))
+    common = tuple(reading for reading in layer.readings if reading.kind in kinds)
+    return replace(layer, readings=common or layer.readings)
+
+
+def undecided(layer: Layer) -> Problem:
+    """A layer that could be of several kinds, which are stored differently."""
+    kinds = list(dict.fromkeys(reading.called for reading in layer.readings))
+    return Problem(
+        f"'{layer.path}' ({shapes(layer)}) could be {either(kinds)}, which are stored differently.",
+        f"kind {' '.join(kinds)}",
+        layer.path,
+        candidates=tuple(kinds),
+        remedies=(
+            *(Remedy("kind", (layer.path, kind)) for kind in kinds),
+            Remedy("kind", ("*", kinds[0]), "settles all that can be"),
+            _LIKE,
+        ),
+        summary=f"{{count}} layers could be {either(kinds)}, which are stored differently.",
+        wide=tuple(Remedy("kind", ("*", kind)) for kind in kinds),
+    )
