@@ -20,9 +20,9 @@ from converter.errors import ConversionError, Placeholder, Problem, Remedy
 StrPath: TypeAlias = "str | os.PathLike[str]"
 #: Channels and spatial positions of tensors that stand side by side before a layer: ``64x49+4`` is 64 channels at 49
 #: positions, flattened, and 4 features.
-ChannelGroups: TypeAlias = "tuple[tuple[int, int], ...]"
+ChannelGroups: TypeAlias = tuple[tuple[int, int], ...]
 #: How many channels were flattened; or the groups, where a net joins several tensors.
-Channels: TypeAlias = "int | ChannelGroups"
+Channels: TypeAlias = int | ChannelGroups
 #: What ``dtype`` understands.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 

@@ -22,6 +22,7 @@ from converter.architectures.units import Shape, Unit
 from converter.architectures.vocabulary import CONTAINERS, VOCABULARY, Conv, ConvTranspose, NetStep, Prelu, kind_of
 from converter.core.kinds import KINDS
 from converter.core.layers import Leaf
+from converter.formats import FORMATS
 from converter.frameworks import FRAMEWORKS
 from converter.schema.loader import SchemaFile, schema_folder
 from converter.schema.loader import kinds as schema_kinds
@@ -29,24 +30,14 @@ from converter.schema.loader import kinds as schema_kinds
 ROOT = Path(__file__).parent.parent
 
 
-def speed() -> str:
-    """Two of the figures of docs/benchmarks.md, in a sentence."""
-    text = (ROOT / "docs" / "benchmarks.md").read_text()
-    size = re.search(r"^## A file of ([\d.]+ GB)", text, re.MULTILINE)
-    _, ours, ratio, _, _, faster, _, memory, _ = _cells(text, "torch → Flax msgpack")
-    small = _cells(text, "convert 'torch->flax' mlp.params")[0]
-    assert size
-    return (
-        f"A PyTorch file of {size[1]} becomes one of Flax in {ours.split()[0]} s: {ratio} times as long as `cp` takes, "
-        f"{faster} times as fast\nas a script that imports both frameworks, in {memory} MB of memory. The small MLP "
-        f"takes {small} s ([benchmarks](docs/benchmarks.md))."
-    )
-
-
-def _cells(text: str, title: str) -> list[str]:
-    """The first row of a table that is called so, without its title."""
-    row = next(line for line in text.splitlines() if line.startswith(f"| {title} |"))
-    return [cell.strip() for cell in row.strip("|").split("|")][1:]
+def formats() -> str:
+    """Formats x frameworks: who writes it, and the endings that choose it for an output."""
+    rows = ["| format | of | written as |", "|---|---|---|"]
+    for row in FORMATS:
+        titles = [framework.title for framework in FRAMEWORKS if framework.name in row.frameworks]
+        endings = ", ".join(f"`{ending}`" for ending in row.extensions) or "only read"
+        rows.append(f"| {row.title} (`{row.name}`) | {', '.join(titles) or 'any'} | {endings} |")
+    return "\n".join(rows)
 
 
 def kinds() -> str:
@@ -105,17 +96,15 @@ def _called(dialect: Dialect, kind: type[NetStep]) -> str:
 
 
 #: Page -> the tables in it.
-TABLES = {ROOT / "README.md": {"speed": speed}, ROOT / "docs" / "net_vocabulary.md": {"vocabulary": vocabulary}}
+TABLES = {ROOT / "README.md": {"formats": formats}, ROOT / "docs" / "net_vocabulary.md": {"vocabulary": vocabulary}}
 
 
 def current(page: Path) -> str:
     """The page with every generated table made anew between its markers."""
     text = page.read_text()
     for name, make in TABLES[page].items():
-        pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text, flags=re.DOTALL
-        )
+        pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(\n<!-- end -->)"
+        text, count = re.subn(pattern, lambda found, make=make: found[1] + make() + found[2], text, flags=re.DOTALL)
         assert count == 1, f"{page.name} has {count} tables '{name}'"
     return text
 

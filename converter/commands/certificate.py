@@ -26,8 +26,8 @@ from converter.endpoints.checkpoint import Weights, open_weights
 from converter.endpoints.destination import parse_direction
 from converter.errors import ConversionError, OutputError, Remedy
 from converter.execution.jobs import compute
-from converter.formats.io.atomic import discard, disk, partial_path, publish
-from converter.formats.io.locations import is_url, location
+from converter.formats.atomic import discard, disk, partial_path, publish
+from converter.formats.locations import is_url, location
 from converter.live.user_code import is_name
 from converter.options import Options, StrPath
 from converter.planning.plan import TensorPlan

@@ -16,7 +16,7 @@ from converter.errors import ConversionError, Problem, Remedy
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
 from converter.formats import Format
-from converter.formats.io.locations import location
+from converter.formats.locations import location
 from converter.matching.hints import Hints
 from converter.matching.matcher import match
 from converter.matching.partial import SLICED, select

@@ -15,7 +15,7 @@ from converter.core.tensors import Array
 from converter.endpoints.readers import RenamedReader
 from converter.errors import ConversionError, FormatError, Problem, Remedy
 from converter.formats import Contents, Format, Reader, open_reader
-from converter.formats.io.locations import location
+from converter.formats.locations import location
 from converter.frameworks import Framework, framework, recognise, understood
 from converter.frameworks.neutral import origin
 from converter.options import ReadKeywords, ReadOptions, Records, StrPath, check_keywords, record_of

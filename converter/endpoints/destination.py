@@ -13,8 +13,8 @@ import msgspec
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, OutputError, Placeholder, Remedy
 from converter.formats import FORMATS, Format, by_name
-from converter.formats.io.atomic import disk
-from converter.formats.io.locations import location, with_suffix
+from converter.formats.atomic import disk
+from converter.formats.locations import location, with_suffix
 from converter.frameworks import Framework, framework
 from converter.options import StrPath, WriteOptions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converter._version import __version__
 from converter.formats import Format
-from converter.formats.io.locations import is_url, place, store
+from converter.formats.locations import inner_path, is_url, store
 from converter.planning.plan import TensorPlan
 
 __all__ = ["state_of", "work_id"]
@@ -31,7 +31,7 @@ def state_of(source: Path) -> str:
     digest = xxhash.xxh3_128()
     for file in sorted(_files(source), key=str):
         if is_url(file):
-            digest.update(f"{file} {store(file).ukey(place(file))}".encode())
+            digest.update(f"{file} {store(file).ukey(inner_path(file))}".encode())
             continue
         about = file.stat()
         digest.update(f"{file} {about.st_size} {about.st_mtime_ns}".encode())

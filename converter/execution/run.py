@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from converter.execution.jobs import Pace, fill
 from converter.execution.resume import work_id
 from converter.formats import Format, Reader, open_writer
-from converter.formats.io.locations import is_url
+from converter.formats.locations import is_url
 from converter.planning.plan import TensorPlan
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from converter.errors import ConversionError, FormatError, OutputError, Remedy
 from converter.execution.jobs import Pace, fill
 from converter.execution.resume import state_of
 from converter.formats import Format, Reader, by_name
+from converter.formats.atomic import discard, disk
 from converter.formats.base import Opening
-from converter.formats.io.atomic import discard, disk
-from converter.formats.io.locations import exists
 from converter.formats.io.shards import Shard, ShardWriter, Staging, index_of
 from converter.formats.io.upload import writer_to
+from converter.formats.locations import exists
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
 

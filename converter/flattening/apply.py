@@ -1,9 +1,9 @@
-"""The flatten trap: between channels-first and channels-last nets the first layer behind a flatten needs its
+"""The flatten trap: between channels-first and channels-last nets the first layer after a flatten needs its
 inputs in another order.
 
-Only the channels C of the tensor that was flattened matter: its features are (C, places) in PyTorch and MXNet,
-(places, C) in TensorFlow and Flax. The same holds for the outputs of a linear layer that become channels again
-(the generator of a GAN, a decoder). C comes from the user (`--flatten`, `--unflatten`), from a schema, or follows
+Only the channels C of the tensor that was flattened matter: its features are (C, positions) in PyTorch and MXNet,
+(positions, C) in TensorFlow and Flax. The same holds for the outputs of a linear layer that become channels again
+(the generator of a GAN, a decoder). C comes from the user (`flatten`, `unflatten`), from a schema, or follows
 from the sizes of the layers around (`converter.flattening.guesses`); where two answers are possible the conversion is
 refused, and whatever was decided is reported.
 """
@@ -49,29 +49,31 @@ def flattened(
     if ours == theirs:
         return (), tuple(pairs), []
     chain, basis = _chain(source, target, pairs)
-    said, parts, problems = _said(chain, hints)
+    said, parts, problems = _chosen(chain, hints)
     seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in said}
     said |= seen
-    found, doubts = guessed(chain, said, basis)
-    found = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in found]
-    found = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in found]
+    decided, doubts = guessed(chain, said, basis, bool(parts))
+    decided = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in decided]
+    decided = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in decided]
     if hints.options.flatten_fix:
         problems += map(doubtful, doubts)
     else:
-        found = [_declined(item) for item in (*found, *doubts)]
+        decided = [_declined(item) for item in (*decided, *doubts)]
     by_path: dict[str, list[Flattened]] = {}
-    for item in found:
+    for item in decided:
         if item.channels or item.parts:
             by_path.setdefault(item.path, []).append(item)
     fixed = (_fixed(pair, by_path.get(pair.source.path, ()), ours) for pair in pairs)
-    return tuple(dict.fromkeys(found)), tuple(fixed), problems
+    return tuple(dict.fromkeys(decided)), tuple(fixed), problems
 
 
 def guessed(
-    chain: Sequence[Layer], said: Mapping[tuple[str, str], int], basis: str
+    chain: Sequence[Layer], said: Mapping[tuple[str, str], int], basis: str, sums: bool = False
 ) -> tuple[list[Flattened], list[Flattened]]:
-    """As `converter.flattening.guesses.guesses`; nothing for a net without channels."""
-    if not any(sizes_of(layer).flow == "channels" for layer in chain) and not any(said.values()):
+    """As `converter.flattening.guesses.guesses`; nothing for a net without channels, unless the user says that some
+    inputs are several tensors side by side.
+    """
+    if not sums and not any(sizes_of(layer).flow == "channels" for layer in chain) and not any(said.values()):
         return [], []
     from converter.flattening.guesses import guesses  # only some nets need it
 
@@ -93,23 +95,23 @@ def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[La
             return [_of_both(pairs[i]) for _, i in called], f"the order in which the {side} calls its layers"
     first = sorted(nets, key=lambda name: framework(nets[name].framework).channels_last)
     side = next((name for name in first if nets[name].ordered), "")
-    places = {spec.name: i for i, layer in enumerate(nets[side or "source"].layers) for spec in layer.tensors}
-    order = sorted(pairs, key=lambda pair: places[(pair.target if side == "clone" else pair.source).tensors[0].name])
+    positions = {spec.name: i for i, layer in enumerate(nets[side or "source"].layers) for spec in layer.tensors}
+    order = sorted(pairs, key=lambda pair: positions[(pair.target if side == "clone" else pair.source).tensors[0].name])
     return [_of_both(pair) for pair in order], f"the order of the layers in the {side}" if side else ""
 
 
 def _seen(source: Net, target: Net, pairs: Sequence[Pair]) -> Mapping[tuple[str, str], int]:
     """(path, side) -> the channels that a forward of either net showed (0: none)."""
-    found: dict[tuple[str, str], int] = {}
+    channels: dict[tuple[str, str], int] = {}
     for pair in pairs:
         for net, layer in ((source, pair.source), (target, pair.target)):
             if net.observed is None or not any((reading.kind, INPUTS) in _AXES for reading in pair.source.readings):
                 continue
             if layer.path in net.observed.flattened:
-                found.setdefault((pair.source.path, INPUTS), net.observed.flattened[layer.path])
+                channels.setdefault((pair.source.path, INPUTS), net.observed.flattened[layer.path])
             if layer.path in net.observed.unflattened and layer.kind == "linear":
-                found.setdefault((pair.source.path, OUTPUTS), net.observed.unflattened[layer.path])
-    return found
+                channels.setdefault((pair.source.path, OUTPUTS), net.observed.unflattened[layer.path])
+    return channels
 
 
 def _of_both(pair: Pair) -> Layer:
@@ -119,10 +121,10 @@ def _of_both(pair: Pair) -> Layer:
     return replace(pair.source, readings=common or pair.source.readings)
 
 
-def _said(
+def _chosen(
     chain: Sequence[Layer], hints: Hints
 ) -> tuple[dict[tuple[str, str], int], dict[str, ChannelGroups], list[Problem]]:
-    """(path, side) -> the channels that the user or the schema gives (0: none); path -> the tensors that stand side by
+    """(path, side) -> the channels that the user or the schema says (0: none); path -> the tensors that stand side by
     side before it, if the user says so; and what cannot be.
     """
     said: dict[tuple[str, str], int] = {}
@@ -135,7 +137,7 @@ def _said(
             if given is None or not any((reading.kind, side) in _AXES for reading in layer.readings):
                 continue
             if not isinstance(given, int):
-                total = sum(channels * places for channels, places in given)
+                total = sum(channels * positions for channels, positions in given)
                 if total != features:
                     text = f"'{layer.path}' has {features} inputs, and these are {total}."
                     about = Remedy("flatten", (layer.path, channels_text(given)))
@@ -185,7 +187,7 @@ def _fixed(pair: Pair, items: Sequence[Flattened], source_last: bool) -> Pair:
 
 
 def _split_features(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
-    """The layer with the features of one side taken apart into channels and places."""
+    """The layer with the features of one side taken apart into channels and positions."""
     readings = tuple(
         replace(
             reading,
@@ -202,7 +204,7 @@ def _turned(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
 
     Raises ConversionError for a kernel that is made of pieces (weight normalisation).
     """
-    parts = tuple((places, channels) for channels, places in item.parts) if channels_last else item.parts
+    parts = tuple((positions, channels) for channels, positions in item.parts) if channels_last else item.parts
     readings = tuple(
         replace(reading, stored=tuple(_with_turn(s, _AXES[reading.kind, item.side], parts) for s in reading.stored))
         for reading in layer.readings
@@ -212,21 +214,21 @@ def _turned(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
 
 
 def _with_turn(stored: Stored, axis: str, parts: ChannelGroups) -> Stored:
-    found = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
-    if (axis,) not in found:
+    axes = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
+    if (axis,) not in axes:
         return stored
     if stored.fold is not None:
         raise ConversionError(f"'{stored.spec.name}' is kept in pieces, and its inputs are tensors side by side")
-    return replace(stored, sources=stored.specs, fold=Turn(found.index((axis,)), parts))
+    return replace(stored, sources=stored.specs, fold=Turn(axes.index((axis,)), parts))
 
 
 def _split(stored: Stored, axis: str, item: Flattened, channels_last: bool) -> Stored:
     words = stored.leaf.axes.split()
     if axis not in words:
         return stored
-    channels, places = f"{item.side}_channels", f"{item.side}_places"
-    first = f"({channels} {places})"
-    here = f"({places} {channels})" if channels_last else first
+    channels, positions = f"{item.side}_channels", f"{item.side}_positions"
+    first = f"({channels} {positions})"
+    here = f"({positions} {channels})" if channels_last else first
     axes = " ".join(here if word == axis else word for word in words)
     neutral = " ".join(first if word == axis else word for word in stored.leaf.neutral.split())
     return replace(

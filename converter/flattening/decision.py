@@ -26,8 +26,8 @@ class Flattened(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.parts:
             return (
-                f"flatten: the {self.features} {self.side} of {self.path} are {channels_text(self.parts)}, tensors side "
-                f"by side ({self.reason}); each takes the order of the other framework"
+                f"flatten: the {self.features} {self.side} of {self.path} are {channels_text(self.parts)}, tensors "
+                f"side by side ({self.reason}); each takes the order of the other framework"
             )
         if self.channels:
             return (

@@ -1,4 +1,4 @@
-"""Which layers stand behind a flatten, as the sizes of the layers before them tell it.
+"""Which layers stand after a flatten, as the sizes of the layers before them tell it.
 
 A layer with F inputs may take a flattened tensor of C channels where C divides F; it may as well take the F
 outputs of an earlier linear layer, or C = F channels that were pooled. When sizes allow one answer it is

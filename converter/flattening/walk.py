@@ -167,7 +167,7 @@ class Walk(msgspec.Struct):
             self._ask(node, INPUTS, f"{text}{also}.")
         elif len(options) == 1 and self._taken_up(node, *options):
             text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
-            self._ask(node, INPUTS, f"{text}, though a convolution behind it takes these channels.")
+            self._ask(node, INPUTS, f"{text}, though a convolution after it takes these channels.")
         elif len(options) == 1 and self._side_by_side(node, *options):
             also = either({tip.channels for tip in self._unused()})
             text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
@@ -183,7 +183,7 @@ class Walk(msgspec.Struct):
             self._unexplained(node)
 
     def _unexplained(self, node: Node) -> None:
-        """No layer before gives what comes in. Where layers behind it could, the order is not to be trusted."""
+        """No layer before gives what comes in. Where layers after it could, the order is not to be trusted."""
         features = node.sizes.inputs
         if any(1 < tip.channels < features for tip in self._unused()) and not self._convolves(node):
             also = either({tip.channels for tip in self._unused()})
@@ -202,7 +202,7 @@ class Walk(msgspec.Struct):
         """The convolutions whose outputs may have been flattened: those before that no other has taken."""
         if not self.tips:
             return ()
-        still = open_sizes(self.nodes[: self._place(self.tips[-1].path) + 1])
+        still = open_sizes(self.nodes[: self._position(self.tips[-1].path) + 1])
         return [tip for tip in self.tips if tip.channels in still or tip is self.tips[-1]]
 
     def _unused(self) -> list[Tip]:
@@ -210,20 +210,20 @@ class Walk(msgspec.Struct):
         return [tip for tip in self._candidates() if tip.features is None]
 
     def _side_by_side(self, node: Node, channels: int) -> bool:
-        """Whether other convolutions are left over that no layer behind this one can take."""
+        """Whether other convolutions are left over that no layer after this one can take."""
         others = {tip.channels for tip in self._unused()} - {channels}
         given = {other.sizes.outputs for other in self.nodes if other.sizes.flow != "channels"}
-        takers = [n for n in self._behind(node) if n.sizes.flow == "features" and n.sizes.inputs not in given]
+        takers = [n for n in self._after(node) if n.sizes.flow == "features" and n.sizes.inputs not in given]
         return len(others) > len(takers) and not self._convolves(node)
 
-    def _behind(self, node: Node) -> Sequence[Node]:
-        return self.nodes[self._place(node.path) + 1 :]
+    def _after(self, node: Node) -> Sequence[Node]:
+        return self.nodes[self._position(node.path) + 1 :]
 
     def _convolves(self, node: Node) -> bool:
-        """Whether a convolution stands behind this layer, which may take what is left over."""
-        return any(other.sizes.flow == "channels" for other in self._behind(node))
+        """Whether a convolution stands after this layer, which may take what is left over."""
+        return any(other.sizes.flow == "channels" for other in self._after(node))
 
-    def _place(self, path: str) -> int:
+    def _position(self, path: str) -> int:
         return next(i for i, node in enumerate(self.nodes) if node.path == path)
 
     def _exact(self, features: int) -> tuple[str, bool]:
@@ -247,13 +247,13 @@ class Walk(msgspec.Struct):
         return {size for size in sums if size < features and not features % size}
 
     def _goes_on(self, node: Node, channels: int) -> bool:
-        """Whether a convolution behind this layer takes those channels, so that they were not flattened."""
-        return any(n.sizes.flow == "channels" and n.sizes.inputs == channels for n in self._behind(node))
+        """Whether a convolution after this layer takes those channels, so that they were not flattened."""
+        return any(n.sizes.flow == "channels" and n.sizes.inputs == channels for n in self._after(node))
 
     def _taken_up(self, node: Node, channels: int) -> bool:
-        """Whether a convolution behind this layer takes those channels, and nothing there gave them first."""
+        """Whether a convolution after this layer takes those channels, and nothing there gave them first."""
         before = node
-        for other in self._behind(node):
+        for other in self._after(node):
             if other.sizes.flow == "channels" and other.sizes.inputs == channels and not other.sizes.transposed:
                 return before.sizes.flow != "features" or before.sizes.outputs % channels != 0
             if other.sizes.flow == "channels" and other.sizes.outputs == channels:
@@ -309,8 +309,8 @@ class Walk(msgspec.Struct):
 
     def _next_channels(self, place: int) -> int:
         """The channels that the next layer takes, norms aside, if it is a convolution."""
-        behind = next((node for node in self.nodes[place + 1 :] if node.sizes.flow not in ("norm", "other")), None)
-        return behind.sizes.inputs if behind and behind.sizes.flow == "channels" else 0
+        following = next((node for node in self.nodes[place + 1 :] if node.sizes.flow not in ("norm", "other")), None)
+        return following.sizes.inputs if following and following.sizes.flow == "channels" else 0
 
     # -- answers ----------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ import msgspec
 from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
-from converter.formats.io.atomic import disk
-from converter.formats.io.locations import open_binary
+from converter.formats.atomic import disk
+from converter.formats.locations import open_binary
 from converter.options import ReadOptions
 
 if TYPE_CHECKING:

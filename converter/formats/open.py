@@ -7,9 +7,9 @@ from pathlib import Path
 
 from converter.core.contents import Contents
 from converter.errors import FormatError
+from converter.formats.atomic import disk, former_paths
 from converter.formats.base import Probe, Reader, ReadOptions, Writer
-from converter.formats.io.atomic import disk, former_paths
-from converter.formats.io.locations import is_url, reading
+from converter.formats.locations import is_url, reading
 from converter.formats.table import Format, recognised
 
 __all__ = ["detect", "open_reader", "open_writer"]

@@ -131,12 +131,12 @@ FORMATS: tuple[Format, ...] = (
         extensions=(".safetensors.index.json",),
         checksums="xxh3-128 (ours)",
     ),
-    Format("mxnet2", "MXNet 2 parameters", "mxnet.npz", _MXNET, (".params",), checksums="CRC-32"),
+    Format("mxnet2", "MXNet 2 parameters", "numpy.mxnet2", _MXNET, (".params",), checksums="CRC-32"),
     Format("npz", "NumPy archive", "numpy.npz", extensions=(".npz",), checksums="CRC-32"),
     Format("npy", "NumPy array", "numpy.npy", extensions=(".npy",)),
     Format("flax-checkpoint", "Flax checkpoint folder", "flax.checkpoint", _FLAX),
     Format("orbax", "Orbax checkpoint", "flax.orbax", _FLAX, (".orbax",), shards="orbax", checksums="CRC-32C (OCDBT)"),
-    Format("pickle", "pickle of arrays", "pickle.file"),
+    Format("pickle", "pickle of arrays", "pickled.file"),
     Format("flax-msgpack", "Flax msgpack", "flax.msgpack", _FLAX, (".msgpack",)),
 )
 

@@ -58,7 +58,7 @@ class Setting(msgspec.Struct, frozen=True):
 class Default(msgspec.Struct, frozen=True):
     """A property, and how each framework sets it; those that have no default for it are left out.
 
-    kinds: the layer kinds of `converter.core.layers.KINDS` that it concerns; none where no weights tell that a net has
+    kinds: the layer kinds of `converter.core.kinds.KINDS` that it concerns; none where no weights tell that a net has
         such layers, so that only live nets are compared. together: whether a net must have all of the kinds.
     roles: how many tensors the layer has, where that tells.
     """

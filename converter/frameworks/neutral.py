@@ -1,4 +1,4 @@
-"""The neutral file: ``<path>.<role>`` in the axis order of `core.layers`, its layers listed in the metadata."""
+"""The neutral file: ``<path>.<role>`` in the axis order of `core.kinds`, its layers listed in the metadata."""
 
 from __future__ import annotations
 

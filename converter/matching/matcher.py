@@ -16,8 +16,8 @@ import msgspec
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
 from converter.errors import MatchError, Problem, Remedy, listed
-from converter.matching.bare_parameters import as_there
 from converter.matching.compatibility import agreements, disagreement, noted, shapes
+from converter.matching.forms import as_there
 from converter.matching.hints import Hints, narrowed
 from converter.matching.names import Naming, numbered_alike, plain_names, same_tails
 from converter.matching.order import in_turn, true_order

@@ -22,7 +22,7 @@ from converter.matching.renaming import Renaming, rename
 from converter.matching.tied import aliases
 from converter.planning.plan import TensorPlan, assembled, left_out_of, without_idle
 from converter.planning.questions import differ, homeless, no_shape, undecided, unknown
-from converter.planning.step_cache import Settling
+from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
 
 
@@ -40,18 +40,18 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own
     fixed, fixed_pairs, doubts = flattened(source, new, pairs, hints)
     problems += doubts
-    settling = Settling()
+    cache = StepCache()
     for pair in fixed_pairs:
-        if settling.repeats(pair):
+        if cache.repeats(pair):
             continue
         possible = agreements(pair.source, pair.target, same_names)
         if differ(pair, possible):
             problems.append(undecided(pair.source))
         elif possible:
-            settling.add(pair, possible[0])
+            cache.add(pair, possible[0])
         else:
             problems.append(no_shape(pair))
-    steps = assembled(settling, problems)
+    steps = assembled(cache, problems)
     kept, links = _without_repeats(steps, source) if framework.keeps_aliases else (steps, {})
     specs = tuple(step.target for step in kept)
     origin = replace(source, ordered=source.ordered or hints.schema is not None)

@@ -14,12 +14,12 @@ from converter.core.layers import Net, words_in
 from converter.errors import ConversionError, MatchError, Problem
 from converter.flattening.apply import Flattened, flattened
 from converter.matching.compatibility import agreements, lookalikes
+from converter.matching.forms import in_pieces, normalisations, wrapped
 from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair, match
-from converter.matching.normalised import in_pieces, normalisations, wrapped
 from converter.matching.tied import loosened, tied_to
 from converter.planning.questions import differ, in_doubt, lossy, undecided
-from converter.planning.step_cache import Settling
+from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
 
 #: The reason of a step that hands on what the clone has.
@@ -71,16 +71,16 @@ def plan_matched(
     problems += [
         Problem(wrapped(pair.target), "normalised", pair.target.path) for pair in pairs if normalisations(pair.target)
     ]
-    settling = Settling()
+    cache = StepCache()
     for pair in pairs:
-        if settling.repeats(pair):
+        if cache.repeats(pair):
             continue
         possible = agreements(pair.source, pair.target, same_framework)
         if differ(pair, possible) or lookalikes(pair.source, pair.target):
             problems.append(undecided(in_doubt(pair, possible)))
         else:
-            settling.add(pair, possible[0])
-    steps = {step.target.name: step for step in assembled(settling, problems)}
+            cache.add(pair, possible[0])
+    steps = {step.target.name: step for step in assembled(cache, problems)}
     for name, twin in {**matched.ties.copies, **repeating}.items():
         steps[name] = replace(steps[twin], target=replace(steps[twin].target, name=name), reason=tied_to(twin))
     for layer in matched.kept:
@@ -125,11 +125,11 @@ def left_out_of(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
     return (*source.left_out, *unused)
 
 
-def assembled(settling: Settling, problems: list[Problem]) -> tuple[Step, ...]:
+def assembled(cache: StepCache, problems: list[Problem]) -> tuple[Step, ...]:
     """The steps. Raises MatchError with the problems so far and those met here."""
     steps: tuple[Step, ...] = ()
     try:
-        steps = settling.steps()
+        steps = cache.steps()
     except ConversionError as error:
         problems += error.problems
     problems += [problem for step in steps for problem in lossy(step)]

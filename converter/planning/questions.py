@@ -15,7 +15,7 @@ from converter.errors import ConversionError, Placeholder, Problem, Remedy, eith
 from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import Agreement, noted, shapes, unknown_kind, unplaced
 from converter.matching.matcher import Pair
-from converter.planning.step_cache import settled
+from converter.planning.step_cache import layer_moves
 from converter.planning.steps import Step, assemble
 
 _LIKE = Remedy("like", Placeholder("CLONE"), "tells, and so does a schema")
@@ -32,7 +32,7 @@ def _moves(pair: Pair, agreement: Agreement) -> object:
     Alone, a stacked tensor has holes.
     """
     try:
-        steps = assemble(settled(pair, agreement))
+        steps = assemble(layer_moves(pair, agreement))
     except ConversionError:
         return agreement.moves
     return tuple((step.sources, _effect(step), step.target) for step in steps)
@@ -67,7 +67,7 @@ def unknown(layer: Layer) -> Problem:
     """A layer that no table describes, on its way to another framework."""
     summary = "{count} layers are of an unknown kind, so it is unknown how another framework stores them."
     return Problem(
-        unknown_kind(layer),
+        f"{unknown_kind(layer)}.",
         "unknown kind",
         layer.path,
         met=shapes(layer),

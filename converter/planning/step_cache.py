@@ -1,4 +1,4 @@
-"""From agreements to steps, layer by layer. Layers that differ in nothing but their names are settled once.
+"""The steps of each pair of layers, worked out once for all pairs that differ in their names alone.
 
 A checkpoint has thousands of layers, and few that differ.
 """
@@ -15,53 +15,53 @@ from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.matching.compatibility import Agreement
 from converter.matching.matcher import Pair
-from converter.planning.steps import Settled, Step, assemble
+from converter.planning.steps import LayerMove, Step, assemble
 
 
-def settled(pair: Pair, agreement: Agreement) -> list[Settled]:
-    return [Settled(pair.source.path, agreement.kind, pair.reason, move) for move in agreement.moves]
+def layer_moves(pair: Pair, agreement: Agreement) -> list[LayerMove]:
+    return [LayerMove(pair.source.path, agreement.kind, pair.reason, move) for move in agreement.moves]
 
 
-class Settling:
-    """Pairs of layers in the order of the target, and the steps that they come to."""
+class StepCache:
+    """Pairs of layers in the order of the target, and their steps."""
 
     def __init__(self) -> None:
-        self._done: list[Sequence[Step] | list[Settled]] = []
-        self._patterns: dict[Hashable, _Patterns] = {}
+        self._done: list[Sequence[Step] | list[LayerMove]] = []
+        self._known: dict[Hashable, _NamelessSteps] = {}
 
     def repeats(self, pair: Pair) -> bool:
-        """Whether the pair is like one before it, and so is settled."""
-        pattern = self._patterns.get(_nameless(pair))
-        if pattern is not None:
-            self._done.append(pattern.steps(pair))
-        return pattern is not None
+        """Whether the pair differs from one before it in names alone; then its steps are added."""
+        known = self._known.get(_nameless(pair))
+        if known is not None:
+            self._done.append(known.steps(pair))
+        return known is not None
 
     def add(self, pair: Pair, agreement: Agreement) -> None:
-        """The pair is to be taken as it was agreed."""
-        moves = settled(pair, agreement)
+        """Add the steps of a pair that agrees so."""
+        moves = layer_moves(pair, agreement)
         try:
             steps = assemble(moves)
-        except ConversionError:  # a tensor has a part in other layers, too, or the pair cannot be assembled at all
+        except ConversionError:  # a tensor that other layers share, or a pair that cannot be assembled at all
             self._done.append(moves)
             return
         self._done.append(steps)
-        if (found := _patterns(pair, steps)) is not None:
-            self._patterns[_nameless(pair)] = found
+        if (nameless := _nameless_steps(pair, steps)) is not None:
+            self._known[_nameless(pair)] = nameless
 
     def steps(self) -> tuple[Step, ...]:
         """All of them. Raises ConversionError as `assemble` does."""
-        apart = [item for items in self._done for item in items if isinstance(item, Settled)]
-        found = {step.target.name: step for step in assemble(apart)}
+        apart = [item for items in self._done for item in items if isinstance(item, LayerMove)]
+        assembled = {step.target.name: step for step in assemble(apart)}
         steps: list[Step] = []
         for items in self._done:
             for item in items:
-                step = found.pop(item.move.target.spec.name, None) if isinstance(item, Settled) else item
+                step = assembled.pop(item.move.target.spec.name, None) if isinstance(item, LayerMove) else item
                 steps += [step] if step is not None else []
         return tuple(steps)
 
 
-class _Pattern(msgspec.Struct, frozen=True):
-    """A step without names. sources: the places of its tensors in the source reading; target: in the target's."""
+class _NamelessStep(msgspec.Struct, frozen=True):
+    """A step without names. sources: the positions of its tensors in the source reading; target: in the target's."""
 
     sources: tuple[int, ...]
     ops: tuple[Op, ...]
@@ -69,13 +69,13 @@ class _Pattern(msgspec.Struct, frozen=True):
     spec: TensorSpec
 
 
-class _Patterns(msgspec.Struct, frozen=True):
+class _NamelessSteps(msgspec.Struct, frozen=True):
     """The steps of a pair, and which readings of its layers they are of."""
 
     kind: str
     source: int
     target: int
-    each: tuple[_Pattern, ...]
+    each: tuple[_NamelessStep, ...]
 
     def steps(self, pair: Pair) -> list[Step]:
         sources = _specs(pair.source.readings[self.source])
@@ -85,7 +85,7 @@ class _Patterns(msgspec.Struct, frozen=True):
             Step(
                 path,
                 kind,
-                tuple([sources[place] for place in one.sources]),
+                tuple([sources[position] for position in one.sources]),
                 one.ops,
                 TensorSpec(targets[one.target].spec.name, one.spec.shape, one.spec.dtype),
                 reason,
@@ -94,8 +94,8 @@ class _Patterns(msgspec.Struct, frozen=True):
         ]
 
 
-def _patterns(pair: Pair, steps: Sequence[Step]) -> _Patterns | None:
-    """None for steps that do not tell those of another pair: they hold a name, or are of several readings."""
+def _nameless_steps(pair: Pair, steps: Sequence[Step]) -> _NamelessSteps | None:
+    """None for steps that are not those of another pair: they hold a name, or are of several readings."""
     if not steps or any(isinstance(op, Require) for step in steps for op in step.ops):  # its message names a tensor
         return None
     for ours, source in enumerate(pair.source.readings):
@@ -104,10 +104,12 @@ def _patterns(pair: Pair, steps: Sequence[Step]) -> _Patterns | None:
             needed = {spec for step in steps for spec in step.sources}
             if needed <= set(have) and sorted(step.target.name for step in steps) == sorted(want):
                 each = (
-                    _Pattern(tuple(map(have.index, step.sources)), step.ops, want.index(step.target.name), step.target)
+                    _NamelessStep(
+                        tuple(map(have.index, step.sources)), step.ops, want.index(step.target.name), step.target
+                    )
                     for step in steps
                 )
-                return _Patterns(steps[0].kind, ours, theirs, tuple(each))
+                return _NamelessSteps(steps[0].kind, ours, theirs, tuple(each))
     return None
 
 

@@ -36,7 +36,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
         return ", ".join([*dict.fromkeys(map(str, self.ops)), *renamed]) or "moved"
 
 
-class Settled(msgspec.Struct, frozen=True, gc=False):
+class LayerMove(msgspec.Struct, frozen=True, gc=False):
     """A move with the layer and the reason that the report names."""
 
     layer: str
@@ -45,18 +45,18 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
     move: Move
 
 
-def assemble(settled: Iterable[Settled]) -> tuple[Step, ...]:
+def assemble(moves: Iterable[LayerMove]) -> tuple[Step, ...]:
     """One step for each target tensor, also for one that is stacked from several layers (fused q, k, v).
 
     Raises ConversionError when a stacked tensor would be left with a hole.
     """
-    by_target: dict[str, list[Settled]] = {}
-    for item in settled:
+    by_target: dict[str, list[LayerMove]] = {}
+    for item in moves:
         by_target.setdefault(item.move.target.spec.name, []).append(item)
     return tuple(_step(sorted(items, key=lambda item: item.move.place)) for items in by_target.values())
 
 
-def _step(items: Sequence[Settled]) -> Step:
+def _step(items: Sequence[LayerMove]) -> Step:
     first = items[0]
     target = first.move.target
     moves = [item.move for item in items]
@@ -92,21 +92,21 @@ def _whole(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...
 
 
 def _pieces(moves: Sequence[Move], kind: str) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]]:
-    """Every role is taken from its own tensor, and they are put together."""
+    """Every role is taken from its own tensor, and they are stacked."""
     wanted = [supply for move in moves for supply in move.supplies]
     stored = list(dict.fromkeys(supply.stored for supply in wanted))
     checked = [pair for move in moves for pair in move.checked if pair[0].stored in stored]
     apart = {pair[0].stored: pair for move in moves for pair in move.checked if pair[0].stored not in stored}
     own = tuple(spec for item in stored for spec in item.specs)
-    # a tensor that is left behind as a whole is one number in any layout, so it is looked at as it comes
+    # a tensor that is left behind as a whole must hold one value in any layout, so it is checked as it is stored
     ops: list[Op] = [Require((len(own),), value, _left_behind(supply, kind)) for supply, value in apart.values()]
     ops += _common([_to_neutral(item) for item in stored], stored)
     starts = [sum(max(item.parts, 1) for item in stored[:i]) for i in range(len(stored))]
     if any(item.parts for item in stored):
         ops.append(Split(tuple(item.parts for item in stored)))
-    places = [starts[stored.index(s.stored)] + s.place for s in [*wanted, *(supply for supply, _ in checked)]]
-    if places != list(range(sum(max(item.parts, 1) for item in stored))):
-        ops.append(Reorder(tuple(places)))
+    positions = [starts[stored.index(s.stored)] + s.place for s in [*wanted, *(supply for supply, _ in checked)]]
+    if positions != list(range(sum(max(item.parts, 1) for item in stored))):
+        ops.append(Reorder(tuple(positions)))
     ops += [Require((len(wanted),), value, _left_behind(supply, kind)) for supply, value in checked]
     counts = tuple(len(move.supplies) for move in moves if move.supplies)
     if any(count > 1 for count in counts):
@@ -132,8 +132,8 @@ def _to_neutral(stored: Stored) -> tuple[Op, ...]:
     return ops if stored.fold is None else (stored.fold, *ops)
 
 
-def _common(found: Sequence[tuple[Op, ...]], stored: Sequence[Stored]) -> tuple[Op, ...]:
-    if len(set(found)) > 1 or (len(stored) > 1 and any(item.fold for item in stored)):
+def _common(each: Sequence[tuple[Op, ...]], stored: Sequence[Stored]) -> tuple[Op, ...]:
+    if len(set(each)) > 1 or (len(stored) > 1 and any(item.fold for item in stored)):
         names = ", ".join(item.spec.name for item in stored)
         raise ConversionError(f"{names} are stored in different ways, and cannot be put together into one tensor")
-    return found[0]
+    return each[0]

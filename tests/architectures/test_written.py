@@ -113,7 +113,7 @@ def test_what_cannot_be_written_is_refused(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(capsys, "scaffold", *words)
-    assert "is no input" in refused(capsys, "scaffold", "lenet", "--to", "torch", "--input", "1,x", code=2)
+    assert "is not an input" in refused(capsys, "scaffold", "lenet", "--to", "torch", "--input", "1,x", code=2)
 
 
 @pytest.mark.parametrize(

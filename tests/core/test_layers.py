@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.core.kinds import KINDS
-from converter.core.layers import join_path, natural_key, split_path
+from converter.core.layers import join_path, split_path
+from converter.core.natural_order import natural_key
 
 
 @given(st.lists(st.text(min_size=1), min_size=1))

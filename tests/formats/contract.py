@@ -15,7 +15,7 @@ import pytest
 from converter.core.tensors import DTYPES, TensorSpec
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Reader, by_name, open_reader, open_writer
-from converter.formats.io.locations import location
+from converter.formats.locations import location
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

@@ -15,7 +15,7 @@ import torch
 import converter
 from converter.matching.matcher import Pair
 from converter.planning.plan import TensorPlan
-from converter.planning.step_cache import Settling
+from converter.planning.step_cache import StepCache
 
 ENDINGS = {"torch": ".pt", "flax": ".msgpack", "mxnet": ".params", "neutral": ".safetensors", "tensorflow": ".ckpt"}
 
@@ -63,16 +63,16 @@ def test_the_plan_is_that_of_each_layer_by_itself(
         return converter.convert(f"torch->{target}", source, tmp_path / f"{name}{ENDINGS[target]}", **given).plan
 
     repeated: list[bool] = []
-    once = Settling.repeats
+    once = StepCache.repeats
 
-    def counted(self: Settling, pair: Pair) -> bool:
+    def counted(self: StepCache, pair: Pair) -> bool:
         repeated.append(once(self, pair))
         return repeated[-1]
 
-    monkeypatch.setattr(Settling, "repeats", counted)
+    monkeypatch.setattr(StepCache, "repeats", counted)
     found = planned("found")
     assert sum(repeated) >= 10  # most of the second and the third block
-    monkeypatch.setattr(Settling, "repeats", lambda self, pair: False)
+    monkeypatch.setattr(StepCache, "repeats", lambda self, pair: False)
     expected = planned("expected")
     assert found.steps == expected.steps and found.contents == expected.contents
 

@@ -69,7 +69,7 @@ class MsgpackValue(NamedTuple):
 
 
 class Cursor:
-    """A place in the file that moves over headers; every read is checked against the file's end."""
+    """A position in the file that moves over headers; every read is checked against the file's end."""
 
     def __init__(self, source: Source, position: int = 0, end: int | None = None, data: bytes = b"") -> None:
         self.source = source
@@ -89,8 +89,8 @@ class Cursor:
 
     def check(self, length: int, what: str) -> None:
         if self.position + length > self.end:
-            place = f"{what} needs bytes {self.position} to {self.position + length}"
-            raise FormatError(self.source.path, f"{place}, but it ends at {self.end}: the file is cut or damaged")
+            needed = f"{what} needs bytes {self.position} to {self.position + length}"
+            raise FormatError(self.source.path, f"{needed}, but it ends at {self.end}: the file is cut or damaged")
 
     def skip(self, length: int, what: str) -> None:
         self.check(length, what)
@@ -171,8 +171,8 @@ class Scan:
                 yield leaf
                 continue
             if len(pending) >= MAX_DEPTH:
-                place = f"'{name[:60]}'"
-                raise FormatError(self._source.path, f"containers nested deeper than {MAX_DEPTH} levels, at {place}")
+                problem = f"containers nested deeper than {MAX_DEPTH} levels, at '{name[:60]}'"
+                raise FormatError(self._source.path, problem)
             pending.append(_opened(cursor, leaf, name + "/", keys))
 
 

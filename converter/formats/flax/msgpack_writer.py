@@ -1,4 +1,4 @@
-"""Writing Flax msgpack byte for byte as ``flax.serialization.msgpack_serialize``, each array at its place."""
+"""Writing Flax msgpack byte for byte as ``flax.serialization.msgpack_serialize``, each array at its offset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FIXED_EXT = {1 << n: 0xD4 + n for n in range(5)}
 Tree: TypeAlias = "dict[str, Tree] | list[TensorSpec] | TensorSpec"
 
 
-class Place(msgspec.Struct, frozen=True):
+class ByteRange(msgspec.Struct, frozen=True):
     """Where the bytes from `first` to `last` of one array begin in the file."""
 
     first: int
@@ -33,7 +33,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class FileWriter(InPlaceWriter):
-    """Streams: the headers follow from the specs, so every array has its place before it is known.
+    """Streams: the headers follow from the specs, so every array has its position before it is known.
 
     The bytes are those of ``msgpack_serialize(tree, in_place=True)``. Raises OutputError for names that
     are a tensor and a container at once.
@@ -43,16 +43,16 @@ class FileWriter(InPlaceWriter):
         layout = _Layout(path)
         layout.value(_tree(path, contents))
         super().__init__(path, contents, dict(layout.heads))
-        self._places = layout.places
+        self._ranges = layout.ranges
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
         done = 0
         for piece in blocks(array):
-            for place in self._places[name]:
-                first, last = max(place.first, done), min(place.last, done + len(piece))
+            for span in self._ranges[name]:
+                first, last = max(span.first, done), min(span.last, done + len(piece))
                 if first < last:
-                    self.put(place.offset + first - place.first, piece[first - done : last - done].data)
+                    self.put(span.offset + first - span.first, piece[first - done : last - done].data)
             done += len(piece)
 
 
@@ -78,14 +78,14 @@ def _tree(path: Path, contents: Contents) -> Tree:
 
 
 class _Layout:
-    """The headers of a tree, each with its offset, and the places of the arrays between them."""
+    """The headers of a tree, each with its offset, and the ranges of the arrays between them."""
 
     def __init__(self, path: Path) -> None:
         import msgpack
 
         self.path = path
         self.heads: list[tuple[int, bytes]] = []
-        self.places: dict[str, list[Place]] = {}
+        self.ranges: dict[str, list[ByteRange]] = {}
         self._packer = msgpack.Packer()
         self._size = 0
 
@@ -123,7 +123,7 @@ class _Layout:
         if length > MAX_EXT:
             raise OutputError(f"{self.path}: '{spec.name}' is too large for a list of Flax msgpack. Give it a name.")
         self._head(_sized(_FIXED_EXT, (0xC7, 0xC8, 0xC9), length) + bytes([ARRAY]) + inner)
-        self.places.setdefault(spec.name, []).append(Place(first, last, self._size))
+        self.ranges.setdefault(spec.name, []).append(ByteRange(first, last, self._size))
         self._size += last - first
 
     def _head(self, data: bytes) -> None:

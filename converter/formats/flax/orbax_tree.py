@@ -118,18 +118,18 @@ def _aggregate_tree(folder: Path) -> Tree:
     source = open_source(folder / AGGREGATE)
     try:
         container, arrays, others, _ = stored_arrays(source)
-        places: list[tuple[str, str]] = []
+        placeholders: list[tuple[str, str]] = []
         left_out: list[LeftOut] = []
         for leaf in others.values():
             text = b""
             if leaf.kind == "str" and isinstance(leaf.value, int):
                 text = source.take(leaf.start, min(leaf.value, MAX_PLACEHOLDER), f"'{leaf.name}'")
             if text.startswith(PLACEHOLDER.encode()):
-                places.append((leaf.name, text.decode(errors="replace")[len(PLACEHOLDER) :]))
+                placeholders.append((leaf.name, text.decode(errors="replace")[len(PLACEHOLDER) :]))
             else:
                 left_out.append(LeftOut(leaf.name, say(source, leaf)))
-        zarr3 = bool(places) and (folder / places[0][1] / "zarr.json").is_file()
-        leaves = _held(Store(folder, zarr3=zarr3, whole=False), places)
+        zarr3 = bool(placeholders) and (folder / placeholders[0][1] / "zarr.json").is_file()
+        leaves = _held(Store(folder, zarr3=zarr3, whole=False), placeholders)
         inline = {
             name: Held(stored.spec, lambda name=name, stored=stored: read_stored(source, name, stored))  # type: ignore[misc]
             for name, stored in arrays.items()

@@ -18,9 +18,9 @@ from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import OutputError
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Writer
 from converter.formats.flax.zarr_arrays import grid
-from converter.formats.io.atomic import discard, partial_path, publish
 
 #: What tensorstore's zarr driver cannot hold (its ``zarr/dtype.cc``).
 UNKNOWN = ("float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint4")
@@ -53,9 +53,9 @@ class FileWriter(Writer):
 
     def write(self, name: str, array: Array) -> None:
         spec, chunk = self.checked(name, array), self._chunks[name]
-        for place in grid(spec.shape, chunk) if spec.size else ():
-            with (self._partial / self._folders[name] / place.name).open("wb") as file:
-                for piece in blocks(array[place.region]):
+        for cell in grid(spec.shape, chunk) if spec.size else ():
+            with (self._partial / self._folders[name] / cell.name).open("wb") as file:
+                for piece in blocks(array[cell.region]):
                     file.write(piece.data)
                 file.truncate(math.prod(chunk) * spec.dtype.itemsize)  # what lies over the edge is zero
 

@@ -24,8 +24,8 @@ from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
 from converter.formats.io.files import open_source, read_whole
 from converter.formats.io.json import MAX_JSON, parse_json
-from converter.formats.io.locations import is_url
 from converter.formats.io.source import check_shape, frozen
+from converter.formats.locations import is_url
 
 __all__ = ["Store", "ZarrArray", "grid"]
 
@@ -89,7 +89,7 @@ class Store:
             raise FormatError(root, _COPY_IT)
 
     def arrays(self, storages: Sequence[tuple[str, str]]) -> list[ZarrArray]:
-        """The arrays of these (name, place in the store). Raises FormatError."""
+        """The arrays of these (name, subpath in the store). Raises FormatError."""
         for _, storage in storages:
             _check_storage(self.root, storage)
         if self.is_ocdbt:
@@ -134,11 +134,11 @@ class Store:
             {"cache_pool": {"total_bytes_limit": 0}, "file_io_concurrency": {"limit": 1}}
         )
 
-    def _kvstore(self, place: str) -> dict[str, Any]:
+    def _kvstore(self, subpath: str) -> dict[str, Any]:
         folder = os.path.abspath(self.root)
         if self.is_ocdbt:
-            return {"driver": "ocdbt", "base": {"driver": "file", "path": folder + "/"}, "path": place}
-        return {"driver": "file", "path": f"{folder}/{place}"}
+            return {"driver": "ocdbt", "base": {"driver": "file", "path": folder + "/"}, "path": subpath}
+        return {"driver": "file", "path": f"{folder}/{subpath}"}
 
     def _folder_texts(self, storages: Iterable[tuple[str, str]]) -> Iterator[bytes]:
         for name, storage in storages:
@@ -255,28 +255,28 @@ def _are_sizes(values: object, least: int) -> TypeGuard[list[int]]:
 def _check_storage(root: Path, storage: str) -> None:
     parts = storage.split("/")
     if "\0" in storage or any(part in ("", ".", "..") for part in parts):
-        raise UnsafeFileError(root, f"names the place {storage[:80]!r} outside of itself")
+        raise UnsafeFileError(root, f"names the subpath {storage[:80]!r} outside of itself")
 
 
-def _check_link(root: Path, place: str) -> None:
-    """Refuse a place below the root that a link takes out of it. Where there is no link, nothing is resolved."""
+def _check_link(root: Path, subpath: str) -> None:
+    """Refuse a subpath below the root that a link takes out of it. Where there is no link, nothing is resolved."""
     if is_url(root):  # where there are no links
         return
     file = str(root)
-    for part in place.split("/"):
+    for part in subpath.split("/"):
         file = f"{file}/{part}"
         if os.path.islink(file) and not os.path.realpath(file).startswith(os.path.realpath(root) + os.sep):
             raise UnsafeFileError(file, f"is a link that leads out of '{root}'")
 
 
-def _file_sizes(root: Path, place: str = "") -> int:
+def _file_sizes(root: Path, subpath: str = "") -> int:
     """Bytes of all files below. Raises UnsafeFileError for a link out of the root, or something other than a file."""
-    if place:
-        _check_link(root, place)
+    if subpath:
+        _check_link(root, subpath)
     if is_url(root):
-        return sum(file.stat().st_size for file in (root / place).rglob("*") if file.is_file())
+        return sum(file.stat().st_size for file in (root / subpath).rglob("*") if file.is_file())
     total = 0
-    for folder, folders, names in os.walk(root / place):
+    for folder, folders, names in os.walk(root / subpath):
         for name in (*folders, *names):
             file = os.path.join(folder, name)
             status = os.lstat(file)

@@ -16,8 +16,8 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.locations import is_url, place, reading, store
 from converter.formats.io.source import Source, frozen
+from converter.formats.locations import inner_path, is_url, reading, store
 
 #: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
 MAP_FROM = 1 << 20
@@ -122,7 +122,7 @@ def regular_size(path: Path) -> int:
     """The size of a regular file. Raises FormatError when there is none (or it is a pipe or a device)."""
     if is_url(path):
         with reading(path):
-            return int(store(path).size(place(path)))
+            return int(store(path).size(inner_path(path)))
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:

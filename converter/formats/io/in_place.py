@@ -11,8 +11,8 @@ from types import MappingProxyType
 from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.core.transposing import blocks
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Writer
-from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.checksums import Checksum
 
 

@@ -1,16 +1,19 @@
-"""JSON in weight files: an object in which no name occurs twice, of a bounded size."""
+"""JSON in weight files, read without trust: an object of a bounded size in which no name occurs twice."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from converter.core.tensors import DType
 from converter.errors import FormatError
 from converter.formats.io.files import open_source
+from converter.formats.io.source import MAX_AXES
 
-__all__ = ["MAX_JSON", "parse_json", "read_json"]
+__all__ = ["MAX_JSON", "Document", "parse_json", "read_json"]
 
 #: That of the header of safetensors; real indices and configurations have some megabytes.
 MAX_JSON = 100_000_000
@@ -42,3 +45,61 @@ def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise FormatError(path, f"{what} is not a JSON object")
     return parsed
+
+
+class Document:
+    """A value of a JSON document and where it stands; every access checks the type. Raises FormatError."""
+
+    def __init__(self, value: object, path: Path, where: str) -> None:
+        self.value = value
+        self.path = path
+        self.where = where
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path, where: str) -> Document:
+        return cls(parse_json(path, data, where), path, where)
+
+    def get(self, key: str) -> Document:
+        return Document(self.mapping().get(key), self.path, f"{self.where}, '{key}'")
+
+    def mapping(self) -> Mapping[str, object]:
+        if not isinstance(self.value, dict):
+            raise self.error("an object")
+        return self.value
+
+    def items(self) -> list[tuple[str, Document]]:
+        return [(key, self.get(key)) for key in self.mapping()]
+
+    def list(self) -> list[Document]:
+        """The items of a list; none where the key is missing."""
+        if self.value is None:
+            return []
+        if not isinstance(self.value, list):
+            raise self.error("a list")
+        return [Document(item, self.path, f"{self.where}, item {index}") for index, item in enumerate(self.value)]
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.error("a text")
+        return self.value
+
+    def count(self) -> int:
+        """A number that is not negative; protobuf writes its large ones as text."""
+        value = int(self.value) if isinstance(self.value, str) and self.value[:20].isdecimal() else self.value
+        if not isinstance(value, int) or not 0 <= value < 1 << 60:
+            raise self.error("a number that is not negative")
+        return value
+
+    def dtype(self, names: Mapping[object, DType]) -> DType:
+        if not isinstance(self.value, (str, int)) or self.value not in names:
+            raise self.error("a known dtype")
+        return names[self.value]
+
+    def sizes(self) -> tuple[int, ...]:
+        sizes = tuple(item.count() for item in self.list())
+        if len(sizes) > MAX_AXES:
+            raise self.error(f"at most {MAX_AXES} sizes")
+        return sizes
+
+    def error(self, expected: str) -> FormatError:
+        return FormatError(self.path, f"{self.where} is {str(self.value)[:40]!r}, not {expected}")

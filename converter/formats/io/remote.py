@@ -11,8 +11,8 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
-from converter.formats.io.locations import place, reading, store
 from converter.formats.io.source import ENDS, Source
+from converter.formats.locations import inner_path, reading, store
 
 __all__ = ["RemoteSource"]
 
@@ -30,8 +30,8 @@ class RemoteSource(Source):
     def __init__(self, path: Path) -> None:
         with reading(path):
             self._store = store(path)
-            self._place = place(path)
-            info = self._store.info(self._place)
+            self._inner_path = inner_path(path)
+            info = self._store.info(self._inner_path)
             if info["type"] != "file":
                 raise FormatError(path, "is not a file")
             if info.get("size") is None:
@@ -64,7 +64,7 @@ class RemoteSource(Source):
         if start >= end:
             return b""
         with reading(self.path):
-            data: bytes = self._store.cat_file(self._place, start=start, end=end)
+            data: bytes = self._store.cat_file(self._inner_path, start=start, end=end)
         if len(data) != end - start:
             raise FormatError(self.path, f"became shorter while it was read: no byte at {start + len(data)}")
         return data

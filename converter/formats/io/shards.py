@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
 
 import msgspec
 
-from converter.core.contents import Contents
+from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError, UnsafeFileError
-from converter.formats.base import Writer
-from converter.formats.io.atomic import discard, partial_path, publish
+from converter.formats.atomic import discard, partial_path, publish
+from converter.formats.base import Probe, Reader, ReadOptions, Writer
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.locations import exists, is_url
+from converter.formats.io.json import read_json
+from converter.formats.locations import exists, is_url
 
-__all__ = ["Shard", "ShardWriter", "Staging", "index_of", "shard_path"]
+__all__ = ["Shard", "ShardReader", "ShardWriter", "Staging", "index_name", "index_of", "shard_path"]
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -47,6 +50,84 @@ def shard_path(index: Path, folder: Path, name: str) -> Path:
     if not target.is_file():
         raise FormatError(index, f"it names '{name[:80]}', which is not a file")
     return path
+
+
+def index_name(names: Collection[str], extension: str, usual: str) -> str | None:
+    """The index among the files of a folder: the usual name, or the only one with that extension."""
+    indices = [name for name in names if name.endswith(extension)]
+    return usual if usual in indices else indices[0] if len(indices) == 1 else None
+
+
+class ShardReader(Reader):
+    """Lazy: the headers of all shards, each opened once. The order is that of the index.
+
+    A subclass has the extension of the index, its usual name, and `open_shard`.
+    """
+
+    extension: ClassVar[str]
+    usual: ClassVar[str]
+    parallel = True
+
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+        super().__init__(path, options)
+        self._index = path
+        if path.is_dir():
+            name = index_name(Probe(path).entries, self.extension, self.usual)
+            if name is None:
+                raise FormatError(path, f"the index '{self.usual}' is missing")
+            self._index = path / name
+        self._shards: dict[str, Reader] = {}
+        self._opening = Lock()
+        weight_map = read_json(self._index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise FormatError(self._index, "its 'weight_map' must map tensors to file names")
+        self._weight_map: dict[str, str] = weight_map
+
+    @abstractmethod
+    def open_shard(self, path: Path) -> Reader:
+        """Open one of the files. Raises FormatError."""
+
+    @cached_property
+    def contents(self) -> Contents:
+        specs = tuple(self._spec(name, shard) for name, shard in self._weight_map.items())
+        metadata: dict[str, str] = {}
+        for reader in self._shards.values():
+            metadata |= reader.contents.metadata
+        surplus = [
+            LeftOut(spec.name, f"in '{shard}', but not in the index")
+            for shard, reader in self._shards.items()
+            for spec in reader.contents.specs
+            if self._weight_map.get(spec.name) != shard
+        ]
+        return Contents(specs, left_out=tuple(surplus), metadata=metadata)
+
+    def read(self, name: str) -> Array:
+        return self._shard(self._weight_map[name]).read(name)
+
+    def peek(self, name: str) -> Array:
+        return self._shard(self._weight_map[name]).peek(name)
+
+    def digest(self, name: str) -> Hashable:
+        return self._shard(self._weight_map[name]).digest(name)
+
+    def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
+        return {name: self._spec(name, self._weight_map[name]) for name in names if name in self._weight_map}
+
+    def close(self) -> None:
+        for reader in self._shards.values():
+            reader.close()
+
+    def _spec(self, name: str, shard: str) -> TensorSpec:
+        spec = self._shard(shard).contents.by_name.get(name)
+        if spec is None:
+            raise FormatError(self._index, f"says that '{name}' is in '{shard}', which does not hold it")
+        return spec
+
+    def _shard(self, name: str) -> Reader:
+        with self._opening:
+            if name not in self._shards:
+                self._shards[name] = self.open_shard(shard_path(self._index, self._index.parent, name))
+            return self._shards[name]
 
 
 class Shard(msgspec.Struct, frozen=True):

@@ -58,9 +58,9 @@ def _refuse_overlaps(parts: Sequence[Slice]) -> None:
     number = [{border: cell for cell, border in enumerate(axis)} for axis in borders]
     taken = np.zeros([len(axis) for axis in borders], bool)
     for part in parts:
-        place = tuple(
+        block = tuple(
             slice(cells[start], cells[end]) for cells, start, end in zip(number, part.starts, part.ends, strict=True)
         )
-        if taken[place].any():
+        if taken[block].any():
             raise ValueError(f"the part at {part.starts} overlaps with another")
-        taken[place] = True
+        taken[block] = True

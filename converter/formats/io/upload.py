@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 from converter.core.contents import Contents
 from converter.core.tensors import Array
+from converter.formats.atomic import discard, publish
 from converter.formats.base import Writer
-from converter.formats.io.atomic import discard, publish
-from converter.formats.io.locations import is_url, place, store
+from converter.formats.locations import inner_path, is_url, store
 
 __all__ = ["writer_to"]
 
@@ -74,4 +74,4 @@ class Upload(Writer):
         publish(moves)
 
     def _put(self, item: Path, to: Path) -> None:
-        store(to).put(str(item), place(to), recursive=item.is_dir())
+        store(to).put(str(item), inner_path(to), recursive=item.is_dir())

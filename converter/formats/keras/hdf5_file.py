@@ -22,10 +22,10 @@ from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import ConversionError, FormatError, MissingLibraryError, UnsafeFileError
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.files import open_regular, open_source, regular_size
-from converter.formats.io.locations import is_url
 from converter.formats.io.source import SourceFile
 from converter.formats.keras.hdf5_rehearsal import rehearse
 from converter.formats.keras.hdf5_text import Pread, read_texts
+from converter.formats.locations import is_url
 from converter.formats.zip.members import most_unpacked
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -57,7 +57,7 @@ class H5Reader(Reader):
 
 
 @contextmanager
-def damaged_means_format_error(path: Path, place: str) -> Iterator[None]:
+def damaged_means_format_error(path: Path, what: str) -> Iterator[None]:
     """h5py meets damage with OSError, RuntimeError, KeyError, ValueError and more: all become FormatError."""
     try:
         yield
@@ -65,7 +65,7 @@ def damaged_means_format_error(path: Path, place: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = str(error).strip("'\"") or type(error).__name__
-        raise FormatError(path, f"{place}: damaged or incomplete HDF5 ({text[:200]})") from None
+        raise FormatError(path, f"{what}: damaged or incomplete HDF5 ({text[:200]})") from None
 
 
 def import_h5py(path: Path) -> Any:

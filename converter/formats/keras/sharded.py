@@ -61,8 +61,8 @@ class FileReader(Reader):
             labels |= contents.labels
             links |= contents.links
             left_out += contents.left_out
-        place = {group: number for number, group in enumerate(self._map)}
-        specs.sort(key=lambda spec: place.get(spec.name.rpartition("/")[0], len(place)))
+        position = {group: number for number, group in enumerate(self._map)}
+        specs.sort(key=lambda spec: position.get(spec.name.rpartition("/")[0], len(position)))
         return Contents(check_names(self.path, specs), labels=labels, links=links, left_out=tuple(left_out))
 
     def read(self, name: str) -> Array:

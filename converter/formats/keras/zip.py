@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.errors import FormatError, OutputError
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Probe, Reader, ReadOptions, Writer
-from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.checksums import Crc32
 from converter.formats.io.files import read_whole
 from converter.formats.io.json import MAX_JSON, parse_json

@@ -63,7 +63,7 @@ class FileReader(Reader):
         filled = {name: record for name, record in self._records.items() if record.parts}
         graph = symbol_beside(self.path)
         users = operators(graph) if graph else {}
-        order = {name: place for place, name in enumerate(users)}
+        order = {name: index for index, name in enumerate(users)}
         names = sorted(filled, key=lambda name: order.get(_variable(name), len(order)))
         return Contents(
             tuple(TensorSpec(name, filled[name].shape, filled[name].dtype) for name in names),
@@ -81,7 +81,7 @@ class FileReader(Reader):
 
 
 class FileWriter(InPlaceWriter):
-    """Streams: every record's place follows from the specs. Raises OutputError for a dtype that MXNet has not."""
+    """Streams: every record's position follows from the specs. Raises OutputError for a dtype that MXNet has not."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
         for spec in contents.specs:
@@ -91,17 +91,17 @@ class FileWriter(InPlaceWriter):
         magic = V2 if _is_net(contents) else V3
         pieces = {0: _u64(MAGIC, 0, len(contents.specs))}
         end = len(pieces[0])
-        self._places: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         for spec in contents.specs:
             pieces[end] = mxnet_record.header(spec.shape, spec.dtype, magic)
-            self._places[spec.name] = end + len(pieces[end])
-            end = self._places[spec.name] + spec.nbytes
+            self._offsets[spec.name] = end + len(pieces[end])
+            end = self._offsets[spec.name] + spec.nbytes
         pieces[end] = _name_table(contents)
         super().__init__(path, contents, pieces)
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        self.fill(self._places[name], array)
+        self.fill(self._offsets[name], array)
 
 
 def _variable(name: str) -> str:

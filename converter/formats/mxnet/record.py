@@ -21,7 +21,7 @@ import msgspec
 from converter.core.tensors import DTYPES, Array, DType
 from converter.errors import FormatError
 from converter.formats.io.source import MAX_AXES, Source, check_shape
-from converter.formats.numpy.sparse import to_dense
+from converter.formats.io.sparse import to_dense
 
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 

@@ -22,7 +22,7 @@ from converter.formats.io.source import Source
 from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
 from converter.formats.numpy.npy_pickle import pickle_pieces
-from converter.formats.pickle.arrays import PickledArrays, read_pickle
+from converter.formats.pickled.arrays import PickledArrays, read_pickle
 
 
 def detect(probe: Probe) -> bool:
@@ -107,27 +107,27 @@ def _native(header: Header) -> DType:
 
 
 class FileWriter(InPlaceWriter):
-    """Streams: every array's place follows from the specs. Raises OutputError for a dtype that NumPy's
+    """Streams: every array's position follows from the specs. Raises OutputError for a dtype that NumPy's
     format cannot name (float8, 4 bits) outside of a dict."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
         specs = contents.specs
         if contents.container == "tensor":
             head = _plain_header(path, specs[0], specs[0].shape)
-            places = {specs[0].name: len(head)}
+            offsets = {specs[0].name: len(head)}
             pieces = {0: head}
         elif contents.container == "list" and _stacks(specs):
             head = _plain_header(path, specs[0], (len(specs), *specs[0].shape))
-            places = {spec.name: len(head) + index * spec.nbytes for index, spec in enumerate(specs)}
+            offsets = {spec.name: len(head) + index * spec.nbytes for index, spec in enumerate(specs)}
             pieces = {0: head}
         else:
-            pieces, places = _pickled_layout(path, contents)
+            pieces, offsets = _pickled_layout(path, contents)
         super().__init__(path, contents, pieces)
-        self._places: Mapping[str, int] = places
+        self._offsets: Mapping[str, int] = offsets
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        self.fill(self._places[name], array)
+        self.fill(self._offsets[name], array)
 
 
 def _stacks(specs: Sequence[TensorSpec]) -> bool:
@@ -146,13 +146,13 @@ def _plain_header(path: Path, spec: TensorSpec, shape: tuple[int, ...]) -> bytes
 def _pickled_layout(path: Path, contents: Contents) -> tuple[dict[int, bytes], dict[str, int]]:
     """Offset -> what stands there before the arrays come, and name -> offset of the array's data."""
     shape = (len(contents.specs),) if contents.container == "list" else ()
-    pieces, places = {0: npy_header.build(shape, "|O")}, {}
+    pieces, offsets = {0: npy_header.build(shape, "|O")}, {}
     end = len(pieces[0])
     for piece in pickle_pieces(path, contents):
         if isinstance(piece, TensorSpec):
-            places[piece.name] = end
+            offsets[piece.name] = end
             end += piece.nbytes
         else:
             pieces[end] = piece
             end += len(piece)
-    return pieces, places
+    return pieces, offsets

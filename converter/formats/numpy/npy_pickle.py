@@ -1,4 +1,4 @@
-"""The pickle that an ``.npy`` of a dict or a list holds, as its fixed bytes and the places of the arrays.
+"""The pickle that an ``.npy`` of a dict or a list holds, as its fixed bytes and the offsets of the arrays.
 
 Protocol 4, without frames and without a memo, so that every offset follows from the specs and the bytes are
 always the same. The globals are spelled as NumPy 1.x does, which NumPy 2.x understands.

@@ -18,10 +18,10 @@ from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions, check_names
+from converter.formats.io.sparse import to_dense
 from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
-from converter.formats.numpy.sparse import to_dense
-from converter.formats.pickle.arrays import PickledArrays, read_pickle
+from converter.formats.pickled.arrays import PickledArrays, read_pickle
 from converter.formats.zip.members import ZipMembers
 from converter.formats.zip.writer import NEW_YEAR_1980, PlannedMember, ZipLayout, ZipWriter
 

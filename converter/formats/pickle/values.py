@@ -9,7 +9,7 @@ import numpy as np
 
 
 class PickleError(ValueError):
-    """What is wrong with a pickle; `load` adds the file and the place. Functions of `known` may raise it too."""
+    """What is wrong with a pickle; `load` adds the file and the position. Functions of `known` may raise it too."""
 
 
 class UnsafePickleError(PickleError):
@@ -45,7 +45,7 @@ class Opaque:
 class Shell:
     """An object that is made in two steps: a call first, its state (BUILD) later.
 
-    A subclass defines `finish(state)`, which returns the finished object; that takes the place of the shell.
+    A subclass defines `finish(state)`, which returns the finished object; that replaces the shell.
     """
 
     finished: object = None

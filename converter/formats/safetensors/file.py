@@ -98,7 +98,7 @@ class FileReader(Reader):
 
 
 class FileWriter(InPlaceWriter):
-    """Streams: the header is known from the specs, each tensor goes to its place, the digests last.
+    """Streams: the header is known from the specs, each tensor is written at its offset, the digests last.
 
     The header keeps the order of the specs; the data is laid out by falling element size, as the
     library does, so that every tensor is aligned. Raises OutputError for a dtype that has no code.

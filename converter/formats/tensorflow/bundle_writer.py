@@ -17,8 +17,8 @@ from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.core.transposing import blocks
 from converter.errors import ConversionError, OutputError
+from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Writer
-from converter.formats.io.atomic import discard, partial_path, publish
 from converter.formats.io.checksums import Crc32c, masked, masked_crc32c
 from converter.formats.io.in_place import put
 from converter.formats.tensorflow.object_graph import GRAPH_KEY, SUFFIX, build_graph
@@ -55,7 +55,7 @@ class FileWriter(Writer):
     """Keys that end in ``/.ATTRIBUTES/VARIABLE_VALUE`` also get a node in the object graph.
 
     ``contents.links`` are further edges of that graph: one file then restores into objects that call
-    the same variables otherwise. Every tensor has its place from the start, so the bytes do not
+    the same variables otherwise. Every tensor has its position from the start, so the bytes do not
     depend on the order of `write`; the index appears last. A former checkpoint steps aside for an instant before
     (see `atomic.publish`): its index never meets new data. The state file ``checkpoint`` of the folder is not
     written: it speaks of other checkpoints too.
@@ -66,7 +66,7 @@ class FileWriter(Writer):
     def __init__(self, path: Path, contents: Contents) -> None:
         super().__init__(path, contents)
         text = self._graph_text()
-        self._slots = dict(self._places(text))
+        self._slots = dict(self._all_slots(text))
         self._index = partial_path(self._final(_INDEX))
         self._data = partial_path(self._final(_DATA))
         self._file = self._data.open("wb", buffering=0)
@@ -121,16 +121,16 @@ class FileWriter(Writer):
         except KeyError as error:
             raise OutputError(f"{self.path}: a link leads to '{error.args[0]}', which holds no tensor") from None
 
-    def _places(self, text: bytes | None) -> Iterator[tuple[str, _Slot]]:
+    def _all_slots(self, text: bytes | None) -> Iterator[tuple[str, _Slot]]:
         """In the order of the keys, as TensorFlow lays them out."""
         offset = 0
         graph = [] if text is None else [GRAPH_KEY]
         for name in sorted([*self.contents.by_name, *graph], key=str.encode):
-            slot = self._place(self.contents.by_name.get(name), text, offset)
+            slot = self._slot(self.contents.by_name.get(name), text, offset)
             yield name, slot
             offset += slot.size
 
-    def _place(self, spec: TensorSpec | None, text: bytes | None, offset: int) -> _Slot:
+    def _slot(self, spec: TensorSpec | None, text: bytes | None, offset: int) -> _Slot:
         if spec is None:
             assert text is not None, "only the graph has no spec"
             return _Slot(STRING, (), offset, sum(map(len, _text_parts(text)[1:])))

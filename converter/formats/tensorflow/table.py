@@ -105,18 +105,18 @@ class Table:
         return (offset, size), position
 
     def _block(self, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
-        place = f"the block at offset {offset}"
+        what = f"the block at offset {offset}"
         if offset + size + _TRAILER > self.size:
-            raise FormatError(self.path, f"{place} claims {size} bytes, over the end of the file ({self.size} bytes)")
-        raw = self._source.take(offset, size + _TRAILER, place)
+            raise FormatError(self.path, f"{what} claims {size} bytes, over the end of the file ({self.size} bytes)")
+        raw = self._source.take(offset, size + _TRAILER, what)
         (stored,) = struct.unpack_from("<I", raw, size + 1)
         if self.verify and masked_crc32c(raw[: size + 1]) != stored:
-            raise FormatError(self.path, f"{place} is damaged: wrong checksum")
+            raise FormatError(self.path, f"{what} is damaged: wrong checksum")
         try:
             data = self._plain(memoryview(raw)[:size], raw[size])
             yield from _pairs(data)
         except WireError as error:
-            raise FormatError(self.path, f"{place} is damaged: {error}") from None
+            raise FormatError(self.path, f"{what} is damaged: {error}") from None
 
     @staticmethod
     def _plain(data: memoryview, compression: int) -> memoryview:

@@ -84,7 +84,7 @@ def _varints(message: Message, number: int) -> Array:
 
 
 def _unpack(data: memoryview) -> Array:
-    """A run of varints, all at once: seven bits of every byte, shifted by its place in its number."""
+    """A run of varints, all at once: seven bits of every byte, shifted by its position in its number."""
     raw = np.frombuffer(data, np.uint8)
     if not len(raw):
         return np.empty(0, np.uint64)
@@ -96,7 +96,7 @@ def _unpack(data: memoryview) -> Array:
     if lengths.max() > 10:
         raise WireError("a number has more than ten bytes")
     values = np.zeros(len(starts), np.uint64)
-    for place in range(int(lengths.max())):
-        has = lengths > place
-        values[has] |= (raw[starts[has] + place].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * place)
+    for index in range(int(lengths.max())):
+        has = lengths > index
+        values[has] |= (raw[starts[has] + index].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * index)
     return values

@@ -21,7 +21,7 @@ from converter.formats.zip.members import Member, ZipMembers
 __all__ = ["TorchArchive"]
 
 #: Where the storages of KEY stand, in the order of preference: 1.6 and later, 1.4 (opt-in).
-_STORAGE_PLACES = ("data/", "tensors/")
+_STORAGE_FOLDERS = ("data/", "tensors/")
 #: What the pickles of TorchScript call to give containers their types (``torch/jit/_pickle.py``).
 _TAGS = "build_intlist build_tensorlist build_doublelist build_boollist restore_type_tag".split()
 _GLOBALS = MappingProxyType(
@@ -75,7 +75,7 @@ class TorchArchive(TorchFile):
         self.zip.close()
 
     def _member(self, key: str) -> Member:
-        usual, other = (f"{self.folder}{place}{key}" for place in _STORAGE_PLACES)
+        usual, other = (f"{self.folder}{folder}{key}" for folder in _STORAGE_FOLDERS)
         return self.zip.member(other if other in self.zip and usual not in self.zip else usual)
 
     def _is_big_endian(self) -> bool:

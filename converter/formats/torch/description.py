@@ -46,11 +46,11 @@ def _tensor(key: int, spec: TensorSpec, legacy: bool) -> bytes:
     dtype = _DTYPE_NAMES[spec.dtype]
     kind = _STORAGE_NAMES.get(spec.dtype)
     strides = [math.prod(side or 1 for side in spec.shape[axis + 1 :]) for axis in range(len(spec.shape))]
-    place = _global("torch", kind) if kind else _global("torch.storage", "UntypedStorage")
+    storage_class = _global("torch", kind) if kind else _global("torch.storage", "UntypedStorage")
     identity = (
         b"("
         + _text("storage")
-        + place
+        + storage_class
         + _text(str(key))
         + _text("cpu")
         + _number(spec.size if kind else spec.nbytes)

@@ -52,14 +52,14 @@ def detect(probe: Probe) -> bool:
 class _Chunk(msgspec.Struct, frozen=True):
     """A block of a tensor, and the part of a file that holds it."""
 
-    place: Slice
+    slice: Slice
     file: str
     begin: int
     length: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.place.lengths
+        return self.slice.lengths
 
 
 class _ChunkedTensor(FileTensor, frozen=True, eq=False):
@@ -80,7 +80,7 @@ class _ChunkedTensor(FileTensor, frozen=True, eq=False):
             if chunk.begin + chunk.length > file.size(chunk.file):
                 raise PickleError(f"it needs the bytes up to {chunk.begin + chunk.length} of '{chunk.file}'")
         try:
-            check_tiling(self.shape, [chunk.place for chunk in self.chunks])
+            check_tiling(self.shape, [chunk.slice for chunk in self.chunks])
         except ValueError as error:
             raise PickleError(f"in chunks, {error}") from None
         stored = {storage.key: storage.nbytes for storage in self.storages}
@@ -92,7 +92,7 @@ class _ChunkedTensor(FileTensor, frozen=True, eq=False):
             return file.chunk(self.chunks[0], self.dtype)
         whole = np.empty(self.shape, self.dtype)
         for chunk in self.chunks:
-            whole[chunk.place.region] = file.chunk(chunk, self.dtype)
+            whole[chunk.slice.region] = file.chunk(chunk, self.dtype)
         return whole
 
 

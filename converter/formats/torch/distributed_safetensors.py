@@ -30,7 +30,7 @@ __all__ = ["FileReader", "detect"]
 
 _FILE = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors")
 _INDEX = ".safetensors.index.json"
-_PLACES = "DCP_SHARDING_INFO"
+_SHARDING_INFO = "DCP_SHARDING_INFO"
 
 
 def detect(probe: Probe) -> bool:
@@ -43,7 +43,7 @@ def detect(probe: Probe) -> bool:
 
 class _Piece(msgspec.Struct, frozen=True):
     file: str
-    place: Slice
+    slice: Slice
 
 
 class FileReader(Reader):
@@ -68,12 +68,12 @@ class FileReader(Reader):
     def contents(self) -> Contents:
         specs = []
         for name, pieces in sorted(self._pieces.items(), key=lambda item: natural_key(item[0])):
-            shape = tuple(max(ends) for ends in zip(*(piece.place.ends for piece in pieces), strict=True))
+            shape = tuple(max(ends) for ends in zip(*(piece.slice.ends for piece in pieces), strict=True))
             dtypes = {self._spec(piece, name).dtype for piece in pieces}
             if len(dtypes) > 1:
                 raise FormatError(self._folder, f"the pieces of '{name}' have the dtypes {sorted(map(str, dtypes))}")
             try:
-                check_tiling(shape, [piece.place for piece in pieces])
+                check_tiling(shape, [piece.slice for piece in pieces])
             except ValueError as error:
                 raise FormatError(self._folder, f"of '{name}', {error}; is a file missing?") from None
             specs.append(TensorSpec(name, shape, dtypes.pop()))
@@ -85,7 +85,7 @@ class FileReader(Reader):
             return self._files[pieces[0].file].read(name)
         whole = np.empty(spec.shape, spec.dtype)
         for piece in pieces:
-            whole[piece.place.region] = self._files[piece.file].read(name)
+            whole[piece.slice.region] = self._files[piece.file].read(name)
         return frozen(whole)
 
     def close(self) -> None:
@@ -99,21 +99,25 @@ class FileReader(Reader):
     def _pieces(self) -> dict[str, list[_Piece]]:
         pieces: dict[str, list[_Piece]] = {}
         for file, reader in self._files.items():
-            text = reader.contents.metadata.get(_PLACES)
-            starts = None if text is None else parse_json(reader.path, text.encode(), f"'{_PLACES}' in the header")
+            text = reader.contents.metadata.get(_SHARDING_INFO)
+            starts = (
+                None if text is None else parse_json(reader.path, text.encode(), f"'{_SHARDING_INFO}' in the header")
+            )
             for spec in reader.contents.specs:
-                place = Slice(_starts(reader.path, spec, starts), spec.shape)
-                pieces.setdefault(spec.name, []).append(_Piece(file, place))
+                piece = _Piece(file, Slice(_starts(reader.path, spec, starts), spec.shape))
+                pieces.setdefault(spec.name, []).append(piece)
         return pieces
 
 
 def _starts(path: Path, spec: TensorSpec, info: dict[str, object] | None) -> tuple[int, ...]:
-    """Where the piece starts in its tensor; a file without places has whole tensors."""
+    """Where the piece starts in its tensor; a file without positions has whole tensors."""
     if info is None:
         return (0,) * len(spec.shape)
     entry = info.get(spec.name)
     starts = entry.get("saved_offsets") if isinstance(entry, dict) else None
     fits = isinstance(starts, list) and len(starts) == len(spec.shape) <= MAX_AXES
     if not fits or not all(type(start) is int and 0 <= start < 1 << 62 for start in starts or ()):
-        raise FormatError(path, f"'{_PLACES}' in the header does not say where '{spec.name}' of {spec.shape} starts")
+        raise FormatError(
+            path, f"'{_SHARDING_INFO}' in the header does not say where '{spec.name}' of {spec.shape} starts"
+        )
     return tuple(starts or ())

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
+from converter.formats.io.json import Document
 from converter.formats.torch.archive import TorchArchive
-from converter.formats.torch.json import Document
 from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.tensors import TORCH_DTYPES, NotATensor, Storage, StridedTensor, TorchFile
 from converter.formats.zip.members import ZipMembers
@@ -80,8 +80,10 @@ class ExportedProgram(TorchFile):
         if not configs:
             raise FormatError(self.path, "the archive describes the weights of no program")
         self.folder = configs[0][: configs[0].index(_WEIGHTS)]
-        place = self.folder + _WEIGHTS
-        self.programs = [name[len(place) :].removesuffix(_WEIGHTS_CONFIG) for name in configs if name.startswith(place)]
+        prefix = self.folder + _WEIGHTS
+        self.programs = [
+            name[len(prefix) :].removesuffix(_WEIGHTS_CONFIG) for name in configs if name.startswith(prefix)
+        ]
         order = self.folder + "byteorder"
         self.big_endian = order in members and members.read(order).strip() == b"big"
 

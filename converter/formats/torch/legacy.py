@@ -60,10 +60,10 @@ class LegacyStream(TorchFile):
         self.path = path
         self.position = 0
         self._roots: dict[str, Storage] = {}
-        self._places: dict[str, tuple[int, int]] = {}
+        self._extents: dict[str, tuple[int, int]] = {}
 
     def load(self) -> object:
-        """The object; afterwards the places of all storages are known. Raises FormatError."""
+        """The object; afterwards the positions of all storages are known. Raises FormatError."""
         if self._next() != MAGIC:
             raise FormatError(self.path, "the magic number of PyTorch's files before 1.6 is missing")
         protocol = self._next()
@@ -79,12 +79,12 @@ class LegacyStream(TorchFile):
         return value
 
     def size(self, key: str) -> int:
-        if key not in self._places:
+        if key not in self._extents:
             raise FormatError(self.path, f"the storage '{key}' is not in the file")
-        return self._places[key][1]
+        return self._extents[key][1]
 
     def raw(self, key: str, begin: int, length: int) -> Array:
-        start, size = self._places[key]
+        start, size = self._extents[key]
         if begin < 0 or length < 0 or begin + length > size:
             raise FormatError(self.path, f"the storage '{key}' has {size} bytes, not {begin + length}")
         return self.part(start + begin, length)
@@ -102,7 +102,7 @@ class LegacyStream(TorchFile):
 
     def _skip_storage(self, key: str) -> None:
         root = self._roots.get(key)
-        if root is None or key in self._places:
+        if root is None or key in self._extents:
             raise FormatError(self.path, f"the storage '{key[:40]}' is not used, or occurs twice")
         begin = self.position + _COUNT.size
         if begin > len(self.data):
@@ -115,7 +115,7 @@ class LegacyStream(TorchFile):
                 f"the storage '{key}' should have {root.count} elements; {count} are announced at byte "
                 f"{self.position}, of the file {len(self.data) - begin} bytes are left",
             )
-        self._places[key] = (begin, size)
+        self._extents[key] = (begin, size)
         self.position = begin + size
 
     def _persistent(self, identity: object) -> object:

@@ -24,7 +24,7 @@ from converter.formats.torch.tensors import EXPAND_FACTOR, TORCH_DTYPES, FileTen
 
 __all__ = ["TorchReader", "Weights", "find_weights", "object_children"]
 
-#: Where training programs put the weights, the usual place first (Lightning, timm, DeepSpeed, fairseq, YOLO ...).
+#: Where training programs put the weights, the usual prefix first (Lightning, timm, DeepSpeed, fairseq, YOLO ...).
 WEIGHT_KEYS = (
     "state_dict model_state_dict model model_state module net network generator params weights "
     "model_ema ema ema_state_dict state_dict_ema ema_model student teacher"
@@ -196,19 +196,19 @@ def _choose(value: object, path: Path, key: str | None) -> tuple[object, tuple[L
     """(the object that holds the weights, what is left out)."""
     if key is not None:
         return _at(value, path, key), (LeftOut("*", f"only '{key}' was asked for"),)
-    place, beside = "", []
+    prefix, beside = "", []
     for _ in range(4):
         chosen = _weight_key(value)
         if not isinstance(value, dict) or chosen is None:
             break
         beside += [
-            LeftOut(_joined(place, other), _role(other, item)) for other, item in value.items() if other != chosen
+            LeftOut(_joined(prefix, other), _role(other, item)) for other, item in value.items() if other != chosen
         ]
-        value, place = value[chosen], _joined(place, chosen)
+        value, prefix = value[chosen], _joined(prefix, chosen)
     if isinstance(value, dict):
         training = {other: item for other, item in value.items() if _is_training_state(other, item)}
         if training and len(training) < len(value):
-            beside += [LeftOut(_joined(place, other), _role(other, item)) for other, item in training.items()]
+            beside += [LeftOut(_joined(prefix, other), _role(other, item)) for other, item in training.items()]
             value = {other: item for other, item in value.items() if other not in training}
     return value, tuple(beside)
 
@@ -263,8 +263,8 @@ def _role(name: object, value: object) -> str:
     return _why(value) if not _is_open(value) else "holds no weights"
 
 
-def _joined(place: str, key: object) -> str:
-    return f"{place}/{key}" if place else str(key)
+def _joined(prefix: str, key: object) -> str:
+    return f"{prefix}/{key}" if prefix else str(key)
 
 
 def _writer(value: object) -> str:

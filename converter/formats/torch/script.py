@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from converter.core.tensors import DTYPES, Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
-from converter.formats.torch.json import Document
+from converter.formats.io.json import Document
 from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.tensors import Storage, StridedTensor, TorchFile
 from converter.formats.zip.members import ZipMembers

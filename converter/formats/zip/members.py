@@ -1,4 +1,4 @@
-"""The members of a zip file, as places in it: every range checked, nothing extracted, stored ones read in place.
+"""The members of a zip file, as positions in it: every range checked, nothing extracted, stored ones read in place.
 
 Python's ``zipfile`` reads the central directory; the local headers and the data are read here, because
 members may carry a CRC field of zero (PyTorch with ``set_crc32_options(False)``), which ``zipfile`` rejects.
@@ -75,7 +75,7 @@ class ZipMembers:
             file = SourceFile(self.source, min(begin, self.source.size), self._size)
             with zipfile.ZipFile(io.BufferedReader(file)) as archive:
                 entries, directory = archive.infolist(), archive.start_dir
-            self.members = self._places(entries, directory)
+            self.members = self._checked(entries, directory)
         except _READ_ERRORS as error:
             self.source.close()
             raise FormatError(path, f"not a whole zip archive: {error}") from None
@@ -238,12 +238,12 @@ class ZipMembers:
             )
         return self.source.take(self.begin + offset, length, "the archive")
 
-    def _places(self, entries: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
+    def _checked(self, entries: list[zipfile.ZipInfo], directory: int) -> dict[str, Member]:
         members: dict[str, Member] = {}
         used: list[tuple[int, int, str]] = []
         self.source.expect(self.begin + entry.header_offset for entry in entries)
         for entry in entries:
-            member = self._place(entry)
+            member = self._member_at(entry)
             if member.name in members:
                 raise FormatError(self.path, f"the archive holds the member '{member.name}' twice")
             members[member.name] = member
@@ -257,7 +257,7 @@ class ZipMembers:
                 raise FormatError(self.path, f"the member '{name}' reaches into {where}")
         return members
 
-    def _place(self, entry: zipfile.ZipInfo) -> Member:
+    def _member_at(self, entry: zipfile.ZipInfo) -> Member:
         name = entry.orig_filename
         if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
             raise UnsafeFileError(self.path, f"a member of the archive has the name '{name}', outside of it")

@@ -23,8 +23,8 @@ from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError, FormatError, MissingLibraryError, OutputError
 from converter.formats import Contents, by_name, open_reader, open_writer
 from converter.formats.io import upload
-from converter.formats.io.locations import is_url, location
 from converter.formats.io.remote import BLOCK, RemoteSource
+from converter.formats.locations import is_url, location
 from tests.command import ok, refused
 from tests.formats.every import FILES, names
 

@@ -298,7 +298,10 @@ DAMAGED = {
         "the elements at byte 0 are text",
     ),
     "records": (npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (), }", bytes(4)), "are records"),
-    "wide": (npy("{'descr': '<f16', 'fortran_order': False, 'shape': (), }", bytes(16)), "wider than any framework"),
+    "wide": (
+        npy("{'descr': '<f16', 'fortran_order': False, 'shape': (), }", bytes(16)),
+        "wider than those of any framework",
+    ),
     "unclear": (npy("{'descr': '<V1', 'fortran_order': False, 'shape': (), }", bytes(1)), "does not say of which"),
     "unknown": (npy("{'descr': 'zz', 'fortran_order': False, 'shape': (), }", bytes(1)), "unknown type 'zz'"),
     "trailing": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", bytes(5)), "needs 4 bytes; 5 stand"),

@@ -220,7 +220,7 @@ def test_other_ways_to_call() -> None:
         (b"T" + struct.pack("<i", -5) + b".", "a text of -5 bytes"),
         (b"h\x05.", "memo 5, which was not set"),
         (b"I" + b"9" * 5000 + b"\n.", "a number of 5000 digits"),
-        (b"Inope\n.", "a number that is none"),
+        (b"Inope\n.", "not a number"),
         (b"Vnever", "a line without an end"),
         (b"S'x\n.", "without its quotes"),
         (b"X\x02\x00\x00\x00\xff\xfe.", "text that is not utf-8"),

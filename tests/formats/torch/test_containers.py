@@ -213,13 +213,18 @@ def test_a_tensor_that_the_index_does_not_name(sharded: tuple[Path, dict[str, to
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
-        ('"layer.0"', '"layer.9"', FormatError, "'layer.9' is in 'pytorch_model-00001-of-00002.bin', but it is not"),
+        (
+            '"layer.0"',
+            '"layer.9"',
+            FormatError,
+            "'layer.9' is in 'pytorch_model-00001-of-00002.bin', which does not hold it",
+        ),
         ("-00001-", "-00007-", FormatError, "missing"),
         ('"pytorch_model-00001', '"../pytorch_model-00001', UnsafeFileError, "not in its folder"),
         ('"pytorch_model-00001', '"/tmp/pytorch_model-00001', UnsafeFileError, "not in its folder"),
         ("-00001-of-00002.bin", ".bin.index.json", FormatError, "missing|not a PyTorch file"),
         ("{", "[", FormatError, "not JSON"),
-        ('"layer.0": "', '"layer.0": 3, "x": "', FormatError, "not a text"),
+        ('"layer.0": "', '"layer.0": 3, "x": "', FormatError, "must map tensors to file names"),
     ],
 )
 def test_indices_that_do_not_fit(

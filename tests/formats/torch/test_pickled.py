@@ -13,7 +13,7 @@ import torch
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.pickle.load import load
 from converter.formats.pickle.nested import flatten
-from converter.formats.pickle.torch import torch_globals
+from converter.formats.pickled.torch import torch_globals
 from converter.formats.torch.tensors import TORCH_DTYPES
 from tests.formats.contract import same_bits
 from tests.formats.pickle.test_load import Call

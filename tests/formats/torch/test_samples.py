@@ -15,7 +15,7 @@ from converter.errors import FormatError, UnsafeFileError
 from converter.formats import open_reader
 from converter.formats.pickle.load import load
 from converter.formats.pickle.nested import flatten
-from converter.formats.pickle.torch import torch_globals
+from converter.formats.pickled.torch import torch_globals
 from tests.formats.contract import same_bits
 from tests.places import SAMPLES
 

@@ -56,8 +56,8 @@ def _csr_problem(shape: tuple[int, ...], data: Array, starts: Array, columns: Ar
     return _range_problem(columns, shape[1:]) or ("the columns of a row do not rise" if falls.any() else "")
 
 
-def _range_problem(places: Array, limit: tuple[int, ...]) -> str:
-    if places.size and (not limit or places.min() < 0 or places.max() >= limit[0]):
+def _range_problem(indices: Array, limit: tuple[int, ...]) -> str:
+    if indices.size and (not limit or indices.min() < 0 or indices.max() >= limit[0]):
         return f"an index is not below {limit[0] if limit else 0}"
     return ""
 

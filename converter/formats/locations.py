@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from converter.errors import ConversionError, FormatError, MissingLibraryError
 
-__all__ = ["exists", "is_url", "location", "open_binary", "place", "reading", "store", "with_suffix"]
+__all__ = ["exists", "inner_path", "is_url", "location", "open_binary", "reading", "store", "with_suffix"]
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _LOCAL = ("file", "local")
@@ -62,7 +62,7 @@ def store(url: Path) -> Any:
     return system
 
 
-def place(url: Path) -> str:
+def inner_path(url: Path) -> str:
     """The path of the URL within its file system."""
     return cast(str, url.path)  # type: ignore[attr-defined]
 
@@ -70,7 +70,7 @@ def place(url: Path) -> str:
 def exists(path: Path) -> bool:
     """Whether it exists now, even if another machine made it."""
     if is_url(path):
-        return bool(store(path).exists(place(path)))
+        return bool(store(path).exists(inner_path(path)))
     return path.exists()
 
 
@@ -81,7 +81,7 @@ def with_suffix(path: Path, suffix: str) -> Path:
 def open_binary(path: Path) -> BinaryIO:
     """The file, opened to read parts of it."""
     if is_url(path):
-        return cast(BinaryIO, store(path).open(place(path), "rb", cache_type="none"))
+        return cast(BinaryIO, store(path).open(inner_path(path), "rb", cache_type="none"))
     return path.open("rb")
 
 

@@ -13,7 +13,7 @@ from glob import escape
 from pathlib import Path
 
 from converter.errors import ConversionError, OutputError
-from converter.formats.io.locations import exists, is_url, place, store
+from converter.formats.locations import exists, inner_path, is_url, store
 
 #: At a URL.
 MOVES_AT_ONCE = 32
@@ -88,7 +88,7 @@ def discard(partial: Path) -> None:
     """Remove a partial file or folder, if it is there."""
     if is_url(partial):
         if exists(partial):
-            store(partial).rm(place(partial), recursive=True)
+            store(partial).rm(inner_path(partial), recursive=True)
     elif partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial, ignore_errors=True)
     else:
@@ -143,11 +143,11 @@ def _rename(former: Path, final: Path, metadata_last: bool = True) -> None:
         for file in files:
             if file.is_file():
                 target = final / file.relative_to(former)
-                store(final).makedirs(place(target.parent), exist_ok=True)
-                store(final).mv(place(file), place(target))
+                store(final).makedirs(inner_path(target.parent), exist_ok=True)
+                store(final).mv(inner_path(file), inner_path(target))
         discard(former)
     else:
-        store(final).mv(place(former), place(final))
+        store(final).mv(inner_path(former), inner_path(final))
 
 
 def _sync(path: Path) -> None:

@@ -1,17 +1,44 @@
-"""Kernels that a file holds in pieces (weight and spectral normalisation): kept so where the clone has them, too.
-
-Everywhere else they are folded into the kernel that they stand for (`Stored.fold`).
-"""
+"""A layer in the form that the other net has it in: a bare tensor, or a kernel in pieces."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from msgspec.structs import replace
 
 from converter.core.arithmetic import FoldSpectralNorm, FoldWeightNorm
 from converter.core.kinds import UNKNOWN
-from converter.core.layers import Layer, Leaf, Reading, Stored
+from converter.core.layers import Layer, Leaf, Net, Reading, Stored
+from converter.frameworks.base import parameter
+
+
+def as_there(net: Net, other: Net) -> Net:
+    """The net with each lone vector as a bare tensor where the other net has a bare tensor of that name.
+
+    The ``gamma`` of a layer scale: in one framework ``ls.gamma`` is a name like any other, in the next it is read as
+    the scale of a norm.
+    """
+    bare = {layer.path: layer for layer in other.layers if layer.kind == "parameter"}
+    layers = tuple(_as_bare(layer, bare, net, other) for layer in net.layers) if bare else net.layers
+    return replace(net, layers=layers)
+
+
+def _as_bare(layer: Layer, bare: dict[str, Layer], net: Net, other: Net) -> Layer:
+    stored = layer.readings[0].stored
+    spec = stored[0].spec
+    if layer.kind == "parameter" or len(stored) != 1 or len(spec.shape) != 1:
+        return layer
+    leaf = re.split(r"[./:]", re.sub(r":0$", "", spec.name))[-1]
+    for path in (layer.path, ".".join(filter(None, (layer.path, leaf)))):
+        counterpart = bare.get(path)
+        free = path == layer.path or (path not in net.by_path and layer.path not in other.by_path)
+        if counterpart is not None and free and counterpart.tensors[0].shape == spec.shape:
+            return parameter(path, spec, stored[0].sources)
+    return layer
+
+
+# -- kernels in pieces (weight and spectral normalisation): folded (`Stored.fold`), unless both nets have the pieces --
 
 #: What each piece is, whatever its name: the old names and those of the parametrizations go into each other.
 _PIECES: Mapping[type, tuple[str, ...]] = {
@@ -41,7 +68,7 @@ def _pieces(stored: Stored) -> list[Stored]:
 
 
 def wrapped(target: Layer) -> str:
-    """The refusal of a clone that keeps in pieces what the source has not."""
+    """The refusal of a clone whose kernel is in pieces, where that of the source is not."""
     pieces = ", ".join(spec.name for spec in target.tensors)
     return (
         f"'{target.path}' of the clone is normalised ({pieces}), and the source has no such pieces. Take the "

@@ -11,7 +11,7 @@ from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.files import let_go, mapped_apart, open_source
-from converter.formats.pickle.arrays import read_pickle
+from converter.formats.pickled.arrays import read_pickle
 
 #: How pickles of protocols 0 and 1 start: a dict, a list, a tuple or a global.
 OLD_STARTS = (

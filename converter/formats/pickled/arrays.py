@@ -26,7 +26,7 @@ from converter.formats.mxnet import record as mxnet_record
 from converter.formats.pickle.load import COLLECTION_GLOBALS, Global, Opaque, PickleError, Shell, inert_class, load
 from converter.formats.pickle.nested import NamedValue, flatten, left_out
 from converter.formats.pickle.numpy import NUMPY_GLOBALS
-from converter.formats.pickle.torch import torch_globals
+from converter.formats.pickled.torch import torch_globals
 from converter.formats.torch.objects import object_children
 
 #: What training loops keep beside the weights.
