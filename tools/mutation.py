@@ -53,6 +53,9 @@ OP_TESTS = (
     "tests/core/test_ops.py",
     "tests/core/test_axes.py",
     "tests/core/test_transposing.py",
+    "tests/planning/test_casting.py",
+    "tests/flattening/test_apply.py",
+    "tests/commands/test_reuse_options.py",
     "tests/parity/test_folded.py",
     "tests/parity/test_recurrent_names.py",
 )
@@ -232,7 +235,7 @@ def _made(mutant: Mutant) -> Iterator[None]:
 def _forget() -> None:
     """What the converter keeps of earlier calls."""
     for item in gc.get_objects():
-        if isinstance(item, functools._lru_cache_wrapper) and str(item.__module__).startswith("converter"):
+        if type(item) is functools._lru_cache_wrapper and str(item.__module__).startswith("converter"):
             item.cache_clear()
 
 
@@ -251,7 +254,7 @@ def first_failure(tests: Sequence[str]) -> str:
     """The first of the tests that fails; empty when all pass."""
     found = _First()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[found])
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[found])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise SystemExit(f"pytest ended with {code!r} on {tests[:3]}")
     return found.failed

@@ -315,7 +315,13 @@ def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[.
 
 
 def by_neutral(case: Case, source: str, target: str, folder: Path, run: Callable[..., object]) -> None:
-    """The same by way of a neutral file: one way into the hub, and one way out of it."""
+    """The same by way of a neutral file: one way into the hub, and one way out of it.
+
+    A case that says nothing of its kinds goes directly: without a clone or a schema, files do not tell them.
+    """
+    if not case.layers and not case.kinds:
+        by_clone(case, source, target, folder, run)
+        return
     ours, theirs = SIDES[source], SIDES[target]
     net = case.random(source, 1, target)
     given, middle = folder / f"source{ours.ending}", folder / "middle.safetensors"
