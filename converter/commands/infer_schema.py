@@ -58,7 +58,7 @@ def infer_schema(
         name = Path(planned.source.title).name
         document = {
             "name": name.partition(".")[0],
-            "description": f"{name} and {Path(planned.report.output).name}, as they were paired",
+            "description": f"{name} and {Path(planned.clone.title if planned.clone else "").name}, as they were paired",
             "layers": [_entry(pair, planned.tensors.flattened, source_name, target_name) for pair in planned.pairs],
         }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
