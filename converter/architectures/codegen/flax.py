@@ -7,17 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from converter.architectures import vocabulary as v
-from converter.architectures.codegen.code import (
-    CallExpression,
-    Expression,
-    Option,
-    SequentialExpression,
-    Training,
-    Value,
-    call,
-    plain,
-    says_training,
-)
+from converter.architectures.codegen import code
+from converter.architectures.codegen.code import CallExpression, Option, Value, call, plain
 from converter.architectures.codegen.dialect import Dialect, bias, outputs
 from converter.architectures.codegen.program import Class, ClassParameter
 from converter.architectures.units import Unit, Units, axes, per_axis
@@ -65,7 +56,7 @@ def _batch_norm(unit: Unit) -> CallExpression:
     step: v.BatchNorm = unit.step
     return call(
         "nn.BatchNorm",
-        use_running_average=Training(),
+        use_running_average=code.Training(),
         momentum=step.momentum,
         epsilon=step.epsilon,
         use_scale=Option("scale" in unit.roles, True),
@@ -144,7 +135,7 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.GlobalMaxPool: lambda unit: plain("global_max"),
     v.GlobalAveragePool: lambda unit: plain("global_mean"),
     v.Flatten: lambda unit: plain("flatten"),
-    v.Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate), deterministic=Training()),
+    v.Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate), deterministic=code.Training()),
     v.ZeroPad: lambda unit: plain("zero_pad", padding=unit.step.padding),
     v.Last: lambda unit: plain("last_step"),
 }
@@ -223,11 +214,12 @@ y = make_net().apply(variables, x)"""
             ]
         return lines
 
-    def net_text(self, net: Expression, units: Units) -> str:
-        if not says_training(net):
+    def net_text(self, net: code.Expression, units: Units) -> str:
+        if not code.says_training(net):
             return super().net_text(net, units)
         return f"def make_net(train=False):\n    return {self.writing().text(net, 4, 7)}"
 
 
 def _type(each: ClassParameter) -> str:
-    return "nn.Module" if isinstance(each.sample, CallExpression | SequentialExpression) else type(each.sample).__name__
+    is_module = isinstance(each.sample, CallExpression | code.SequentialExpression)
+    return "nn.Module" if is_module else type(each.sample).__name__
