@@ -62,9 +62,7 @@ class _Classes(msgspec.Struct):
         self.drafts.append(Draft(len(self.drafts), node.hint, height, attributes, statements, items, node.counted))
         return code.UnwrittenClass(len(self.drafts) - 1)
 
-    def _statements(
-        self, block: tree.ClassModule, body: tree.Body, attributes: dict[str, code.Expression]
-    ) -> p.Statements:
+    def _statements(self, body: tree.Body, attributes: dict[str, code.Expression]) -> p.Statements:
         statements: list[p.ModuleCall | p.FunctionCall | p.Join] = []
         for step in body:
             if isinstance(step, tree.SplitSteps):
