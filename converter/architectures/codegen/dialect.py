@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from converter.architectures import vocabulary as v
@@ -17,7 +16,7 @@ from converter.architectures.vocabulary import label
 from converter.errors import ConversionError
 
 
-class Dialect(ABC):
+class Dialect:
     """How one framework constructs each step, and how its code is written."""
 
     name: ClassVar[str]
@@ -44,9 +43,20 @@ class Dialect(ABC):
     net: ClassVar[str]
     line: ClassVar[str]
 
-    @abstractmethod
+    #: What constructs each step.
+    modules: ClassVar[Mapping[type[v.NetStep], Callable[[Unit], code.CallExpression]]]
+    #: Activations that a layer before them can have as an option -> its value.
+    activations: ClassVar[Mapping[type[v.NetStep], str]] = {}
+    #: Tensors concatenated along an axis: the channels (1), or the last one.
+    concatenation: ClassVar[str]
+    #: The code around the modules of a Sequential; around a module whose name cannot be an attribute; of such a module.
+    sequential: ClassVar[tuple[str, str]]
+    setting: ClassVar[tuple[str, str]] = ('setattr(self, "{}", ', ")")
+    getting: ClassVar[str] = 'getattr(self, "{}")'
+
     def expression(self, unit: Unit) -> code.CallExpression:
         """The code that constructs a step. Raises ConversionError for a step that the framework does not have."""
+        return self.modules[type(unit.step)](unit)
 
     def number(self, name: str) -> int | None:
         """The index in a Sequential that a name stands for; None for other names."""
@@ -54,7 +64,7 @@ class Dialect(ABC):
 
     def fused(self, unit: Unit) -> str:
         """The activation as an option of the layer before it; "" where it cannot be one."""
-        return ""
+        return self.activations.get(type(unit.step), "")
 
     def lowered(self, unit: Unit) -> tuple[Unit, ...]:
         """The step as the steps that the framework has."""
@@ -62,10 +72,6 @@ class Dialect(ABC):
 
     def refused(self, step: v.NetStep, reason: str) -> ConversionError:
         return ConversionError(f"{label(step)} cannot be built in {self.title}: {reason}")
-
-    @abstractmethod
-    def concat(self, parts: str, last: bool) -> str:
-        """Tensors concatenated along the channels, or (last) the last axis."""
 
     # -- writing
 
@@ -76,9 +82,10 @@ class Dialect(ABC):
     def writing(self, parameter: str = "{}", training: str = "train") -> code.ExpressionWriter:
         return code.ExpressionWriter(self.row, parameter.format, training)
 
-    @abstractmethod
     def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
         """A Sequential as opening, parts and closing."""
+        opening, closing = self.sequential
+        return opening, [text for _, text in items], closing
 
     def written(self, program: p.Program, units: Units, name: str) -> str:
         """The whole code. name: of the architecture."""
@@ -138,15 +145,8 @@ class Dialect(ABC):
         pad = " " * indent
         if is_attribute(name):
             return f"{pad}self.{name} = {writing.text(made, indent, len(name) + 8)}"
-        opening, closing = self.setting(name)
+        opening, closing = (text.format(name) for text in self.setting)
         return f"{pad}{opening}{writing.text(made, indent, len(opening) + len(closing))}{closing}"
-
-    def setting(self, name: str) -> tuple[str, str]:
-        """The code around a module whose name cannot be an attribute."""
-        return f"setattr(self, {code.literal(name)}, ", ")"
-
-    def getting(self, name: str) -> str:
-        return f"getattr(self, {code.literal(name)})"
 
     def signature(self, made: p.Class) -> list[str]:
         return [f"    def {self.forward}(self, x):"]
@@ -179,7 +179,7 @@ class Dialect(ABC):
             return f"{step.call.function}({x}{self.writing().arguments(step.call)})"
         if not step.name:
             return self.inner(x)
-        module = f"self.{step.name}" if is_attribute(step.name) else self.getting(step.name)
+        module = f"self.{step.name}" if is_attribute(step.name) else self.getting.format(step.name)
         return step.use.format(m=module, x=x)
 
     def inner(self, x: str) -> str:
@@ -205,7 +205,7 @@ class Dialect(ABC):
             lines += [*inner, f"{' ' * inside}{name} = {last}"]
         if step.joined == "add":
             return lines, " + ".join(parts)
-        return lines, self.concat(", ".join(parts), step.last)
+        return lines, self.concatenation.format(", ".join(parts), axis=-1 if step.last else 1)
 
 
 def _defined(parameters: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from converter.architectures import vocabulary as v
@@ -80,16 +80,15 @@ def _prelu(unit: Unit) -> CallExpression:
     return call("nn.PReLU")
 
 
-def _pool(name: str) -> Callable[[Unit], CallExpression]:
-    def make(unit: Unit) -> CallExpression:
-        step: v.MaxPool | v.AveragePool = unit.step
-        size = per_axis(step.size, range(unit.space))
-        strides = size if step.stride is None else per_axis(step.stride, size)
-        counts = {"count_include_pad": Option(step.count_padding, True)} if isinstance(step, v.AveragePool) else {}
-        padding = Option(tuple((p, p) for p in per_axis(step.padding, size)), ((0, 0),) * len(size))
-        return plain(f"nn.{name}_pool", window_shape=size, strides=strides, padding=padding, **counts)
-
-    return make
+def _pool(unit: Unit) -> CallExpression:
+    step: v.MaxPool | v.AveragePool = unit.step
+    size = per_axis(step.size, range(unit.space))
+    strides = size if step.stride is None else per_axis(step.stride, size)
+    padding = Option(tuple((p, p) for p in per_axis(step.padding, size)), ((0, 0),) * len(size))
+    name, options = "max", {}
+    if isinstance(step, v.AveragePool):
+        name, options = "avg", {"count_include_pad": Option(step.count_padding, True)}
+    return plain(f"nn.{name}_pool", window_shape=size, strides=strides, padding=padding, **options)
 
 
 def _recurrent(cell: str) -> Callable[[Unit], CallExpression]:
@@ -100,10 +99,6 @@ def _recurrent(cell: str) -> Callable[[Unit], CallExpression]:
         return call("nn.RNN", ("cell", call(f"nn.{cell}", outputs(unit), **relu)))
 
     return make
-
-
-def _attention(unit: Unit) -> CallExpression:
-    return call("nn.MultiHeadDotProductAttention", num_heads=unit.step.heads, use_bias=bias(unit))
 
 
 _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
@@ -120,7 +115,7 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Rnn: _recurrent("SimpleCell"),
     v.Lstm: _recurrent("OptimizedLSTMCell"),
     v.Gru: _recurrent("GRUCell"),
-    v.Attention: _attention,
+    v.Attention: lambda unit: call("nn.MultiHeadDotProductAttention", num_heads=unit.step.heads, use_bias=bias(unit)),
     v.Relu: lambda unit: plain("nn.relu"),
     v.Sigmoid: lambda unit: plain("nn.sigmoid"),
     v.Tanh: lambda unit: plain("nn.tanh"),
@@ -130,8 +125,8 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Silu: lambda unit: plain("nn.silu"),
     v.Softplus: lambda unit: plain("nn.softplus"),
     v.Softmax: lambda unit: plain("nn.softmax"),
-    v.MaxPool: _pool("max"),
-    v.AveragePool: _pool("avg"),
+    v.MaxPool: _pool,
+    v.AveragePool: _pool,
     v.GlobalMaxPool: lambda unit: plain("global_max"),
     v.GlobalAveragePool: lambda unit: plain("global_mean"),
     v.Flatten: lambda unit: plain("flatten"),
@@ -184,19 +179,13 @@ y = make_net().apply(variables, x)"""
         "from flax import linen as nn": "nn",
     }
     helpers = _HELPERS
+    modules = _MODULES
+    concatenation = "jnp.concatenate([{}], -1)"
+    sequential = ("nn.Sequential([", "])")
 
     def number(self, name: str) -> int | None:
         match = re.fullmatch(r"layers_(0|[1-9]\d*)", name)
         return int(match[1]) if match else None
-
-    def expression(self, unit: Unit) -> CallExpression:
-        return _MODULES[type(unit.step)](unit)
-
-    def concat(self, parts: str, last: bool) -> str:
-        return f"jnp.concatenate([{parts}], -1)"
-
-    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
-        return "nn.Sequential([", [text for _, text in items], "])"
 
     def constructor(self, made: Class) -> list[str]:
         listed = [f"{each.name}: {_type(each)}" for each in made.parameters if each.always]
