@@ -25,19 +25,8 @@ from typing import Any
 
 import msgspec
 
-from converter.architectures.vocabulary import (
-    VOCABULARY,
-    AnyStep,
-    Attention,
-    Concat,
-    NetStep,
-    Residual,
-    Sequential,
-    Size,
-    Steps,
-    WithWeights,
-    kind_of,
-)
+from converter.architectures import vocabulary as v
+from converter.architectures.vocabulary import AnyStep  # in `v.Steps`, which msgspec reads here
 from converter.errors import ConversionError
 
 #: Part of a layer's name in any framework: it becomes an attribute, or a string, in the code of a clone.
@@ -46,13 +35,13 @@ _NAME = re.compile(rf"{_PART}(\.{_PART}){{0,40}}")
 #: How deep steps may be nested.
 DEEPEST = 40
 
-Input = tuple[Size | None, ...]
+Input = tuple[v.Size | None, ...]
 
 
 class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The architecture of all nets of a schema. input: of the net with the default sizes of the steps."""
 
-    steps: Steps
+    steps: v.Steps
     input: Input = ()
 
 
@@ -62,7 +51,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: neutral path -> framework -> its names there, where they differ; a clone uses the first.
     """
 
-    steps: Steps
+    steps: v.Steps
     input: Input = ()
     name: str = ""
     names: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -93,20 +82,20 @@ def of_name(step: str | AnyStep) -> AnyStep:
     return made
 
 
-def layer_paths(step: NetStep) -> tuple[str, ...]:
+def layer_paths(step: v.NetStep) -> tuple[str, ...]:
     """The layers whose tensors a step uses: itself, or the four projections of an attention."""
-    if isinstance(step, Attention):
+    if isinstance(step, v.Attention):
         return tuple(".".join(filter(None, (step.path, name))) for name in ("query", "key", "value", "output"))
-    return (step.path,) if isinstance(step, WithWeights) else ()
+    return (step.path,) if isinstance(step, v.WithWeights) else ()
 
 
-def rows_of(step: NetStep) -> tuple[Steps, ...]:
+def rows_of(step: v.NetStep) -> tuple[v.Steps, ...]:
     """The rows of steps inside a container."""
-    if isinstance(step, Residual):
+    if isinstance(step, v.Residual):
         return (step.body, step.shortcut)
-    if isinstance(step, Concat):
+    if isinstance(step, v.Concat):
         return step.branches
-    return (step.steps,) if isinstance(step, Sequential) else ()
+    return (step.steps,) if isinstance(step, v.Sequential) else ()
 
 
 def walk(steps: Iterable[str | AnyStep], depth: int = 0) -> Iterator[AnyStep]:
@@ -153,13 +142,13 @@ def check_names(architecture: Architecture) -> None:
 
 def _plain(value: Any) -> Any:
     """As dicts and lists, without defaults; a step without options as its name."""
-    if isinstance(value, NetStep):
+    if isinstance(value, v.NetStep):
         options = {
             field.encode_name: _plain(getattr(value, field.name))
             for field in msgspec.structs.fields(value)
             if getattr(value, field.name) != field.default
         }
-        return {"kind": kind_of(value)} | options if options else kind_of(value)
+        return {"kind": v.kind_of(value)} | options if options else v.kind_of(value)
     if isinstance(value, msgspec.Struct):
         return {field: _plain(of) for field in value.__struct_fields__ if (of := getattr(value, field))}
     if isinstance(value, Mapping):
@@ -167,4 +156,4 @@ def _plain(value: Any) -> Any:
     return [_plain(of) for of in value] if isinstance(value, tuple) else value
 
 
-KINDS_OF_STEPS = tuple(kind_of(step) for step in VOCABULARY)
+KINDS_OF_STEPS = tuple(v.kind_of(step) for step in v.VOCABULARY)

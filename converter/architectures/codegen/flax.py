@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from converter.architectures import vocabulary as v
-from converter.architectures.codegen.code import (
-    CallExpression,
-    Expression,
-    Option,
-    SequentialExpression,
-    Training,
-    Value,
-    call,
-    plain,
-    says_training,
-)
+from converter.architectures.codegen import code
+from converter.architectures.codegen.code import CallExpression, Option, Value, call, plain
 from converter.architectures.codegen.dialect import Dialect, bias, outputs
 from converter.architectures.codegen.program import Class, ClassParameter
 from converter.architectures.units import Unit, Units, axes, per_axis
@@ -65,7 +56,7 @@ def _batch_norm(unit: Unit) -> CallExpression:
     step: v.BatchNorm = unit.step
     return call(
         "nn.BatchNorm",
-        use_running_average=Training(),
+        use_running_average=code.Training(),
         momentum=step.momentum,
         epsilon=step.epsilon,
         use_scale=Option("scale" in unit.roles, True),
@@ -89,16 +80,15 @@ def _prelu(unit: Unit) -> CallExpression:
     return call("nn.PReLU")
 
 
-def _pool(name: str) -> Callable[[Unit], CallExpression]:
-    def make(unit: Unit) -> CallExpression:
-        step: v.MaxPool | v.AveragePool = unit.step
-        size = per_axis(step.size, range(unit.space))
-        strides = size if step.stride is None else per_axis(step.stride, size)
-        counts = {"count_include_pad": Option(step.count_padding, True)} if isinstance(step, v.AveragePool) else {}
-        padding = Option(tuple((p, p) for p in per_axis(step.padding, size)), ((0, 0),) * len(size))
-        return plain(f"nn.{name}_pool", window_shape=size, strides=strides, padding=padding, **counts)
-
-    return make
+def _pool(unit: Unit) -> CallExpression:
+    step: v.MaxPool | v.AveragePool = unit.step
+    size = per_axis(step.size, range(unit.space))
+    strides = size if step.stride is None else per_axis(step.stride, size)
+    padding = Option(tuple((p, p) for p in per_axis(step.padding, size)), ((0, 0),) * len(size))
+    name, options = "max", {}
+    if isinstance(step, v.AveragePool):
+        name, options = "avg", {"count_include_pad": Option(step.count_padding, True)}
+    return plain(f"nn.{name}_pool", window_shape=size, strides=strides, padding=padding, **options)
 
 
 def _recurrent(cell: str) -> Callable[[Unit], CallExpression]:
@@ -109,10 +99,6 @@ def _recurrent(cell: str) -> Callable[[Unit], CallExpression]:
         return call("nn.RNN", ("cell", call(f"nn.{cell}", outputs(unit), **relu)))
 
     return make
-
-
-def _attention(unit: Unit) -> CallExpression:
-    return call("nn.MultiHeadDotProductAttention", num_heads=unit.step.heads, use_bias=bias(unit))
 
 
 _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
@@ -129,7 +115,7 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Rnn: _recurrent("SimpleCell"),
     v.Lstm: _recurrent("OptimizedLSTMCell"),
     v.Gru: _recurrent("GRUCell"),
-    v.Attention: _attention,
+    v.Attention: lambda unit: call("nn.MultiHeadDotProductAttention", num_heads=unit.step.heads, use_bias=bias(unit)),
     v.Relu: lambda unit: plain("nn.relu"),
     v.Sigmoid: lambda unit: plain("nn.sigmoid"),
     v.Tanh: lambda unit: plain("nn.tanh"),
@@ -139,12 +125,12 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Silu: lambda unit: plain("nn.silu"),
     v.Softplus: lambda unit: plain("nn.softplus"),
     v.Softmax: lambda unit: plain("nn.softmax"),
-    v.MaxPool: _pool("max"),
-    v.AveragePool: _pool("avg"),
+    v.MaxPool: _pool,
+    v.AveragePool: _pool,
     v.GlobalMaxPool: lambda unit: plain("global_max"),
     v.GlobalAveragePool: lambda unit: plain("global_mean"),
     v.Flatten: lambda unit: plain("flatten"),
-    v.Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate), deterministic=Training()),
+    v.Dropout: lambda unit: call("nn.Dropout", ("rate", unit.step.rate), deterministic=code.Training()),
     v.ZeroPad: lambda unit: plain("zero_pad", padding=unit.step.padding),
     v.Last: lambda unit: plain("last_step"),
 }
@@ -193,19 +179,13 @@ y = make_net().apply(variables, x)"""
         "from flax import linen as nn": "nn",
     }
     helpers = _HELPERS
+    modules = _MODULES
+    concatenation = "jnp.concatenate([{}], -1)"
+    sequential = ("nn.Sequential([", "])")
 
     def number(self, name: str) -> int | None:
         match = re.fullmatch(r"layers_(0|[1-9]\d*)", name)
         return int(match[1]) if match else None
-
-    def expression(self, unit: Unit) -> CallExpression:
-        return _MODULES[type(unit.step)](unit)
-
-    def concat(self, parts: str, last: bool) -> str:
-        return f"jnp.concatenate([{parts}], -1)"
-
-    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
-        return "nn.Sequential([", [text for _, text in items], "])"
 
     def constructor(self, made: Class) -> list[str]:
         listed = [f"{each.name}: {_type(each)}" for each in made.parameters if each.always]
@@ -223,11 +203,12 @@ y = make_net().apply(variables, x)"""
             ]
         return lines
 
-    def net_text(self, net: Expression, units: Units) -> str:
-        if not says_training(net):
+    def net_text(self, net: code.Expression, units: Units) -> str:
+        if not code.says_training(net):
             return super().net_text(net, units)
         return f"def make_net(train=False):\n    return {self.writing().text(net, 4, 7)}"
 
 
 def _type(each: ClassParameter) -> str:
-    return "nn.Module" if isinstance(each.sample, CallExpression | SequentialExpression) else type(each.sample).__name__
+    is_module = isinstance(each.sample, CallExpression | code.SequentialExpression)
+    return "nn.Module" if is_module else type(each.sample).__name__

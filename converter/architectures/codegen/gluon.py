@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from converter.architectures import vocabulary as v
@@ -36,31 +36,19 @@ def _conv(unit: Unit) -> CallExpression:
     )
 
 
-def _batch_norm(unit: Unit) -> CallExpression:
-    """It stores gamma and beta even if they are not used."""
-    return call("nn.BatchNorm", momentum=unit.step.momentum, epsilon=unit.step.epsilon)
+def _pool(unit: Unit) -> CallExpression:
+    step: v.MaxPool | v.AveragePool = unit.step
+    name, options = "Max", {}
+    if isinstance(step, v.AveragePool):
+        name, options = "Avg", {"count_include_pad": step.count_padding} if step.padding else {}
+    return call(f"nn.{name}Pool{unit.space}D", *window(step), padding=Option(axes(step.padding), 0), **options)
 
 
-def _pool(name: str) -> Callable[[Unit], CallExpression]:
-    def make(unit: Unit) -> CallExpression:
-        step: v.MaxPool | v.AveragePool = unit.step
-        counts = {"count_include_pad": step.count_padding} if isinstance(step, v.AveragePool) and step.padding else {}
-        return call(f"nn.{name}Pool{unit.space}D", *window(step), padding=Option(axes(step.padding), 0), **counts)
-
-    return make
-
-
-def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
-    def make(unit: Unit) -> CallExpression:
-        options: dict[str, Value] = {"activation": unit.step.activation} if isinstance(unit.step, v.Rnn) else {}
-        assert unit.inputs is not None
-        return call(f"rnn.{name}", outputs(unit), layout="NTC", input_size=unit.inputs, **options)
-
-    return make
-
-
-def _attention(unit: Unit) -> CallExpression:
-    return call("Attention", outputs(unit), ("heads", unit.step.heads), use_bias=bias(unit))
+def _recurrent(unit: Unit) -> CallExpression:
+    options: dict[str, Value] = {"activation": unit.step.activation} if isinstance(unit.step, v.Rnn) else {}
+    assert unit.inputs is not None
+    name = type(unit.step).__name__.upper()
+    return call(f"rnn.{name}", outputs(unit), layout="NTC", input_size=unit.inputs, **options)
 
 
 def _zero_pad(unit: Unit) -> CallExpression:
@@ -73,36 +61,32 @@ def _word(name: str) -> Callable[[Unit], CallExpression]:
     return lambda unit: call("nn.Activation", ("function", name))
 
 
-def _softmax(unit: Unit) -> CallExpression:
-    return call("Softmax", ("axis", channel_axis(unit)))
-
+_WORDS: Mapping[type[v.NetStep], str] = {v.Relu: "relu", v.Sigmoid: "sigmoid", v.Tanh: "tanh", v.Softplus: "softrelu"}
 
 _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Linear: _linear,
     v.Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), outputs(unit)),
     v.Conv: _conv,
     v.ConvTranspose: _conv,
-    v.BatchNorm: _batch_norm,
+    # It stores gamma and beta even if they are not used.
+    v.BatchNorm: lambda unit: call("nn.BatchNorm", momentum=unit.step.momentum, epsilon=unit.step.epsilon),
     v.LayerNorm: lambda unit: call("nn.LayerNorm", epsilon=unit.step.epsilon),
     v.GroupNorm: lambda unit: call("GroupNorm", outputs(unit), ("groups", unit.step.groups), epsilon=unit.step.epsilon),
     v.InstanceNorm: lambda unit: call("nn.InstanceNorm", epsilon=unit.step.epsilon, scale=True),
     v.RmsNorm: lambda unit: call("RMSNorm", outputs(unit), epsilon=unit.step.epsilon),
     v.Prelu: lambda unit: call("nn.PReLU", in_channels=Option(unit.outputs or 1, 1)),
-    v.Rnn: _recurrent("RNN"),
-    v.Lstm: _recurrent("LSTM"),
-    v.Gru: _recurrent("GRU"),
-    v.Attention: _attention,
-    v.Relu: _word("relu"),
-    v.Sigmoid: _word("sigmoid"),
-    v.Tanh: _word("tanh"),
+    v.Rnn: _recurrent,
+    v.Lstm: _recurrent,
+    v.Gru: _recurrent,
+    v.Attention: lambda unit: call("Attention", outputs(unit), ("heads", unit.step.heads), use_bias=bias(unit)),
+    **{kind: _word(name) for kind, name in _WORDS.items()},
     v.Gelu: lambda unit: call("TanhGelu") if unit.step.approximate else call("nn.GELU"),
     v.LeakyRelu: lambda unit: call("nn.LeakyReLU", ("slope", unit.step.slope)),
     v.Elu: lambda unit: call("nn.ELU", ("alpha", unit.step.alpha)),
     v.Silu: lambda unit: call("nn.Swish"),
-    v.Softplus: _word("softrelu"),
-    v.Softmax: _softmax,
-    v.MaxPool: _pool("Max"),
-    v.AveragePool: _pool("Avg"),
+    v.Softmax: lambda unit: call("Softmax", ("axis", channel_axis(unit))),
+    v.MaxPool: _pool,
+    v.AveragePool: _pool,
     v.GlobalMaxPool: lambda unit: call(f"nn.GlobalMaxPool{unit.space}D"),
     v.GlobalAveragePool: lambda unit: call(f"nn.GlobalAvgPool{unit.space}D"),
     v.Flatten: lambda unit: call("nn.Flatten"),
@@ -207,8 +191,6 @@ class Attention(nn.HybridBlock):
 ''',
 }
 
-_WORDS: Mapping[type[v.NetStep], str] = {v.Relu: "relu", v.Sigmoid: "sigmoid", v.Tanh: "tanh", v.Softplus: "softrelu"}
-
 
 class GluonDialect(Dialect):
     name = "mxnet"
@@ -223,20 +205,17 @@ net.load_parameters("{name}.params")"""
     line = "nn.HybridSequential"
     imports: ClassVar[Mapping[str, str]] = {"from mxnet.gluon import nn": "nn", "from mxnet.gluon import rnn": r"rnn\."}
     helpers = _HELPERS
-
-    def fused(self, unit: Unit) -> str:
-        return _WORDS.get(type(unit.step), "")
+    modules = _MODULES
+    activations = _WORDS
+    concatenation = "F.concat({}, dim={axis})"
+    sequential = ("row(", ")")
+    setting = ("self.register_child(", ', "{}")')
+    getting = 'self._children["{}"]'
 
     def expression(self, unit: Unit) -> CallExpression:
         if isinstance(unit.step, v.BatchNorm) and len({"scale", "offset"} & unit.roles) < 2:
             raise self.refused(unit.step, "its files have both a scale and an offset, and these weights do not")
-        return _MODULES[type(unit.step)](unit)
-
-    def concat(self, parts: str, last: bool) -> str:
-        return f"F.concat({parts}, dim={-1 if last else 1})"
-
-    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
-        return "row(", [text for _, text in items], ")"
+        return super().expression(unit)
 
     def sequential_constructor(self) -> list[str]:
         return ["    def __init__(self, *blocks):", "        super().__init__()", "        self.add(*blocks)", ""]
@@ -246,9 +225,3 @@ net.load_parameters("{name}.params")"""
 
     def inner(self, x: str) -> str:
         return f"super().hybrid_forward(F, {x})"
-
-    def setting(self, name: str) -> tuple[str, str]:
-        return "self.register_child(", f', "{name}")'
-
-    def getting(self, name: str) -> str:
-        return f'self._children["{name}"]'

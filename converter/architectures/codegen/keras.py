@@ -6,7 +6,7 @@ that equals ``same`` for every size becomes that; any other becomes a padding la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -29,10 +29,6 @@ class Crop(msgspec.Struct, frozen=True):
     """Crop spatial axes: for each the number before and after."""
 
     cropping: tuple[tuple[int, int], ...]
-
-
-def _linear(unit: Unit) -> CallExpression:
-    return call("layers.Dense", outputs(unit), **activation(unit), use_bias=bias(unit))
 
 
 def _conv(unit: Unit) -> CallExpression:
@@ -82,21 +78,18 @@ def _prelu(unit: Unit) -> CallExpression:
     return call("layers.PReLU", shared_axes=shared) if shared else call("layers.PReLU")
 
 
-def _pool(name: str) -> Callable[[Unit], CallExpression]:
-    def make(unit: Unit) -> CallExpression:
-        step: v.MaxPool | v.AveragePool = unit.step
-        same = Option("same" if axes(step.padding) != 0 else "valid", "valid")
-        return call(f"layers.{name}Pooling{unit.space}D", *window(step), padding=same)
-
-    return make
+def _pool(unit: Unit) -> CallExpression:
+    step: v.MaxPool | v.AveragePool = unit.step
+    name = "Max" if isinstance(step, v.MaxPool) else "Average"
+    same = Option("same" if axes(step.padding) != 0 else "valid", "valid")
+    return call(f"layers.{name}Pooling{unit.space}D", *window(step), padding=same)
 
 
-def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
-    def make(unit: Unit) -> CallExpression:
-        options = {"activation": Option(unit.step.activation, "tanh")} if isinstance(unit.step, v.Rnn) else {}
-        return call(f"layers.{name}", outputs(unit), return_sequences=True, **options)
-
-    return make
+def _recurrent(unit: Unit) -> CallExpression:
+    name, options = type(unit.step).__name__.upper(), {}
+    if isinstance(unit.step, v.Rnn):
+        name, options = "SimpleRNN", {"activation": Option(unit.step.activation, "tanh")}
+    return call(f"layers.{name}", outputs(unit), return_sequences=True, **options)
 
 
 def _attention(unit: Unit) -> CallExpression:
@@ -136,8 +129,16 @@ def _gelu(unit: Unit) -> CallExpression:
     return call("TanhGelu") if unit.step.approximate else call("layers.Activation", ("function", "gelu"))
 
 
+_WORDS: Mapping[type[v.NetStep], str] = {
+    v.Relu: "relu",
+    v.Sigmoid: "sigmoid",
+    v.Tanh: "tanh",
+    v.Silu: "silu",
+    v.Softplus: "softplus",
+}
+
 _MODULES: Mapping[type, Callable[[Unit], CallExpression]] = {
-    v.Linear: _linear,
+    v.Linear: lambda unit: call("layers.Dense", outputs(unit), **activation(unit), use_bias=bias(unit)),
     v.Embedding: lambda unit: call("layers.Embedding", ("rows", unit.rows or 0), outputs(unit)),
     v.Conv: _conv,
     v.ConvTranspose: _conv_transpose,
@@ -147,21 +148,18 @@ _MODULES: Mapping[type, Callable[[Unit], CallExpression]] = {
     v.InstanceNorm: _group_norm,
     v.RmsNorm: lambda unit: call("layers.RMSNormalization", epsilon=unit.step.epsilon),
     v.Prelu: _prelu,
-    v.Rnn: _recurrent("SimpleRNN"),
-    v.Lstm: _recurrent("LSTM"),
-    v.Gru: _recurrent("GRU"),
+    v.Rnn: _recurrent,
+    v.Lstm: _recurrent,
+    v.Gru: _recurrent,
     v.Attention: _attention,
+    **{kind: _word(name) for kind, name in _WORDS.items()},
     v.Relu: lambda unit: call("layers.ReLU"),
-    v.Sigmoid: _word("sigmoid"),
-    v.Tanh: _word("tanh"),
     v.Gelu: _gelu,
     v.LeakyRelu: lambda unit: call("layers.LeakyReLU", ("slope", unit.step.slope)),
     v.Elu: lambda unit: call("layers.ELU", ("alpha", unit.step.alpha)),
-    v.Silu: _word("silu"),
-    v.Softplus: _word("softplus"),
     v.Softmax: lambda unit: call("layers.Softmax"),
-    v.MaxPool: _pool("Max"),
-    v.AveragePool: _pool("Average"),
+    v.MaxPool: _pool,
+    v.AveragePool: _pool,
     v.GlobalMaxPool: lambda unit: call(f"layers.GlobalMaxPooling{unit.space}D", keepdims=True),
     v.GlobalAveragePool: lambda unit: call(f"layers.GlobalAveragePooling{unit.space}D", keepdims=True),
     v.Flatten: _flatten,
@@ -201,14 +199,6 @@ class LastStep(layers.Layer):
         return x[:, -1]
 '''
 
-_WORDS: Mapping[type[v.NetStep], str] = {
-    v.Relu: "relu",
-    v.Sigmoid: "sigmoid",
-    v.Tanh: "tanh",
-    v.Silu: "silu",
-    v.Softplus: "softplus",
-}
-
 
 class KerasDialect(Dialect):
     """explicit: whether every padded convolution gets a padding layer."""
@@ -225,6 +215,10 @@ net.load_weights("{name}.weights.h5")"""
     line = "keras.Sequential"
     imports: ClassVar[Mapping[str, str]] = {"import keras": "keras", "from keras import layers": r"layers\."}
     helpers = {"PadForMax": _PAD_FOR_MAX, "TanhGelu": _TANH_GELU, "LastStep": _LAST}
+    modules = _MODULES
+    activations = _WORDS
+    concatenation = "keras.ops.concatenate([{}], axis=-1)"
+    sequential = ("keras.Sequential([", "])")
 
     def __init__(self, explicit: bool = False) -> None:
         self.explicit = explicit
@@ -235,7 +229,7 @@ net.load_weights("{name}.weights.h5")"""
     def fused(self, unit: Unit) -> str:
         if isinstance(unit.step, v.Gelu):
             return "" if unit.step.approximate else "gelu"
-        return _WORDS.get(type(unit.step), "")
+        return super().fused(unit)
 
     def lowered(self, unit: Unit) -> tuple[Unit, ...]:
         step = unit.step
@@ -251,15 +245,6 @@ net.load_weights("{name}.weights.h5")"""
                     step, "an average pool with a stride and count_padding: false can pad only as 'same'"
                 )
         return _cropped(unit) if isinstance(step, v.ConvTranspose) else (unit,)
-
-    def expression(self, unit: Unit) -> CallExpression:
-        return _MODULES[type(unit.step)](unit)
-
-    def concat(self, parts: str, last: bool) -> str:
-        return f"keras.ops.concatenate([{parts}], axis=-1)"
-
-    def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
-        return "keras.Sequential([", [text for _, text in items], "])"
 
     def net_text(self, net: Expression, units: Units) -> str:
         """The net is called once on a symbolic input, which creates its variables."""

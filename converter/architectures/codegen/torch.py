@@ -13,22 +13,9 @@ from converter.architectures.codegen.dialect import Dialect, bias, channel_axis,
 from converter.architectures.units import Unit, axes
 
 
-def _width(unit: Unit) -> tuple[str, Value]:
-    return outputs(unit, "channels")
-
-
 def _in_out(unit: Unit) -> tuple[tuple[str, Value], ...]:
     assert unit.inputs is not None
     return ("inputs", unit.inputs), outputs(unit)
-
-
-def _linear(unit: Unit) -> CallExpression:
-    return call("nn.Linear", *_in_out(unit), bias=bias(unit))
-
-
-def _embedding(unit: Unit) -> CallExpression:
-    assert unit.rows is not None
-    return call("nn.Embedding", ("rows", unit.rows), outputs(unit))
 
 
 def _conv(unit: Unit) -> CallExpression:
@@ -52,21 +39,19 @@ def _batch_norm(unit: Unit) -> CallExpression:
     step: v.BatchNorm = unit.step
     affine = Option(bool({"scale", "offset"} & unit.roles), True)
     momentum = round(1 - step.momentum, 12)
-    return call(f"nn.BatchNorm{unit.space or 1}d", _width(unit), eps=step.epsilon, momentum=momentum, affine=affine)
+    return call(
+        f"nn.BatchNorm{unit.space or 1}d", outputs(unit, "channels"), eps=step.epsilon, momentum=momentum, affine=affine
+    )
 
 
-def _instance_norm(unit: Unit) -> CallExpression:
-    return call(f"nn.InstanceNorm{unit.space}d", _width(unit), eps=unit.step.epsilon, affine=True)
-
-
-def _pool(name: str) -> Callable[[Unit], CallExpression]:
-    def make(unit: Unit) -> CallExpression:
-        step: v.MaxPool | v.AveragePool = unit.step
-        counts = isinstance(step, v.AveragePool) and axes(step.padding) != 0  # where zeros can count
-        options = {"count_include_pad": step.count_padding} if counts else {}  # type: ignore[union-attr]
-        return call(f"nn.{name}Pool{unit.space}d", *window(step), padding=Option(axes(step.padding), 0), **options)
-
-    return make
+def _pool(unit: Unit) -> CallExpression:
+    step: v.MaxPool | v.AveragePool = unit.step
+    name, options = "Max", {}
+    if isinstance(step, v.AveragePool):
+        name = "Avg"
+        if axes(step.padding) != 0:  # where zeros can count
+            options = {"count_include_pad": step.count_padding}
+    return call(f"nn.{name}Pool{unit.space}d", *window(step), padding=Option(axes(step.padding), 0), **options)
 
 
 def _zero_pad(unit: Unit) -> CallExpression:
@@ -75,38 +60,41 @@ def _zero_pad(unit: Unit) -> CallExpression:
     return call(f"nn.ConstantPad{unit.space}d", ("padding", pairs), ("value", 0.0))
 
 
-def _recurrent(name: str) -> Callable[[Unit], CallExpression]:
-    def make(unit: Unit) -> CallExpression:
-        options = {"nonlinearity": Option(unit.step.activation, "tanh")} if isinstance(unit.step, v.Rnn) else {}
-        made = call(f"nn.{name}", *_in_out(unit), batch_first=True, **options)
-        return replace(made, use="{m}({x})[0]")
-
-    return make
+def _recurrent(unit: Unit) -> CallExpression:
+    options = {"nonlinearity": Option(unit.step.activation, "tanh")} if isinstance(unit.step, v.Rnn) else {}
+    made = call(f"nn.{type(unit.step).__name__.upper()}", *_in_out(unit), batch_first=True, **options)
+    return replace(made, use="{m}({x})[0]")
 
 
 def _attention(unit: Unit) -> CallExpression:
-    made = call("nn.MultiheadAttention", _width(unit), ("heads", unit.step.heads), bias=bias(unit), batch_first=True)
+    made = call(
+        "nn.MultiheadAttention",
+        outputs(unit, "channels"),
+        ("heads", unit.step.heads),
+        bias=bias(unit),
+        batch_first=True,
+    )
     return replace(made, use="{m}({x}, {x}, {x}, need_weights=False)[0]")
 
 
-def _softmax(unit: Unit) -> CallExpression:
-    return call("nn.Softmax", dim=channel_axis(unit))
-
-
 _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
-    v.Linear: _linear,
-    v.Embedding: _embedding,
+    v.Linear: lambda unit: call("nn.Linear", *_in_out(unit), bias=bias(unit)),
+    v.Embedding: lambda unit: call("nn.Embedding", ("rows", unit.rows or 0), outputs(unit)),
     v.Conv: _conv,
     v.ConvTranspose: _conv,
     v.BatchNorm: _batch_norm,
-    v.LayerNorm: lambda unit: call("nn.LayerNorm", _width(unit), eps=unit.step.epsilon),
-    v.GroupNorm: lambda unit: call("nn.GroupNorm", ("groups", unit.step.groups), _width(unit), eps=unit.step.epsilon),
-    v.InstanceNorm: _instance_norm,
-    v.RmsNorm: lambda unit: call("nn.RMSNorm", _width(unit), eps=unit.step.epsilon),
+    v.LayerNorm: lambda unit: call("nn.LayerNorm", outputs(unit, "channels"), eps=unit.step.epsilon),
+    v.GroupNorm: lambda unit: call(
+        "nn.GroupNorm", ("groups", unit.step.groups), outputs(unit, "channels"), eps=unit.step.epsilon
+    ),
+    v.InstanceNorm: lambda unit: call(
+        f"nn.InstanceNorm{unit.space}d", outputs(unit, "channels"), eps=unit.step.epsilon, affine=True
+    ),
+    v.RmsNorm: lambda unit: call("nn.RMSNorm", outputs(unit, "channels"), eps=unit.step.epsilon),
     v.Prelu: lambda unit: call("nn.PReLU", ("count", unit.outputs or 1)),
-    v.Rnn: _recurrent("RNN"),
-    v.Lstm: _recurrent("LSTM"),
-    v.Gru: _recurrent("GRU"),
+    v.Rnn: _recurrent,
+    v.Lstm: _recurrent,
+    v.Gru: _recurrent,
     v.Attention: _attention,
     v.Relu: lambda unit: call("nn.ReLU"),
     v.Sigmoid: lambda unit: call("nn.Sigmoid"),
@@ -116,9 +104,9 @@ _MODULES: Mapping[type[v.NetStep], Callable[[Unit], CallExpression]] = {
     v.Elu: lambda unit: call("nn.ELU", ("alpha", unit.step.alpha)),
     v.Silu: lambda unit: call("nn.SiLU"),
     v.Softplus: lambda unit: call("nn.Softplus"),
-    v.Softmax: _softmax,
-    v.MaxPool: _pool("Max"),
-    v.AveragePool: _pool("Avg"),
+    v.Softmax: lambda unit: call("nn.Softmax", dim=channel_axis(unit)),
+    v.MaxPool: _pool,
+    v.AveragePool: _pool,
     v.GlobalMaxPool: lambda unit: call(f"nn.AdaptiveMaxPool{unit.space}d", ("size", 1)),
     v.GlobalAveragePool: lambda unit: call(f"nn.AdaptiveAvgPool{unit.space}d", ("size", 1)),
     v.Flatten: lambda unit: call("nn.Flatten"),
@@ -154,23 +142,19 @@ net.eval()"""
         "from torch import nn": "nn",
     }
     helpers = {"Last": _LAST}
+    modules = _MODULES
+    concatenation = "torch.cat([{}], {axis})"
+    sequential = ("nn.Sequential(", ")")
+    setting = ('self.add_module("{}", ', ")")
+    getting = 'self.get_submodule("{}")'
 
     def expression(self, unit: Unit) -> CallExpression:
         step: Any = unit.step
         if isinstance(step, v.BatchNorm) and len({"scale", "offset"} & unit.roles) == 1:
             raise self.refused(step, "its BatchNorm has a scale and an offset, or neither")
-        return _MODULES[type(step)](unit)
-
-    def concat(self, parts: str, last: bool) -> str:
-        return f"torch.cat([{parts}], {-1 if last else 1})"
+        return super().expression(unit)
 
     def row(self, items: Sequence[tuple[str, str]], named: bool) -> tuple[str, Sequence[str], str]:
         if named:
             return "nn.Sequential(OrderedDict([", [f'("{name}", {text})' for name, text in items], "]))"
-        return "nn.Sequential(", [text for _, text in items], ")"
-
-    def setting(self, name: str) -> tuple[str, str]:
-        return f'self.add_module("{name}", ', ")"
-
-    def getting(self, name: str) -> str:
-        return f'self.get_submodule("{name}")'
+        return super().row(items, named)
