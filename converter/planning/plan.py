@@ -8,11 +8,14 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Cast
 from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Net, words_in
+from converter.core.tensors import DTYPES, DType, is_float
 from converter.errors import ConversionError, MatchError, Problem
-from converter.flattening.apply import Flattened, flattened
+from converter.flattening.apply import flattened
+from converter.flattening.walk import Flattened
 from converter.matching.compatibility import agreements, lookalikes
 from converter.matching.forms import in_pieces, normalisations, wrapped
 from converter.matching.hints import Hints
@@ -136,3 +139,26 @@ def assembled(cache: StepCache, problems: list[Problem]) -> tuple[Step, ...]:
     if problems:
         raise MatchError(problems)
     return steps
+
+
+def cast(plan: TensorPlan, name: str) -> TensorPlan:
+    """The plan with every float of that dtype, to the nearest value, ties to even (what is too large becomes inf);
+    integers and booleans stay what they are.
+    """
+    dtype = DTYPES[name]
+    steps = tuple(_cast(step, dtype) for step in plan.steps)
+    dtypes = {step.target.name: step.target for step in steps}
+    specs = tuple(dtypes.get(spec.name, spec) for spec in plan.contents.specs)
+    return replace(plan, steps=steps, contents=replace(plan.contents, specs=specs))
+
+
+def _cast(step: Step, dtype: DType) -> Step:
+    """From what the source's ops give, not by way of the dtype that a clone would have had."""
+    if not is_float(step.target.dtype):
+        return step
+    casts = [op for op in step.ops if isinstance(op, Cast)]
+    before = casts[0].source if casts else step.target.dtype
+    ops = tuple(op for op in step.ops if op not in casts)
+    if before != dtype:
+        ops = (*ops, Cast(dtype, before, to_inf=True))
+    return replace(step, ops=ops, target=replace(step.target, dtype=dtype))

@@ -69,10 +69,6 @@ class Goal(msgspec.Struct, frozen=True, dict=True):
             for layer in (owner.get(spec.name),)
         }
 
-    def with_net(self, net: Net) -> Goal:
-        """The same with hints applied to its layers."""
-        return replace(self, net=net)
-
     def finished(self, plan: TensorPlan) -> TensorPlan:
         """The plan with the names, and in the order, of what is written."""
         steps = tuple(self.own[step.target.name] if step.reason == KEPT else step for step in plan.steps)
