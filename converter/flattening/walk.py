@@ -182,8 +182,6 @@ class Walk(msgspec.Struct):
     def _before(self, position: int) -> str:
         return self.nodes[position - 1].path
 
-    # -- inputs -----------------------------------------------------------------------------------------------------
-
     def _guess(self, node: Node) -> None:
         """Propose, ask, or leave as it is; the layer before does not give what comes in."""
         features = node.sizes.inputs
@@ -299,8 +297,6 @@ class Walk(msgspec.Struct):
             if tip.channels == channels:
                 tip.features = features
 
-    # -- outputs ----------------------------------------------------------------------------------------------------
-
     def _unflatten(self, node: Node, position: int) -> None:
         """The outputs become channels where a convolution follows that takes up no other's."""
         features = node.sizes.outputs
@@ -344,8 +340,6 @@ class Walk(msgspec.Struct):
             (node for node in self.nodes[position + 1 :] if node.sizes.flow not in ("norm", "other")), None
         )
         return following.sizes.inputs if following and following.sizes.flow == "channels" else 0
-
-    # -- answers ----------------------------------------------------------------------------------------------------
 
     def _decide(self, node: Node, side: str, channels: int, reason: str) -> None:
         self.decisions.append(Flattened(node.path, side, node.features(side), channels, reason))

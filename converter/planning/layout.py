@@ -118,11 +118,8 @@ def _without_repeats(steps: tuple[Step, ...], source: Net) -> tuple[tuple[Step, 
 
 def _copy(source: Net, contents: Contents) -> TensorPlan:
     """The same names in another format of the same framework: every tensor, also those of unknown layers."""
-    by_name = {
-        spec.name: Step(layer.path, layer.kind, (spec,), (), spec, SAME_NAME)
-        for layer in source.layers
-        for spec in layer.tensors
-    }
+    pairs = ((layer, spec) for layer in source.layers for spec in layer.tensors)
+    by_name = {spec.name: Step(layer.path, layer.kind, (spec,), (), spec, SAME_NAME) for layer, spec in pairs}
     ordered = tuple(by_name[spec.name] for spec in contents.specs if spec.name in by_name)
     specs = tuple(step.target for step in ordered)
     return TensorPlan(ordered, replace(contents, specs=specs, left_out=()), source.left_out)

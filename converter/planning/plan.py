@@ -68,12 +68,10 @@ def plan_matched(
     are tied to others (see `tied.loosened`). Raises MatchError with all problems.
     """
     same_framework = source.framework == target.framework
-    fixed, pairs, problems = flattened(
-        source, target, [_in_form(pair, same_framework) for pair in matched.pairs], hints
-    )
-    problems += [
-        Problem(wrapped(pair.target), "normalised", pair.target.path) for pair in pairs if normalisations(pair.target)
-    ]
+    formed = [_in_form(pair, same_framework) for pair in matched.pairs]
+    fixed, pairs, problems = flattened(source, target, formed, hints)
+    normalised = [pair.target for pair in pairs if normalisations(pair.target)]
+    problems += [Problem(wrapped(layer), "normalised", layer.path) for layer in normalised]
     cache = StepCache()
     for pair in pairs:
         if cache.repeats(pair):

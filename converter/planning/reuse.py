@@ -101,13 +101,8 @@ def _overlaid(step: Step, layer: Layer, own: Mapping[str, Step]) -> Step:
     under = own[step.target.name]
     if step.target.shape == under.target.shape:
         return step
-    stored = next(
-        item
-        for reading in layer.readings
-        if reading.kind == step.kind
-        for item in reading.stored
-        if item.spec.name == step.target.name
-    )
+    own_readings = (reading for reading in layer.readings if reading.kind == step.kind)
+    stored = next(item for reading in own_readings for item in reading.stored if item.spec.name == step.target.name)
     over_ops, under_ops = (_neutral(stored, spec) for spec in (step.target, under.target))
     shapes = (_shape(ops, spec) for ops, spec in ((over_ops, step.target), (under_ops, under.target)))
     overlap = tuple(min(pair) for pair in zip(*shapes, strict=True))
@@ -117,7 +112,7 @@ def _overlaid(step: Step, layer: Layer, own: Mapping[str, Step]) -> Step:
 
 def _neutral(stored: Stored, spec: TensorSpec) -> tuple[Op, ...]:
     ops = replace(stored, spec=spec).to_neutral()
-    assert ops is not None  # the selection took it for sliceable
+    assert ops is not None  # else the selection would not have sliced it
     return ops
 
 
