@@ -12,7 +12,7 @@ from converter.options import ChannelGroups, channels_text
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 #: The reason of what the user or the schema states.
-STATED = "as said"
+STATED = "as specified"
 #: Images have no more channels than these, and enter the net from outside.
 IMAGE = 4
 

@@ -65,7 +65,7 @@ def _parts_of(path: str, count: int) -> list[str]:
 
 
 def apart(net: Net, names: Iterable[str]) -> Net:
-    """The net with every layer as its parts that one of the names (patterns of a schema, too) calls a part.
+    """The net with each layer as its parts where one of the names (patterns of a schema, too) is a part of it.
 
     Raises MatchError for a layer that has no such parts.
     """

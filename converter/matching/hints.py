@@ -54,7 +54,7 @@ class Hints(msgspec.Struct, frozen=True):
 
     def _with_kinds(self, net: Net) -> Net:
         """A pattern with a wildcard is for those that can be of that kind: ``*=conv`` decides a whole net. One that
-        gives a form (``*=linear_in_out``) tells it of the layers of that kind, and leaves open which layers these are.
+        names a form (``*=linear_in_out``) sets it for the layers of that kind, and leaves open which layers these are.
         """
         if not self.options.kind and not self.options.heads:
             return net

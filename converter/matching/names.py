@@ -30,7 +30,7 @@ _WORDS: Mapping[str, str] = {
     }.items()
     for other in others.split()
 }
-#: Words that say nothing beside others: ``q_proj``, ``W_q``, ``layer_norm``.
+#: Words without a meaning beside others: ``q_proj``, ``W_q``, ``layer_norm``.
 _FILLERS = frozenset({"proj", "projection", "layer", "w"})
 
 

@@ -1,4 +1,4 @@
-"""A schema for one net: its counts and flattened channels, which only the net tells, and the layers of its entries."""
+"""A schema for one net: its counts and flattened channels, which only the net has, and the layers of its entries."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def _tree(net: Net) -> _Module:
 
 
 def _with_lists(module: _Module) -> _Module:
-    """With ``blks_0``, ``blks_1`` … inside of a module ``blks``: so Flax calls what is in a list.
+    """With ``blks_0``, ``blks_1`` … inside of a module ``blks``: these are Flax's names of the items of a list.
 
     In Keras ``blks_1`` is the second of a class, beside ``blks``.
     """

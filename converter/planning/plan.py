@@ -127,7 +127,7 @@ def left_out_of(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
 
 
 def assembled(cache: StepCache, problems: list[Problem]) -> tuple[Step, ...]:
-    """The steps. Raises MatchError with the problems so far and those met here."""
+    """The steps. Raises MatchError with the problems so far and those that occur here."""
     steps: tuple[Step, ...] = ()
     try:
         steps = cache.steps()

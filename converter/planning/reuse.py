@@ -124,7 +124,7 @@ def _shape(ops: Iterable[Op], spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _flattens(old: Net, new: Net, takings: Iterable[Taking], hints: Hints) -> tuple[Flattened, ...]:
-    """Which of the layers follow a flatten, told by the whole old net. Raises MatchError."""
+    """Which of the layers follow a flatten, derived from the whole old net. Raises MatchError."""
     turned = framework(old.framework).channels_last != framework(new.framework).channels_last
     turned = turned and hints.options.flatten_fix
     takes = {one.source.path: one for one in takings}
