@@ -11,7 +11,7 @@ import yaml
 from converter.commands.plan import plan
 from converter.core.kinds import UNKNOWN
 from converter.errors import ConversionError, Placeholder, Remedy
-from converter.flattening.decision import INPUTS, Flattened
+from converter.flattening.walk import INPUTS, Flattened
 from converter.matching.compatibility import agreements
 from converter.matching.matcher import Pair
 from converter.options import PlanKeywords, Records, StrPath

@@ -26,7 +26,6 @@ from converter.frameworks import framework as framework_of
 from converter.frameworks.neutral import architecture_in
 from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
-from converter.matching.renaming import rename
 from converter.options import (
     MatchOptions,
     PlanKeywords,
@@ -39,9 +38,9 @@ from converter.options import (
     check_keywords,
     record_of,
 )
-from converter.planning.casting import cast as cast_floats
-from converter.planning.layout import plan_new
+from converter.planning.layout import plan_new, rename
 from converter.planning.plan import KEPT, TensorPlan, plan_into
+from converter.planning.plan import cast as cast_floats
 from converter.planning.prepare import Goal, goal_of, prepared
 from converter.reports.checklist import checklist, differences, pairs
 from converter.reports.conversion import Report

@@ -8,6 +8,8 @@ import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from converter.commands.plan import as_inputs, opened_source, refuse_unused
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, choose_path, destination, refuse_existing
@@ -32,7 +34,7 @@ from converter.options import (
     check_keywords,
     record_of,
 )
-from converter.planning.casting import cast
+from converter.planning.plan import cast
 from converter.planning.prepare import goal_of, prepared
 from converter.planning.reuse import ReusePlan, plan_reuse
 from converter.reports.checklist import checklist, differences
@@ -115,7 +117,7 @@ def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptio
     goal = goal_of(new, form, by_schema=hints.schema is not None)
     net, hints = prepared(old.net, hints, new.framework)
     hints.check_used(net, goal.net)
-    goal = goal.with_net(hints.of_clone(goal.net))
+    goal = replace(goal, net=hints.of_clone(goal.net))
     return plan_reuse(net, goal, select(net, goal.net, part, hints), hints)
 
 

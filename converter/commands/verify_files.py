@@ -156,17 +156,17 @@ def _layer(pair: Pair, agreement: Agreement, source_end: Endpoint, target_end: E
 def _has_sums(agreement: Agreement) -> bool:
     """Whether a tensor of the source is a sum that would have to be shared out."""
     return any(
-        len(move.target.leaf.roles[move.place]) == 1 < len(supply.stored.leaf.roles[supply.place])
+        len(move.target.leaf.roles[move.position]) == 1 < len(supply.stored.leaf.roles[supply.position])
         for move in agreement.moves
         for supply in move.supplies
     )
 
 
 def _move(layer: str, move: Move, source: _Neutral, target: _Neutral) -> Iterator[TensorComparison]:
-    target_array = target.role(move.target, move.place)
-    role = shown(move.target.leaf.roles[move.place])
+    target_array = target.role(move.target, move.position)
+    role = shown(move.target.leaf.roles[move.position])
     if move.supplies:
-        arrays = tuple(source.role(supply.stored, supply.place) for supply in move.supplies)
+        arrays = tuple(source.role(supply.stored, supply.position) for supply in move.supplies)
         (source_array,) = Sum((len(arrays),)).apply(arrays) if len(arrays) > 1 else arrays
     else:
         source_array = np.full_like(target_array, move.fill)
@@ -175,8 +175,8 @@ def _move(layer: str, move: Move, source: _Neutral, target: _Neutral) -> Iterato
             source_array = source_array.astype(target_array.dtype)  # what is too large becomes infinite, and differs
     yield _compared(layer, role, _names(move.supplies), _specs(move.target), source_array, target_array)
     for supply, constant in move.checked:
-        array = source.role(supply.stored, supply.place)
-        role = shown(supply.stored.leaf.roles[supply.place])
+        array = source.role(supply.stored, supply.position)
+        role = shown(supply.stored.leaf.roles[supply.position])
         yield _compared(layer, role, _names((supply,)), (), array, np.full_like(array, constant))
 
 

@@ -150,6 +150,10 @@ class Reading(msgspec.Struct, frozen=True, dict=True):
         sizes = {pair for stored in self.stored for pair in stored.sizes}
         return tuple(sorted(sizes)) if sizes else ()
 
+    def with_tensors(self, change: Callable[[Stored], Stored]) -> Reading:
+        """The reading with every tensor changed so."""
+        return msgspec.structs.replace(self, stored=tuple(map(change, self.stored)))
+
 
 @cache
 def words_in(roles: tuple[Role, ...]) -> frozenset[str]:
@@ -181,6 +185,10 @@ class Layer(msgspec.Struct, frozen=True, gc=False):
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
         return tuple(dict.fromkeys(spec for stored in self.readings[0].stored for spec in stored.specs))
+
+    def with_tensors(self, change: Callable[[Stored], Stored]) -> Layer:
+        """The layer with every tensor of every reading changed so."""
+        return msgspec.structs.replace(self, readings=tuple(item.with_tensors(change) for item in self.readings))
 
 
 class LayerSizes(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ refused, and whatever was decided is reported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -19,13 +20,12 @@ from converter.core.kinds import KINDS
 from converter.core.layers import Layer, Net, Stored, sizes_of
 from converter.core.ops import Turn
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
-from converter.flattening.decision import INPUTS, OUTPUTS, Flattened
+from converter.flattening.guesses import guesses
+from converter.flattening.walk import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
 from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
 from converter.options import ChannelGroups, channels_text
-
-__all__ = ["Flattened", "flattened"]
 
 #: The axis of a layer that holds the features, by kind and side.
 _AXES: Mapping[tuple[str, str], str] = {
@@ -49,10 +49,9 @@ def flattened(
     if ours == theirs:
         return (), tuple(pairs), []
     chain, basis = _chain(source, target, pairs)
-    said, parts, problems = _chosen(chain, hints)
-    seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in said}
-    said |= seen
-    decided, doubts = guessed(chain, said, basis, bool(parts))
+    stated, parts, problems = _stated(chain, hints)
+    seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in stated}
+    decided, doubts = guesses(chain, stated | seen, basis, bool(parts))
     decided = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in decided]
     decided = [replace(item, parts=parts.get(item.path, ()) if item.side == INPUTS else ()) for item in decided]
     if hints.options.flatten_fix:
@@ -65,19 +64,6 @@ def flattened(
             by_path.setdefault(item.path, []).append(item)
     fixed = (_fixed(pair, by_path.get(pair.source.path, ()), ours) for pair in pairs)
     return tuple(dict.fromkeys(decided)), tuple(fixed), problems
-
-
-def guessed(
-    chain: Sequence[Layer], said: Mapping[tuple[str, str], int], basis: str, sums: bool = False
-) -> tuple[list[Flattened], list[Flattened]]:
-    """As `converter.flattening.guesses.guesses`; nothing for a net without channels, unless the user says that some
-    inputs are several tensors side by side.
-    """
-    if not sums and not any(sizes_of(layer).flow == "channels" for layer in chain) and not any(said.values()):
-        return [], []
-    from converter.flattening.guesses import guesses  # only some nets need it
-
-    return guesses(chain, said, basis)
 
 
 def _chain(source: Net, target: Net, pairs: Sequence[Pair]) -> tuple[Sequence[Layer], str]:
@@ -121,34 +107,36 @@ def _of_both(pair: Pair) -> Layer:
     return replace(pair.source, readings=common or pair.source.readings)
 
 
-def _chosen(
+def _stated(
     chain: Sequence[Layer], hints: Hints
 ) -> tuple[dict[tuple[str, str], int], dict[str, ChannelGroups], list[Problem]]:
-    """(path, side) -> the channels that the user or the schema says (0: none); path -> the tensors that stand side by
-    side before it, if the user says so; and what cannot be.
+    """(path, side) -> the channels that the user or the schema states (0: none); path -> the tensors side by side that
+    are its inputs, if the user states them; and the statements that do not fit.
     """
-    said: dict[tuple[str, str], int] = {}
+    stated: dict[tuple[str, str], int] = {}
     parts: dict[str, ChannelGroups] = {}
     problems = []
     for layer in chain:
         sizes = sizes_of(layer)
-        for side, given in ((INPUTS, hints.flatten_of(layer.path)), (OUTPUTS, hints.unflatten_of(layer.path))):
-            features = sizes.inputs if side == INPUTS else sizes.outputs
-            if given is None or not any((reading.kind, side) in _AXES for reading in layer.readings):
+        for side, features, channels in (
+            (INPUTS, sizes.inputs, hints.flatten_of(layer.path)),
+            (OUTPUTS, sizes.outputs, hints.unflatten_of(layer.path)),
+        ):
+            if channels is None or not any((reading.kind, side) in _AXES for reading in layer.readings):
                 continue
-            if not isinstance(given, int):
-                total = sum(channels * positions for channels, positions in given)
-                if total != features:
-                    text = f"'{layer.path}' has {features} inputs, and these are {total}."
-                    about = Remedy("flatten", (layer.path, channels_text(given)))
-                    problems.append(Problem(text, "flatten", layer.path, about=about))
-                parts[layer.path], said[layer.path, side] = given, 0
-            elif given and features % given:
-                text = f"the {features} {side} of '{layer.path}' are not a multiple of {given}."
-                problems.append(Problem(text, "flatten", layer.path, about=Remedy(_OPTIONS[side], (layer.path, given))))
+            text = ""
+            if not isinstance(channels, int):
+                total = sum(one * positions for one, positions in channels)
+                text = f"'{layer.path}' has {features} inputs, and these are {total}." if total != features else ""
+                parts[layer.path], stated[layer.path, side] = channels, 0
+            elif channels and features % channels:
+                text = f"the {features} {side} of '{layer.path}' are not a multiple of {channels}."
             else:
-                said[layer.path, side] = given
-    return said, parts, problems
+                stated[layer.path, side] = channels
+            if text:
+                value = channels if isinstance(channels, int) else channels_text(channels)
+                problems.append(Problem(text, "flatten", layer.path, about=Remedy(_OPTIONS[side], (layer.path, value))))
+    return stated, parts, problems
 
 
 def _declined(item: Flattened) -> Flattened:
@@ -175,54 +163,38 @@ def doubtful(item: Flattened) -> Problem:
 
 def _fixed(pair: Pair, items: Sequence[Flattened], source_last: bool) -> Pair:
     for item in items:
-        if item.parts:
-            pair = replace(pair, source=_turned(pair.source, item, source_last))
-            continue
-        pair = replace(
-            pair,
-            source=_split_features(pair.source, item, source_last),
-            target=_split_features(pair.target, item, not source_last),
-        )
+        pair = replace(pair, source=_rearranged(pair.source, item, source_last))
+        if not item.parts:
+            pair = replace(pair, target=_rearranged(pair.target, item, not source_last))
     return pair
 
 
-def _split_features(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
-    """The layer with the features of one side taken apart into channels and positions."""
-    readings = tuple(
-        replace(
-            reading,
-            stored=tuple(_split(s, _AXES[reading.kind, item.side], item, channels_last) for s in reading.stored),
-        )
-        for reading in layer.readings
-        if (reading.kind, item.side) in _AXES
-    )
-    return replace(layer, readings=readings)
+def _rearranged(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
+    """The layer with the features of one side as channels and positions; those of several tensors side by side in the
+    order of the other framework.
 
-
-def _turned(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
-    """The layer with its inputs, which are several tensors side by side, in the order of the other framework.
-
-    Raises ConversionError for a kernel that is made of pieces (weight normalisation).
+    Raises ConversionError for a kernel that is made of pieces (weight normalisation) with such inputs.
     """
-    parts = tuple((positions, channels) for channels, positions in item.parts) if channels_last else item.parts
-    readings = tuple(
-        replace(reading, stored=tuple(_with_turn(s, _AXES[reading.kind, item.side], parts) for s in reading.stored))
+    change = _with_turn if item.parts else _split
+    readings = (
+        reading.with_tensors(partial(change, _AXES[reading.kind, item.side], item, channels_last))
         for reading in layer.readings
         if (reading.kind, item.side) in _AXES
     )
-    return replace(layer, readings=readings)
+    return replace(layer, readings=tuple(readings))
 
 
-def _with_turn(stored: Stored, axis: str, parts: ChannelGroups) -> Stored:
+def _with_turn(axis: str, item: Flattened, channels_last: bool, stored: Stored) -> Stored:
     axes = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
     if (axis,) not in axes:
         return stored
     if stored.fold is not None:
         raise ConversionError(f"'{stored.spec.name}' is kept in pieces, and its inputs are tensors side by side")
+    parts = tuple((positions, channels) for channels, positions in item.parts) if channels_last else item.parts
     return replace(stored, sources=stored.specs, fold=Turn(axes.index((axis,)), parts))
 
 
-def _split(stored: Stored, axis: str, item: Flattened, channels_last: bool) -> Stored:
+def _split(axis: str, item: Flattened, channels_last: bool, stored: Stored) -> Stored:
     words = stored.leaf.axes.split()
     if axis not in words:
         return stored

@@ -1,4 +1,4 @@
-"""Which layers stand after a flatten, as the sizes of the layers before them tell it.
+"""Which layers follow a flatten, as the sizes of the layers before them tell it.
 
 A layer with F inputs may take a flattened tensor of C channels where C divides F; it may as well take the F
 outputs of an earlier linear layer, or C = F channels that were pooled. When sizes allow one answer it is
@@ -13,26 +13,28 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.layers import Layer, LayerSizes, sizes_of
-from converter.flattening.decision import Flattened
 from converter.flattening.unordered import Unordered
-from converter.flattening.walk import IMAGE, Node, Walk
+from converter.flattening.walk import IMAGE, Flattened, Node, Walk
 
 
 def guesses(
-    chain: Sequence[Layer], said: Mapping[tuple[str, str], int], basis: str
+    chain: Sequence[Layer], stated: Mapping[tuple[str, str], int], basis: str, sums: bool = False
 ) -> tuple[list[Flattened], list[Flattened]]:
-    """What is decided for the layers of the chain, and what is left in doubt.
+    """What is decided for the layers of the chain, and what is left in doubt; nothing for a net without channels.
 
-    basis: what the order of the chain rests on; "" when it is not that in which the net was built.
+    stated: as those of `Walk`. basis: what the order of the chain rests on; "" when it is not that in which the net was
+    built. sums: whether the user states that some inputs are several tensors side by side.
     """
+    if not sums and not any(sizes_of(layer).flow == "channels" for layer in chain) and not any(stated.values()):
+        return [], []
     nodes = _with_groups([Node(layer.path, sizes_of(layer)) for layer in chain])
-    walk = Walk(nodes, said, basis) if basis and not _turned_round(nodes) else Unordered(nodes, said, basis)
+    walk = (Walk if basis and not _turned_round(nodes) else Unordered)(nodes, stated, basis)
     walk.run()
-    return [item for item in walk.found if not item.problem], [item for item in walk.found if item.problem]
+    return [item for item in walk.decisions if not item.problem], [item for item in walk.decisions if item.problem]
 
 
 def _turned_round(nodes: Sequence[Node]) -> bool:
-    """Whether the first convolution takes what a later one gives: then the order is not that of the calls."""
+    """Whether the first convolution takes the outputs of a later one: then the order is not that of the calls."""
     convs = [node.sizes for node in nodes if node.sizes.flow == "channels"]
     first, later = (convs[0], convs[1:]) if convs else (LayerSizes(0, 0, "other"), [])
     if first.inputs <= IMAGE or first.inputs == first.outputs:
@@ -44,7 +46,7 @@ def _turned_round(nodes: Sequence[Node]) -> bool:
 
 
 def _with_groups(nodes: Sequence[Node]) -> list[Node]:
-    """A convolution in groups shows the channels of one; it takes as many groups as what stands before it gives.
+    """A convolution in groups shows the channels of one; it has as many groups as the outputs before it fill.
 
     One with as many as the first convolution takes is rather a second branch on the image, unless it is depthwise.
     """
@@ -53,8 +55,8 @@ def _with_groups(nodes: Sequence[Node]) -> list[Node]:
     for node in nodes:
         sizes = node.sizes
         if sizes.flow == "channels" and sizes.inputs and not sizes.transposed:
-            given = last if handed in (0, last) else _in_places(handed, sizes)
-            groups, rest = divmod(given, sizes.inputs)
+            depthwise = sizes.inputs == 1 and sizes.outputs == handed  # after a linear layer at every position
+            groups, rest = divmod(last if handed in (0, last) else handed if depthwise else 0, sizes.inputs)
             fits = groups > 1 and not rest and not sizes.outputs % groups
             image = image or sizes.inputs
             if fits and (sizes.inputs == 1 or sizes.inputs != image):
@@ -65,8 +67,3 @@ def _with_groups(nodes: Sequence[Node]) -> list[Node]:
             handed = sizes.outputs
         result.append(Node(node.path, sizes))
     return result
-
-
-def _in_places(handed: int, sizes: LayerSizes) -> int:
-    """What a linear layer gives at every place, if a depthwise convolution of as many channels follows."""
-    return handed if sizes.inputs == 1 and sizes.outputs == handed else 0

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from converter.flattening.decision import INPUTS, OUTPUTS
-from converter.flattening.walk import GIVEN, IMAGE, Node, Tip, Walk, either, open_sizes
+from converter.flattening.walk import IMAGE, INPUTS, OUTPUTS, Node, Tip, Walk, either, open_sizes
 
 
 class Unordered(Walk):
-    """Only the numbers of channels that are given and taken count."""
+    """Only the numbers of input and output channels count."""
 
     def run(self) -> None:
         layers = [node for node in self.nodes if node.sizes.flow in ("features", "recurrent")]
@@ -18,34 +17,30 @@ class Unordered(Walk):
         plain = [node for node in convs if not node.sizes.transposed]
         self.channels = {size for node in convs for size in (node.sizes.inputs, node.sizes.outputs)}
         sizes = open_sizes(plain) or {node.sizes.outputs for node in plain}
-        self.tips = [Tip(self._giver(size), size) for size in sorted(sizes)]
+        self.tips = [Tip(self._layer_with(size), size) for size in sorted(sizes)]
         for node in self.nodes:
             if node.sizes.flow not in ("channels", "norm") and node.sizes.outputs:
                 self.outs.setdefault(node.sizes.outputs, node.path)
         # what no layer of features gives comes first, so that the rest can be told from it; then what is pooled
         for node in sorted(layers, key=lambda n: (n.sizes.inputs in self.outs, n.sizes.inputs not in sizes)):
-            if (node.path, INPUTS) in self.said:
-                self._decide(node, INPUTS, self.said[node.path, INPUTS], GIVEN)
-            else:
+            if not self._is_stated(node, INPUTS):
                 self._guess(node)
         for node in layers:
             if node.sizes.flow == "features":
                 self._unflatten(node, 0)
-        self._norms({item.features: item.channels for item in self.found if item.channels})
+        self._norms({item.features: item.channels for item in self.decisions if item.channels})
 
     def _norms(self, flat: Mapping[int, int]) -> None:
         for node in self.nodes:
             features = node.sizes.inputs
-            if node.sizes.flow != "norm":
+            if node.sizes.flow != "norm" or self._is_stated(node, INPUTS):
                 continue
-            if (node.path, INPUTS) in self.said:
-                self._decide(node, INPUTS, self.said[node.path, INPUTS], GIVEN)
-            elif features in flat and features not in self.channels:
+            if features in flat and features not in self.channels:
                 self._decide(node, INPUTS, flat[features], "as the linear layer of that size; it rests on sizes alone")
             elif features not in self.channels and features not in self.outs:
                 self._guess(node)
 
-    def _giver(self, channels: int) -> str:
+    def _layer_with(self, channels: int) -> str:
         return next(node.path for node in self.nodes if node.sizes.outputs == channels)
 
     def _candidates(self) -> Sequence[Tip]:
@@ -56,12 +51,10 @@ class Unordered(Walk):
             return f"what {self.outs[features]} gives", False
         if any(tip.channels == features for tip in self.tips):
             return "pooled channels", False
-        given = {node.sizes.outputs for node in self.nodes if node.sizes.flow == "channels"}
-        joined = any(size > IMAGE and size not in given for size in self._taken_by_plain())
+        convs = [node.sizes for node in self.nodes if node.sizes.flow == "channels"]
+        outputs = {sizes.outputs for sizes in convs}
+        joined = any(c.inputs > IMAGE and c.inputs not in outputs and not c.transposed for c in convs)
         return ("channels of several layers side by side", False) if joined else ("", False)
-
-    def _taken_by_plain(self) -> set[int]:
-        return {n.sizes.inputs for n in self.nodes if n.sizes.flow == "channels" and not n.sizes.transposed}
 
     def _concatenated(self, features: int) -> set[int]:
         return set()
@@ -69,11 +62,10 @@ class Unordered(Walk):
     def _goes_on(self, node: Node, channels: int) -> bool:
         return False
 
-    def _unflatten(self, node: Node, place: int) -> None:
-        """The outputs become channels that a convolution takes and none gives, but for those that were flattened."""
+    def _unflatten(self, node: Node, position: int) -> None:
+        """The outputs become channels that a convolution takes and none outputs, but for those that were flattened."""
         features = node.sizes.outputs
-        if (node.path, OUTPUTS) in self.said:
-            self._decide(node, OUTPUTS, self.said[node.path, OUTPUTS], GIVEN)
+        if self._is_stated(node, OUTPUTS):
             return
         used = [tip.channels for tip in self.tips if tip.features is not None]
         balance: Counter[int] = Counter(used)

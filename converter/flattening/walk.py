@@ -8,26 +8,60 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from converter.core.layers import LayerSizes
-from converter.flattening.decision import INPUTS, OUTPUTS, Flattened
+from converter.options import ChannelGroups, channels_text
 
-GIVEN = "as said"
+INPUTS, OUTPUTS = "inputs", "outputs"
+#: The reason of what the user or the schema states.
+STATED = "as specified"
 #: Images have no more channels than these, and enter the net from outside.
 IMAGE = 4
+
+
+class Flattened(msgspec.Struct, frozen=True):
+    """The decision for the ``features`` of one side of a layer: so many flattened channels (0: they keep their order).
+
+    problem: why it cannot be decided. parts: of features that are several tensors side by side, what each of them is.
+    """
+
+    path: str
+    side: str
+    features: int
+    channels: int
+    reason: str
+    problem: str = ""
+    parts: ChannelGroups = ()
+
+    def __str__(self) -> str:
+        features = f"flatten: the {self.features} {self.side} of {self.path}"
+        if self.parts:
+            return (
+                f"{features} are {channels_text(self.parts)}, tensors side by side ({self.reason}); each takes the "
+                "order of the other framework"
+            )
+        if self.channels:
+            return (
+                f"{features} are {self.channels} flattened channels ({self.reason}); they take the order of the other "
+                "framework"
+            )
+        return f"{features} keep their order ({self.reason})"
 
 
 class Node(msgspec.Struct, frozen=True):
     path: str
     sizes: LayerSizes
 
+    def features(self, side: str) -> int:
+        return self.sizes.inputs if side == INPUTS else self.sizes.outputs
+
 
 def open_sizes(nodes: Iterable[Node]) -> set[int]:
     """Numbers of channels that more convolutions give than take: in a chain, those of the last one."""
-    given: Counter[int] = Counter()
+    balance: Counter[int] = Counter()
     for node in nodes:
         if node.sizes.flow == "channels":
-            given[node.sizes.outputs] += 1
-            given[node.sizes.inputs] -= 1
-    return {size for size, count in given.items() if count > 0}
+            balance[node.sizes.outputs] += 1
+            balance[node.sizes.inputs] -= 1
+    return {size for size, count in balance.items() if count > 0}
 
 
 def either(sizes: Iterable[int]) -> str:
@@ -45,15 +79,16 @@ class Tip(msgspec.Struct):
 class Walk(msgspec.Struct):
     """The layers one after the other, as they were defined.
 
-    handed: the size that the layer before gives. stream: channels of the features that a norm handed on in
-    flattened order. outs: every size of features that was given, and by whom. channels: every size of channels
-    seen. bundle: the sum of the branches that were taken up last.
+    stated: (path, side) -> the channels that the user, the schema or a forward states. handed: the outputs of the layer
+    before. stream: channels of the features that a norm handed on in flattened order. outs: every number of output
+    features, and the first layer with it. channels: every number of channels seen. bundle: the sum of the branches that
+    were taken up last.
     """
 
     nodes: Sequence[Node]
-    said: Mapping[tuple[str, str], int]
+    stated: Mapping[tuple[str, str], int]
     basis: str
-    found: list[Flattened] = msgspec.field(default_factory=list)
+    decisions: list[Flattened] = msgspec.field(default_factory=list)
     tips: list[Tip] = msgspec.field(default_factory=list)
     outs: dict[int, str] = msgspec.field(default_factory=dict)
     channels: set[int] = msgspec.field(default_factory=set)
@@ -62,25 +97,25 @@ class Walk(msgspec.Struct):
     bundle: int = 0
 
     def run(self) -> None:
-        for place, node in enumerate(self.nodes):
+        for position, node in enumerate(self.nodes):
             role = node.sizes.flow
             if role == "channels":
                 self._channels(node)
             elif role == "norm":
-                self._norm(node, place)
+                self._norm(node, position)
             elif role in ("features", "recurrent"):
-                self._features(node, place)
+                self._features(node, position)
             elif node.sizes.outputs:
                 self.outs.setdefault(node.sizes.outputs, node.path)
                 self.handed = node.sizes.outputs
         self._orphans()
 
     def _orphans(self) -> None:
-        """A transposed convolution whose channels no layer gives has them from a linear layer, wherever that stands."""
-        given = {n.sizes.outputs for n in self.nodes if n.sizes.flow == "channels"}
-        given |= {item.channels for item in self.found if item.side == OUTPUTS}
-        wanted = {n.sizes.inputs for n in self.nodes if n.sizes.transposed} - given
-        known = {item.path for item in self.found if item.side == OUTPUTS}
+        """A transposed convolution whose channels no layer gives has them from a linear layer, wherever that is."""
+        outputs = {n.sizes.outputs for n in self.nodes if n.sizes.flow == "channels"}
+        outputs |= {item.channels for item in self.decisions if item.side == OUTPUTS}
+        wanted = {n.sizes.inputs for n in self.nodes if n.sizes.transposed} - outputs
+        known = {item.path for item in self.decisions if item.side == OUTPUTS}
         for node in self.nodes:
             features = node.sizes.outputs
             options = {size for size in wanted if 1 < size < features and not features % size}
@@ -105,31 +140,31 @@ class Walk(msgspec.Struct):
     def _sum(self, count: int) -> int:
         return sum(tip.channels for tip in self.tips[-count:])
 
-    def _norm(self, node: Node, place: int) -> None:
+    def _norm(self, node: Node, position: int) -> None:
         features = node.sizes.inputs
-        if (node.path, INPUTS) in self.said:
-            self._decide(node, INPUTS, self.said[node.path, INPUTS], GIVEN)
+        if self._is_stated(node, INPUTS):
+            pass
         elif features == self.handed:
             if self.stream:
-                self._decide(node, INPUTS, self.stream, f"as what {self._before(place)} gives")
+                self._decide(node, INPUTS, self.stream, f"as what {self._before(position)} gives")
             return
-        elif features in self.channels or self._next_channels(place) == features:
+        elif features in self.channels or self._next_channels(position) == features:
             return
-        elif channels := self._given_as(features):
+        elif channels := self._channels_of_outputs(features):
             self._decide(node, INPUTS, channels, f"as what {self.outs[features]} gives")
         else:
             self._guess(node)
         channels = self._answer(node, INPUTS)
         self.handed, self.stream = features, channels
 
-    def _features(self, node: Node, place: int) -> None:
+    def _features(self, node: Node, position: int) -> None:
         features, outputs = node.sizes.inputs, node.sizes.outputs
-        if (node.path, INPUTS) in self.said:
-            self._decide(node, INPUTS, self.said[node.path, INPUTS], GIVEN)
+        if self._is_stated(node, INPUTS):
+            pass
         elif features == self.handed:
             self._use(features, features)
             if self.stream:
-                self._decide(node, INPUTS, self.stream, f"as what {self._before(place)} gives")
+                self._decide(node, INPUTS, self.stream, f"as what {self._before(position)} gives")
         else:
             self._guess(node)
         self.outs.setdefault(outputs, node.path)
@@ -137,17 +172,15 @@ class Walk(msgspec.Struct):
             self.outs.setdefault(2 * outputs, node.path)
         self.handed, self.stream = outputs, 0
         if node.sizes.flow == "features":
-            self._unflatten(node, place)
+            self._unflatten(node, position)
 
-    def _given_as(self, features: int) -> int:
+    def _channels_of_outputs(self, features: int) -> int:
         """The channels that so many features become, where a layer before gives them so; else 0."""
         giver = self.outs.get(features)
-        return next((item.channels for item in self.found if (item.path, item.side) == (giver, OUTPUTS)), 0)
+        return next((item.channels for item in self.decisions if (item.path, item.side) == (giver, OUTPUTS)), 0)
 
-    def _before(self, place: int) -> str:
-        return self.nodes[place - 1].path
-
-    # -- inputs -----------------------------------------------------------------------------------------------------
+    def _before(self, position: int) -> str:
+        return self.nodes[position - 1].path
 
     def _guess(self, node: Node) -> None:
         """Propose, ask, or leave as it is; the layer before does not give what comes in."""
@@ -157,21 +190,20 @@ class Walk(msgspec.Struct):
         exact, certain = self._exact(features)
         options = {tip.channels for tip in free or ([] if exact else fitting)}
         options |= self._concatenated(features) if options and not exact else set()
+        channels = either(options)
         if exact and (not options or certain or all(self._goes_on(node, size) for size in options)):
             if options:
-                self._decide(node, INPUTS, 0, f"they are {exact}, not {either(options)} flattened channels")
+                self._decide(node, INPUTS, 0, f"they are {exact}, not {channels} flattened channels")
             self._use(features, features)
         elif exact or len(options) > 1 or (options and node.sizes.flow == "recurrent"):
-            also = f", or {exact}" if exact else ""
-            text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
-            self._ask(node, INPUTS, f"{text}{also}.")
-        elif len(options) == 1 and self._taken_up(node, *options):
-            text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
-            self._ask(node, INPUTS, f"{text}, though a convolution after it takes these channels.")
-        elif len(options) == 1 and self._side_by_side(node, *options):
+            self._ask_inputs(node, options, f", or {exact}" if exact else "")
+        elif options and self._taken_up(node, *options):
+            self._ask_inputs(node, options, ", though a convolution after it takes these channels")
+        elif options and self._side_by_side(node, *options):
             also = either({tip.channels for tip in self._unused()})
-            text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
-            self._ask(node, INPUTS, f"{text}, or several tensors side by side, for nothing else takes {also} channels.")
+            self._ask_inputs(
+                node, options, f", or several tensors side by side, for nothing else takes {also} channels"
+            )
         elif options:
             size = options.pop()
             tip = next(tip for tip in reversed(fitting) if tip.channels == size)
@@ -195,8 +227,7 @@ class Walk(msgspec.Struct):
             return
         options = {size for size in open_sizes(self.nodes) if IMAGE < size < features and not features % size}
         if options:
-            text = f"'{node.path}' has {features} inputs, which may be {either(options)} channels that were flattened"
-            self._ask(node, INPUTS, f"{text}, though it stands before the convolutions.")
+            self._ask_inputs(node, options, ", though it is before the convolutions")
 
     def _candidates(self) -> Sequence[Tip]:
         """The convolutions whose outputs may have been flattened: those before that no other has taken."""
@@ -212,15 +243,15 @@ class Walk(msgspec.Struct):
     def _side_by_side(self, node: Node, channels: int) -> bool:
         """Whether other convolutions are left over that no layer after this one can take."""
         others = {tip.channels for tip in self._unused()} - {channels}
-        given = {other.sizes.outputs for other in self.nodes if other.sizes.flow != "channels"}
-        takers = [n for n in self._after(node) if n.sizes.flow == "features" and n.sizes.inputs not in given]
+        outputs = {other.sizes.outputs for other in self.nodes if other.sizes.flow != "channels"}
+        takers = [n for n in self._after(node) if n.sizes.flow == "features" and n.sizes.inputs not in outputs]
         return len(others) > len(takers) and not self._convolves(node)
 
     def _after(self, node: Node) -> Sequence[Node]:
         return self.nodes[self._position(node.path) + 1 :]
 
     def _convolves(self, node: Node) -> bool:
-        """Whether a convolution stands after this layer, which may take what is left over."""
+        """Whether a convolution follows this layer, which may take what is left over."""
         return any(other.sizes.flow == "channels" for other in self._after(node))
 
     def _position(self, path: str) -> int:
@@ -266,22 +297,18 @@ class Walk(msgspec.Struct):
             if tip.channels == channels:
                 tip.features = features
 
-    # -- outputs ----------------------------------------------------------------------------------------------------
-
-    def _unflatten(self, node: Node, place: int) -> None:
+    def _unflatten(self, node: Node, position: int) -> None:
         """The outputs become channels where a convolution follows that takes up no other's."""
         features = node.sizes.outputs
-        if (node.path, OUTPUTS) in self.said:
-            channels = self.said[node.path, OUTPUTS]
-            self._decide(node, OUTPUTS, channels, GIVEN)
-            self.stream = channels
+        if self._is_stated(node, OUTPUTS):
+            self.stream = self.stated[node.path, OUTPUTS]
             return
-        channels = self._next_channels(place)
+        channels = self._next_channels(position)
         if not 1 < channels < features or features % channels or self._explained(channels):
             return
         of_image = channels <= IMAGE  # which rather comes from outside
         # where a layer before takes what this one gives, a net of another input may begin here
-        doubtful = not self._is_taken(features) if of_image else self._was_taken(place, features)
+        doubtful = not self._is_taken(features) if of_image else self._was_taken(position, features)
         if doubtful:
             self._ask(node, OUTPUTS, f"the {features} outputs of '{node.path}' may become {channels} channels.")
         elif not of_image:
@@ -296,9 +323,9 @@ class Walk(msgspec.Struct):
             if n.sizes.flow in ("features", "recurrent", "channels")
         )
 
-    def _was_taken(self, place: int, features: int) -> bool:
+    def _was_taken(self, position: int, features: int) -> bool:
         """Whether a layer before took so many features as they are, not as flattened channels."""
-        before = [n for n in self.nodes[:place] if n.sizes.flow in ("features", "recurrent")]
+        before = [n for n in self.nodes[:position] if n.sizes.flow in ("features", "recurrent")]
         return any(n.sizes.inputs == features and not self._answer(n, INPUTS) for n in before)
 
     def _explained(self, channels: int) -> bool:
@@ -307,22 +334,31 @@ class Walk(msgspec.Struct):
             self._sum(count) == channels and self.tips[-1].features is None for count in range(1, len(self.tips) + 1)
         )
 
-    def _next_channels(self, place: int) -> int:
+    def _next_channels(self, position: int) -> int:
         """The channels that the next layer takes, norms aside, if it is a convolution."""
-        following = next((node for node in self.nodes[place + 1 :] if node.sizes.flow not in ("norm", "other")), None)
+        following = next(
+            (node for node in self.nodes[position + 1 :] if node.sizes.flow not in ("norm", "other")), None
+        )
         return following.sizes.inputs if following and following.sizes.flow == "channels" else 0
 
-    # -- answers ----------------------------------------------------------------------------------------------------
-
     def _decide(self, node: Node, side: str, channels: int, reason: str) -> None:
-        features = node.sizes.inputs if side == INPUTS else node.sizes.outputs
-        self.found.append(Flattened(node.path, side, features, channels, reason))
+        self.decisions.append(Flattened(node.path, side, node.features(side), channels, reason))
         if side == INPUTS and channels:
-            self._use(channels, features)
+            self._use(channels, node.sizes.inputs)
+
+    def _is_stated(self, node: Node, side: str) -> bool:
+        """Whether it is stated how many channels were flattened; then that is the decision."""
+        channels = self.stated.get((node.path, side))
+        if channels is not None:
+            self._decide(node, side, channels, STATED)
+        return channels is not None
 
     def _ask(self, node: Node, side: str, problem: str) -> None:
-        features = node.sizes.inputs if side == INPUTS else node.sizes.outputs
-        self.found.append(Flattened(node.path, side, features, 0, "", problem))
+        self.decisions.append(Flattened(node.path, side, node.features(side), 0, "", problem))
+
+    def _ask_inputs(self, node: Node, options: Iterable[int], doubt: str) -> None:
+        channels = f"{either(options)} channels that were flattened{doubt}"
+        self._ask(node, INPUTS, f"'{node.path}' has {node.sizes.inputs} inputs, which may be {channels}.")
 
     def _answer(self, node: Node, side: str) -> int:
-        return next((item.channels for item in self.found if (item.path, item.side) == (node.path, side)), 0)
+        return next((item.channels for item in self.decisions if (item.path, item.side) == (node.path, side)), 0)

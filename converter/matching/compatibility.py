@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import product
 
 import msgspec
 from msgspec.structs import replace
@@ -15,21 +16,21 @@ from converter.core.layers import Layer, Leaf, Reading, Stored, shown, words_in
 
 
 class Supply(msgspec.Struct, frozen=True, gc=False):
-    """One role of a source tensor: its place among those stacked there."""
+    """One role of a source tensor: its position among those stacked in it."""
 
     stored: Stored
-    place: int
+    position: int
 
 
 class Move(msgspec.Struct, frozen=True, gc=False):
-    """One role of a target tensor, its place there, and what it is made of.
+    """One role of a target tensor, its position in it, and what it is made of.
 
-    supplies: added up when there are several; none when ``fill`` stands there.
-    checked: what is left out once every value of it has been seen to be this one.
+    supplies: added up when there are several; none when it is filled with ``fill``. checked: what is left out if each
+    of its values is this one.
     """
 
     target: Stored
-    place: int
+    position: int
     supplies: tuple[Supply, ...]
     fill: int = 0
     checked: tuple[tuple[Supply, int], ...] = ()
@@ -59,21 +60,20 @@ def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agre
     """
     agreeing: list[Agreement] = []
     in_form: list[Agreement] = []
-    for ours in source.readings:
-        for theirs in target.readings:
-            if ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN):
-                moves = _moves(ours, theirs)
-                if moves is not None:
-                    agreeing.append(Agreement(ours.kind, moves))
-                    in_form += agreeing[-1:] if (ours.form, ours.lacks) == (theirs.form, theirs.lacks) else []
+    for ours, theirs in product(source.readings, target.readings):
+        alike = ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN)
+        moves = _moves(ours, theirs) if alike else None
+        if moves is not None:
+            agreeing.append(Agreement(ours.kind, moves))
+            in_form += agreeing[-1:] if (ours.form, ours.lacks) == (theirs.form, theirs.lacks) else []
     return _exact(in_form if same_framework and in_form else agreeing)
 
 
 def _exact(agreeing: Sequence[Agreement]) -> tuple[Agreement, ...]:
     """Where both sides can have the same roles they have them, rather than that some are filled in and others lost."""
     exact = [item for item in agreeing if all(move.supplies and not move.checked for move in item.moves)]
-    settled = {item.kind for item in exact}
-    return tuple(item for item in agreeing if item in exact or item.kind not in settled)
+    kinds = {item.kind for item in exact}
+    return tuple(item for item in agreeing if item in exact or item.kind not in kinds)
 
 
 def assign(source: Reading, target: Reading) -> Assignment:
@@ -114,34 +114,31 @@ def assign(source: Reading, target: Reading) -> Assignment:
 def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
     source, target = _repeating(*_scalars(source, target)), _repeating(*_scalars(target, source))
     assignment = assign(source, target)
-    told = dict(source.sizes)
-    if assignment.missing or assignment.surplus or any(told.get(axis, size) != size for axis, size in target.sizes):
+    sizes = dict(source.sizes)
+    if assignment.missing or assignment.surplus or any(sizes.get(axis, size) != size for axis, size in target.sizes):
         return None
-    moves: list[Move] = []
     shapes = _target_shapes(source, target, assignment)
     if shapes is None:
         return None
-    done: dict[str, Stored] = {}
-    for role, (stored, place) in target.roles.items():
-        whole = done.setdefault(stored.spec.name, shapes[stored.spec.name])
-        moves.append(Move(whole, place, assignment.supplies[role], assignment.fills.get(role, 0)))
-    for check in assignment.checked:  # looked at on the way of what stands in the same tensor, or of anything
+    moves = [
+        Move(shapes[stored.spec.name], position, assignment.supplies[role], assignment.fills.get(role, 0))
+        for role, (stored, position) in target.roles.items()
+    ]
+    for check in assignment.checked:  # together with a role of the same tensor, or with any
         beside = [i for i, move in enumerate(moves) if any(s.stored == check[0].stored for s in move.supplies)]
         anywhere = [i for i, move in enumerate(moves) if move.supplies]
         if not anywhere:
             return None
-        place = (beside or anywhere)[0]
-        moves[place] = replace(moves[place], checked=(*moves[place].checked, check))
+        position = (beside or anywhere)[0]
+        moves[position] = replace(moves[position], checked=(*moves[position].checked, check))
     return tuple(moves)
 
 
 def _scalars(reading: Reading, other: Reading) -> tuple[Reading, Reading]:
     """Both, where they are bare tensors of one number, with however many axes: () and (1,) hold the same."""
-    pair = (reading, other)
-    if reading.kind != "parameter" or any(set(item.spec.shape) - {1} for side in pair for item in side.stored):
-        return pair
-    first, second = (replace(side, stored=tuple(map(_without_axes, side.stored))) for side in pair)
-    return first, second
+    if reading.kind != "parameter" or any(set(i.spec.shape) - {1} for side in (reading, other) for i in side.stored):
+        return reading, other
+    return reading.with_tensors(_without_axes), other.with_tensors(_without_axes)
 
 
 def _without_axes(item: Stored) -> Stored:
@@ -149,10 +146,10 @@ def _without_axes(item: Stored) -> Stored:
 
 
 def _repeating(reading: Reading, other: Reading) -> Reading:
-    """Where a value stands for several channels here, the other side tells for how many ("each")."""
+    """Where a value is for several channels here, the other side tells for how many ("each")."""
     if not any("each" in item.leaf.neutral for item in reading.stored):
         return reading
-    return replace(reading, stored=tuple(_repeated(item, other) for item in reading.stored))
+    return reading.with_tensors(lambda item: _repeated(item, other))
 
 
 def _repeated(item: Stored, other: Reading) -> Stored:
@@ -169,24 +166,20 @@ def _repeated(item: Stored, other: Reading) -> Stored:
 def _target_shapes(source: Reading, target: Reading, assignment: Assignment) -> Mapping[str, Stored] | None:
     """The target's tensors with the shapes that they get from the source; None when those do not fit."""
     result: dict[str, Stored] = {}
-    waiting: list[Stored] = []
     for role, (stored, _) in target.roles.items():
-        supplies = assignment.supplies[role]
-        shapes = {supply.stored.neutral_shape() for supply in supplies}
-        if not supplies:
-            waiting.append(stored)
+        shapes = {supply.stored.neutral_shape() for supply in assignment.supplies[role]}
+        if not shapes:
             continue
         if len(shapes) > 1 or None in shapes:
             return None
         shape = shapes.pop()
         assert shape is not None
-        fitted = fitted_shape(stored.leaf, shape, stored.spec.shape, _known(source, target, stored))
+        known = _known(source, target, stored)
+        fitted = fitted_shape(stored.leaf, shape, stored.spec.shape, known)
         if fitted is None or (stored.spec.name in result and result[stored.spec.name].spec.shape != fitted[0]):
             return None
-        result[stored.spec.name] = replace(
-            stored, spec=replace(stored.spec, shape=fitted[0]), sizes=_known(source, target, stored)
-        )
-    for stored in waiting:  # filled with a number: as large as what stands beside it
+        result[stored.spec.name] = replace(stored, spec=replace(stored.spec, shape=fitted[0]), sizes=known)
+    for stored, _ in target.roles.values():  # filled with a number: as large as the tensors beside it
         if stored.spec.name not in result:
             beside = next(iter(result.values()), None)
             shape = stored.spec.shape if -1 not in stored.spec.shape else _like(stored, result)
@@ -209,7 +202,7 @@ def _like(stored: Stored, result: Mapping[str, Stored]) -> tuple[int, ...] | Non
 
 
 def _known(source: Reading, target: Reading, stored: Stored) -> Sizes:
-    """What is known of sizes beside the shapes; the target's own word counts first."""
+    """The sizes that are known beside the shapes; those of the target count first."""
     return tuple(sorted({**dict(source.sizes), **dict(target.sizes), **dict(stored.sizes)}.items()))
 
 
@@ -246,10 +239,9 @@ def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
     """Why two layers that belong together cannot be each other."""
     if not same_framework and UNKNOWN in (source.kind, target.kind):
         return unknown_kind(source if source.kind == UNKNOWN else target)
-    for ours in source.readings:
-        for theirs in target.readings:
-            if ours.kind == theirs.kind:
-                return _difference(source, target, ours, theirs)
+    for ours, theirs in product(source.readings, target.readings):
+        if ours.kind == theirs.kind:
+            return _difference(source, target, ours, theirs)
     return (
         f"'{source.path}' is {source.kind} ({shapes(source)}), "
         f"'{target.path}' of the clone is {target.kind} ({shapes(target)}){noted(source, target)}"
@@ -258,7 +250,7 @@ def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
 
 def unplaced(source: Layer, target: Layer) -> str:
     """What is to know of roles of the source that few frameworks have."""
-    pairs = ((ours, theirs) for ours in source.readings for theirs in target.readings if ours.kind == theirs.kind)
+    pairs = ((ours, theirs) for ours, theirs in product(source.readings, target.readings) if ours.kind == theirs.kind)
     surplus = dict.fromkeys(role for ours, theirs in pairs for role in assign(ours, theirs).surplus)
     return "".join(f". Note: {ROLE_NOTES[role]}." for role in surplus if role in ROLE_NOTES)
 
@@ -271,11 +263,11 @@ def noted(*layers: Layer) -> str:
 
 def lookalikes(source: Layer, target: Layer) -> bool:
     """Whether one side may be either of two functions that look alike, and the other is one of them."""
-    for ours, theirs in ((source, target), (target, source)):
-        kinds, others = ({reading.kind for reading in layer.readings} for layer in (ours, theirs))
-        if any(KINDS[kind].alike in kinds for kind in kinds & KINDS.keys()) and not kinds <= others:
-            return True
-    return False
+    ours, theirs = ({reading.kind for reading in layer.readings} for layer in (source, target))
+    return any(
+        any(KINDS[kind].alike in kinds for kind in kinds & KINDS.keys()) and not kinds <= others
+        for kinds, others in ((ours, theirs), (theirs, ours))
+    )
 
 
 def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) -> str:
@@ -285,11 +277,11 @@ def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) ->
     if roles.surplus:
         why = unplaced(source, target)
         return f"'{source.path}' of the source has a {roles.surplus[0]}, and '{target.path}' of the clone has none{why}"
-    told = dict(ours.sizes)
+    sizes = dict(ours.sizes)
     misfits = [
-        f"'{source.path}' says {AXIS_WORDS[axis]} {told[axis]}, and '{target.path}' of the clone {size}"
+        f"'{source.path}' says {AXIS_WORDS[axis]} {sizes[axis]}, and '{target.path}' of the clone {size}"
         for axis, size in theirs.sizes
-        if told.get(axis, size) != size
+        if sizes.get(axis, size) != size
     ]
     for role, (stored, _) in theirs.roles.items():
         for supply in roles.supplies[role]:
@@ -305,7 +297,7 @@ def _misfit(source: Stored, target: Stored, sizes: Sizes) -> str:
         return f"'{source.spec.name}' {source.spec.shape} cannot be laid out as its axes ({source.leaf.axes}) need"
     if fitted_shape(target.leaf, shape, target.spec.shape, sizes) is not None:
         return ""
-    wanted = wanted_shape(source, target)
+    wanted = _wanted_shape(source, target)
     theirs, ours = _axis_sizes(target), _axis_sizes(source)
     wrong = [axis for axis, size in theirs.items() if axis in ours and size not in (-1, ours[axis])]
     word = AXIS_WORDS.get(wrong[0]) if wrong else None
@@ -317,7 +309,7 @@ def _misfit(source: Stored, target: Stored, sizes: Sizes) -> str:
     )
 
 
-def wanted_shape(source: Stored, target: Stored) -> tuple[int, ...] | None:
+def _wanted_shape(source: Stored, target: Stored) -> tuple[int, ...] | None:
     """The shape that the source would need to have, in its own axis order (-1: any size); None if none would do."""
     have = groups(source.leaf.axes, len(source.spec.shape))
     theirs = groups(target.leaf.axes, len(target.spec.shape))
@@ -336,10 +328,8 @@ def _axis_sizes(stored: Stored) -> Mapping[str, int]:
 
 def unknown_kind(layer: Layer) -> str:
     """The refusal of a layer that no table describes."""
-    return (
-        f"'{layer.path}' ({shapes(layer)}) is a layer of an unknown kind, so it is unknown how another framework "
-        "stores it."
-    )
+    layer_shapes = f"'{layer.path}' ({shapes(layer)})"
+    return f"{layer_shapes} is a layer of an unknown kind, so it is unknown how another framework stores it."
 
 
 def shapes(layer: Layer) -> str:

@@ -38,9 +38,8 @@ def _as_bare(layer: Layer, bare: dict[str, Layer], net: Net, other: Net) -> Laye
     return layer
 
 
-# -- kernels in pieces (weight and spectral normalisation): folded (`Stored.fold`), unless both nets have the pieces --
-
-#: What each piece is, whatever its name: the old names and those of the parametrizations go into each other.
+#: What each piece of a normalised kernel is, whatever its name: the old names and those of the parametrizations go into
+#: each other. A kernel is folded (`Stored.fold`), unless both nets have the pieces.
 _PIECES: Mapping[type, tuple[str, ...]] = {
     FoldWeightNorm: ("magnitude", "direction"),
     FoldSpectralNorm: ("kernel", "left", "right"),

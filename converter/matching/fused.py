@@ -1,8 +1,8 @@
 """Several linear layers that one framework keeps as one: queries, keys and values in a single matrix.
 
 ``attn.qkv[0/3]`` is a name for the first of three equal parts of ``attn.qkv``, along its outputs. Wherever a
-``--map`` or a schema says such a name the layer is taken as its parts, which are layers like any other; and
-``--map 'attn.qkv=attn.query+attn.key+attn.value'``, or the other way round, says all three at once.
+``--map`` or a schema has such a name the layer is taken as its parts, which are layers like any other; and
+``--map 'attn.qkv=attn.query+attn.key+attn.value'``, or the other way round, pairs all three at once.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from converter.core.layers import Layer, Net, Reading, Stored
 from converter.core.patterns import indices_of
 from converter.errors import ConversionError, MatchError
 
-_PART = re.compile(r"(?P<whole>.+)\[(?P<place>\d+)/(?P<count>\d+)\]")
+_PART = re.compile(r"(?P<whole>.+)\[(?P<position>\d+)/(?P<count>\d+)\]")
 
 
 class PartName(msgspec.Struct, frozen=True):
-    """``whole[place/count]``. Raises ConversionError unless 0 <= place < count and count > 1."""
+    """``whole[position/count]``. Raises ConversionError unless 0 <= position < count and count > 1."""
 
     whole: str
-    place: int
+    position: int
     count: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.place < self.count > 1:
+        if not 0 <= self.position < self.count > 1:
             raise ConversionError(
                 f"'{self}' is no part of a layer: the first of three is '{self.whole}[0/3]', the last '[2/3]'"
             )
 
     def __str__(self) -> str:
-        return f"{self.whole}[{self.place}/{self.count}]"
+        return f"{self.whole}[{self.position}/{self.count}]"
 
 
 def part_name(path: str) -> PartName | None:
-    found = _PART.fullmatch(path) if path.endswith("]") else None
-    return PartName(found["whole"], int(found["place"]), int(found["count"])) if found else None
+    match = _PART.fullmatch(path) if path.endswith("]") else None
+    return PartName(match["whole"], int(match["position"]), int(match["count"])) if match else None
 
 
 def expanded(mapping: Mapping[str, str]) -> Mapping[str, str]:
@@ -47,7 +47,7 @@ def expanded(mapping: Mapping[str, str]) -> Mapping[str, str]:
 
     Raises ConversionError for sums of different lengths.
     """
-    found: dict[str, str] = {}
+    single: dict[str, str] = {}
     for old, new in mapping.items():
         olds, news = old.split("+"), new.split("+")
         if len(olds) == 1:
@@ -56,16 +56,16 @@ def expanded(mapping: Mapping[str, str]) -> Mapping[str, str]:
             news = _parts_of(new, len(olds))
         if len(olds) != len(news):
             raise ConversionError(f"--map {old}={new}: {len(olds)} layers cannot be {len(news)} others")
-        found |= dict(zip(olds, news, strict=True))
-    return found
+        single |= dict(zip(olds, news, strict=True))
+    return single
 
 
 def _parts_of(path: str, count: int) -> list[str]:
-    return [str(PartName(path, place, count)) for place in range(count)] if count > 1 else [path]
+    return [str(PartName(path, position, count)) for position in range(count)] if count > 1 else [path]
 
 
 def apart(net: Net, names: Iterable[str]) -> Net:
-    """The net with every layer as its parts that one of the names (patterns of a schema, too) calls a part.
+    """The net with each layer as its parts where one of the names (patterns of a schema, too) is a part of it.
 
     Raises MatchError for a layer that has no such parts.
     """
@@ -75,7 +75,7 @@ def apart(net: Net, names: Iterable[str]) -> Net:
     layers, problems = [], []
     for layer in net.layers:
         count = next((n for whole, n in wanted if indices_of(whole, layer.path) is not None), 0)
-        parts = [_part(layer, PartName(layer.path, place, count)) for place in range(count)]
+        parts = [_part(layer, PartName(layer.path, position, count)) for position in range(count)]
         if any(not part.readings for part in parts):
             shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in layer.tensors)
             problems.append(f"'{layer.path}' ({shapes}) is no linear layer of {count} equal parts")
@@ -93,42 +93,33 @@ def _part(layer: Layer, name: PartName) -> Layer:
 
 def part_of(reading: Reading, name: PartName) -> Reading | None:
     """The reading of a linear layer as one of its parts; None for what has no outputs that could be parted."""
-    stored = tuple(_stacked(item, name) for item in reading.stored)
-    parts = tuple(item for item in stored if item is not None)
-    return replace(reading, stored=parts) if reading.kind == "linear" and len(parts) == len(stored) else None
+    parts = tuple(part for item in reading.stored if (part := _stacked(item, name)) is not None)
+    fits = reading.kind == "linear" and len(parts) == len(reading.stored)
+    return replace(reading, stored=parts) if fits else None
 
 
 def _stacked(stored: Stored, name: PartName) -> Stored | None:
     leaf = stored.leaf
     if leaf.axes.split().count("out") != 1 or len(leaf.roles) > 1:
         return None
-    roles = (frozenset[str](),) * name.place + leaf.roles + (frozenset[str](),) * (name.count - name.place - 1)
+    roles = (frozenset[str](),) * name.position + leaf.roles + (frozenset[str](),) * (name.count - name.position - 1)
     axes = " ".join("(g out)" if axis == "out" else axis for axis in leaf.axes.split())
     return replace(stored, leaf=replace(leaf, roles=roles, axes=axes, neutral=f"g {leaf.neutral}"))
 
 
 def whole(layers: Sequence[Layer]) -> list[Layer]:
     """The layers of a new file, with those that are parts put together again."""
-    found: dict[str, Layer] = {}
+    joined: dict[str, Layer] = {}
     for layer in layers:
         name = part_name(layer.path)
         path = name.whole if name else layer.path
-        if path not in found:
-            found[path] = replace(layer, path=path, readings=tuple(map(_unparted, layer.readings))) if name else layer
-    return list(found.values())
+        if path not in joined:
+            joined[path] = replace(layer.with_tensors(_unstacked), path=path) if name else layer
+    return list(joined.values())
 
 
-def _unparted(reading: Reading) -> Reading:
-    stored = (
-        replace(
-            item,
-            leaf=replace(
-                item.leaf,
-                roles=tuple(role for role in item.leaf.roles if role),
-                axes=item.leaf.axes.replace("(g out)", "out"),
-                neutral=item.leaf.neutral.removeprefix("g "),
-            ),
-        )
-        for item in reading.stored
-    )
-    return replace(reading, stored=tuple(stored))
+def _unstacked(stored: Stored) -> Stored:
+    leaf = stored.leaf
+    roles = tuple(role for role in leaf.roles if role)
+    axes, neutral = leaf.axes.replace("(g out)", "out"), leaf.neutral.removeprefix("g ")
+    return replace(stored, leaf=replace(leaf, roles=roles, axes=axes, neutral=neutral))

@@ -1,4 +1,4 @@
-"""Hints: what the user and a schema say of two nets, applied to their layers before these are paired."""
+"""Hints: what the user and a schema state of two nets, applied to their layers before these are paired."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ class Hints(msgspec.Struct, frozen=True):
         schema = load_schema(options.schema) if isinstance(options.schema, str) else options.schema
         return cls(options, schema, expanded(options.map))
 
-    # -- the two nets ---------------------------------------------------------------------------------------------
-
     def of_source(self, net: Net) -> Net:
         """The source without what is stripped and ignored, with its kinds and heads. Raises MatchError."""
         net = self._with_kinds(self._without_ignored(self.stripped(net)))
@@ -55,8 +53,8 @@ class Hints(msgspec.Struct, frozen=True):
         return [path for layer in (self.schema.layers if self.schema else ()) for path in layer.paths(framework_name)]
 
     def _with_kinds(self, net: Net) -> Net:
-        """A pattern with a wildcard is for those that can be of that kind: ``*=conv`` settles a whole net. One that
-        gives a form (``*=linear_in_out``) tells it of the layers of that kind, and leaves open which layers these are.
+        """A pattern with a wildcard is for those that can be of that kind: ``*=conv`` decides a whole net. One that
+        names a form (``*=linear_in_out``) sets it for the layers of that kind, and leaves open which layers these are.
         """
         if not self.options.kind and not self.options.heads:
             return net
@@ -75,17 +73,12 @@ class Hints(msgspec.Struct, frozen=True):
         return replace(net, layers=tuple(layers))
 
     def _without_ignored(self, net: Net) -> Net:
-        ignored = {
-            layer.path: pattern
-            for layer in net.layers
-            for pattern in self.options.ignore
-            if covers(pattern, layer.path)
-        }
-        unused = [pattern for pattern in self.options.ignore if pattern not in ignored.values()]
+        patterns = self.options.ignore
+        ignored = {path: pattern for path in net.by_path for pattern in patterns if covers(pattern, path)}
+        unused = [pattern for pattern in patterns if pattern not in ignored.values()]
         if unused:
-            raise MatchError(
-                [unknown_name(Remedy("ignore", p), p, "the source has no layer", net.by_path) for p in unused]
-            )
+            where = "the source has no layer"
+            raise MatchError([unknown_name(Remedy("ignore", name), name, where, net.by_path) for name in unused])
         left_out = [
             LeftOut(spec.name, f"ignored: {ignored[layer.path]}")
             for layer in net.layers
@@ -104,12 +97,12 @@ class Hints(msgspec.Struct, frozen=True):
         problems = [
             Problem(f"the source has no leading module '{name}'.", "unknown name", name, about=Remedy("strip", name))
             for name in strip
-            if not _leads(net, name)
+            if not any(name in (parts if name == COMPILED else parts[:2]) for parts in map(split_path, net.by_path))
         ]
-        twice = [path for path, count in Counter(paths.values()).items() if count > 1]
         problems += [
             Problem(f"two layers would be named '{path}'.", "same name", path, about=Remedy("strip", strip[0]))
-            for path in twice
+            for path, count in Counter(paths.values()).items()
+            if count > 1
         ]
         if problems:
             raise MatchError(problems)
@@ -122,8 +115,6 @@ class Hints(msgspec.Struct, frozen=True):
             del parts[0]
         return join_path(parts)
 
-    # -- one layer --------------------------------------------------------------------------------------------------
-
     def mapped(self, path: str) -> str | None:
         """The target path that ``map`` gives to a source path; the longest entry wins."""
         for old in sorted(self.mapping, key=len, reverse=True):
@@ -132,24 +123,24 @@ class Hints(msgspec.Struct, frozen=True):
         return None
 
     def may_miss(self, path: str) -> bool:
-        """Whether the source may lack the layer that the clone or the schema calls so."""
+        """Whether the source may lack the layer of this path in the clone or the schema."""
         return any(covers(pattern, path) for pattern in self.options.allow_missing)
 
     def flatten_of(self, path: str) -> Channels | None:
-        """The channels before the flatten that leads to this layer, if the user or the schema says so."""
-        channels = longest(self.options.flatten, path)
-        return channels if channels is not None else self._of_schema(path, "flatten")
+        """The channels before the flatten that leads to this layer, if the user or the schema states them."""
+        channels: Channels | None = self._stated("flatten", path)
+        return channels
 
     def unflatten_of(self, path: str) -> int | None:
-        """The channels that the outputs of this layer become, if the user or the schema says so."""
-        channels = longest(self.options.unflatten, path)
-        return channels if channels is not None else self._of_schema(path, "unflatten")
+        """The channels that the outputs of this layer become, if the user or the schema states them."""
+        channels: int | None = self._stated("unflatten", path)
+        return channels
 
-    def _of_schema(self, path: str, field: str) -> Any:
-        entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema else []
-        return next((value for entry in entries if (value := getattr(entry, field, None)) is not None), None)
-
-    # -- hints that meet nothing ------------------------------------------------------------------------------------
+    def _stated(self, option: str, path: str) -> Any:
+        """The value of the user's option for the path, else that of the schema's field of this name."""
+        value = longest(getattr(self.options, option), path)
+        entries = [self.schema.entry(row.name, path) for row in FRAMEWORKS] if self.schema and value is None else []
+        return next((own for entry in entries if (own := getattr(entry, option, None)) is not None), value)
 
     def check_used(self, source: Net, target: Net | None) -> None:
         """No hint is ignored. Raises MatchError for a pattern that meets no layer of either net (``target``: None
@@ -239,9 +230,8 @@ def narrowed(layer: Layer, kind: str) -> Layer:
     possible = (*layer.readings, *layer.unlikely)
     exact = tuple(reading for reading in possible if reading.called == kind)
     exact = exact or tuple(reading for reading in layer.readings if {kind, reading.called} == CONV1D)
-    alike = next(
-        (same for side in (layer.readings, layer.unlikely) if (same := tuple(r for r in side if r.kind == kind))), ()
-    )
+    alike = tuple(reading for reading in layer.readings if reading.kind == kind)
+    alike = alike or tuple(reading for reading in layer.unlikely if reading.kind == kind)
     form = _forms().get(kind)
     formed = tuple(
         replace(reading, form=form.name, lacks=form.lacks)
@@ -271,11 +261,7 @@ def _other_kind(layer: Layer, kind: str) -> Problem:
 
 def with_size(layer: Layer, axis: str, size: int) -> Layer:
     """The layer with a size that its shapes do not tell, such as the number of heads."""
-    readings = (
-        replace(reading, stored=tuple(replace(stored, sizes=((axis, size),)) for stored in reading.stored))
-        for reading in layer.readings
-    )
-    return replace(layer, readings=tuple(readings))
+    return layer.with_tensors(lambda stored: replace(stored, sizes=((axis, size),)))
 
 
 def longest(values: Mapping[str, _Value], path: str) -> _Value | None:
@@ -285,10 +271,5 @@ def longest(values: Mapping[str, _Value], path: str) -> _Value | None:
 
 
 def covers(pattern: str, path: str) -> bool:
-    """Whether the pattern stands for the path, or for a module above it: ``*.attention`` does for both."""
+    """Whether the pattern matches the path or a module above it: ``*.attention`` matches both."""
     return path.startswith(f"{pattern}.") or fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
-
-
-def _leads(net: Net, name: str) -> bool:
-    parts = [split_path(layer.path) for layer in net.layers]
-    return any(name in (path if name == COMPILED else path[:2]) for path in parts)

@@ -1,8 +1,8 @@
 """Which source layer goes into which target layer, and why: never a guess.
 
 A reason is one of those below. Where two pairings are equally good the match is refused, with the candidates and the
-``map`` that settles it. All problems are collected and raised together. Partial reuse pairs some layers of the source
-alone, and the rest of both nets stays aside: so less speaks for a pair there (see `Matcher.partial`).
+``map`` that decides. All problems are collected and raised together. Partial reuse pairs some layers of the source
+alone, so there is less evidence for a pair (see `Matcher.partial`).
 """
 
 from __future__ import annotations
@@ -16,19 +16,12 @@ import msgspec
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
 from converter.errors import MatchError, Problem, Remedy, listed
+from converter.matching import problems as questions
 from converter.matching.compatibility import agreements, disagreement, noted, shapes
 from converter.matching.forms import as_there
 from converter.matching.hints import Hints, narrowed
 from converter.matching.names import Naming, numbered_alike, plain_names, same_tails
 from converter.matching.order import in_turn, true_order
-from converter.matching.problems import (
-    ambiguous,
-    module_maps,
-    outermost_modules,
-    unknown_sources,
-    without_counterpart,
-    without_source,
-)
 from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
 from converter.matching.structure import Alignment
 from converter.matching.tied import Ties, tied_to, twins
@@ -78,19 +71,14 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
 
 def check_strict(pairs: Iterable[Pair]) -> None:
     """Raises MatchError for pairs that rest on less than a name."""
-    problems = [
-        Problem(
-            f"'{pair.source.path}' -> '{pair.target.path}' rests on: {pair.reason}.",
-            "strict",
-            pair.source.path,
-            candidates=(pair.target.path,),
-            remedies=(Remedy("map", (pair.source.path, pair.target.path)),),
-            summary="{count} pairs rest on less than a name.",
-            about=Remedy("strict"),
-        )
-        for pair in pairs
-        if pair.reason not in CERTAIN
-    ]
+    problems: list[str | Problem] = []
+    summary, about = "{count} pairs rest on less than a name.", Remedy("strict")
+    for pair in pairs:
+        source, target = pair.source.path, pair.target.path
+        if pair.reason not in CERTAIN:
+            text, maps = f"'{source}' -> '{target}' rests on: {pair.reason}.", (Remedy("map", (source, target)),)
+            problem = Problem(text, "strict", source, candidates=(target,), remedies=maps, summary=summary, about=about)
+            problems.append(problem)
     if problems:
         raise MatchError(problems)
 
@@ -98,7 +86,7 @@ def check_strict(pairs: Iterable[Pair]) -> None:
 class Matcher:
     """The pairs so far, the layers still free on both sides, and the problems met.
 
-    partial: only ``wanted`` layers of the source are paired, and neither net is whole: names must stand once in the
+    partial: only ``wanted`` layers of the source are paired, and neither net is whole: a name must be unique in the
     whole nets, a shape must be that of no other layer of either, and position counts only where numbers tell it.
     misfits: pairs that a hint or a name makes though they do not fit.
     """
@@ -119,13 +107,14 @@ class Matcher:
 
     def by_schema(self, hints: Hints) -> None:
         for known in layers_by_entry(hints, self.source, self.problems, optional=self.partial):
-            target = _first(self.target, known.entry.spelled(self.target.framework, known.indices))
+            paths = known.entry.spelled(self.target.framework, known.indices)
+            target = next((self.target.by_path[path] for path in paths if path in self.target.by_path), None)
             if target is not None and target.path in self.free_targets and known.layer.path in self.free_sources:
                 chosen = narrowed(target, known.entry.kind)
                 self._pair(known.layer, with_entry_sizes(chosen if chosen.readings else target, known.entry), SCHEMA)
 
     def by_map(self, hints: Hints) -> None:
-        self.problems += unknown_sources(self.source, hints)
+        self.problems += questions.unknown_sources(self.source, hints)
         for path in list(self.free_sources):
             mapped = hints.mapped(path)
             if mapped in self.free_targets:
@@ -138,7 +127,7 @@ class Matcher:
                 self.problems.append(Problem(text, "unknown name", path, candidates=(mapped,), about=about))
 
     def by_name(self, ours: Naming, theirs: Naming) -> None:
-        """Pair layers whose names are equal, where the name stands once on either side."""
+        """Pair layers whose names are equal, where the name is unique on either side."""
         pools = (self.source.by_path, self.target.by_path) if self.partial else (self.free_sources, self.free_targets)
         sources, targets = _once(pools[0], ours), _once(pools[1], theirs)
         alike = numbered_alike(self.source, ours, self.target, theirs, in_part=self.partial)
@@ -148,11 +137,11 @@ class Matcher:
                 self._pair(source, target, SAME_NAME)
 
     def by_structure(self) -> None:
-        """Pair layers that stand in the same place of the two trees of modules."""
+        """Pair layers that have the same position in the two trees of modules."""
         if not self.free_sources or not self.free_targets:
             return
-        settled = {pair.source.path: pair.target.path for pair in self.pairs}
-        alignment = Alignment(self.source, self.target, self.fits, settled)
+        paired = {pair.source.path: pair.target.path for pair in self.pairs}
+        alignment = Alignment(self.source, self.target, self.fits, paired)
         for source, target, step in alignment.pairs():
             if self._are_free(source, target):
                 self._pair(source, target, _STEPS[step])
@@ -188,12 +177,12 @@ class Matcher:
         """Of a part: pair layers of the same position in the order of calls, among those whose names differ in numbers
         alone, or among all. Where that leads to a layer that does not fit, nothing else is tried.
         """
-        settled = {pair.source.path: pair.target.path for pair in (*self.pairs, *self.misfits)}
+        paired = {pair.source.path: pair.target.path for pair in (*self.pairs, *self.misfits)}
         for layer in list(self.free_sources.values()):
             name = _letters(layer.path)
             alike = [[one for one in net.layers if _letters(one.path) == name] for net in (self.source, self.target)]
             either = (alike, [list(net.layers) for net in (self.source, self.target)])
-            target = next((at for ours, theirs in either if (at := self._at(layer, ours, theirs, settled))), None)
+            target = next((at for ours, theirs in either if (at := self._at(layer, ours, theirs, paired))), None)
             if target is not None and target.path in self.free_targets:
                 if self.fits(layer, target):
                     self._pair(layer, target, POSITION)
@@ -205,8 +194,6 @@ class Matcher:
         for path, layer in list(self.free_sources.items()) if self.same_framework else ():
             if path in self.free_targets:
                 self._pair(layer, self.free_targets[path], SAME_NAME)
-
-    # -- what needs no pair -----------------------------------------------------------------------------------------
 
     def let_go(self, hints: Hints) -> tuple[Layer, ...]:
         """Take away the target layers that the source may lack, and lacks."""
@@ -233,19 +220,17 @@ class Matcher:
                 left_out += [LeftOut(name, tied_to(twin)) for name, twin in equal.items() if name != twin]
         return Ties(tuple(left_out), copies)
 
-    # -- what is left -----------------------------------------------------------------------------------------------
-
     def explain(self) -> None:
         """Raises MatchError with all that could not be paired."""
         self.problems += [self.misfit(pair) for pair in self.misfits]
         self.problems += self._unfilled()
-        modules = outermost_modules(self.free_sources, self.source)
+        modules = questions.outermost_modules(self.free_sources, self.source)
         for path, layer in self.free_sources.items():
             if self.free_targets and not self.same_framework and noted(layer):
                 text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}."
                 self.problems.append(Problem(text, "no such kind", path))
             elif not self.free_targets:
-                self.problems.append(without_counterpart(layer, modules[path]))
+                self.problems.append(questions.without_counterpart(layer, modules[path]))
         if self.problems:
             raise MatchError(self.problems)
 
@@ -262,14 +247,14 @@ class Matcher:
 
     def _unfilled(self) -> Iterator[Problem]:
         """Each layer of the clone that has no source: several fit it, or none does."""
-        maps = module_maps(self.free_sources, self.free_targets, self.fits)
-        modules = outermost_modules(self.free_targets, self.target)
+        maps = questions.module_maps(self.free_sources, self.free_targets, self.fits)
+        modules = questions.outermost_modules(self.free_targets, self.target)
         for path, target in self.free_targets.items():
             fitting = [layer for layer in self.free_sources.values() if self.fits(layer, target)]
             if fitting:
-                yield ambiguous(target, fitting, maps.get(path, ()))
+                yield questions.ambiguous(target, fitting, maps.get(path, ()))
             else:
-                yield without_source(target, modules[path])
+                yield questions.without_source(target, modules[path])
 
     def _pair(self, source: Layer, target: Layer, reason: str) -> None:
         del self.free_sources[source.path], self.free_targets[target.path]
@@ -277,18 +262,14 @@ class Matcher:
 
     def _fitting(self, anywhere: bool = False) -> dict[str, list[Layer]]:
         """For each free target the sources that it could take; of a part, also those that are not wanted."""
-        settled = {pair.source.path for pair in (*self.pairs, *self.misfits)}
-        pool = [layer for layer in self.source.layers if layer.path not in settled]
-        if not self.partial:
-            pool = list(self.free_sources.values())
-        return {
-            path: [
-                source
-                for source in pool
-                if (anywhere or self._in_one_region(source, target)) and self.fits(source, target)
-            ]
-            for path, target in self.free_targets.items()
-        }
+        paired = {pair.source.path for pair in (*self.pairs, *self.misfits)}
+        whole = [layer for layer in self.source.layers if layer.path not in paired]
+        pool = whole if self.partial else list(self.free_sources.values())
+        fitting: dict[str, list[Layer]] = {}
+        for path, target in self.free_targets.items():
+            near = (one for one in pool if anywhere or self._in_one_region(one, target))
+            fitting[path] = [source for source in near if self.fits(source, target)]
+        return fitting
 
     def _in_one_region(self, source: Layer, target: Layer) -> bool:
         return self._regions[0].get(source.path) == self._regions[1].get(target.path)
@@ -297,14 +278,14 @@ class Matcher:
         return source.path in self.free_sources and target.path in self.free_targets
 
     def _at(
-        self, layer: Layer, ours: Sequence[Layer], theirs: Sequence[Layer], settled: Mapping[str, str]
+        self, layer: Layer, ours: Sequence[Layer], theirs: Sequence[Layer], paired: Mapping[str, str]
     ) -> Layer | None:
         """The target layer at the position of the source; None if an order is unknown, or a pair speaks against it."""
         before, after = true_order(self.source, ours), true_order(self.target, theirs)
         if not before or not after:
             return None
         positions = {one.path: position for position, one in enumerate(after)}
-        moved = any(positions.get(settled.get(one.path, ""), i) != i for i, one in enumerate(before))
+        moved = any(positions.get(paired.get(one.path, ""), i) != i for i, one in enumerate(before))
         position = before.index(layer)
         return after[position] if position < len(after) and not moved else None
 
@@ -317,7 +298,3 @@ def _letters(path: str) -> str:
 def _once(layers: Mapping[str, Layer], name: Naming) -> dict[str, Layer]:
     count = Counter(name(path) for path in layers)
     return {name(path): layer for path, layer in layers.items() if count[name(path)] == 1}
-
-
-def _first(net: Net, paths: Sequence[str]) -> Layer | None:
-    return next((net.by_path[path] for path in paths if path in net.by_path), None)

@@ -30,7 +30,7 @@ _WORDS: Mapping[str, str] = {
     }.items()
     for other in others.split()
 }
-#: Words that say nothing beside others: ``q_proj``, ``W_q``, ``layer_norm``.
+#: Words without a meaning beside others: ``q_proj``, ``W_q``, ``layer_norm``.
 _FILLERS = frozenset({"proj", "projection", "layer", "w"})
 
 
@@ -77,7 +77,7 @@ def numbered_alike(
     One Sequential counts activations and the other does not: ``2`` is then another layer in each. in_part: the nets
     have some layers in common only, so that the user's own numbers (``block3``) count as names.
     """
-    telling = is_numbered if in_part else _has_number
+    telling = is_numbered if in_part else re.compile(r"\d").search
 
     @cache
     def numbers() -> tuple[Mapping[str, set[str]], Mapping[str, set[str]]]:
@@ -90,10 +90,6 @@ def numbered_alike(
         return all(here[stem] == there.get(stem) for stem, _ in _numbered_stems(one.path, ours))
 
     return alike
-
-
-def _has_number(path: str) -> bool:
-    return re.search(r"\d", path) is not None
 
 
 def _numbers(net: Net, naming: Naming) -> Mapping[str, set[str]]:
@@ -109,7 +105,7 @@ def _numbered_stems(path: str, naming: Naming) -> Iterator[tuple[str, str]]:
     """``net.2.fc`` -> ("net#", "2"): what leads to each number, all numbers aside, and those up to there."""
     parts = split_path(path)
     for end, part in enumerate(parts, 1):
-        if _has_number(part):
+        if re.search(r"\d", part):
             name = naming(join_path(parts[:end]))
             yield re.sub(r"[\W_]*\d+[\W_]*", "#", name).casefold(), " ".join(re.findall(r"\d+", name))
 
@@ -150,16 +146,16 @@ def same_tails(source: Net, target: Net, free: Iterable[str], wanted: Iterable[s
 
 def _has_rival(one: str, other: str, ours: Mapping[str, Set[str]], theirs: Mapping[str, Set[str]]) -> bool:
     """Whether some third layer is called like one of the two, by a word that the other does not have."""
+
+    def like(word: str, other: str) -> bool:
+        return word in other or other in word
+
     return any(
-        any(_is_like(word, rival) for rival in words for word in mine if not any(_is_like(word, w) for w in its))
+        any(like(word, rival) for rival in words for word in mine if not any(like(word, w) for w in its))
         for mine, its, rivals, own in ((ours[one], theirs[other], theirs, other), (theirs[other], ours[one], ours, one))
         for path, words in rivals.items()
         if path != own
     )
-
-
-def _is_like(word: str, other: str) -> bool:
-    return word in other or other in word
 
 
 def _words(path: str) -> Set[str]:

@@ -5,6 +5,7 @@ another size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -50,7 +51,7 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """order: what "first" means for this net; "" when no number was said."""
+    """order: what "first" means for this net; "" when ``first`` is not used."""
 
     order: str
     takings: tuple[Taking, ...]
@@ -82,31 +83,20 @@ def _wanted(old: Net, options: ReuseOptions, hints: Hints) -> tuple[list[Layer],
             problems.append(Problem(text, "option", "first", about=Remedy("first", options.first)))
     elif options.layers:
         layers = [layer for layer in old.layers if any(covers(pattern, layer.path) for pattern in options.layers)]
-        problems += [
-            unknown_name(Remedy("layers", pattern), pattern, "the old net has no layer", old.by_path)
-            for pattern in options.layers
-            if not any(covers(pattern, path) for path in old.by_path)
-        ]
+        unused = (name for name in options.layers if not any(covers(name, path) for path in old.by_path))
+        where = "the old net has no layer"
+        problems += [unknown_name(Remedy("layers", name), name, where, old.by_path) for name in unused]
     else:
         layers = [layer for layer in old.layers if hints.mapped(layer.path) is not None]
         if not hints.mapping:
-            ways = (
-                Remedy("first", Placeholder("N")),
-                Remedy("layers", Placeholder("PATTERN")),
-                Remedy("map", (Placeholder("OLD"), Placeholder("NEW"))),
-            )
+            pair = Placeholder("OLD"), Placeholder("NEW")
+            ways = (Remedy("first", Placeholder("N")), Remedy("layers", Placeholder("PATTERN")), Remedy("map", pair))
             problems.append(Problem("nothing says which layers to take.", "option", remedies=ways))
     taken = [layer.path for layer in layers]
-    problems += [
-        Problem(
-            f"'{name}' is not among the layers to take, which are {listed(taken)}.",
-            "option",
-            name,
-            about=Remedy("map", (name, into)),
-        )
-        for name, into in hints.mapping.items()
-        if any(_leads(name, path) for path in old.by_path) and not any(_leads(name, path) for path in taken)
-    ]
+    for name, into in hints.mapping.items():
+        if any(_leads(name, path) for path in old.by_path) and not any(_leads(name, path) for path in taken):
+            text = f"'{name}' is not among the layers to take, which are {listed(taken)}."
+            problems.append(Problem(text, "option", name, about=Remedy("map", (name, into))))
     if problems:
         raise MatchError(problems)
     return layers, order
@@ -139,7 +129,7 @@ def _judged(matcher: Matcher, layers: Sequence[Layer], options: ReuseOptions, hi
             takings.append(taking)
             continue
         candidates = [] if pair else matcher.candidates(layer)
-        problem = _mismatch(matcher, pair) if pair else _unsettled(layer, candidates)
+        problem = _mismatch(matcher, pair) if pair else _unpaired(layer, candidates)
         if options.skip_mismatch and not candidates:
             skipped.append(Skipped(layer.path, pair.target.path if pair else "", problem.text))
         elif layer.path not in mapped:
@@ -177,7 +167,7 @@ def _mismatch(matcher: Matcher, pair: Pair) -> Problem:
     )
 
 
-def _unsettled(layer: Layer, candidates: Sequence[Layer]) -> Problem:
+def _unpaired(layer: Layer, candidates: Sequence[Layer]) -> Problem:
     paths = tuple(candidate.path for candidate in candidates)
     if not paths:
         text = f"nothing in the new net fits '{layer.path}' ({shapes(layer)})."
@@ -196,25 +186,20 @@ def _ways(pair: Pair | None) -> Iterable[Remedy]:
         yield Remedy("inflate", effect="makes 3-d kernels of the 2-d ones")
 
 
-# -- layers that do not fit as they are -----------------------------------------------------------------------------
-
-
 def opened(source: Layer, target: Layer) -> Layer | None:
     """The target with every size open, if the source fits then and both count each axis alike; else None.
 
     A fused axis (heads times their size, groups times channels) has no overlap that means anything.
     """
-    readings = tuple(
-        replace(reading, stored=tuple(_opened(item) for item in reading.stored))
+    counted_alike = tuple(
+        reading
         for reading in target.readings
         if not any(_is_fused(other) for other in (reading, *source.readings) if other.kind == reading.kind)
     )
-    layer = replace(target, readings=readings)
+    layer = replace(target, readings=counted_alike).with_tensors(
+        lambda item: replace(item, spec=replace(item.spec, shape=(-1,) * len(item.spec.shape)))
+    )
     return layer if agreements(source, layer, same_framework=False) else None
-
-
-def _opened(stored: Stored) -> Stored:
-    return replace(stored, spec=replace(stored.spec, shape=(-1,) * len(stored.spec.shape)))
 
 
 def _is_fused(reading: Reading) -> bool:
@@ -225,7 +210,7 @@ def inflated(source: Layer, target: Layer) -> Layer | None:
     """The source with its 2-d kernels as they will be in a 3-d convolution of the target, if that fits; else None."""
     depths = {_depth(item) for reading in target.readings if reading.kind == "conv" for item in reading.stored} - {0}
     readings = tuple(
-        replace(reading, stored=tuple(_inflated(item, depth) for item in reading.stored))
+        reading.with_tensors(partial(_inflated, depth))
         for reading in source.readings
         if reading.kind == "conv"
         for depth in depths
@@ -241,7 +226,7 @@ def _depth(stored: Stored) -> int:
     return stored.spec.shape[axes.index(("+0",))] if ("+2",) in axes else 0
 
 
-def _inflated(stored: Stored, depth: int) -> Stored:
+def _inflated(depth: int, stored: Stored) -> Stored:
     axes = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
     if ("+1",) not in axes or ("+2",) in axes or stored.fold is not None:
         return stored

@@ -1,4 +1,4 @@
-"""What the matcher cannot settle, as problems with the options that settle them: one by one, and many at once."""
+"""What the matcher cannot decide, as problems with the options that decide it: one by one, and many at once."""
 
 from __future__ import annotations
 
@@ -6,74 +6,66 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from msgspec.structs import replace
+
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.errors import NAMED, Placeholder, Problem, Remedy, listed, unknown_name
 from converter.matching.compatibility import noted, shapes
 from converter.matching.hints import Hints
 
-#: Settles every pair: a schema names the layers of both nets.
+#: Decides every pair: a schema names the layers of both nets.
 _SCHEMA = Remedy("schema", Placeholder("NAMES.yaml"))
 #: So many modules of the source are proposed for one of the clone.
 _PROPOSED = 2
 
 
+#: What many problems of a kind have in common.
+_SUMMARIES: Mapping[str, str] = {
+    "ambiguous": "{count} layers of the clone could each be several of the source: their shapes are the same, and "
+    "their names do not tell.",
+    "no source": "nothing in the source fits {count} layers of the clone.",
+    "no target": "{count} layers of the source have no counterpart in the clone.",
+}
+
+
+def _problem(kind: str, layer: Layer, text: str, remedies: Iterable[Remedy], wide: Iterable[Remedy]) -> Problem:
+    return Problem(text, kind, layer.path, remedies=tuple(remedies), summary=_SUMMARIES[kind], wide=tuple(wide))
+
+
 def ambiguous(target: Layer, sources: Sequence[Layer], modules: tuple[Remedy, ...]) -> Problem:
     """A layer of the clone that fits several of the source. modules: see `module_maps`."""
     paths = tuple(layer.path for layer in sources)
-    return Problem(
-        f"'{target.path}' of the clone could be {listed(paths)}.",
-        "ambiguous",
-        target.path,
-        candidates=paths,
-        remedies=tuple(Remedy("map", (path, target.path)) for path in paths[:NAMED]),
-        summary="{count} layers of the clone could each be several of the source: their shapes are the same, and their "
-        "names do not tell.",
-        wide=(*modules, _SCHEMA),
-    )
+    text = f"'{target.path}' of the clone could be {listed(paths)}."
+    maps = (Remedy("map", (path, target.path)) for path in paths[:NAMED])
+    return replace(_problem("ambiguous", target, text, maps, (*modules, _SCHEMA)), candidates=paths)
 
 
 def without_source(target: Layer, module: str) -> Problem:
     """A layer of the clone that nothing in the source fits. module: the outermost one that has no other layers."""
-    return Problem(
-        f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}.",
-        "no source",
-        target.path,
-        expected=shapes(target),
-        remedies=(
-            Remedy("map", (Placeholder("SOURCE"), target.path), "gives it one"),
-            Remedy("allow_missing", target.path, "leaves it as it is"),
-        ),
-        summary="nothing in the source fits {count} layers of the clone.",
-        wide=(Remedy("allow_missing", module),),
-    )
+    text = f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}."
+    mapped = Remedy("map", (Placeholder("SOURCE"), target.path), "gives it one")
+    missing = Remedy("allow_missing", target.path, "leaves it as it is")
+    problem = _problem("no source", target, text, (mapped, missing), [Remedy("allow_missing", module)])
+    return replace(problem, expected=shapes(target))
 
 
 def without_counterpart(source: Layer, module: str) -> Problem:
     """A layer of the source that the clone has no layer for. module: the outermost one that has no other layers."""
-    return Problem(
-        f"'{source.path}' ({shapes(source)}) has no counterpart in the clone{noted(source)}.",
-        "no target",
-        source.path,
-        met=shapes(source),
-        remedies=(
-            Remedy("map", (source.path, Placeholder("TARGET")), "gives it one"),
-            Remedy("ignore", source.path, "leaves it out"),
-        ),
-        summary="{count} layers of the source have no counterpart in the clone.",
-        wide=(Remedy("ignore", module),),
+    text = f"'{source.path}' ({shapes(source)}) has no counterpart in the clone{noted(source)}."
+    mapped = Remedy("map", (source.path, Placeholder("TARGET")), "gives it one")
+    ignored = Remedy("ignore", source.path, "leaves it out")
+    return replace(
+        _problem("no target", source, text, (mapped, ignored), [Remedy("ignore", module)]), met=shapes(source)
     )
 
 
 def unknown_sources(source: Net, hints: Hints) -> list[Problem]:
     """Entries of ``map`` for layers that the source does not have."""
-    unused = [old for old in hints.mapping if not any(p == old or p.startswith(old + ".") for p in source.by_path)]
     return [
-        unknown_name(Remedy("map", (old, hints.mapping[old])), old, "the source has no layer", source.by_path)
-        for old in unused
+        unknown_name(Remedy("map", (old, new)), old, "the source has no layer", source.by_path)
+        for old, new in hints.mapping.items()
+        if not any(path == old or path.startswith(old + ".") for path in source.by_path)
     ]
-
-
-# -- modules, which settle many layers at once ------------------------------------------------------------------------
 
 
 def outermost_modules(paths: Iterable[str], net: Net) -> Mapping[str, str]:

@@ -1,11 +1,10 @@
-"""A schema for one net: its counts and flattened channels, which only the net tells, and the layers of its entries."""
+"""A schema for one net: its counts and flattened channels, which only the net has, and the layers of its entries."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 import msgspec
-from msgspec import structs
 from msgspec.structs import replace
 
 from converter.core.layers import Layer, Net, sizes_of
@@ -31,7 +30,7 @@ def spelled(schema: Schema, paths: Collection[str]) -> dict[str, dict[str, tuple
         indices = entry.indices("neutral", path) if entry is not None else None
         if entry is not None and indices is not None:
             names[path] = {name: entry.spelled(name, indices) for name in sorted(entry.names)}
-    return {path: found for path, found in names.items() if found}
+    return {path: others for path, others in names.items() if others}
 
 
 def _measured(schema: Schema, net: Net) -> Schema:
@@ -48,21 +47,19 @@ def _measured(schema: Schema, net: Net) -> Schema:
     for entry in schema.layers:
         names = {name: tuple(counted(path, numbers) for path in paths) for name, paths in entry.names.items()}
         channels = _channels(entries[entry.flattened], net) if entry.flattened else entry.flatten
-        layers.append(structs.replace(entry, path=counted(entry.path, numbers), names=names, flatten=channels))
-    return structs.replace(schema, layers=tuple(layers))
+        layers.append(replace(entry, path=counted(entry.path, numbers), names=names, flatten=channels))
+    return replace(schema, layers=tuple(layers))
 
 
 def _channels(entry: SchemaLayer, net: Net) -> int | None:
-    """The outputs of the last layer that the entry stands for. None where the net has no such layer."""
-    found = {
-        natural_key(fill(entry.path, indices)): narrowed(layer, entry.kind) for indices, layer in entry.found_in(net)
-    }
-    last = found[max(found)] if found else None
+    """The outputs of the last layer of the entry. None where the net has no such layer."""
+    layers = {natural_key(fill(entry.path, indices)): layer for indices, layer in entry.found_in(net)}
+    last = narrowed(layers[max(layers)], entry.kind) if layers else None
     return sizes_of(last).outputs if last and last.readings else None
 
 
 class KnownLayer(msgspec.Struct, frozen=True):
-    """A layer of the source that an entry of the schema stands for, as the kind that it says."""
+    """A layer of the source that an entry of the schema describes, as a layer of its kind."""
 
     entry: SchemaLayer
     layer: Layer
@@ -70,7 +67,7 @@ class KnownLayer(msgspec.Struct, frozen=True):
 
 
 def layers_by_entry(hints: Hints, source: Net, problems: list[Problem], optional: bool = False) -> list[KnownLayer]:
-    """Every layer of the source that the schema knows, in its order; what speaks against it goes to ``problems``.
+    """Every layer of the source that the schema knows, in its order; what does not fit is added to ``problems``.
 
     optional: whether the source may lack any of them.
     """
@@ -83,7 +80,7 @@ def layers_by_entry(hints: Hints, source: Net, problems: list[Problem], optional
         for layer, indices in layers:
             other = owner.setdefault(layer.path, entry)
             if other is not entry:
-                text = f"two entries of the schema stand for '{layer.path}': {other.path} and {entry.path}."
+                text = f"two entries of the schema match '{layer.path}': {other.path} and {entry.path}."
                 problems.append(Problem(text, "schema", layer.path))
             elif not narrowed(layer, entry.kind).readings:
                 problems.append(_other_kind(layer, entry))
@@ -93,7 +90,7 @@ def layers_by_entry(hints: Hints, source: Net, problems: list[Problem], optional
 
 
 def _layers_of(entry: SchemaLayer, net: Net) -> list[tuple[Layer, Indices]]:
-    """The layers of the net that the entry stands for: by the first of its names that is there."""
+    """The layers of the net that the entry describes: by the first of its names that is there."""
     for pattern in entry.paths(net.framework):
         if not letters(pattern):
             layers = [(net.by_path[pattern], indices_of(pattern, pattern) or {})] if pattern in net.by_path else []

@@ -8,12 +8,12 @@ An empty list of names says that a framework does not store the layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from msgspec.structs import replace
 
 from converter.core.contents import LeftOut
-from converter.core.layers import Layer, Net, Reading
+from converter.core.layers import Layer, Net, Reading, Stored
 from converter.core.patterns import fill
 from converter.errors import MatchError
 from converter.matching.hints import narrowed
@@ -32,11 +32,11 @@ def with_ties(source: Net, schema: Schema, target: str) -> Net:
     entries = {entry.path: entry for entry in schema.layers}
     for entry in schema.layers:
         if entry.tied:
-            source = _settled(source, entry, entries[entry.tied], target)
+            source = _with_tie(source, entry, entries[entry.tied], target)
     return source
 
 
-def _settled(net: Net, entry: SchemaLayer, twin: SchemaLayer, target: str) -> Net:
+def _with_tie(net: Net, entry: SchemaLayer, twin: SchemaLayer, target: str) -> Net:
     here = {layer.path: indices for indices, layer in entry.found_in(net)}
     if here and not entry.is_stored(target):
         return _without(net, here.keys(), twin)
@@ -49,16 +49,16 @@ def _settled(net: Net, entry: SchemaLayer, twin: SchemaLayer, target: str) -> Ne
     return net
 
 
-def _without(net: Net, paths: object, twin: SchemaLayer) -> Net:
-    kept = [layer for layer in net.layers if layer.path not in paths]  # type: ignore[operator]
+def _without(net: Net, paths: Container[str], twin: SchemaLayer) -> Net:
+    kept = [layer for layer in net.layers if layer.path not in paths]
     known = [spec for _, layer in twin.found_in(net) for spec in layer.tensors]
     left_out, problems = [], []
     for layer in net.layers:
         if layer not in kept:
-            found = twins(layer, known, net.read)
-            if found is None:
+            equal = twins(layer, known, net.read)
+            if equal is None:
                 problems.append(f"'{layer.path}' is tied to '{twin.path}' in the schema, and has other weights")
-            left_out += [LeftOut(name, tied_to(other)) for name, other in (found or {}).items()]
+            left_out += [LeftOut(name, tied_to(other)) for name, other in (equal or {}).items()]
     if problems:
         raise MatchError(problems)
     return replace(net, layers=tuple(kept), left_out=(*net.left_out, *left_out))
@@ -67,18 +67,14 @@ def _without(net: Net, paths: object, twin: SchemaLayer) -> Net:
 def _as_kind(layer: Layer, kind: str) -> Iterator[Reading]:
     """The weight of an embedding as that of a linear layer, and the other way round."""
     words = _AXES if kind == "linear" else {axis: other for other, axis in _AXES.items()}
+
+    def renamed(item: Stored) -> Stored:
+        axes, neutral = (
+            " ".join(words.get(axis, axis) for axis in order.split()) for order in (item.leaf.axes, item.leaf.neutral)
+        )
+        return replace(item, leaf=replace(item.leaf, axes=axes, neutral=neutral))
+
     for reading in layer.readings:
-        stored = [
-            replace(
-                item,
-                leaf=replace(item.leaf, axes=_said(item.leaf.axes, words), neutral=_said(item.leaf.neutral, words)),
-            )
-            for item in reading.stored
-            if item.leaf.roles == (frozenset({"weight"}),)
-        ]
-        if stored:
-            yield Reading(kind, tuple(stored))
-
-
-def _said(axes: str, words: dict[str, str]) -> str:
-    return " ".join(words.get(axis, axis) for axis in axes.split())
+        weights = [item for item in reading.stored if item.leaf.roles == (frozenset({"weight"}),)]
+        if weights:
+            yield Reading(kind, tuple(map(renamed, weights)))

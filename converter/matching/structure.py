@@ -1,9 +1,9 @@
-"""Two nets as trees of modules, laid on each other: which module of the one stands in the place of which of the other.
+"""Two nets as trees of modules, laid on each other: which module of the one corresponds to which of the other.
 
 Inside two modules that belong together, those inside pair by their names, by names that mean the same (``q_proj``
-and ``query``), by being the only ones there that fit each other, or by their place where both sides tell a true order.
-What leaves two answers is left alone. A module with but one module inside counts as that one: wrappers and containers
-differ between frameworks.
+and ``query``), by being the only ones there that fit each other, or by their position where both sides tell a true
+order. What leaves two answers is left alone. A module with but one module inside counts as that one: wrappers and
+containers differ between frameworks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BY_NAME, ALONE, BY_ORDER = range(3)
 
 
 class _Module(msgspec.Struct):
-    """What stands below a path. layer: the tensors that are its own."""
+    """The modules below a path. layer: the tensors that are its own."""
 
     name: str = ""
     layer: Layer | None = None
@@ -43,36 +43,36 @@ class _Module(msgspec.Struct):
 
     def opened(self) -> _Module:
         """The first module inside that holds more than another one."""
-        found = self
-        while found.layer is None and len(found.inside) == 1:
-            (found,) = found.inside.values()
-        return found
+        module = self
+        while module.layer is None and len(module.inside) == 1:
+            (module,) = module.inside.values()
+        return module
 
 
 def _tree(net: Net) -> _Module:
     root = _Module()
     for layer in net.layers:
-        place = root
+        module = root
         for part in split_path(layer.path):
-            place = place.inside.setdefault(part, _Module(part))
-        place.layer = layer
+            module = module.inside.setdefault(part, _Module(part))
+        module.layer = layer
     return root if framework(net.framework).counts_classes else _with_lists(root)
 
 
 def _with_lists(module: _Module) -> _Module:
-    """With ``blks_0``, ``blks_1`` … inside of a module ``blks``: so Flax calls what is in a list.
+    """With ``blks_0``, ``blks_1`` … inside of a module ``blks``: these are Flax's names of the items of a list.
 
     In Keras ``blks_1`` is the second of a class, beside ``blks``.
     """
-    found = _Module(module.name, module.layer)
+    result = _Module(module.name, module.layer)
     for name, inner in ((name, _with_lists(inner)) for name, inner in module.inside.items()):
         stem, line, number = name.rpartition("_")
         if line and number.isdecimal() and all(f"{stem}_{n}" in module.inside for n in range(int(number))):
             inner.name = number
-            found.inside.setdefault(stem, _Module(stem)).inside[number] = inner
+            result.inside.setdefault(stem, _Module(stem)).inside[number] = inner
         else:
-            found.inside[name] = inner
-    return found
+            result.inside[name] = inner
+    return result
 
 
 _Couple = tuple[_Module, _Module]
@@ -81,17 +81,17 @@ _Couple = tuple[_Module, _Module]
 class Alignment:
     """Two nets laid on each other. fits: whether a source layer could be a target layer.
 
-    settled: source path -> target path of the layers that are paired already: they fit each other alone.
+    paired: source path -> target path of the layers that are paired already: they fit each other alone.
     """
 
     def __init__(
-        self, source: Net, target: Net, fits: Callable[[Layer, Layer], bool], settled: Mapping[str, str]
+        self, source: Net, target: Net, fits: Callable[[Layer, Layer], bool], paired: Mapping[str, str]
     ) -> None:
         self._source, self._target = source, target
         self._fits = fits
         self._answers: dict[tuple[Hashable, Hashable], bool] = {}
         self._looks: dict[int, Hashable] = {}
-        for path, other in settled.items():
+        for path, other in paired.items():
             self._looks |= dict.fromkeys((id(source.by_path[path]), id(target.by_path[other])), other)
         self._contents: dict[int, Mapping[Hashable, list[Layer]]] = {}
         self._numbers = itertools.count()
@@ -117,21 +117,21 @@ class Alignment:
 
     def _couples(self, ours: Sequence[_Module], theirs: Sequence[_Module]) -> Iterator[tuple[_Module, _Module, int]]:
         """Which of these modules belong together."""
-        found: list[tuple[_Module, _Module, int]] = []
+        pairs: list[tuple[_Module, _Module, int]] = []
         for spelled in (bare_word, meaning):
             for couples in _alike(_families(ours, spelled), _families(theirs, spelled)):
                 sure = spelled is bare_word and not re.search(r"\d", couples[0][0].name)
                 if sure or all(self._may_be(*couple) for couple in couples):
-                    found += [(one, other, BY_NAME) for one, other in couples]
-            taken = {id(module) for couple in found for module in couple[:2]}
+                    pairs += [(one, other, BY_NAME) for one, other in couples]
+            taken = {id(module) for couple in pairs for module in couple[:2]}
             ours, theirs = ([module for module in side if id(module) not in taken] for side in (ours, theirs))
         groups = [group for group in self._groups(ours, theirs) if len(group[0]) == len(group[1])]
-        found += [(some[0], others[0], ALONE) for some, others in groups if len(some) == 1]
-        beside = [(one, other) for one, other, _ in found]
+        pairs += [(some[0], others[0], ALONE) for some, others in groups if len(some) == 1]
+        beside = [(one, other) for one, other, _ in pairs]
         for some, others in groups:
             if len(some) > 1:
-                found += [(one, other, BY_ORDER) for one, other in self._in_order(some, others, beside)]
-        yield from found
+                pairs += [(one, other, BY_ORDER) for one, other in self._in_order(some, others, beside)]
+        yield from pairs
 
     def _groups(
         self, ours: Sequence[_Module], theirs: Sequence[_Module]
@@ -153,8 +153,8 @@ class Alignment:
     def _in_order(self, some: Sequence[_Module], others: Sequence[_Module], beside: Sequence[_Couple]) -> list[_Couple]:
         """The two sides one by one, where both tell their order and every couple fits."""
         ours, theirs = ({_first(module): module for module in side} for side in (some, others))
-        settled = [(_first(one), _first(other)) for one, other in beside]
-        layers = in_turn(self._source, self._target, list(ours), list(theirs), settled)
+        paired = [(_first(one), _first(other)) for one, other in beside]
+        layers = in_turn(self._source, self._target, list(ours), list(theirs), paired)
         couples = [(ours[one], theirs[other]) for one, other in layers]
         return couples if all(self._may_be(*couple) for couple in couples) else []
 
@@ -170,13 +170,12 @@ class Alignment:
 
     def _content(self, module: _Module) -> Mapping[Hashable, list[Layer]]:
         """The layers in it, by what they look like."""
-        found = self._contents.get(id(module))
-        if found is None:
+        if id(module) not in self._contents:
             by_looks: dict[Hashable, list[Layer]] = {}
             for layer in module.layers():
                 by_looks.setdefault(self._look(layer), []).append(layer)
-            found = self._contents[id(module)] = by_looks
-        return found
+            self._contents[id(module)] = by_looks
+        return self._contents[id(module)]
 
     def _look(self, layer: Layer) -> Hashable:
         """Equal for layers that fit the same ones: what they may be, and their shapes."""
@@ -196,11 +195,8 @@ class Alignment:
 
 
 def _first(module: _Module) -> Layer:
-    """A layer that stands for the module where paths are compared."""
+    """The layer whose path is compared for the module."""
     return next(module.layers())
-
-
-# -- names ----------------------------------------------------------------------------------------------------------
 
 
 #: A name, the numbers in it aside -> what those are -> the module.
@@ -218,16 +214,16 @@ def _alike(ours: _Families, theirs: _Families) -> Iterator[list[_Couple]]:
 def _families(modules: Sequence[_Module], spelled: Callable[[str], str]) -> _Families:
     """The modules by their names as they are spelled; without those of one name, and those that are numbers alone."""
     names = {module.name for module in modules}
-    found: dict[str, dict[str, list[_Module]]] = {}
+    families: dict[str, dict[str, list[_Module]]] = {}
     for module in modules:
         stem = re.sub(r"_?\d+", "#", module.name)
         if stem == module.name and f"{stem}_1" in names:  # the first that Keras counts has no number
             stem = f"{stem}#"
         if stem.strip("#"):
             numbers = " ".join(re.findall(r"\d+", module.name))
-            found.setdefault(spelled(stem), {}).setdefault(numbers, []).append(module)
+            families.setdefault(spelled(stem), {}).setdefault(numbers, []).append(module)
     return {
         name: {number: same[0] for number, same in family.items()}
-        for name, family in found.items()
+        for name, family in families.items()
         if all(len(same) == 1 for same in family.values())
     }

@@ -1,4 +1,4 @@
-"""Tied tensors: one that a net uses in two places, and that some files hold twice (PyTorch, MXNet), others once.
+"""Tied tensors: one that a net uses twice, and that some files hold twice (PyTorch, MXNet), others once.
 
 Names do not tell, so the contents are compared, but only of layers that nothing else explains. Tensors of one
 number throughout prove nothing: every fresh net has many that are equal.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -20,13 +19,12 @@ from converter.core.tensors import Array, TensorSpec
 from converter.frameworks.base import parameter
 
 Read = Callable[[str], Array]
-Bits: TypeAlias = Array
 #: So many elements are looked at before all are.
 _SAMPLE = 64
 
 
 class Ties(msgspec.Struct, frozen=True):
-    """What a matching found tied: source tensors that are left out, and target tensor -> the one it is equal to."""
+    """The tied tensors of a matching: source tensors that are left out, and target tensor -> the one it is equal to."""
 
     left_out: tuple[LeftOut, ...] = ()
     copies: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -39,13 +37,13 @@ def tied_to(name: str) -> str:
 def twins(layer: Layer, others: Iterable[TensorSpec], read: Read | None) -> Mapping[str, str] | None:
     """Each tensor of the layer -> the name of another that it is equal to, bit for bit; None unless all have one."""
     known = tuple(others)
-    found: dict[str, str] = {}
+    equal: dict[str, str] = {}
     for spec in layer.tensors:
         twin = _twin(spec, known, read)
         if twin is None:
             return None
-        found[spec.name] = twin
-    return found or None
+        equal[spec.name] = twin
+    return equal or None
 
 
 def loosened(net: Net, other: Net) -> tuple[Net, Mapping[str, str]]:
@@ -57,12 +55,12 @@ def loosened(net: Net, other: Net) -> tuple[Net, Mapping[str, str]]:
     repeated: dict[str, str] = {}
     for layer in net.layers:
         bias, rest = _bias_alone(layer, lone)
-        found = twins(rest, _others(net, layer), net.read) if bias and rest else None
-        if bias is None or found is None:
+        equal = twins(rest, _others(net, layer), net.read) if bias and rest else None
+        if bias is None or equal is None:
             layers.append(layer)
         else:
             layers.append(bias)
-            repeated |= found
+            repeated |= equal
     return replace(net, layers=tuple(layers)), repeated
 
 
@@ -91,17 +89,16 @@ def _twin(spec: TensorSpec, others: Iterable[TensorSpec], read: Read | None) -> 
     if not alike or read is None or -1 in spec.shape:
         return None
     bits = _bits(read(spec.name))
-    if not _tells(bits):
-        return None
-    return next((other.name for other in alike if np.array_equal(bits, _bits(read(other.name)))), None)
+    equal = (other.name for other in alike if np.array_equal(bits, _bits(read(other.name))))
+    return next(equal, None) if _tells(bits) else None
 
 
-def _tells(bits: Bits) -> bool:
+def _tells(bits: Array) -> bool:
     """Whether another tensor with these contents must be the same one."""
     return bits.size > 1 and not (bool((bits[:_SAMPLE] == bits[0]).all()) and bool((bits == bits[0]).all()))
 
 
-def _bits(array: Array) -> Bits:
+def _bits(array: Array) -> Array:
     """The elements as they are stored, so that NaNs are equal, too."""
     width = array.dtype.itemsize
     return np.ascontiguousarray(array).reshape(-1).view(f"u{width}" if width in (1, 2, 4, 8) else f"V{width}")
@@ -113,14 +110,14 @@ def aliases(specs: Sequence[TensorSpec], net: Net) -> Mapping[str, str]:
 
     assert net.read is not None, "there are no data to compare"
     first: dict[object, str] = {}
-    found: dict[str, str] = {}
+    repeats: dict[str, str] = {}
     for alike in _alike(specs, net.peek or net.read, net.digest or (lambda name: None)):
         for spec in alike:
             bits = _bits(net.read(spec.name))
             if _tells(bits):
                 twin = first.setdefault((spec.shape, spec.dtype, xxh3_128_digest(bits.data)), spec.name)
-                found |= {spec.name: twin} if twin != spec.name else {}
-    return found
+                repeats |= {spec.name: twin} if twin != spec.name else {}
+    return repeats
 
 
 def _alike(specs: Sequence[TensorSpec], peek: Read, digest: Callable[[str], Hashable]) -> Iterator[list[TensorSpec]]:
@@ -128,9 +125,7 @@ def _alike(specs: Sequence[TensorSpec], peek: Read, digest: Callable[[str], Hash
     shapes: dict[object, list[TensorSpec]] = {}
     for spec in specs:
         shapes.setdefault((spec.shape, spec.dtype), []).append(spec)
-    for same_shape in shapes.values():
-        if len(same_shape) == 1:
-            continue
+    for same_shape in (group for group in shapes.values() if len(group) > 1):
         marks = [digest(spec.name) for spec in same_shape]
         if None in marks:  # then all are compared in the same way
             marks = [_ends(peek(spec.name)) for spec in same_shape]

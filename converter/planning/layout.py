@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from converter.core.contents import Contents
 from converter.core.kinds import KINDS, UNKNOWN
-from converter.core.layers import Layer, Net, Reading
+from converter.core.layers import Layer, Net, Reading, Stored
 from converter.core.tensors import TensorSpec
-from converter.errors import MatchError, Problem
+from converter.errors import MatchError, Placeholder, Problem, Remedy
 from converter.flattening.apply import flattened
 from converter.frameworks.base import Framework
 from converter.frameworks.linear import with_projections
 from converter.matching.compatibility import agreements
 from converter.matching.fused import part_name, part_of, whole
 from converter.matching.hints import Hints
-from converter.matching.matcher import SAME_NAME, Pair
-from converter.matching.renaming import Renaming, rename
+from converter.matching.matcher import MAP, SAME_NAME, SCHEMA, Pair
+from converter.matching.problems import unknown_sources
+from converter.matching.schema_layers import layers_by_entry
 from converter.matching.tied import aliases
 from converter.planning.plan import TensorPlan, assembled, left_out_of, without_idle
 from converter.planning.questions import differ, homeless, no_shape, undecided, unknown
 from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
+
+
+class Renaming(msgspec.Struct, frozen=True, gc=False):
+    """A source layer and the path that it gets in a file made without a template."""
+
+    source: Layer
+    path: str
+    reason: str
+
+
+def rename(source: Net, framework_name: str, hints: Hints) -> tuple[Renaming, ...]:
+    """The path of every source layer in a new file: by schema, by map, or as it is. Raises MatchError."""
+    renamed: dict[str, Renaming] = {}
+    problems: list[Problem] = []
+    for known in layers_by_entry(hints, source, problems):
+        path = known.entry.spelled(framework_name, known.indices)[0]
+        renamed[known.layer.path] = Renaming(known.layer, path, SCHEMA)
+    problems += unknown_sources(source, hints)
+    for layer in source.layers:
+        mapped = hints.mapped(layer.path)
+        if mapped is not None:
+            renamed[layer.path] = Renaming(layer, mapped, MAP)
+        else:
+            renamed.setdefault(layer.path, Renaming(layer, layer.path, SAME_NAME))
+    sources: dict[str, list[str]] = {}
+    for renaming in renamed.values():
+        sources.setdefault(renaming.path, []).append(renaming.source.path)
+    for path, (first, *others) in sources.items():
+        if others:
+            text = f"{len(others) + 1} layers would be named '{path}'."
+            remedies = (Remedy("map", (first, Placeholder("NEW"))),)
+            problems.append(Problem(text, "same name", path, remedies=remedies))
+    if problems:
+        raise MatchError(problems)
+    return tuple(renamed.values())
 
 
 def plan_new(source: Net, contents: Contents, framework: Framework, format_name: str, hints: Hints) -> TensorPlan:
@@ -56,7 +93,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     specs = tuple(step.target for step in kept)
     origin = replace(source, ordered=source.ordered or hints.schema is not None)
     shapes = {step.target.name: step.target for step in steps}
-    layers = whole([_with_shapes(pair.target, shapes) for pair in pairs])
+    layers = whole([pair.target.with_tensors(_with_specs(shapes)) for pair in pairs])
     if hints.schema is not None:
         layers = [replace(layer, also=hints.schema.others(framework.name, layer.path)) for layer in layers]
     dressed = framework.dress(Contents(specs, source.container, links=links), layers, dialect, origin)
@@ -81,11 +118,8 @@ def _without_repeats(steps: tuple[Step, ...], source: Net) -> tuple[tuple[Step, 
 
 def _copy(source: Net, contents: Contents) -> TensorPlan:
     """The same names in another format of the same framework: every tensor, also those of unknown layers."""
-    by_name = {
-        spec.name: Step(layer.path, layer.kind, (spec,), (), spec, SAME_NAME)
-        for layer in source.layers
-        for spec in layer.tensors
-    }
+    pairs = ((layer, spec) for layer in source.layers for spec in layer.tensors)
+    by_name = {spec.name: Step(layer.path, layer.kind, (spec,), (), spec, SAME_NAME) for layer, spec in pairs}
     ordered = tuple(by_name[spec.name] for spec in contents.specs if spec.name in by_name)
     specs = tuple(step.target for step in ordered)
     return TensorPlan(ordered, replace(contents, specs=specs, left_out=()), source.left_out)
@@ -97,8 +131,8 @@ def _lay_out(
     """The layers of the new file, each paired with its source; and what cannot be laid out."""
     problems: list[Problem] = []
     layouts: dict[Hashable, Reading] = {}
-    moved = with_projections([_at(renaming.source, renaming.path) for renaming in renamings])
-    placed = framework.placed(whole(moved), dialect)
+    moved = with_projections([replace(renaming.source, path=renaming.path) for renaming in renamings])
+    placements = framework.placed(whole(moved), dialect)
     pairs = []
     for renaming, layer in zip(renamings, moved, strict=True):
         same = layer.readings is renaming.source.readings
@@ -107,20 +141,18 @@ def _lay_out(
             problems.append(unknown(source))
             continue
         foreign = [reading.kind for reading in source.readings if not framework.holds(reading.kind)]
-        if len(foreign) == len(source.readings):
-            problems.append(homeless(source, framework.title))
-            continue
-        if any(KINDS[kind].alike for kind in foreign):
-            problems.append(undecided(source))
+        if len(foreign) == len(source.readings) or any(KINDS[kind].alike for kind in foreign):
+            all_foreign = len(foreign) == len(source.readings)
+            problems.append(homeless(source, framework.title) if all_foreign else undecided(source))
             continue
         part = part_name(renaming.path)
-        place = placed[part.whole if part else renaming.path]
+        placement = placements[part.whole if part else renaming.path]
         readings = []
         for reading in source.readings:
             if framework.holds(reading.kind):
-                key = reading.nameless, place.form
-                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, place.form, dialect))
-                readings.append(framework.spelled(layout, place.prefix, dialect, is_data))
+                key = reading.nameless, placement.form
+                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, placement.form, dialect))
+                readings.append(framework.spelled(layout, placement.prefix, dialect, is_data))
         if part:
             readings = [own for reading in readings if (own := part_of(reading, part))]
         if len(readings) > 1 and len({reading.stored for reading in readings}) > 1:
@@ -128,10 +160,6 @@ def _lay_out(
         else:
             pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason))
     return pairs, problems
-
-
-def _at(layer: Layer, path: str) -> Layer:
-    return layer if layer.path == path else replace(layer, path=path)
 
 
 def respelled(target: Net, framework: Framework, format_name: str) -> tuple[Net, Contents]:
@@ -143,17 +171,13 @@ def respelled(target: Net, framework: Framework, format_name: str) -> tuple[Net,
         raise MatchError(problems)
     moves = [move for pair in pairs for move in agreements(pair.source, pair.target, True)[0].moves]
     specs = {move.target.spec.name: move.target.spec for move in moves}
-    layers = tuple(_with_shapes(pair.target, specs) for pair in pairs)
+    layers = tuple(pair.target.with_tensors(_with_specs(specs)) for pair in pairs)
     contents = Contents(tuple(specs.values()), target.container)
     named = {move.target.spec.name: move.supplies[0].stored.spec.name for move in moves if move.supplies}
-    given = target.read
-    read = None if given is None else lambda name: given(named[name])
+    read_own = target.read
+    read = None if read_own is None else lambda name: read_own(named[name])
     return replace(target, layers=layers, read=read), framework.dress(contents, layers, dialect, target)
 
 
-def _with_shapes(layer: Layer, specs: dict[str, TensorSpec]) -> Layer:
-    readings = (
-        replace(reading, stored=tuple(replace(item, spec=specs[item.spec.name]) for item in reading.stored))
-        for reading in layer.readings
-    )
-    return replace(layer, readings=tuple(readings))
+def _with_specs(specs: Mapping[str, TensorSpec]) -> Callable[[Stored], Stored]:
+    return lambda item: replace(item, spec=specs[item.spec.name])

@@ -8,11 +8,14 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Cast
 from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Net, words_in
+from converter.core.tensors import DTYPES, DType, is_float
 from converter.errors import ConversionError, MatchError, Problem
-from converter.flattening.apply import Flattened, flattened
+from converter.flattening.apply import flattened
+from converter.flattening.walk import Flattened
 from converter.matching.compatibility import agreements, lookalikes
 from converter.matching.forms import in_pieces, normalisations, wrapped
 from converter.matching.hints import Hints
@@ -65,12 +68,10 @@ def plan_matched(
     are tied to others (see `tied.loosened`). Raises MatchError with all problems.
     """
     same_framework = source.framework == target.framework
-    fixed, pairs, problems = flattened(
-        source, target, [_in_form(pair, same_framework) for pair in matched.pairs], hints
-    )
-    problems += [
-        Problem(wrapped(pair.target), "normalised", pair.target.path) for pair in pairs if normalisations(pair.target)
-    ]
+    formed = [_in_form(pair, same_framework) for pair in matched.pairs]
+    fixed, pairs, problems = flattened(source, target, formed, hints)
+    normalised = [pair.target for pair in pairs if normalisations(pair.target)]
+    problems += [Problem(wrapped(layer), "normalised", layer.path) for layer in normalised]
     cache = StepCache()
     for pair in pairs:
         if cache.repeats(pair):
@@ -126,7 +127,7 @@ def left_out_of(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
 
 
 def assembled(cache: StepCache, problems: list[Problem]) -> tuple[Step, ...]:
-    """The steps. Raises MatchError with the problems so far and those met here."""
+    """The steps. Raises MatchError with the problems so far and those that occur here."""
     steps: tuple[Step, ...] = ()
     try:
         steps = cache.steps()
@@ -136,3 +137,26 @@ def assembled(cache: StepCache, problems: list[Problem]) -> tuple[Step, ...]:
     if problems:
         raise MatchError(problems)
     return steps
+
+
+def cast(plan: TensorPlan, name: str) -> TensorPlan:
+    """The plan with every float of that dtype, to the nearest value, ties to even (what is too large becomes inf);
+    integers and booleans stay what they are.
+    """
+    dtype = DTYPES[name]
+    steps = tuple(_cast(step, dtype) for step in plan.steps)
+    dtypes = {step.target.name: step.target for step in steps}
+    specs = tuple(dtypes.get(spec.name, spec) for spec in plan.contents.specs)
+    return replace(plan, steps=steps, contents=replace(plan.contents, specs=specs))
+
+
+def _cast(step: Step, dtype: DType) -> Step:
+    """From what the source's ops give, not by way of the dtype that a clone would have had."""
+    if not is_float(step.target.dtype):
+        return step
+    casts = [op for op in step.ops if isinstance(op, Cast)]
+    before = casts[0].source if casts else step.target.dtype
+    ops = tuple(op for op in step.ops if op not in casts)
+    if before != dtype:
+        ops = (*ops, Cast(dtype, before, to_inf=True))
+    return replace(step, ops=ops, target=replace(step.target, dtype=dtype))

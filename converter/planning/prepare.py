@@ -54,24 +54,13 @@ class Goal(msgspec.Struct, frozen=True, dict=True):
             same = Hints(MatchOptions(), mapping={layer.path: layer.path for layer in self.clone.net.layers})
             steps = plan_into(self.clone.net, self.net, self.contents, same).steps
             return {step.target.name: replace(step, sources=(), own=step.sources, reason=KEPT) for step in steps}
-        owner = {spec.name: layer for layer in self.net.layers for spec in layer.tensors}
-        return {
-            spec.name: Step(
-                layer.path if layer else "",
-                layer.kind if layer else "",
-                (),
-                (),
-                spec,
-                KEPT,
-                (replace(spec, name=self.clone_names.get(spec.name, spec.name)),),
-            )
-            for spec in self.contents.specs
-            for layer in (owner.get(spec.name),)
-        }
-
-    def with_net(self, net: Net) -> Goal:
-        """The same with hints applied to its layers."""
-        return replace(self, net=net)
+        owner = {spec.name: (layer.path, layer.kind) for layer in self.net.layers for spec in layer.tensors}
+        kept: dict[str, Step] = {}
+        for spec in self.contents.specs:
+            path, kind = owner.get(spec.name, ("", ""))
+            own = replace(spec, name=self.clone_names.get(spec.name, spec.name))
+            kept[spec.name] = Step(path, kind, (), (), spec, KEPT, (own,))
+        return kept
 
     def finished(self, plan: TensorPlan) -> TensorPlan:
         """The plan with the names, and in the order, of what is written."""

@@ -1,4 +1,4 @@
-"""What a plan leaves open, as problems with the options that settle them."""
+"""What a plan leaves open, as problems with the options that decide it."""
 
 from __future__ import annotations
 
@@ -27,35 +27,25 @@ def differ(pair: Pair, possible: Sequence[Agreement]) -> bool:
 
 
 def _moves(pair: Pair, agreement: Agreement) -> object:
-    """What the agreement does, however it says it and whatever kind it was derived from.
-
-    Alone, a stacked tensor has holes.
-    """
+    """What the agreement does, however its ops are written and whatever its kind."""
     try:
         steps = assemble(layer_moves(pair, agreement))
-    except ConversionError:
+    except ConversionError:  # a stacked tensor, of which the pair has some roles only
         return agreement.moves
-    return tuple((step.sources, _effect(step), step.target) for step in steps)
-
-
-def _effect(step: Step) -> object:
-    return effect(step.ops, step.sources[0].shape) if len(step.sources) == 1 else step.ops
+    effects = (effect(step.ops, step.sources[0].shape) if len(step.sources) == 1 else step.ops for step in steps)
+    return tuple((step.sources, done, step.target) for step, done in zip(steps, effects, strict=True))
 
 
 def lossy(step: Step) -> list[Problem]:
     """A cast is for floats, or from integers to integers; any other would change what the values mean."""
-    return [
-        Problem(
-            f"'{step.sources[0].name}' is {op.source.name} and the clone's '{step.target.name}' is {op.dtype.name}: "
-            "only floats are cast to floats, and integers to integers.",
-            "dtype",
-            step.sources[0].name,
-            expected=op.dtype.name,
-            met=op.source.name,
-        )
-        for op in step.ops
-        if isinstance(op, Cast) and _sort(op.source) != _sort(op.dtype)
-    ]
+    problems = []
+    for op in step.ops:
+        if isinstance(op, Cast) and _sort(op.source) != _sort(op.dtype):
+            name, met, wanted = step.sources[0].name, op.source.name, op.dtype.name
+            text = f"'{name}' is {met} and the clone's '{step.target.name}' is {wanted}"
+            rule = "only floats are cast to floats, and integers to integers."
+            problems.append(Problem(f"{text}: {rule}", "dtype", name, expected=wanted, met=met))
+    return problems
 
 
 def _sort(dtype: DType) -> str:
@@ -66,22 +56,15 @@ def _sort(dtype: DType) -> str:
 def unknown(layer: Layer) -> Problem:
     """A layer that no table describes, on its way to another framework."""
     summary = "{count} layers are of an unknown kind, so it is unknown how another framework stores them."
-    return Problem(
-        f"{unknown_kind(layer)}.",
-        "unknown kind",
-        layer.path,
-        met=shapes(layer),
-        remedies=(Remedy("ignore", layer.path, "leaves it out"),),
-        summary=summary,
-    )
+    ways = (Remedy("ignore", layer.path, "leaves it out"),)
+    return Problem(unknown_kind(layer), "unknown kind", layer.path, met=shapes(layer), remedies=ways, summary=summary)
 
 
 def homeless(layer: Layer, title: str) -> Problem:
     """A layer of a kind that the framework of this title does not have."""
     text = f"'{layer.path}' is {layer.kind}, which {title} cannot express{noted(layer)}."
-    return Problem(
-        text, "no such kind", layer.path, met=layer.kind, remedies=(Remedy("ignore", layer.path, "leaves it out"),)
-    )
+    ways = (Remedy("ignore", layer.path, "leaves it out"),)
+    return Problem(text, "no such kind", layer.path, met=layer.kind, remedies=ways)
 
 
 def no_shape(pair: Pair) -> Problem:
@@ -98,20 +81,16 @@ def no_shape(pair: Pair) -> Problem:
 
 def _no_heads(layer: Layer) -> Problem:
     heads = next((dict(reading.sizes)["heads"] for reading in layer.readings if "heads" in dict(reading.sizes)), None)
+    text = f"'{layer.path}' ({shapes(layer)})"
     if heads is not None:
-        text = (
-            f"'{layer.path}' ({shapes(layer)}) cannot be split into {heads} heads: its size is not a multiple of that."
-        )
+        text = f"{text} cannot be split into {heads} heads: its size is not a multiple of that."
         return Problem(text, "heads", layer.path, met=str(heads))
     module = layer.path.rpartition(".")[0] or layer.path
-    return Problem(
-        f"'{layer.path}' ({shapes(layer)}) belongs to an attention, and the number of its heads is unknown.",
-        "heads",
-        layer.path,
-        remedies=(Remedy("heads", (module, Placeholder("N"))),),
-        summary="{count} layers belong to attentions whose number of heads is unknown.",
-        wide=(Remedy("heads", (f"*{module.rpartition('.')[2]}", Placeholder("N"))),),
-    )
+    text = f"{text} belongs to an attention, and the number of its heads is unknown."
+    summary = "{count} layers belong to attentions whose number of heads is unknown."
+    number, alike = Placeholder("N"), f"*{module.rpartition('.')[2]}"
+    here, everywhere = (Remedy("heads", (module, number)),), (Remedy("heads", (alike, number)),)
+    return Problem(text, "heads", layer.path, remedies=here, summary=summary, wide=everywhere)
 
 
 def in_doubt(pair: Pair, possible: Iterable[Agreement]) -> Layer:
@@ -125,17 +104,12 @@ def in_doubt(pair: Pair, possible: Iterable[Agreement]) -> Layer:
 
 def undecided(layer: Layer) -> Problem:
     """A layer that could be of several kinds, which are stored differently."""
-    kinds = list(dict.fromkeys(reading.called for reading in layer.readings))
+    kinds = tuple(dict.fromkeys(reading.called for reading in layer.readings))
+    doubt = f"could be {either(kinds)}, which are stored differently."
+    text, kind = f"'{layer.path}' ({shapes(layer)}) {doubt}", f"kind {' '.join(kinds)}"
+    one = [Remedy("kind", (layer.path, kind)) for kind in kinds]
+    ways = (*one, Remedy("kind", ("*", kinds[0]), "settles all that can be"), _LIKE)
+    wide = tuple(Remedy("kind", ("*", kind)) for kind in kinds)
     return Problem(
-        f"'{layer.path}' ({shapes(layer)}) could be {either(kinds)}, which are stored differently.",
-        f"kind {' '.join(kinds)}",
-        layer.path,
-        candidates=tuple(kinds),
-        remedies=(
-            *(Remedy("kind", (layer.path, kind)) for kind in kinds),
-            Remedy("kind", ("*", kinds[0]), "settles all that can be"),
-            _LIKE,
-        ),
-        summary=f"{{count}} layers could be {either(kinds)}, which are stored differently.",
-        wide=tuple(Remedy("kind", ("*", kind)) for kind in kinds),
+        text, kind, layer.path, candidates=kinds, remedies=ways, summary=f"{{count}} layers {doubt}", wide=wide
     )

@@ -11,8 +11,9 @@ from converter.core.layers import Layer, Net, Stored, sizes_of, words_in
 from converter.core.ops import Op, Overlay
 from converter.core.tensors import TensorSpec
 from converter.errors import MatchError, Problem, Remedy
-from converter.flattening.apply import Flattened, doubtful, guessed
-from converter.flattening.decision import INPUTS
+from converter.flattening.apply import doubtful
+from converter.flattening.guesses import guesses
+from converter.flattening.walk import INPUTS, Flattened
 from converter.frameworks import framework
 from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair
@@ -100,13 +101,8 @@ def _overlaid(step: Step, layer: Layer, own: Mapping[str, Step]) -> Step:
     under = own[step.target.name]
     if step.target.shape == under.target.shape:
         return step
-    stored = next(
-        item
-        for reading in layer.readings
-        if reading.kind == step.kind
-        for item in reading.stored
-        if item.spec.name == step.target.name
-    )
+    own_readings = (reading for reading in layer.readings if reading.kind == step.kind)
+    stored = next(item for reading in own_readings for item in reading.stored if item.spec.name == step.target.name)
     over_ops, under_ops = (_neutral(stored, spec) for spec in (step.target, under.target))
     shapes = (_shape(ops, spec) for ops, spec in ((over_ops, step.target), (under_ops, under.target)))
     overlap = tuple(min(pair) for pair in zip(*shapes, strict=True))
@@ -116,7 +112,7 @@ def _overlaid(step: Step, layer: Layer, own: Mapping[str, Step]) -> Step:
 
 def _neutral(stored: Stored, spec: TensorSpec) -> tuple[Op, ...]:
     ops = replace(stored, spec=spec).to_neutral()
-    assert ops is not None  # the selection took it for sliceable
+    assert ops is not None  # else the selection would not have sliced it
     return ops
 
 
@@ -128,17 +124,17 @@ def _shape(ops: Iterable[Op], spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _flattens(old: Net, new: Net, takings: Iterable[Taking], hints: Hints) -> tuple[Flattened, ...]:
-    """Which of the layers follow a flatten, told by the whole old net. Raises MatchError."""
+    """Which of the layers follow a flatten, derived from the whole old net. Raises MatchError."""
     turned = framework(old.framework).channels_last != framework(new.framework).channels_last
     turned = turned and hints.options.flatten_fix
     takes = {one.source.path: one for one in takings}
-    known = {(path, INPUTS): said for path in old.by_path if isinstance(said := hints.flatten_of(path), int)}
-    decided, doubts = guessed(old.layers, known, "the layers in the order of the old net" if old.ordered else "")
-    asked = {path for path in takes if hints.flatten_of(path) is not None}
+    channels = {path: hints.flatten_of(path) for path in old.by_path}
+    stated = {(path, INPUTS): number for path, number in channels.items() if isinstance(number, int)}
+    decided, doubts = guesses(old.layers, stated, "the layers in the order of the old net" if old.ordered else "")
     problems = [
         doubtful(item)
         for item in doubts
-        if turned and item.path in takes and item.side == INPUTS and item.path not in asked
+        if turned and item.path in takes and item.side == INPUTS and channels[item.path] is None
     ]
     flattens = [item for item in decided if item.path in takes and item.side == INPUTS and item.channels]
     problems += [

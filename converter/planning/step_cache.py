@@ -52,12 +52,12 @@ class StepCache:
         """All of them. Raises ConversionError as `assemble` does."""
         apart = [item for items in self._done for item in items if isinstance(item, LayerMove)]
         assembled = {step.target.name: step for step in assemble(apart)}
-        steps: list[Step] = []
-        for items in self._done:
-            for item in items:
-                step = assembled.pop(item.move.target.spec.name, None) if isinstance(item, LayerMove) else item
-                steps += [step] if step is not None else []
-        return tuple(steps)
+        steps = (
+            assembled.pop(item.move.target.spec.name, None) if isinstance(item, LayerMove) else item
+            for items in self._done
+            for item in items
+        )
+        return tuple(step for step in steps if step is not None)
 
 
 class _NamelessStep(msgspec.Struct, frozen=True):
@@ -78,20 +78,14 @@ class _NamelessSteps(msgspec.Struct, frozen=True):
     each: tuple[_NamelessStep, ...]
 
     def steps(self, pair: Pair) -> list[Step]:
-        sources = _specs(pair.source.readings[self.source])
+        specs = _specs(pair.source.readings[self.source])
         targets = pair.target.readings[self.target].stored
-        path, kind, reason = pair.source.path, self.kind, pair.reason
-        return [
-            Step(
-                path,
-                kind,
-                tuple([sources[position] for position in one.sources]),
-                one.ops,
-                TensorSpec(targets[one.target].spec.name, one.spec.shape, one.spec.dtype),
-                reason,
-            )
-            for one in self.each
-        ]
+        steps = []
+        for one in self.each:
+            sources = tuple([specs[position] for position in one.sources])
+            target = TensorSpec(targets[one.target].spec.name, one.spec.shape, one.spec.dtype)
+            steps.append(Step(pair.source.path, self.kind, sources, one.ops, target, pair.reason))
+        return steps
 
 
 def _nameless_steps(pair: Pair, steps: Sequence[Step]) -> _NamelessSteps | None:
@@ -103,11 +97,10 @@ def _nameless_steps(pair: Pair, steps: Sequence[Step]) -> _NamelessSteps | None:
             have, want = _specs(source), [item.spec.name for item in target.stored]
             needed = {spec for step in steps for spec in step.sources}
             if needed <= set(have) and sorted(step.target.name for step in steps) == sorted(want):
+                positions = ((tuple(map(have.index, step.sources)), want.index(step.target.name)) for step in steps)
                 each = (
-                    _NamelessStep(
-                        tuple(map(have.index, step.sources)), step.ops, want.index(step.target.name), step.target
-                    )
-                    for step in steps
+                    _NamelessStep(sources, step.ops, at, step.target)
+                    for step, (sources, at) in zip(steps, positions, strict=True)
                 )
                 return _NamelessSteps(steps[0].kind, ours, theirs, tuple(each))
     return None

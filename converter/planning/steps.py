@@ -53,7 +53,7 @@ def assemble(moves: Iterable[LayerMove]) -> tuple[Step, ...]:
     by_target: dict[str, list[LayerMove]] = {}
     for item in moves:
         by_target.setdefault(item.move.target.spec.name, []).append(item)
-    return tuple(_step(sorted(items, key=lambda item: item.move.place)) for items in by_target.values())
+    return tuple(_step(sorted(items, key=lambda item: item.move.position)) for items in by_target.values())
 
 
 def _step(items: Sequence[LayerMove]) -> Step:
@@ -78,13 +78,13 @@ def _step(items: Sequence[LayerMove]) -> Step:
 
 
 def _whole(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]] | None:
-    """When the target has just the roles of one source tensor, nothing is taken apart (they may change places)."""
+    """When the target has just the roles of one source tensor, nothing is taken apart (whatever their order)."""
     if any(len(move.supplies) != 1 or move.checked for move in moves):
         return None
     source = moves[0].supplies[0].stored
     if any(move.supplies[0].stored != source for move in moves) or len(moves) != max(source.parts, 1):
         return None
-    order = tuple(move.supplies[0].place for move in moves)
+    order = tuple(move.supplies[0].position for move in moves)
     ops = list(_to_neutral(source))
     if order != tuple(range(len(order))):
         ops += [Split((source.parts,)), Reorder(order), Stack((len(order),))]
@@ -98,16 +98,16 @@ def _pieces(moves: Sequence[Move], kind: str) -> tuple[tuple[TensorSpec, ...], t
     checked = [pair for move in moves for pair in move.checked if pair[0].stored in stored]
     apart = {pair[0].stored: pair for move in moves for pair in move.checked if pair[0].stored not in stored}
     own = tuple(spec for item in stored for spec in item.specs)
-    # a tensor that is left behind as a whole must hold one value in any layout, so it is checked as it is stored
-    ops: list[Op] = [Require((len(own),), value, _left_behind(supply, kind)) for supply, value in apart.values()]
+    # a tensor that is left out as a whole must hold one value in any layout, so it is checked as it is stored
+    ops: list[Op] = [Require((len(own),), value, _refusal(supply, kind)) for supply, value in apart.values()]
     ops += _common([_to_neutral(item) for item in stored], stored)
     starts = [sum(max(item.parts, 1) for item in stored[:i]) for i in range(len(stored))]
     if any(item.parts for item in stored):
         ops.append(Split(tuple(item.parts for item in stored)))
-    positions = [starts[stored.index(s.stored)] + s.place for s in [*wanted, *(supply for supply, _ in checked)]]
+    positions = [starts[stored.index(s.stored)] + s.position for s in [*wanted, *(supply for supply, _ in checked)]]
     if positions != list(range(sum(max(item.parts, 1) for item in stored))):
         ops.append(Reorder(tuple(positions)))
-    ops += [Require((len(wanted),), value, _left_behind(supply, kind)) for supply, value in checked]
+    ops += [Require((len(wanted),), value, _refusal(supply, kind)) for supply, value in checked]
     counts = tuple(len(move.supplies) for move in moves if move.supplies)
     if any(count > 1 for count in counts):
         ops.append(Sum(counts))
@@ -119,8 +119,8 @@ def _pieces(moves: Sequence[Move], kind: str) -> tuple[tuple[TensorSpec, ...], t
     return (*own, *(spec for item in apart for spec in item.specs)), tuple(ops)
 
 
-def _left_behind(supply: Supply, kind: str) -> str:
-    role = shown(supply.stored.leaf.roles[supply.place])
+def _refusal(supply: Supply, kind: str) -> str:
+    role = shown(supply.stored.leaf.roles[supply.position])
     note = "" if KINDS[kind].alike or not KINDS[kind].note else f"; {KINDS[kind].note}"
     return f"the clone has no place for '{role}' of '{supply.stored.spec.name}' (give it one{note})"
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from converter.core.layers import Net
-from converter.flattening.decision import Flattened
+from converter.flattening.walk import Flattened
 from converter.formats import LeftOut
 from converter.matching.partial import SLICED, Skipped
 from converter.planning.reuse import Reused

@@ -345,7 +345,7 @@ def test_it_can_be_turned_off_and_is_said_then(
 
 def test_channels_can_be_given(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = source.with_name("out.npz")
-    assert "are 3 flattened channels (as said)" in ok(
+    assert "are 3 flattened channels (as specified)" in ok(
         capsys, "torch->flax", source, "-o", out, *KIND, "--flatten", "2=3", "--unflatten", "2=2"
     )
     given = torch.load(source)["2.weight"].numpy().reshape(2, 2, 3, 10)
@@ -357,7 +357,7 @@ def test_channels_can_be_given(source: Path, capsys: pytest.CaptureFixture[str])
 def test_tensors_side_by_side_can_be_given(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = source.with_name("out.npz")
     words = ("torch->flax", source, "-o", out, *KIND, "--flatten")
-    assert "are 3x8+2x2+2, tensors side by side (as said)" in ok(capsys, *words, "2=3x8+2x2+2")
+    assert "are 3x8+2x2+2, tensors side by side (as specified)" in ok(capsys, *words, "2=3x8+2x2+2")
     given = torch.load(source)["2.weight"].numpy().T
     parts = given[:24].reshape(3, 8, 4), given[24:28].reshape(2, 2, 4), given[28:].reshape(2, 1, 4)
     expected = np.concatenate([part.transpose(1, 0, 2).reshape(-1, 4) for part in parts])

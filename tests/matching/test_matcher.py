@@ -15,8 +15,8 @@ from converter.formats import Contents
 from converter.frameworks import framework
 from converter.matching.hints import Hints
 from converter.matching.matcher import MAP, ONLY_ONE, POSITION, SAME_NAME, SAME_TAIL, SCHEMA, match
-from converter.matching.renaming import rename
 from converter.options import MatchOptions
+from converter.planning.layout import rename
 from converter.planning.plan import plan_into
 from converter.schema.loader import Schema, SchemaLayer, load_schema
 
