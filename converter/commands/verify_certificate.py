@@ -15,19 +15,21 @@ from converter.commands.certificate import (
     Certificate,
     CertifiedFile,
     CertifiedStep,
+    HashedFile,
+    files_of,
+    hashed,
     left_out_of,
     named_files,
+    relative,
     replayed,
     seal_of,
     versions,
 )
 from converter.commands.convert import convert
-from converter.commands.hashed_files import HashedFile, files_of, hashed, relative
 from converter.endpoints.checkpoint import open_weights
 from converter.endpoints.destination import parse_direction
 from converter.errors import ConversionError, FormatError
 from converter.options import MatchOptions, ReadOptions, StrPath, WriteOptions, options_of
-from converter.planning.plan import TensorPlan
 
 #: What a certificate may say of the options.
 _KNOWN = {
@@ -60,32 +62,24 @@ class CertificateCheck(msgspec.Struct, frozen=True):
         return {"compared": "certificate", "ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:
-        notes = [f"note: {note}" for note in self.notes]
-        if self.ok:
-            return "\n".join(
-                [
-                    *notes,
-                    f"{self.certificate} holds: {self.source} and {self.target} are unchanged, and the plan gives "
-                    f"the same {self.tensors} tensors again",
-                ]
-            )
         count = "1 thing differs" if len(self.problems) == 1 else f"{len(self.problems)} things differ"
-        return "\n".join([*notes, *self.problems, f"{self.certificate} does not hold: {count}"])
+        verdict = f"does not hold: {count}"
+        if self.ok:
+            unchanged = f"{self.source} and {self.target} are unchanged"
+            verdict = f"holds: {unchanged}, and the plan gives the same {self.tensors} tensors again"
+        return "\n".join([*(f"note: {note}" for note in self.notes), *self.problems, f"{self.certificate} {verdict}"])
 
 
 def check_certificate(path: StrPath) -> CertificateCheck:
     """Check a certificate. Raises FormatError for a file that is none."""
     file = Path(path)
     document = _load(file)
-    problems = (
-        [] if document.seal == seal_of(document) else [f"{path}: the certificate was changed after it was written"]
-    )
-    for what, files in (
-        ("source", document.source.files),
-        ("target", document.target.files),
-        ("named file", document.named),
-    ):
-        problems += [problem for entry in files for problem in _changed(what, entry, file.parent)]
+    problems = []
+    if document.seal != seal_of(document):
+        problems.append(f"{path}: the certificate was changed after it was written")
+    files = {"source": document.source.files, "target": document.target.files, "named file": document.named}
+    for what, entries in files.items():
+        problems += [problem for entry in entries for problem in _changed(what, entry, file.parent)]
     problems += [p for certified in (document.source, document.target) for p in _new_files(certified, file.parent)]
     if not any("is not there" in problem for problem in problems):
         problems += _repeated(document, file.parent.absolute())
@@ -95,14 +89,8 @@ def check_certificate(path: StrPath) -> CertificateCheck:
         for name, version in document.versions.items()
         if now.get(name) != version
     ]
-    return CertificateCheck(
-        os.fspath(path),
-        document.source.path,
-        document.target.path,
-        len(document.plan),
-        tuple(dict.fromkeys(problems)),
-        tuple(notes),
-    )
+    about = os.fspath(path), document.source.path, document.target.path, len(document.plan)
+    return CertificateCheck(*about, tuple(dict.fromkeys(problems)), tuple(notes))
 
 
 def _load(path: Path) -> Certificate:
@@ -159,7 +147,10 @@ def _repeated(document: Certificate, base: Path) -> list[str]:
             planned, problems = replayed(report.plan, weights, target)
         except (ConversionError, TypeError) as error:  # options of other types, too
             return [f"the conversion cannot be repeated: {error}"]
-    return [*problems, *_other_plan(document.plan, planned), *_other_rest(document, report.plan)]
+    left_out, now = document.left_out, report.plan.left_out
+    if left_out != left_out_of(report.plan):
+        problems.append(f"plan: {len(now)} entries are left out, and they were others ({len(left_out)})")
+    return [*problems, *_other_plan(document.plan, planned)]
 
 
 def _other_plan(then: Sequence[CertifiedStep], now: Sequence[CertifiedStep]) -> list[str]:
@@ -174,15 +165,6 @@ def _other_plan(then: Sequence[CertifiedStep], now: Sequence[CertifiedStep]) -> 
     return problems
 
 
-def _other_rest(document: Certificate, plan: TensorPlan) -> list[str]:
-    if document.left_out == left_out_of(plan):
-        return []
-    return [f"plan: {len(plan.left_out)} entries are left out, and they were others ({len(document.left_out)})"]
-
-
 def _said(value: Any) -> str:
-    return (
-        ", ".join(value) or "nothing"
-        if isinstance(value, tuple) and all(isinstance(v, str) for v in value)
-        else str(value)
-    )
+    is_names = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    return (", ".join(value) or "nothing") if is_names else str(value)
