@@ -6,25 +6,34 @@ from typing import TYPE_CHECKING, Any
 from converter._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from converter.commands.build import architecture, build, scaffold
-    from converter.commands.convert import convert, load_into, save
-    from converter.commands.infer_schema import infer_schema
-    from converter.commands.plan import Plan, plan
-    from converter.commands.reuse import freeze, reuse
-    from converter.commands.verify import verify
-    from converter.endpoints.checkpoint import Weights, open, read
-    from converter.errors import (
-        CloneWarning,
-        ConversionError,
-        FormatError,
-        MatchError,
-        MissingLibraryError,
-        OutputError,
-        Problem,
-        Remedy,
-        UnsafeFileError,
-    )
-    from converter.options import MatchOptions, ReadOptions, ReuseOptions, WriteOptions
+    from converter.commands.build import architecture as architecture
+    from converter.commands.build import build as build
+    from converter.commands.build import scaffold as scaffold
+    from converter.commands.convert import convert as convert
+    from converter.commands.convert import load_into as load_into
+    from converter.commands.convert import save as save
+    from converter.commands.infer_schema import infer_schema as infer_schema
+    from converter.commands.plan import Plan as Plan
+    from converter.commands.plan import plan as plan
+    from converter.commands.reuse import freeze as freeze
+    from converter.commands.reuse import reuse as reuse
+    from converter.commands.verify import verify as verify
+    from converter.endpoints.checkpoint import Weights as Weights
+    from converter.endpoints.checkpoint import open as open
+    from converter.endpoints.checkpoint import read as read
+    from converter.errors import CloneWarning as CloneWarning
+    from converter.errors import ConversionError as ConversionError
+    from converter.errors import FormatError as FormatError
+    from converter.errors import MatchError as MatchError
+    from converter.errors import MissingLibraryError as MissingLibraryError
+    from converter.errors import OutputError as OutputError
+    from converter.errors import Problem as Problem
+    from converter.errors import Remedy as Remedy
+    from converter.errors import UnsafeFileError as UnsafeFileError
+    from converter.options import MatchOptions as MatchOptions
+    from converter.options import ReadOptions as ReadOptions
+    from converter.options import ReuseOptions as ReuseOptions
+    from converter.options import WriteOptions as WriteOptions
 
 #: Module -> the public names that it holds.
 _HOMES = {
@@ -48,36 +57,7 @@ _HOMES = {
     ),
     "options": ("MatchOptions", "ReadOptions", "ReuseOptions", "WriteOptions"),
 }
-__all__ = [
-    "CloneWarning",
-    "ConversionError",
-    "FormatError",
-    "MatchError",
-    "MatchOptions",
-    "MissingLibraryError",
-    "OutputError",
-    "Plan",
-    "Problem",
-    "ReadOptions",
-    "Remedy",
-    "ReuseOptions",
-    "UnsafeFileError",
-    "Weights",
-    "WriteOptions",
-    "architecture",
-    "build",
-    "convert",
-    "freeze",
-    "infer_schema",
-    "load_into",
-    "open",
-    "plan",
-    "read",
-    "reuse",
-    "save",
-    "scaffold",
-    "verify",
-]
+__all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:

@@ -62,8 +62,7 @@ class Problem(msgspec.Struct, frozen=True):
     text: one or two sentences without the remedies. kind: the same for problems that are told together; summary: what
     these have in common, with ``{count}`` for their number. subject: the layer, tensor, file or option that has it.
     about: the option that is wrong, which is said first. expected, met: where two things differ. candidates: what the
-    subject could be. wide: remedies that settle
-    all problems of this kind at once.
+    subject could be. wide: remedies that settle all problems of this kind at once.
     """
 
     text: str
@@ -122,22 +121,14 @@ class ConversionError(Exception):
 
     def to_dict(self, language: Language = KEYWORDS) -> dict[str, Any]:
         """For programs: every problem, with its remedies also as they are said."""
-        problems = [
-            {
-                **msgspec.to_builtins(problem, enc_hook=repr),
-                "said": problem.said(language),
-                **{
-                    name: [_remedy_dict(one, language) for one in getattr(problem, name)]
-                    for name in ("remedies", "wide")
-                },
-            }
-            for problem in self.problems
-        ]
+        problems = []
+        for problem in self.problems:
+            entry = {**msgspec.to_builtins(problem, enc_hook=repr), "said": problem.said(language)}
+            for name in ("remedies", "wide"):
+                for remedy, document in zip(getattr(problem, name), entry[name], strict=True):
+                    document["said"] = language(remedy)
+            problems.append(entry)
         return {"error": type(self).__name__, "message": self.said(language), "problems": problems}
-
-
-def _remedy_dict(remedy: Remedy, language: Language) -> dict[str, Any]:
-    return {**msgspec.to_builtins(remedy, enc_hook=repr), "said": language(remedy)}
 
 
 class FormatError(ConversionError):

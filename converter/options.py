@@ -10,7 +10,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
 
 import msgspec
@@ -53,29 +53,19 @@ class Option(msgspec.Struct, frozen=True):
 # -- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("expected True or False")
-    return value
+def _expected(kind: Any, what: str, also: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], Any]:
+    """Takes values of this type for which ``also`` is true."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, kind) or not also(value):
+            raise ValueError(f"expected {what}")
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    return check
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("expected a text")
-    return value
-
-
-def _name(value: Any) -> str:
-    """Of a layer; that of the only layer of some nets is empty."""
-    if not isinstance(value, str):
-        raise ValueError("expected a text")
-    return value
-
-
-def _path(value: Any) -> str:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise ValueError("expected a path")
-    return os.fspath(value)
+_name = _expected(str, "a text")  # of a layer; that of the only layer of some nets is empty
+_path = _expected(str | os.PathLike, "a path", os.fspath)
 
 
 def _integer(value: Any, least: int = 0) -> int:
@@ -86,10 +76,6 @@ def _integer(value: Any, least: int = 0) -> int:
     if number < least or isinstance(value, bool):
         raise ValueError(f"expected an integer of at least {least}")
     return number
-
-
-def _at_least_one(value: Any) -> int:
-    return _integer(value, 1)
 
 
 def _patterns(value: Any) -> tuple[str, ...]:
@@ -162,8 +148,9 @@ def _number(text: str) -> int:
     return int(text)
 
 
-FLAG = Values(_flag, "flag")
-TEXT, PATH, SIZE, DTYPE, SCHEMA = Values(_text), Values(_path), Values(parse_size), Values(_dtype), Values(_schema)
+_at_least_one = partial(_integer, least=1)
+FLAG, TEXT = Values(_expected(bool, "True or False"), "flag"), Values(_expected(str, "a text", bool))
+PATH, SIZE, DTYPE, SCHEMA = Values(_path), Values(parse_size), Values(_dtype), Values(_schema)
 INTEGER, COUNT = Values(_integer, from_text=_number), Values(_at_least_one, from_text=_number)
 PATTERNS = Values(_patterns, "many")
 TEXTS, COUNTS = Values(_pairs(_name), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
@@ -180,22 +167,17 @@ class Options(msgspec.Struct, frozen=True):
         for name, option in options_of(type(self)).items():
             value = getattr(self, name)
             if value is not None:
-                msgspec.structs.force_setattr(self, name, checked(name, option, value))
+                try:
+                    msgspec.structs.force_setattr(self, name, option.values.check(value))
+                except ValueError as error:
+                    said = Placeholder(repr(value)) if isinstance(value, tuple) else value  # as it was typed
+                    about = Remedy(name, said)
+                    raise ConversionError(Problem(f"{error}.", "option", name, met=repr(value), about=about)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are not the default, as JSON keeps them; those of `Option.recorded`."""
         recorded = options_of(type(self))
         return {name: msgspec.to_builtins(getattr(self, name)) for name in changed(self) if recorded[name].recorded}
-
-
-def checked(name: str, option: Option, value: Any) -> Any:
-    """The value as the record has it. Raises ConversionError that names the option."""
-    try:
-        return option.values.check(value)
-    except ValueError as error:
-        said = Placeholder(repr(value)) if isinstance(value, tuple) else value  # as it was typed
-        problem = Problem(f"{error}.", "option", name, met=repr(value), about=Remedy(name, said))
-        raise ConversionError(problem) from None
 
 
 def changed(record: Options) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from converter.options import MatchOptions, ReadOptions, WriteOptions
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from rich.progress import Progress
+
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="'FROM->TO' FILE")
@@ -120,27 +122,21 @@ class _Bar:
     """Appears with the first call, and only when there is much to do: rich takes a tenth of a second to import."""
 
     def __init__(self) -> None:
-        self._update: Callable[[int], None] | None = None
-        self._stop: Callable[[], None] = lambda: None
+        self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if total < WORTH_BYTES:
             return
-        if self._update is None:
-            self._start(total)
-        if self._update is not None:
-            self._update(done)
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._progress.add_task("", total=total)
+            self._progress.start()
+        self._progress.update(self._task, completed=done)
 
     def close(self) -> None:
-        self._stop()
-
-    def _start(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        task = progress.add_task("", total=total)
-        progress.start()
-        self._update = lambda done: progress.update(task, completed=done)
-        self._stop = progress.stop
+        if self._progress is not None:
+            self._progress.stop()

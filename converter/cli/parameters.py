@@ -59,14 +59,10 @@ def _collected(option: Option, typed: Any) -> Any:
         return option.values.from_text(typed)
     if option.values.shape == "many":
         return tuple(map(option.values.from_text, typed))
-    return {key: option.values.from_text(value) for key, value in (_pair(text, option.metavar) for text in typed)}
-
-
-def _pair(text: str, metavar: str) -> tuple[str, str]:
-    key, sign, value = text.partition("=")
-    if not sign:
-        raise ValueError(f"'{text}' is not of the form {metavar}")
-    return key, value
+    for text in typed:
+        if "=" not in text:
+            raise ValueError(f"'{text}' is not of the form {option.metavar}")
+    return {key: option.values.from_text(value) for key, _, value in (text.partition("=") for text in typed)}
 
 
 def _example_inputs(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Any:

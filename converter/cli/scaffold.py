@@ -29,7 +29,6 @@ def _sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 @click.option("--from", "weights_from", metavar="NAME", help="Whose names FILE has, where its format leaves that open.")
 @click.option(
     "--input",
-    "input_sizes",
     metavar="SIZES",
     callback=_sizes,
     help="What the net takes, channels first and without the batch: 1,28,28, or 3,?,? for any size.",
@@ -42,14 +41,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     callback=sized,
     help="The outputs of a layer, where the schema says others and there are no weights. Repeatable.",
 )
-def scaffold(
-    source: str,
-    framework: str,
-    schema: str | None,
-    weights_from: str | None,
-    input_sizes: tuple[int | None, ...],
-    sizes: dict[str, int],
-) -> None:
+def scaffold(source: str, framework: str, schema: str | None, **options: Any) -> None:
     """Print the code of a net, which needs its framework alone and loads what `convert` writes for it.
 
     FILE_OR_SCHEMA is a shipped schema, a schema file, a neutral file that holds an architecture, or with --schema
@@ -57,6 +49,5 @@ def scaffold(
     """
     from converter.commands import build as building
 
-    options: dict[str, Any] = {"input": input_sizes, "sizes": sizes, "weights_from": weights_from}
     arguments = (source, framework) if schema is None else (schema, framework, source)
     click.echo(building.scaffold(*arguments, **options), nl=False)

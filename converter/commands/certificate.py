@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import xxhash
 from msgspec.structs import asdict
 
 from converter._version import __version__
-from converter.commands.hashed_files import HashedFile, files_of, hashed, relative
 from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.checkpoint import Weights, open_weights
@@ -31,13 +31,20 @@ from converter.formats.locations import is_url, location
 from converter.live.user_code import is_name
 from converter.options import Options, StrPath
 from converter.planning.plan import TensorPlan
-from converter.planning.steps import Step
 from converter.reports.conversion import Report
 
 #: Options that name files.
 FILES = ("like", "schema", "names_from")
 #: Libraries that lay out what is written.
 _LIBRARIES = ("numpy", "h5py", "ml-dtypes", "msgpack", "msgspec", "xxhash")
+_CHUNK_BYTES = 4 << 20
+
+
+class HashedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: str
+    bytes: int
+    xxh3_128: str
+    sha256: str
 
 
 class CertifiedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,7 +189,9 @@ def replayed(plan: TensorPlan, source: Weights, target: Weights) -> tuple[tuple[
             written = ""
         # the clone's own values are known by their hash alone
         wanted = written if step.own else digest(compute(step, source.reader.read))
-        planned.append(_planned(step, wanted))
+        names, target_spec = tuple(spec.name for spec in step.sources), step.target
+        what = names, target_spec.name, target_spec.shape, target_spec.dtype.name, step.done
+        planned.append(CertifiedStep(step.layer, step.kind, *what, tuple(map(repr, step.ops)), step.reason, wanted))
         if written and written != wanted:
             problems.append(
                 f"{target.path}: '{step.target.name}' is not what the plan makes of the source: "
@@ -191,24 +200,54 @@ def replayed(plan: TensorPlan, source: Weights, target: Weights) -> tuple[tuple[
     return tuple(planned), problems
 
 
-def _planned(step: Step, hashed: str) -> CertifiedStep:
-    return CertifiedStep(
-        step.layer,
-        step.kind,
-        tuple(spec.name for spec in step.sources),
-        step.target.name,
-        step.target.shape,
-        step.target.dtype.name,
-        step.done,
-        tuple(map(repr, step.ops)),
-        step.reason,
-        hashed,
-    )
-
-
 def _stored(target: Weights, plan: TensorPlan) -> Callable[[str], Array]:
     """What the target holds under a name; a list that was saved as one array is read row by row."""
     if plan.contents.container == "list" and target.contents.container == "tensor":
         (name,) = target
         return lambda row: target[name][int(row)]
     return target.__getitem__
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files of a weight file: a folder's, those that an index names, those that share a checkpoint's prefix."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    prefix = path.name.removesuffix(".index")
+    beside = [file for file in path.parent.iterdir() if file.is_file()] if path.parent.is_dir() else []
+    if not path.exists() or path.suffix == ".index":
+        return sorted(file for file in beside if file.name.startswith((f"{prefix}.", f"{prefix}-")))
+    named = set(_texts(json.loads(path.read_bytes()))) if path.suffix == ".json" else set()
+    return [path, *sorted(file for file in beside if file.name in named and file != path)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def relative(file: StrPath, base: Path) -> str:
+    """As seen from the certificate; the bare name where that would tell the folders of the machine."""
+    there, here = os.path.abspath(file), os.path.abspath(base)
+    try:
+        shared = os.path.commonpath([there, here])
+    except ValueError:  # on another drive
+        shared = os.path.dirname(os.path.abspath(os.sep))
+    if os.path.dirname(shared) == shared:
+        return os.path.basename(there)
+    return Path(os.path.relpath(there, here)).as_posix()
+
+
+def hashed(file: Path, base: Path) -> HashedFile:
+    fast, slow, size = xxhash.xxh3_128(), hashlib.sha256(), 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            fast.update(chunk)
+            slow.update(chunk)
+            size += len(chunk)
+    return HashedFile(relative(file, base), size, fast.hexdigest(), slow.hexdigest())

@@ -39,15 +39,8 @@ def infer_schema(
     options, keywords: as there, where the files leave something open; so the schema has what no file tells.
     Raises MatchError where they cannot be paired, ConversionError where both are of one framework.
     """
-    with plan(
-        source,
-        target_framework,
-        target,
-        framework=source_framework,
-        example_input=example_input,
-        options=options,
-        **keywords,
-    ) as planned:
+    ends = {"framework": source_framework, "example_input": example_input, "options": options}
+    with plan(source, target_framework, target, **ends, **keywords) as planned:
         source_name, target_name = planned.source.framework.name, planned.target.name
         if source_name == target_name:
             titles = planned.source.title, planned.clone.title if planned.clone else target

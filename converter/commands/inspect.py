@@ -37,11 +37,12 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
         layer_of = self._layers()
         tensors = []
         for spec in contents.specs:
-            entry = {**shape_dict(spec), "bytes": spec.nbytes, "layer": layer_of.get(spec.name, ("", ""))[0]}
-            entry["kind"] = layer_of.get(spec.name, ("", ""))[1]
+            path, kind = layer_of.get(spec.name, ("", ""))
+            entry = {**shape_dict(spec), "bytes": spec.nbytes, "layer": path, "kind": kind}
             if self.statistics is not None:
                 entry["statistics"] = asdict(self.statistics[spec.name])
             tensors.append(entry)
+        architecture = architecture_in(contents)
         return {
             "path": str(self.weights.path),
             "format": self.weights.format.name,
@@ -49,8 +50,12 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
             "writer": contents.writer,
             "container": contents.container,
             "tensors": tensors,
-            "total": {"tensors": len(tensors), "bytes": self._bytes(), "elements": self._elements()},
-            "architecture": None if self._architecture is None else msgspec.json.decode(self._architecture),
+            "total": {
+                "tensors": len(tensors),
+                "bytes": sum(spec.nbytes for spec in contents.specs),
+                "elements": sum(spec.size for spec in contents.specs),
+            },
+            "architecture": None if architecture is None else msgspec.json.decode(architecture),
             "left_out": [{"name": item.name, "reason": item.reason} for item in self._net.left_out],
         }
 
@@ -66,14 +71,11 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
             rows.append(row + self._row(spec))
         lines += [*table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self._net.left_out]
-        if self._architecture is not None:
+        if architecture_in(contents) is not None:
             lines.append("it holds the architecture, too: converter scaffold prints the code of the net")
-        lines.append(f"{len(contents.specs)} tensors, {self._elements():,} values, {self._bytes():,} bytes")
+        elements, size = (sum(getattr(spec, of) for spec in contents.specs) for of in ("size", "nbytes"))
+        lines.append(f"{len(contents.specs)} tensors, {elements:,} values, {size:,} bytes")
         return "\n".join(lines)
-
-    @property
-    def _architecture(self) -> bytes | None:
-        return architecture_in(self.weights.contents)
 
     def _row(self, spec: TensorSpec) -> list[str]:
         if self.statistics is None:
@@ -92,12 +94,6 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
             return self.weights.net
         except ConversionError:
             return Net(self.weights.framework, (), left_out=self.weights.contents.left_out)
-
-    def _bytes(self) -> int:
-        return sum(spec.nbytes for spec in self.weights.contents.specs)
-
-    def _elements(self) -> int:
-        return sum(spec.size for spec in self.weights.contents.specs)
 
 
 def inspect(weights: Weights, statistics: bool = False) -> Inspection:

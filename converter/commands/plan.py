@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from msgspec.structs import replace
@@ -110,9 +109,7 @@ def opened_source(
         about = Remedy(names[0], getattr(read, names[0]))
         raise ConversionError(Problem(f"the source is {what}.", "option", names[0], about=about))
     end = opened(source, stack, framework=framework)
-    if isinstance(source, Weights):
-        return end
-    if not inputs:
+    if isinstance(source, Weights) or not inputs:
         return end
     own = turned(inputs, clone.framework, end.framework) if clone is not None and clone.live else inputs
     return opened(source, stack, inputs=own)
@@ -168,8 +165,6 @@ class Plan:
         except MatchError as error:
             raise (error.of(str(source.path)) if source.path else error) from None
 
-    # -- what it is -------------------------------------------------------------------------------------------------
-
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """Source layer, target layer, and the reason."""
@@ -189,8 +184,6 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         return self.report.to_dict()
-
-    # -- what it does -----------------------------------------------------------------------------------------------
 
     def write(
         self,
@@ -224,22 +217,13 @@ class Plan:
     ) -> Report:
         """As `write`, to a destination that is chosen and free."""
         laid_out = self.laid_out(end.form)
-        tensors = cast_floats(laid_out.tensors, options.dtype) if options.dtype else laid_out.tensors
-        own = laid_out.goal.clone.reader if laid_out.goal and tensors.needs_clone else None
+        report = laid_out.report_for(end, options)
+        own = laid_out.goal.clone.reader if laid_out.goal and report.plan.needs_clone else None
         pace = Pace(options.memory, options.workers, progress)
-        overflowed = execute(
-            tensors,
-            self.source.reader,
-            end.form,
-            end.path,
-            options.max_shard_size,
-            pace,
-            options.resume,
-            executor,
-            own,
-        )
-        report = self._report(tensors, str(end.path), end.form.title)
-        return replace(report, overflowed=overflowed)
+        form, path = end.form, end.path
+        size, resume = options.max_shard_size, options.resume
+        overflowed = execute(report.plan, self.source.reader, form, path, size, pace, resume, executor, own)
+        return replace(report, written=True, overflowed=overflowed)
 
     def report_for(self, end: Destination, options: WriteOptions) -> Report:
         """What `write_to` would do."""
@@ -284,12 +268,8 @@ class Plan:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
-
-    # -- how it is made ---------------------------------------------------------------------------------------------
 
     def _report(self, tensors: TensorPlan, output: str, title: str, written: bool = True) -> Report:
         checks = checklist(tensors.steps, self.source.origin, self.target.name)

@@ -81,10 +81,9 @@ def reuse(
     if part.first is not None and part.layers:
         raise ConversionError("'first' and 'layers' both say what to take: leave one of them out.")
     if match.allow_missing:
+        about = Remedy("allow_missing", match.allow_missing[0])
         text = "whatever nothing is taken for stays as it is: leave this out."
-        raise ConversionError(
-            Problem(text, "option", "allow_missing", about=Remedy("allow_missing", match.allow_missing[0]))
-        )
+        raise ConversionError(Problem(text, "option", "allow_missing", about=about))
     hints = Hints.of(match)
     with ExitStack() as stack:
         inputs = as_inputs(example_input)
@@ -97,8 +96,7 @@ def reuse(
                 raise ConversionError(
                     f"a live net is filled in place, so '{name}' is of no use: leave it out, and save the trained net."
                 )
-            plan = _planned(end, new, None, part, hints)
-            return _filled(plan, end, new, dry_run)
+            return _filled(_planned(end, new, None, part, hints), end, new, dry_run)
         target = _destination(new, output, write)
         for file in (end.path, new.path):  # neither of the two is replaced, whatever else may be
             refuse_existing(target.path, target.form, file, force=True)
@@ -107,9 +105,8 @@ def reuse(
         tensors = cast(plan.merged(), write.dtype) if write.dtype else plan.merged()
         if not dry_run:
             pace = Pace(write.memory, write.workers)
-            execute(
-                tensors, end.reader, target.form, target.path, write.max_shard_size, pace, write.resume, own=new.reader
-            )
+            form, path, size = target.form, target.path, write.max_shard_size
+            execute(tensors, end.reader, form, path, size, pace, write.resume, own=new.reader)
         return _report(plan, end, new, target, written=not dry_run)
 
 

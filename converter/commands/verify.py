@@ -71,10 +71,15 @@ def verify(
     frameworks = {"source_framework": source_framework, "target_framework": target_framework}
     forward = {"x_b": x_b, "move_channels": move_channels, "rtol": rtol}
     if b is None:
-        _refuse({"x": x, **forward, **frameworks}, "a certificate alone takes no option: name a second file or net.")
+        alone = "a certificate alone takes no option: name a second file or net."
+        _refuse({"x": x, **forward, **frameworks}, alone)
         if keywords or options:
-            raise ConversionError("a certificate alone takes no option: name a second file or net.")
-        return _certificate(a)
+            raise ConversionError(alone)
+        if not isinstance(a, str | os.PathLike):
+            raise ConversionError("a live net is compared with another one, or with a file: name it as b.")
+        from converter.commands.verify_certificate import check_certificate
+
+        return check_certificate(a)
     hints = Hints.of(record_of(MatchOptions, options, keywords))
     if x is not None:
         _refuse({**frameworks, **dict.fromkeys(changed(read), True)}, "this is for files, and x for live nets.")
@@ -99,11 +104,3 @@ def _refuse(values: Mapping[str, Any], text: str) -> None:
     for name, value in values.items():
         if value is not None:
             raise ConversionError(Problem(text, "option", name, about=Remedy(name, Placeholder("…"))))
-
-
-def _certificate(path: object) -> CertificateCheck:
-    if not isinstance(path, str | os.PathLike):
-        raise ConversionError("a live net is compared with another one, or with a file: name it as b.")
-    from converter.commands.verify_certificate import check_certificate
-
-    return check_certificate(path)

@@ -11,35 +11,17 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict
 
-from converter.commands.certificate import (
-    Certificate,
-    CertifiedFile,
-    CertifiedStep,
-    left_out_of,
-    named_files,
-    replayed,
-    seal_of,
-    versions,
-)
+from converter.commands import certificate as written
 from converter.commands.convert import convert
-from converter.commands.hashed_files import HashedFile, files_of, hashed, relative
 from converter.endpoints.checkpoint import open_weights
 from converter.endpoints.destination import parse_direction
 from converter.errors import ConversionError, FormatError
 from converter.options import MatchOptions, ReadOptions, StrPath, WriteOptions, options_of
-from converter.planning.plan import TensorPlan
 
 #: What a certificate may say of the options.
-_KNOWN = {
-    "direction",
-    "like",
-    *(
-        name
-        for kind in (ReadOptions, MatchOptions, WriteOptions)
-        for name, option in options_of(kind).items()
-        if option.recorded
-    ),
-}
+_KNOWN = {"direction", "like"}
+for _record in (ReadOptions, MatchOptions, WriteOptions):
+    _KNOWN |= {name for name, option in options_of(_record).items() if option.recorded}
 
 
 class CertificateCheck(msgspec.Struct, frozen=True):
@@ -60,54 +42,40 @@ class CertificateCheck(msgspec.Struct, frozen=True):
         return {"compared": "certificate", "ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:
-        notes = [f"note: {note}" for note in self.notes]
-        if self.ok:
-            return "\n".join(
-                [
-                    *notes,
-                    f"{self.certificate} holds: {self.source} and {self.target} are unchanged, and the plan gives "
-                    f"the same {self.tensors} tensors again",
-                ]
-            )
         count = "1 thing differs" if len(self.problems) == 1 else f"{len(self.problems)} things differ"
-        return "\n".join([*notes, *self.problems, f"{self.certificate} does not hold: {count}"])
+        verdict = f"does not hold: {count}"
+        if self.ok:
+            unchanged = f"{self.source} and {self.target} are unchanged"
+            verdict = f"holds: {unchanged}, and the plan gives the same {self.tensors} tensors again"
+        return "\n".join([*(f"note: {note}" for note in self.notes), *self.problems, f"{self.certificate} {verdict}"])
 
 
 def check_certificate(path: StrPath) -> CertificateCheck:
     """Check a certificate. Raises FormatError for a file that is none."""
     file = Path(path)
     document = _load(file)
-    problems = (
-        [] if document.seal == seal_of(document) else [f"{path}: the certificate was changed after it was written"]
-    )
-    for what, files in (
-        ("source", document.source.files),
-        ("target", document.target.files),
-        ("named file", document.named),
-    ):
-        problems += [problem for entry in files for problem in _changed(what, entry, file.parent)]
+    problems = []
+    if document.seal != written.seal_of(document):
+        problems.append(f"{path}: the certificate was changed after it was written")
+    files = {"source": document.source.files, "target": document.target.files, "named file": document.named}
+    for what, entries in files.items():
+        problems += [problem for entry in entries for problem in _changed(what, entry, file.parent)]
     problems += [p for certified in (document.source, document.target) for p in _new_files(certified, file.parent)]
     if not any("is not there" in problem for problem in problems):
         problems += _repeated(document, file.parent.absolute())
-    now = versions()
+    now = written.versions()
     notes = [
         f"{name} is {now.get(name, 'not installed')} here, and was {version}"
         for name, version in document.versions.items()
         if now.get(name) != version
     ]
-    return CertificateCheck(
-        os.fspath(path),
-        document.source.path,
-        document.target.path,
-        len(document.plan),
-        tuple(dict.fromkeys(problems)),
-        tuple(notes),
-    )
+    about = os.fspath(path), document.source.path, document.target.path, len(document.plan)
+    return CertificateCheck(*about, tuple(dict.fromkeys(problems)), tuple(notes))
 
 
-def _load(path: Path) -> Certificate:
+def _load(path: Path) -> written.Certificate:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Certificate)
+        return msgspec.json.decode(path.read_bytes(), type=written.Certificate)
     except FileNotFoundError:
         raise FormatError(path, "there is no such file") from None
     except OSError as error:
@@ -116,11 +84,11 @@ def _load(path: Path) -> Certificate:
         raise FormatError(path, f"no certificate of a conversion: {error}") from None
 
 
-def _changed(what: str, entry: HashedFile, base: Path) -> list[str]:
+def _changed(what: str, entry: written.HashedFile, base: Path) -> list[str]:
     file = base / entry.path
     if not file.is_file():
         return [f"{what}: {entry.path} is not there"]
-    now = hashed(file, base)
+    now = written.hashed(file, base)
     if now.bytes != entry.bytes:
         return [f"{what}: {entry.path} has {now.bytes} bytes, and had {entry.bytes}"]
     return [
@@ -130,23 +98,23 @@ def _changed(what: str, entry: HashedFile, base: Path) -> list[str]:
     ]
 
 
-def _new_files(certified: CertifiedFile, base: Path) -> list[str]:
+def _new_files(certified: written.CertifiedFile, base: Path) -> list[str]:
     known = {entry.path for entry in certified.files}
     return [
         f"{name} belongs to {certified.path} now, and was not part of it"
-        for name in (relative(file, base) for file in files_of(base / certified.path))
+        for name in (written.relative(file, base) for file in written.files_of(base / certified.path))
         if name not in known and (base / certified.path).is_dir()
     ]
 
 
-def _repeated(document: Certificate, base: Path) -> list[str]:
+def _repeated(document: written.Certificate, base: Path) -> list[str]:
     """Plan the conversion anew, do it again in memory, and compare both with what is written down."""
     options = dict(document.options)
     unknown = sorted(options.keys() - _KNOWN)
     if unknown or not isinstance(options.get("direction"), str):
         return [f"it has options that this version does not know: {', '.join(unknown) or 'no direction'}"]
     source, output = base / document.source.path, base / document.target.path
-    options |= {name: str(base / file) for name, file in named_files(options).items()}
+    options |= {name: str(base / file) for name, file in written.named_files(options).items()}
     form = document.target.format
     with ExitStack() as stack:
         try:
@@ -156,33 +124,27 @@ def _repeated(document: Certificate, base: Path) -> list[str]:
             report = convert(direction, source, output, format=form, dry_run=True, force=True, **options)
             weights = stack.enter_context(open_weights(source, way.source.name, read))
             target = stack.enter_context(open_weights(output, way.target.name))
-            planned, problems = replayed(report.plan, weights, target)
+            planned, problems = written.replayed(report.plan, weights, target)
         except (ConversionError, TypeError) as error:  # options of other types, too
             return [f"the conversion cannot be repeated: {error}"]
-    return [*problems, *_other_plan(document.plan, planned), *_other_rest(document, report.plan)]
+    left_out, now = document.left_out, report.plan.left_out
+    if left_out != written.left_out_of(report.plan):
+        problems.append(f"plan: {len(now)} entries are left out, and they were others ({len(left_out)})")
+    return [*problems, *_other_plan(document.plan, planned)]
 
 
-def _other_plan(then: Sequence[CertifiedStep], now: Sequence[CertifiedStep]) -> list[str]:
+def _other_plan(then: Sequence[written.CertifiedStep], now: Sequence[written.CertifiedStep]) -> list[str]:
     steps_then, steps_now = ({step.target: step for step in steps} for steps in (then, now))
     problems = [f"plan: '{name}' is not made any more" for name in steps_then.keys() - steps_now.keys()]
     problems += [f"plan: '{name}' is made, and was not" for name in steps_now.keys() - steps_then.keys()]
     for name, step in steps_then.items():
-        for key in CertifiedStep.__struct_fields__ if name in steps_now else ():
+        for key in written.CertifiedStep.__struct_fields__ if name in steps_now else ():
             before, after = getattr(step, key), getattr(steps_now[name], key)
             if before != after:
                 problems.append(f"plan: {key} of '{name}' is {_said(after)}, and was {_said(before)}")
     return problems
 
 
-def _other_rest(document: Certificate, plan: TensorPlan) -> list[str]:
-    if document.left_out == left_out_of(plan):
-        return []
-    return [f"plan: {len(plan.left_out)} entries are left out, and they were others ({len(document.left_out)})"]
-
-
 def _said(value: Any) -> str:
-    return (
-        ", ".join(value) or "nothing"
-        if isinstance(value, tuple) and all(isinstance(v, str) for v in value)
-        else str(value)
-    )
+    is_names = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    return (", ".join(value) or "nothing") if is_names else str(value)

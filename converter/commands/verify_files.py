@@ -119,7 +119,7 @@ def verify_weights(source: Endpoint, target: Endpoint, hints: Hints) -> WeightCo
 
 
 class _Neutral:
-    """The roles of a layer of one file or net as arrays in neutral axes. What was read is kept until `forget`."""
+    """The roles of a layer of one file or net as arrays in neutral axes, each read once."""
 
     def __init__(self, end: Endpoint) -> None:
         self._read: Callable[[str], Array] = end.reader.read
@@ -134,9 +134,6 @@ class _Neutral:
         whole = self._held[stored]
         return Split((stored.parts,)).apply((whole,))[position] if stored.parts else whole
 
-    def forget(self) -> None:
-        self._held.clear()
-
 
 def _layer(pair: Pair, agreement: Agreement, source_end: Endpoint, target_end: Endpoint) -> Iterator[TensorComparison]:
     """Each role of a layer; sums, where the source has only the sum of what the target stores apart."""
@@ -149,8 +146,6 @@ def _layer(pair: Pair, agreement: Agreement, source_end: Endpoint, target_end: E
     for move in agreement.moves:
         for comparison in _move(pair.source.path, move, source, target):
             yield _swapped(comparison) if backwards else comparison
-    source.forget()
-    target.forget()
 
 
 def _has_sums(agreement: Agreement) -> bool:

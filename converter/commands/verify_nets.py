@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from converter.commands.verify_files import errors
-from converter.core.contents import Contents
 from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer
 from converter.core.tensors import Array
@@ -129,7 +128,7 @@ def verify_nets(a: object, b: object, x: Any, hints: Hints, how: Tolerance) -> F
     run_b = run(live_b, inputs_b, {couple[1] for around in couples for couple in around}, before_activation=True)
     layers, unseen = _layers(pairs, couples, run_a, run_b, how.rtol)
     outputs = _outputs(run_a, run_b, other_axes, how.rtol)
-    settings = () if unpaired else tuple(_settings(pairs, live_a, live_b))
+    settings = () if unpaired else _settings(pairs, live_a, live_b)
     frameworks = (live_a.framework.title, live_b.framework.title)
     return ForwardComparison(frameworks, how.rtol, outputs, layers, unseen, unpaired, settings)
 
@@ -139,7 +138,11 @@ def verify_nets(a: object, b: object, x: Any, hints: Hints, how: Tolerance) -> F
 
 def _pairs(a: LiveNet, b: LiveNet, hints: Hints) -> tuple[tuple[Pair, ...], str]:
     """The layers of both nets as the converter pairs them; none, and why, when it cannot."""
-    net_a, net_b = (live.framework.net(_weights(live)) for live in (a, b))
+    both = [live.contents() for live in (a, b)]
+    for live, contents in zip((a, b), both, strict=True):
+        if not contents.specs:
+            raise ConversionError(f"the {live.framework.title} net has no weights; there is nothing to verify")
+    net_a, net_b = (live.framework.net(contents) for live, contents in zip((a, b), both, strict=True))
     try:
         net, applied = prepared(net_a, hints, b.framework)
         clone = applied.of_clone(net_b)
@@ -151,17 +154,8 @@ def _pairs(a: LiveNet, b: LiveNet, hints: Hints) -> tuple[tuple[Pair, ...], str]
         return (), str(error.problems[0])
 
 
-def _weights(live: LiveNet) -> Contents:
-    contents = live.contents()
-    if not contents.specs:
-        raise ConversionError(f"the {live.framework.title} net has no weights; there is nothing to verify")
-    return contents
-
-
 #: Modules that hold the same layers in both nets, as (in a, in b).
 _Couple = tuple[str, str]
-#: What a module gave at one call.
-_Arrays = tuple[Array, ...]
 
 
 def _couples(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> list[list[_Couple]]:
@@ -201,13 +195,13 @@ def _holding(layers: Sequence[Layer], live: LiveNet) -> dict[str, frozenset[int]
     return {module: frozenset(indices) for module, indices in holding.items()}
 
 
-def _settings(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> Iterator[str]:
+def _settings(pairs: Sequence[Pair], a: LiveNet, b: LiveNet) -> tuple[str, ...]:
     paths = [(pair.source.path, pair.target.path) for pair in pairs]
-    settings_a, settings_b = a.settings(), b.settings()
-    if settings_a and settings_b:  # those of linen are in its code
-        names = (a.framework_name, b.framework_name)
-        warnings = differences(paths, *names, settings_a, settings_b)
-        yield from (str(warning) for warning in warnings if "(for training)" not in warning.property)
+    settings = a.settings(), b.settings()
+    if not all(settings):  # those of linen are in its code
+        return ()
+    warnings = differences(paths, a.framework_name, b.framework_name, *settings)
+    return tuple(str(warning) for warning in warnings if "(for training)" not in warning.property)
 
 
 # -- comparing ------------------------------------------------------------------------------------------------------
@@ -230,29 +224,26 @@ def _layers(
         else:
             rows.setdefault(chosen[0], ([], chosen[1]))[0].append(pair)
     ordered = sorted(rows.items(), key=lambda item: order[item[0][0]])
-    return tuple(_named(couple, *rest) for couple, rest in ordered), tuple(unseen)
-
-
-def _named(couple: _Couple, pairs: Sequence[Pair], difference: Difference) -> Difference:
-    """By the path of the layer, or by the module that holds several."""
-    if len(pairs) == 1:
-        return difference
-    a, b = (module.replace("/", ".") for module in couple)
-    return Difference(a, b, difference.shapes, difference.absolute, difference.relative, difference.ok)
+    named = tuple(
+        difference  # by the module, where it holds several
+        if len(paired) == 1
+        else replace(difference, a=couple[0].replace("/", "."), b=couple[1].replace("/", "."))
+        for couple, (paired, difference) in ordered
+    )
+    return named, tuple(unseen)
 
 
 def _calls(pair: Pair, a: Sequence[Call], b: Sequence[Call], rtol: float | None) -> Difference:
     """The worst of the calls (a layer may be used several times)."""
     names = (pair.source.path, pair.target.path)
-    each = (_closest(pair, names, one.outputs, other.outputs, rtol) for one, other in zip(a, b, strict=True))
+    # what a recurrent layer gives first, the state or the output, differs between frameworks
+    some = slice(None if _is_recurrent(pair) else 1)
+    each = []
+    for one, other in zip(a, b, strict=True):
+        couples = itertools.product(one.outputs[some], other.outputs[some])
+        closest = (_compared(names, *couple, _orders, rtol) for couple in couples)
+        each.append(min(closest, key=lambda difference: difference.relative))
     return max(each, key=lambda difference: (not difference.ok, difference.relative))
-
-
-def _closest(pair: Pair, names: _Couple, a: _Arrays, b: _Arrays, rtol: float | None) -> Difference:
-    """One call. What a recurrent layer gives first, the state or the output, differs between frameworks."""
-    couples = itertools.product(a, b) if _is_recurrent(pair) else [(a[0], b[0])]
-    each = (_compared(names, array_a, array_b, _orders, rtol) for array_a, array_b in couples)
-    return min(each, key=lambda difference: difference.relative)
 
 
 def _is_recurrent(pair: Pair) -> bool:
@@ -264,11 +255,8 @@ def _outputs(a: Run, b: Run, other_axes: bool, rtol: float | None) -> tuple[Diff
     if not a.outputs or len(a.outputs) != len(b.outputs):
         raise ConversionError(f"a gives {len(a.outputs)} arrays and b {len(b.outputs)}; they cannot be compared")
     orders = _channel_orders if other_axes else lambda array: iter((array,))
-    keys = (
-        [(key, key) for key in a.outputs]
-        if set(a.outputs) == set(b.outputs)
-        else [*zip(a.outputs, b.outputs, strict=True)]
-    )
+    keys_b = a.outputs if set(a.outputs) == set(b.outputs) else b.outputs
+    keys = zip(a.outputs, keys_b, strict=True)
     return tuple(_compared(key, a.outputs[key[0]], b.outputs[key[1]], orders, rtol) for key in keys)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -27,13 +26,11 @@ if TYPE_CHECKING:
 class Weights(Mapping[str, Array]):
     """A weight file, opened: a lazy mapping from each tensor's name, as the file spells it, to its array.
 
-    Nothing but headers is read until a name is asked for. A context manager; arrays stay valid after
-    `close`.
+    Nothing but headers is read until a name is asked for. A context manager; arrays stay valid after `close`.
     """
 
     def __init__(self, form: Format, reader: Reader, stated: str | None = None) -> None:
-        self.format = form
-        self.reader = reader
+        self.format, self.reader = form, reader
         _check_text(reader)
         self._framework = _written_by(form, reader, stated)
 
@@ -93,9 +90,7 @@ class Weights(Mapping[str, Array]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 
@@ -109,10 +104,8 @@ def open_weights(path: StrPath, framework: str | None = None, options: ReadOptio
     try:
         for name in {"step", "key"} - reader.takes:
             if getattr(options, name) is not None:
-                about = Remedy(name, getattr(options, name))
-                raise ConversionError(
-                    Problem(f"{path}: {form.title}, which {_ELSEWHERE[name]}.", "option", about=about)
-                )
+                text, about = f"{path}: {form.title}, which {_ELSEWHERE[name]}.", Remedy(name, getattr(options, name))
+                raise ConversionError(Problem(text, "option", about=about))
         if options.names_from is not None:
             with open_weights(options.names_from) as named:
                 reader = RenamedReader(reader, named.contents)

@@ -60,11 +60,7 @@ def destination(
 
 
 def choose_format(
-    target: Framework,
-    output: str | os.PathLike[str] | None,
-    name: str | None,
-    template: Format | None,
-    is_data: bool,
+    target: Framework, output: StrPath | None, name: str | None, template: Format | None, is_data: bool
 ) -> Format:
     """By name, else by the extension of the output, else that of the template, else the framework's usual one."""
     usable = [row for row in WRITABLE if not row.frameworks or target.name in row.frameworks]
@@ -156,11 +152,12 @@ def _refuse_extension(output: str, target: Framework, usable: list[Format]) -> N
 
 
 def _named(name: str, usable: list[Format], target: Framework) -> Format:
-    for row in usable:
-        if name == row.name:
-            return row
-    names = ", ".join(row.name for row in usable)
-    raise ConversionError(f"{target.title} has no format '{name}' that can be written. There are: {names}.")
+    rows = {row.name: row for row in usable}
+    if name not in rows:
+        raise ConversionError(
+            f"{target.title} has no format '{name}' that can be written. There are: {', '.join(rows)}."
+        )
+    return rows[name]
 
 
 def _stem(name: str) -> str:

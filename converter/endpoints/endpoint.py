@@ -24,9 +24,6 @@ from converter.options import ReadOptions, StrPath
 if TYPE_CHECKING:
     from converter.live import LiveNet
 
-#: What the report says of a live net instead of a format.
-LIVE = "live net"
-
 Inputs: TypeAlias = Sequence[Array]
 
 
@@ -73,15 +70,9 @@ def opened(
         weights = net if isinstance(net, Weights) else stack.enter_context(open_weights(net, framework, options))
         if framework is not None and framework_of(framework).name != weights.framework:
             raise ConversionError(f"{weights.path}: was opened as a file of {weights.framework}, not of {framework}.")
-        return Endpoint(
-            str(weights.path) if isinstance(net, Weights) else os.fspath(net),
-            weights.format.title,
-            framework_of(weights.framework),
-            weights.net,
-            weights.reader,
-            weights.origin,
-            weights=weights,
-        )
+        title = str(weights.path) if isinstance(net, Weights) else os.fspath(net)
+        own, origin = framework_of(weights.framework), weights.origin
+        return Endpoint(title, weights.format.title, own, weights.net, weights.reader, origin, weights=weights)
     from converter.endpoints.readers import LiveReader  # a conversion of files needs no live nets
     from converter.live import open_net
 
@@ -92,9 +83,8 @@ def opened(
         live.make_concrete(inputs)
     reader = LiveReader(live)
     title = "the params" if isinstance(net, Mapping) else type(net).__name__
-    return Endpoint(
-        title, LIVE, live.framework, _live_net(live, reader, inputs), reader, live.framework_name, live=live
-    )
+    described = _live_net(live, reader, inputs)
+    return Endpoint(title, "live net", live.framework, described, reader, live.framework_name, live=live)
 
 
 def clone_of(like: StrPath | object, stack: ExitStack, framework: str | None, inputs: Inputs) -> Endpoint:

@@ -39,12 +39,9 @@ def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
         if became is not None:
             unflattened[layer.path] = became.shape[axis]
     calls = {path: order[module] for path, module in owners.items()}
-    taken = {layer.path: _digest(call.inputs[0]) for layer, call in first.items() if call.inputs}
+    inputs_of = {layer.path: np.ascontiguousarray(call.inputs[0]) for layer, call in first.items() if call.inputs}
+    taken = {path: xxh3_128_digest(array.data) + str(array.shape).encode() for path, array in inputs_of.items()}
     return Observed(calls, taken, flattened, unflattened)
-
-
-def _digest(array: Array) -> bytes:
-    return xxh3_128_digest(np.ascontiguousarray(array).data) + str(array.shape).encode()
 
 
 def _owner(live: LiveNet, layer: Layer, forward: Run) -> str:

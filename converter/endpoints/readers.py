@@ -51,14 +51,13 @@ class RenamedReader(Reader):
         specs, named = reader.contents.specs, names.specs
         if len(specs) != len(named):
             raise FormatError(reader.path, f"has {len(specs)} tensors, and the file that is to name them {len(named)}")
-        for spec, name in zip(specs, named, strict=True):
+        both = list(zip(specs, named, strict=True))
+        for spec, name in both:
             if spec.shape != name.shape:
-                raise FormatError(
-                    reader.path,
-                    f"tensor '{spec.name}' has shape {spec.shape}; at the same position, '{name.name}' is {name.shape}",
-                )
-        self._places = {name.name: spec.name for spec, name in zip(specs, named, strict=True)}
-        renamed = tuple(replace(spec, name=name.name) for spec, name in zip(specs, named, strict=True))
+                there = f"at the same position, '{name.name}' is {name.shape}"
+                raise FormatError(reader.path, f"tensor '{spec.name}' has shape {spec.shape}; {there}")
+        self._places = {name.name: spec.name for spec, name in both}
+        renamed = tuple(replace(spec, name=name.name) for spec, name in both)
         self._contents = replace(reader.contents, specs=renamed, container="dict")
 
     @property

@@ -13,8 +13,6 @@ from converter._version import __version__
 from converter.errors import ConversionError, MissingLibraryError
 from converter.execution.shards import LosableExecutor
 
-__all__ = ["dask_executor"]
-
 #: Seconds for the scheduler to answer.
 ANSWER_WITHIN = 10
 #: Seconds for workers, or the scheduler, to come back when all of them are gone.

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 Read = Callable[[str], Array]
-__all__ = ["Pace", "compute", "fill"]
 
 #: Small tensors are handed to a thread together, up to so many bytes or tensors.
 BATCH_BYTES, BATCH_TENSORS = 4 << 20, 1_000
@@ -55,7 +54,9 @@ class Pace(msgspec.Struct, frozen=True):
         return 2 * max(sizes, default=0) + SPARE_BYTES
 
     def threads(self) -> int:
-        return self.workers or min(MOST_WORKERS, _processors()) + 1
+        affinity = getattr(os, "sched_getaffinity", None)  # the processors that this process may use
+        processors = len(affinity(0)) if affinity else os.cpu_count() or 1
+        return self.workers or min(MOST_WORKERS, processors) + 1
 
 
 def fill(writer: Writer, reader: Reader, steps: Sequence[Step], pace: Pace, own: Reader | None = None) -> Counter[str]:
@@ -152,9 +153,7 @@ def _is_view(step: Step) -> bool:
 class _Work:
     """What the threads share. Calling it does a job."""
 
-    def __init__(
-        self, reader: Reader, writer: Writer, steps: Sequence[Step], pace: Pace, own: Reader | None = None
-    ) -> None:
+    def __init__(self, reader: Reader, writer: Writer, steps: Sequence[Step], pace: Pace, own: Reader | None) -> None:
         self.stopped = Event()
         self.overflowed: Counter[str] = Counter()
         turn = None if reader.parallel else Lock()
@@ -182,13 +181,10 @@ class _Work:
             for spec in step.sources:
                 if last[spec.name] is step:
                     held.pop(spec.name, None)
-            self._count(step.target)
-
-    def _count(self, written: TensorSpec) -> None:
-        if self._progress is not None:
-            with self._counting:
-                self._done += written.nbytes
-                self._progress(self._done, self._total)
+            if self._progress is not None:
+                with self._counting:
+                    self._done += step.target.nbytes
+                    self._progress(self._done, self._total)
 
 
 def _in_turn(read: Callable[[str], Array], turn: Lock | None) -> Callable[[str], Array]:
@@ -235,9 +231,3 @@ def _run(jobs: Sequence[_Job], work: _Work, threads: int, budget: int) -> None:
         except BaseException:
             work.stopped.set()
             raise
-
-
-def _processors() -> int:
-    """Those that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

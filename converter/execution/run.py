@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter._version import __version__
 from converter.execution.jobs import Pace, fill
-from converter.execution.resume import work_id
 from converter.formats import Format, Reader, open_writer
 from converter.formats.locations import is_url
 from converter.planning.plan import TensorPlan
@@ -35,7 +35,7 @@ def execute(
     Returns how many values of which target became infinite, because the dtype that the user asked for
     does not reach so far. Raises ConversionError.
     """
-    work = work_id(plan, reader.opening.path, form, max_shard_bytes) if resume else None
+    work = _work_id(plan, reader.opening.path, form, max_shard_bytes) if resume else None
     if executor is not None or (is_url(path) and form.name.endswith("-sharded")):
         from converter.execution.shards import execute_tasks  # only this needs executors
 
@@ -45,3 +45,19 @@ def execute(
             steps = [step for step in plan.steps if step.target.name not in writer.done]
             overflowed = fill(writer, reader, steps, pace, own)
     return {spec.name: overflowed[spec.name] for spec in plan.contents.specs if overflowed[spec.name]}
+
+
+def _work_id(plan: TensorPlan, source: Path, form: Format, max_shard_bytes: int | None) -> str:
+    """What tells one conversion from another, so that only the same one goes on where it was stopped.
+
+    A digest of the plan, of the form of the output, and of the state of the source.
+    """
+    import xxhash
+
+    from converter.execution.shards import state_of
+
+    digest = xxhash.xxh3_128(f"{__version__} {form.name} {max_shard_bytes} {plan.contents}".encode())
+    for step in plan.steps:
+        digest.update(f"{step.sources} {step.own} {step.ops} {step.target}".encode())
+    digest.update(state_of(source).encode())
+    return digest.hexdigest()

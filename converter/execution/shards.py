@@ -20,17 +20,14 @@ import msgspec
 from converter._version import __version__
 from converter.errors import ConversionError, FormatError, OutputError, Remedy
 from converter.execution.jobs import Pace, fill
-from converter.execution.resume import state_of
 from converter.formats import Format, Reader, by_name
 from converter.formats.atomic import discard, disk
 from converter.formats.base import Opening
 from converter.formats.io.shards import Shard, ShardWriter, Staging, index_of
 from converter.formats.io.upload import writer_to
-from converter.formats.locations import exists
+from converter.formats.locations import exists, inner_path, is_url, store
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
-
-__all__ = ["LosableExecutor", "ShardTask", "execute_tasks", "write_shard"]
 
 #: Seconds between two looks at whether the result is still wanted.
 LOOK_EVERY = 1.0
@@ -51,7 +48,7 @@ class LosableExecutor(Executor):
 class ShardTask(msgspec.Struct, frozen=True):
     """One shard: from where, by which steps, into which file.
 
-    state: of the source when the plan was made (see `resume.state_of`). form: the row of `FORMATS` that writes the
+    state: of the source when the plan was made (see `state_of`). form: the row of `FORMATS` that writes the
     shards and their index. folder: where the shard goes. running: a file that is there as long as it is wanted.
     memory, workers: as in `Pace`. own: the clone, whose own values some steps keep. version: of this package where the
     plan was made.
@@ -118,18 +115,14 @@ def _written(task: ShardTask) -> Counter[str]:
     writer: type[ShardWriter] = by_name(task.form).load().FileWriter
     pace = Pace(task.memory, task.workers, _Wanted(task.running))
     with task.opening() as reader, task.own() if task.own else nullcontext() as own:
-        _refuse_other_source(task, reader)
+        _refuse_changed(task)
+        wanted = {spec.name: spec for step in task.steps for spec in step.sources}
+        if reader.prepare(wanted) != wanted:
+            raise FormatError(task.opening.path, "holds other tensors than where the plan was made")
         with disk(path), writer_to(writer.shard_writer, path, task.shard.contents) as shard:
             overflowed = fill(shard, reader, task.steps, pace, own)
     _refuse_changed(task)
     return overflowed
-
-
-def _refuse_other_source(task: ShardTask, reader: Reader) -> None:
-    _refuse_changed(task)
-    wanted = {spec.name: spec for step in task.steps for spec in step.sources}
-    if reader.prepare(wanted) != wanted:
-        raise FormatError(task.opening.path, "holds other tensors than where the plan was made")
 
 
 def _refuse_changed(task: ShardTask) -> None:
@@ -143,6 +136,29 @@ def _refuse_changed(task: ShardTask) -> None:
 
 def _state(opening: Opening, own: Opening | None) -> str:
     return " ".join(state_of(one.path) for one in (opening, own) if one is not None)
+
+
+def state_of(source: Path) -> str:
+    """A digest of names, sizes and times of the source's files."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for file in sorted(_files(source), key=str):
+        if is_url(file):
+            digest.update(f"{file} {store(file).ukey(inner_path(file))}".encode())
+            continue
+        about = file.stat()
+        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _files(source: Path) -> Iterable[Path]:
+    """Those that the source may consist of: itself, what is below it, and what stands beside it under its name."""
+    if source.is_dir():
+        return (file for file in source.rglob("*") if file.is_file())
+    stem = source.name.partition(".")[0]
+    beside = source.parent.iterdir()
+    return (file for file in beside if file.name.startswith((f"{stem}.", f"{stem}-")) and file.is_file())
 
 
 class _Wanted:
@@ -187,11 +203,18 @@ def execute_tasks(
             Remedy("max_shard_size", "5GB"),
         )
     shards = writer.shards(path, plan.contents, max_shard_bytes)
+    steps = {step.target.name: step for step in plan.steps}
+    clone = own.opening if own else None
     with disk(path):
         staging = Staging(path.absolute(), work)
         try:
-            missing = [shard for shard in shards if not staging.has(shard.name)]
-            tasks = list(_tasks(plan, opening, own.opening if own else None, form, missing, staging, pace))
+            state = _state(opening, clone)
+            tasks = []
+            for shard in shards:
+                if not staging.has(shard.name):
+                    needed = tuple(steps[spec.name] for spec in shard.contents.specs)
+                    where = form.name, shard, staging.folder, staging.running
+                    tasks.append(ShardTask(opening, state, needed, *where, pace.memory, pace.workers, clone))
             with ThreadPoolExecutor(1) if executor is None else nullcontext(executor) as workers:
                 overflowed = _run(tasks, staging, pace, workers)
             staging.publish([shard.name for shard in shards], index_of(shards))
@@ -199,23 +222,6 @@ def execute_tasks(
             staging.leave()
             raise
     return overflowed
-
-
-def _tasks(
-    plan: TensorPlan,
-    opening: Opening,
-    own: Opening | None,
-    form: Format,
-    shards: Sequence[Shard],
-    staging: Staging,
-    pace: Pace,
-) -> Iterator[ShardTask]:
-    steps = {step.target.name: step for step in plan.steps}
-    state = _state(opening, own)
-    for shard in shards:
-        needed = tuple(steps[spec.name] for spec in shard.contents.specs)
-        folder, running = staging.folder, staging.running
-        yield ShardTask(opening, state, needed, form.name, shard, folder, running, pace.memory, pace.workers, own)
 
 
 def _run(tasks: Sequence[ShardTask], staging: Staging, pace: Pace, executor: Executor) -> Counter[str]:
@@ -273,9 +279,8 @@ def _outcome(task: ShardTask, future: Future[Done]) -> Done:
 
 def _seen(file: Path, size: int) -> bool:
     deadline = time.monotonic() + SEEN_WITHIN
-    while True:
-        if exists(file) and file.stat().st_size == size:
-            return True
+    while not (exists(file) and file.stat().st_size == size):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
+    return True

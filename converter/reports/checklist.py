@@ -44,11 +44,15 @@ def checklist(steps: Sequence[Step], source: str, target: str) -> tuple[Check, .
     source, target: names of frameworks. Nothing where both are the same, or the neutral form.
     """
     layers = _layers(steps, framework(target).channels_last)
-    return tuple(
-        Check(row.property, _said(source, row), _said(target, row), _remedy(row, source, target), concerned)
-        for row in DEFAULTS
-        if _differs(row, source, target) and (concerned := _concerned(row, layers))
-    )
+    checks = []
+    for row in DEFAULTS:
+        a, b = row.settings.get(source), row.settings.get(target)
+        if a is None or b is None or _equal(a.value, b.value):
+            continue
+        if concerned := _concerned(row, layers):
+            said_a, said_b = (f"{framework(name).title} {of.said(of.value)}" for name, of in ((source, a), (target, b)))
+            checks.append(Check(row.property, said_a, said_b, b.assigned(a.value), concerned))
+    return tuple(checks)
 
 
 def differences(
@@ -82,11 +86,10 @@ def differences(
             wanted = _values(property, source, source_settings)
             if wanted and not any(_equal(a, b) for a in wanted):
                 by_value.setdefault((property, wanted[0], b), []).append(path)
+    is_live = source_settings is not None
     return tuple(
-        CloneWarning(
-            _sentence(paths, property, a, b, source, target, source_settings is not None), tuple(paths), property, a, b
-        )
-        for (property, a, b), paths in by_value.items()
+        CloneWarning(_sentence(paths, *differing, source, target, is_live), paths, *differing)
+        for differing, paths in by_value.items()
     )
 
 
@@ -131,27 +134,12 @@ def _concerned(row: Default, layers: Sequence[_Layer]) -> tuple[str, ...]:
     return tuple(layer.path for layer in concerned)
 
 
-def _differs(row: Default, source: str, target: str) -> bool:
-    a, b = row.settings.get(source), row.settings.get(target)
-    return a is not None and b is not None and not _equal(a.value, b.value)
-
-
-def _said(name: str, row: Default) -> str:
-    setting = row.settings[name]
-    return f"{framework(name).title} {setting.said(setting.value)}"
-
-
-def _remedy(row: Default, source: str, target: str) -> str:
-    return row.settings[target].assigned(row.settings[source].value)
-
-
 def _value(property: str, name: str, settings: Mapping[str, Value] | None) -> Value | None:
     """What a layer has there; None when it is not known. settings: of a live layer, else the default counts."""
     if settings is not None and property in settings:
         return settings[property]
     setting = _ROWS[property].settings.get(name)
-    is_known = setting is not None and (settings is None or not setting.where)
-    return setting.value if setting is not None and is_known else None
+    return None if setting is None or (settings is not None and setting.where) else setting.value
 
 
 def _values(property: str, name: str, settings: Settings | None) -> list[Value]:

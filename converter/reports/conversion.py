@@ -48,7 +48,7 @@ class Report(msgspec.Struct, frozen=True):
         for step in self.plan.steps:
             first = step.layer != layer
             layer = step.layer
-            sources = " + ".join(sources_of(step))
+            sources = " + ".join([*map(named, step.sources), *(f"clone: {named(spec)}" for spec in step.own)])
             head = [step.layer, step.kind] if first else ["", ""]
             rows.append([*head, sources, "→", named(step.target), step.done, step.reason if first else ""])
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
@@ -75,11 +75,6 @@ def _step_dict(step: Step) -> dict[str, Any]:
         "done": [str(op) for op in step.ops],
         "reason": step.reason,
     }
-
-
-def sources_of(step: Step) -> list[str]:
-    """What a tensor is made of, in words."""
-    return [*map(named, step.sources), *(f"clone: {named(spec)}" for spec in step.own)]
 
 
 def named(spec: TensorSpec) -> str:
