@@ -183,9 +183,7 @@ AXIS_WORDS: Mapping[str, str] = MappingProxyType(
         "heads": "number of heads",
         "multiplier": "channel multiplier",
         "head_dim": "size of a head",
-        "+0": "kernel size",
-        "+1": "kernel size",
-        "+2": "kernel size",
+        **dict.fromkeys(("+0", "+1", "+2"), "kernel size"),
     }
 )
 

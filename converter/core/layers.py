@@ -72,6 +72,12 @@ def form(kind: str, *rows: tuple[str, ...], name: str = "") -> Form:
     return Form(kind, tuple(leaf(kind, *row) for row in rows), name)
 
 
+def batch_norm(scale: str, offset: str, mean: str, variance: str, *, role: str = "scale", name: str = "") -> Form:
+    """A BatchNorm with these leaves; role: that of its scale."""
+    rows = ((scale, role), (offset, "offset"), (mean, "mean"), (variance, "variance"))
+    return form("batch_norm", *((*row, "c") for row in rows), name=name)
+
+
 def user_word(kind: str, form: str, lacks: frozenset[str]) -> str:
     """What a user calls a form (the kind, where it is the usual one): ``batch_norm_without_scale_and_offset``."""
     missing = [role for role in KINDS[kind].roles if role in lacks] if lacks else []

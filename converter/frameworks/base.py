@@ -23,9 +23,10 @@ from converter.core.natural_order import natural_key
 from converter.core.ops import Op
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import ConversionError
-from converter.frameworks.linear import AXES
 
 _BARE = Leaf("", (frozenset({"value"}),), "*", "*")
+#: The axes of dense layers of many, whose sizes the matrix of another framework does not tell.
+AXES = frozenset(f"{side}{i}" for side in ("in", "out") for i in range(3))
 #: Axes whose size goes with a layer from form to form; the shapes of another form would not tell it.
 _TOLD = frozenset({"heads", "multiplier"}) | AXES
 
