@@ -63,7 +63,6 @@ class Form(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def called(self) -> str:
-        """As `user_word`."""
         return user_word(self.kind, self.name, self.lacks)
 
 
@@ -133,7 +132,6 @@ class Reading(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def called(self) -> str:
-        """As `user_word`."""
         return user_word(self.kind, self.form, self.lacks)
 
     @cached_property

@@ -7,7 +7,7 @@ calls them. In a new file a layer whose name ends in ``cell`` is a bare cell, wi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from converter.core.kinds import KINDS, RECURRENT
 from converter.core.layers import Form, Layer, form, join_path, stacked
@@ -48,12 +48,7 @@ def cell_path(parts: Sequence[str]) -> str:
     return join_path(path)
 
 
-_DIRECTIONS: Mapping[str, str] = {
-    "forward_rnn": "",
-    "backward_rnn": "_reverse",
-    "forward_layer": "",
-    "backward_layer": "_reverse",
-}
+_DIRECTIONS = {"forward_rnn": "", "backward_rnn": "_reverse", "forward_layer": "", "backward_layer": "_reverse"}
 
 
 def cells_placed(layers: Sequence[Layer], directions: tuple[str, str], bare_cells: bool) -> dict[str, str]:

@@ -66,8 +66,6 @@ _NNX_GRU = form(
     name="nnx_gru",
 )
 _CELLS = (_LSTM, _GRU, _RNN, _MGU, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
-
-
 _DENSE = " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES))
 #: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
 _ADAPTER = "lora kernel"
