@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec.structs import replace
 
-from converter.core.ops import Fill, Op
+from converter.core.ops import Each, Fill, Op, Shape
 from converter.core.tensors import Array, DType, TensorSpec, nearest
 from converter.errors import ConversionError
 
@@ -75,12 +75,13 @@ class FoldSpectralNorm(Op, frozen=True):
         return ((kernel / (u @ matrix @ v)).astype(arrays[0].dtype),)
 
 
-class Cast(Op, frozen=True):
+class Cast(Each, frozen=True):
     """To another dtype; nearest value, ties to even. Raises when a value overflows, unless it may go ``to_inf``.
 
     Integers become other integers only where every value stays what it is.
     """
 
+    done = "cast {0.source.name} to {0.dtype.name}"
     dtype: DType
     source: DType
     to_inf: bool = False
@@ -88,24 +89,17 @@ class Cast(Op, frozen=True):
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         return tuple(replace(spec, dtype=self.dtype) for spec in specs)
 
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(self._cast(array) for array in arrays)
-
-    def _cast(self, array: Array) -> Array:
+    def made(self, array: Array) -> Array:
         if array.dtype.kind in "iu":
-            return self._counted(array)
-        result = nearest(array, self.dtype)
-        lost = 0 if self.to_inf else self.overflowed(array, result)
+            limits = np.iinfo(self.dtype)
+            lost = int(np.count_nonzero((array < limits.min) | (array > limits.max)))
+            result = array if lost else array.astype(self.dtype)
+        else:
+            result = nearest(array, self.dtype)
+            lost = 0 if self.to_inf else self.overflowed(array, result)
         if lost:
             raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
         return result
-
-    def _counted(self, array: Array) -> Array:
-        limits = np.iinfo(self.dtype)
-        lost = int(np.count_nonzero((array < limits.min) | (array > limits.max)))
-        if lost:
-            raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
-        return array.astype(self.dtype)
 
     @staticmethod
     def overflowed(before: Array, after: Array) -> int:
@@ -115,32 +109,22 @@ class Cast(Op, frozen=True):
     def inverse(self) -> Cast:
         return Cast(self.source, self.dtype, self.to_inf)
 
-    def __str__(self) -> str:
-        return f"cast {self.source.name} to {self.dtype.name}"
 
-
-class Inflate(Op, frozen=True):
+class Inflate(Each, frozen=True):
     """A 2-d kernel becomes a 3-d one: repeated so many times along a new axis, and divided by that number.
 
     On frames that do not change it answers as the 2-d kernel does (I3D; Carreira and Zisserman, 2017). Computed,
     in the precision of the kernel.
     """
 
+    done = "inflated {0.times} times"
     axis: int
     times: int
 
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(
-            replace(spec, shape=(*spec.shape[: self.axis], self.times, *spec.shape[self.axis :])) for spec in specs
-        )
+    def shaped(self, shape: Shape) -> Shape:
+        return (*shape[: self.axis], self.times, *shape[self.axis :])
 
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(self._inflated(array) for array in arrays)
-
-    def _inflated(self, array: Array) -> Array:
+    def made(self, array: Array) -> Array:
         share = (array / array.dtype.type(self.times))[(slice(None),) * self.axis + (None,)]
         result: Array = share.repeat(self.times, self.axis)
         return result
-
-    def __str__(self) -> str:
-        return f"inflated {self.times} times"

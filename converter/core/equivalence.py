@@ -6,6 +6,7 @@ size one. So the result is described by its strides, in elements of the source, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from converter.core.ops import Flip, Op, Reshape, Transpose
@@ -40,10 +41,7 @@ def effect(ops: Sequence[Op], shape: Sequence[int]) -> tuple[tuple[Run, ...] | N
 
 
 def _steps(shape: Sequence[int]) -> list[int]:
-    steps = [1]
-    for size in reversed(shape[1:]):
-        steps.append(steps[-1] * size)
-    return steps[::-1][: len(shape)]
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def _reshaped(runs: Sequence[Run], shape: Sequence[int]) -> list[list[Run]] | None:

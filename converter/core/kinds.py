@@ -18,7 +18,6 @@ from converter.core.axes import Axes
 #: that some frameworks keep of a recurrent cell, and none for a part of a stacked tensor that is another layer's.
 Role = frozenset[str]
 
-
 #: What a layer does to what flows through a net: it convolves channels, makes features of features, runs over a
 #: sequence of them, normalises either; or something else.
 Flow = Literal["channels", "features", "recurrent", "norm", "other"]
@@ -183,9 +182,7 @@ AXIS_WORDS: Mapping[str, str] = MappingProxyType(
         "heads": "number of heads",
         "multiplier": "channel multiplier",
         "head_dim": "size of a head",
-        "+0": "kernel size",
-        "+1": "kernel size",
-        "+2": "kernel size",
+        **dict.fromkeys(("+0", "+1", "+2"), "kernel size"),
     }
 )
 

@@ -63,13 +63,18 @@ class Form(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def called(self) -> str:
-        """As `user_word`."""
         return user_word(self.kind, self.name, self.lacks)
 
 
 def form(kind: str, *rows: tuple[str, ...], name: str = "") -> Form:
     """``form("linear", ("kernel", "weight", "in out"), ("bias", "bias", "out"))``; a row as in `leaf`."""
     return Form(kind, tuple(leaf(kind, *row) for row in rows), name)
+
+
+def batch_norm(scale: str, offset: str, mean: str, variance: str, *, role: str = "scale", name: str = "") -> Form:
+    """A BatchNorm with these leaves; role: that of its scale."""
+    rows = ((scale, role), (offset, "offset"), (mean, "mean"), (variance, "variance"))
+    return form("batch_norm", *((*row, "c") for row in rows), name=name)
 
 
 def user_word(kind: str, form: str, lacks: frozenset[str]) -> str:
@@ -127,7 +132,6 @@ class Reading(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def called(self) -> str:
-        """As `user_word`."""
         return user_word(self.kind, self.form, self.lacks)
 
     @cached_property

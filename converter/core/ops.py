@@ -19,13 +19,14 @@ from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import ConversionError
 from converter.options import ChannelGroups
 
+Shape = tuple[int, ...]
 _Item = TypeVar("_Item", Array, TensorSpec)
 
 
 class Op(msgspec.Struct, frozen=True):
     """One operation on a group of tensors. ``infer`` tells shapes and dtypes without any data."""
 
-    #: What was done, in the words of the report.
+    #: What was done, in the words of the report; ``{0}`` is the op.
     done: ClassVar[str] = ""
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -38,96 +39,107 @@ class Op(msgspec.Struct, frozen=True):
         raise ConversionError(f"what was {self} cannot be taken back")
 
     def __str__(self) -> str:
-        return self.done
+        return self.done.format(self)
 
 
-class Transpose(Op, frozen=True):
+class Each(Op, frozen=True):
+    """An op that makes one tensor of each."""
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(spec, shape=self.shaped(spec.shape)) for spec in specs)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(map(self.made, arrays))
+
+    def shaped(self, shape: Shape) -> Shape:
+        return shape
+
+    def made(self, array: Array) -> Array:
+        raise NotImplementedError
+
+
+class Transpose(Each, frozen=True):
     """Axis i of the result is axis ``axes[i]`` of the source. A view: no data is moved yet."""
 
     done = "transposed"
     axes: tuple[int, ...]
 
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(replace(spec, shape=tuple(spec.shape[axis] for axis in self.axes)) for spec in specs)
+    def shaped(self, shape: Shape) -> Shape:
+        return tuple(shape[axis] for axis in self.axes)
 
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(array.transpose(self.axes) for array in arrays)
+    def made(self, array: Array) -> Array:
+        return array.transpose(self.axes)
 
     def inverse(self) -> Transpose:
         return Transpose(tuple(self.axes.index(i) for i in range(len(self.axes))))
 
 
-class Reshape(Op, frozen=True):
+class Reshape(Each, frozen=True):
     """The same values in the same order under another shape; ``source`` is the shape before."""
 
     done = "reshaped"
     shape: tuple[int, ...]
     source: tuple[int, ...]
 
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(replace(spec, shape=self.shape) for spec in specs)
+    def shaped(self, shape: Shape) -> Shape:
+        return self.shape
 
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(array.reshape(self.shape) for array in arrays)
+    def made(self, array: Array) -> Array:
+        return array.reshape(self.shape)
 
     def inverse(self) -> Reshape:
         return Reshape(self.source, self.shape)
 
 
-class Flip(Op, frozen=True):
+class Flip(Each, frozen=True):
     """These axes run backwards. A view."""
 
     done = "flipped"
     axes: tuple[int, ...]
 
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(np.flip(array, self.axes) for array in arrays)
+    def made(self, array: Array) -> Array:
+        return np.flip(array, self.axes)
 
     def inverse(self) -> Flip:
         return self
 
 
-class Repeat(Op, frozen=True):
+class Repeat(Each, frozen=True):
     """Every value stands ``times`` times along a new last axis. A view."""
 
+    done = "each repeated {0.times} times"
     times: int
 
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(replace(spec, shape=(*spec.shape, self.times)) for spec in specs)
+    def shaped(self, shape: Shape) -> Shape:
+        return (*shape, self.times)
 
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(np.broadcast_to(array[..., None], (*array.shape, self.times)) for array in arrays)
+    def made(self, array: Array) -> Array:
+        return np.broadcast_to(array[..., None], self.shaped(array.shape))
 
     def inverse(self) -> Once:
         return Once(self.times)
 
-    def __str__(self) -> str:
-        return f"each repeated {self.times} times"
 
-
-class Once(Op, frozen=True):
+class Once(Each, frozen=True):
     """The first along the last axis, along which all values are equal. Raises ConversionError when they are not."""
 
+    done = "one of {0.times} equal ones taken"
     times: int
 
-    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(replace(spec, shape=spec.shape[:-1]) for spec in specs)
+    def shaped(self, shape: Shape) -> Shape:
+        return shape[:-1]
 
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        for array in arrays:
-            wrong = np.count_nonzero((array != array[..., :1]).any(-1))
-            if wrong:
-                raise ConversionError(
-                    f"the clone has one value for each {self.times} channels, and {wrong} of "
-                    f"{array[..., 0].size} such groups hold values that differ, so it cannot express them"
-                )
-        return tuple(array[..., 0] for array in arrays)
+    def made(self, array: Array) -> Array:
+        wrong = np.count_nonzero((array != array[..., :1]).any(-1))
+        if wrong:
+            raise ConversionError(
+                f"the clone has one value for each {self.times} channels, and {wrong} of "
+                f"{array[..., 0].size} such groups hold values that differ, so it cannot express them"
+            )
+        return array[..., 0]
 
     def inverse(self) -> Repeat:
         return Repeat(self.times)
-
-    def __str__(self) -> str:
-        return f"one of {self.times} equal ones taken"
 
 
 class Split(Op, frozen=True):
@@ -201,6 +213,7 @@ class Reorder(Op, frozen=True):
 class Fill(Op, frozen=True):
     """Arrays of one value, of the shape and dtype of the first array, are put at these positions of the result."""
 
+    done = "filled with {0.value}"
     positions: tuple[int, ...]
     value: int
 
@@ -219,13 +232,11 @@ class Fill(Op, frozen=True):
     def inverse(self) -> Require:
         return Require(self.positions, self.value, "")
 
-    def __str__(self) -> str:
-        return f"filled with {self.value}"
-
 
 class Full(Op, frozen=True):
     """An array of one value, made of nothing: what the source does not store, because it always has that value."""
 
+    done = "filled with {0.value}"
     shape: tuple[int, ...]
     dtype: DType
     value: int
@@ -239,13 +250,11 @@ class Full(Op, frozen=True):
     def inverse(self) -> Require:
         return Require((0,), self.value, "")
 
-    def __str__(self) -> str:
-        return f"filled with {self.value}"
-
 
 class Require(Op, frozen=True):
     """The arrays at these positions hold this value throughout, and are left out. ``why``: what cannot be expressed."""
 
+    done = "checked that what is left out is {0.value}"
     positions: tuple[int, ...]
     value: int
     why: str
@@ -262,21 +271,15 @@ class Require(Op, frozen=True):
     def inverse(self) -> Fill:
         return Fill(self.positions, self.value)
 
-    def __str__(self) -> str:
-        return f"checked that what is left out is {self.value}"
 
-
-class Turn(Op, frozen=True):
+class Turn(Each, frozen=True):
     """Along one axis the (outer, inner) axes that each part is made of change places."""
 
     done = "each part reordered"
     axis: int
     parts: ChannelGroups
 
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(self._turned(array) for array in arrays)
-
-    def _turned(self, array: Array) -> Array:
+    def made(self, array: Array) -> Array:
         ends = list(accumulate(map(math.prod, self.parts)))
         pieces = np.split(array, ends[:-1], self.axis)
         front, back = array.shape[: self.axis], array.shape[self.axis + 1 :]
@@ -299,6 +302,7 @@ class Overlay(Op, frozen=True):
     overlap: the neutral shape of what is replaced.
     """
 
+    done = "the part {0.overlap} that overlaps"
     old: tuple[Op, ...]
     new: tuple[Op, ...]
     overlap: tuple[int, ...]
@@ -313,9 +317,6 @@ class Overlay(Op, frozen=True):
         part = tuple(slice(size) for size in self.overlap)
         result[part] = over[part]
         return _through(tuple(op.inverse() for op in reversed(self.new)), (result,))
-
-    def __str__(self) -> str:
-        return f"the part {self.overlap} that overlaps"
 
 
 def _through(ops: Sequence[Op], arrays: Sequence[Array]) -> tuple[Array, ...]:

@@ -23,9 +23,10 @@ from converter.core.natural_order import natural_key
 from converter.core.ops import Op
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import ConversionError
-from converter.frameworks.linear import AXES
 
 _BARE = Leaf("", (frozenset({"value"}),), "*", "*")
+#: The axes of dense layers of many, whose sizes the matrix of another framework does not tell.
+AXES = frozenset(f"{side}{i}" for side in ("in", "out") for i in range(3))
 #: Axes whose size goes with a layer from form to form; the shapes of another form would not tell it.
 _TOLD = frozenset({"heads", "multiplier"}) | AXES
 
@@ -157,13 +158,14 @@ class Framework(ABC):
             leaves = [item.leaf for item in reading.stored]
         else:
             leaves = list(self.kept(form or self.form_for(reading, dialect), reading))
-        wild = _wild(reading)
+        # how many axes the wildcard of its tensors stands for (the spatial ones of a kernel)
+        wild = [wild_axes(i.leaf.axes, len(i.spec.shape)) for i in reading.stored if {"+", "*"} & set(i.leaf.axes)]
         dtype = reading.stored[0].spec.dtype
         dtypes = {role: item.spec.dtype for roles, (item, _) in reading.roles.items() for role in roles}
         stored = []
         for leaf in leaves:
             role = min(first_of(leaf.roles))
-            spec = TensorSpec(leaf.name, (-1,) * ndim_of(leaf.axes, wild), dtypes.get(role, dtype))
+            spec = TensorSpec(leaf.name, (-1,) * ndim_of(leaf.axes, max(wild, default=0)), dtypes.get(role, dtype))
             stored.append(Stored(spec, leaf, reading.sizes))
         return Reading(reading.kind, tuple(stored), reading.form, reading.lacks)
 
@@ -328,16 +330,6 @@ def fitting(form: Form, signature: Sequence[tuple[str, tuple[int, ...]]]) -> tup
     if sizes is None or not kind.roles.keys() - kind.optional <= roles:
         return None
     return leaves, tuple(sorted((axis, size) for axis, size in sizes.items() if axis in _TOLD))
-
-
-def _wild(reading: Reading) -> int:
-    """How many axes the wildcard of the layer's tensors stands for (the spatial ones of a kernel)."""
-    wild = [
-        wild_axes(item.leaf.axes, len(item.spec.shape))
-        for item in reading.stored
-        if "+" in item.leaf.axes or "*" in item.leaf.axes
-    ]
-    return max(wild, default=0)
 
 
 def classed(parts: Iterable[Part], contents: Contents) -> list[Part]:

@@ -7,10 +7,22 @@ calls them. In a new file a layer whose name ends in ``cell`` is a bare cell, wi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from converter.core.kinds import RECURRENT
-from converter.core.layers import Layer, join_path
+from converter.core.kinds import KINDS, RECURRENT
+from converter.core.layers import Form, Layer, form, join_path, stacked
+
+
+def stacked_cell(kind: str, gates: str, *rows: tuple[str, str, str], name: str = "") -> Form:
+    """How a framework stores a cell with its gates stacked: in order of the gates, each row a leaf, its role without
+    the gate, and its axes, in which ``(g h)`` is ``h`` where there is one gate.
+    """
+    hidden = "(g h)" if len(gates) > 1 else "h"
+    leaves = (
+        (leaf, role if role in KINDS[kind].roles else stacked(role, gates), axes.replace("(g h)", hidden))
+        for leaf, role, axes in rows
+    )
+    return form(kind, *leaves, name=name)
 
 
 def is_bare(path: str) -> bool:
@@ -36,12 +48,7 @@ def cell_path(parts: Sequence[str]) -> str:
     return join_path(path)
 
 
-_DIRECTIONS: Mapping[str, str] = {
-    "forward_rnn": "",
-    "backward_rnn": "_reverse",
-    "forward_layer": "",
-    "backward_layer": "_reverse",
-}
+_DIRECTIONS = {"forward_rnn": "", "backward_rnn": "_reverse", "forward_layer": "", "backward_layer": "_reverse"}
 
 
 def cells_placed(layers: Sequence[Layer], directions: tuple[str, str], bare_cells: bool) -> dict[str, str]:

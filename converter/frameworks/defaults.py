@@ -8,6 +8,7 @@ framework that have it, and the tests look each of them up there, or run the lay
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -80,22 +81,15 @@ def _row(
     return Default(property, frozenset(kinds.split()), settings, together, roles)
 
 
-def _torch(names: str, argument: str) -> tuple[str, ...]:
-    return tuple(f"torch.nn.{name}.{argument}" for name in names.split())
+def _arguments(modules: tuple[str, ...], names: str, argument: str) -> tuple[str, ...]:
+    return tuple(f"{module}.{name}.{argument}" for name in names.split() for module in modules)
 
 
-def _flax(names: str, argument: str) -> tuple[str, ...]:
-    return tuple(f"flax.{module}.{name}.{argument}" for name in names.split() for module in ("linen", "nnx"))
-
-
-def _keras(names: str, argument: str, module: str = "layers") -> tuple[str, ...]:
-    return tuple(f"{library}.{module}.{n}.{argument}" for n in names.split() for library in ("keras", "tf_keras"))
-
-
-def _gluon(names: str, argument: str) -> tuple[str, ...]:
-    return tuple(f"mxnet.gluon.{name}.{argument}" for name in names.split())
-
-
+_torch = partial(_arguments, ("torch.nn",))
+_flax = partial(_arguments, ("flax.linen", "flax.nnx"))
+_keras = partial(_arguments, ("keras.layers", "tf_keras.layers"))
+_gluon = partial(_arguments, ("mxnet.gluon",))
+_KERAS_ACTIVATIONS = ("keras.activations", "tf_keras.activations")
 _BATCH_NORMS = "BatchNorm1d BatchNorm2d BatchNorm3d"
 _RECURRENT = "rnn lstm gru gru_reset_before"
 _CONVS = "conv conv_transpose"
@@ -241,7 +235,9 @@ DEFAULTS: tuple[Default, ...] = (
         together=True,
         torch=Setting("none", _torch("GELU", "approximate"), "exact", remedy="approximate='{value}'"),
         flax=Setting(True, _flax("gelu", "approximate"), "tanh", "tanh approximation", "approximate=False"),
-        tensorflow=Setting(False, _keras("gelu", "approximate", "activations"), "exact", remedy="approximate=True"),
+        tensorflow=Setting(
+            False, _arguments(_KERAS_ACTIVATIONS, "gelu", "approximate"), "exact", remedy="approximate=True"
+        ),
         mxnet=Setting("exact", remedy="spell out the tanh approximation"),
     ),
 )

@@ -11,24 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.contents import Contents
-from converter.core.layers import Layer, Net, form, join_path, split_path, stacked
+from converter.core.layers import Layer, Net, batch_norm, form, join_path, split_path, stacked
 from converter.core.tensors import TensorSpec
+from converter.frameworks import linear
 from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
-from converter.frameworks.cells import cell_path, cells_placed
+from converter.frameworks.cells import cell_path, cells_placed, stacked_cell
 from converter.frameworks.flax_folded import folded
-from converter.frameworks.linear import (
-    ATTENTION,
-    FROM_HEADS,
-    MANY_AXES,
-    OUT_IN,
-    TO_HEADS,
-    attentions,
-    many_axes,
-    without_conv1d,
-)
+from converter.frameworks.linear import ATTENTION, FROM_HEADS, MANY_AXES, OUT_IN, TO_HEADS
 
 _COLLECTIONS = ("params", "batch_stats")
 _PROJECTIONS = ("query", "key", "value", "out")
+_NEUTRAL_PROJECTIONS = dict(zip(_PROJECTIONS, ATTENTION, strict=True))
 _STATISTICS = frozenset({"mean", "var"})
 
 _SIDES = (("i", "input", "in h"), ("h", "recurrent", "r h"))
@@ -38,13 +31,15 @@ _LSTM = form(
     *((f"h{g}.kernel", f"recurrent_{g}", "r h") for g in "ifgo"),
     *((f"h{g}.bias", f"input_bias_{g}+recurrent_bias_{g}", "h") for g in "ifgo"),
 )
-_GRU = form(
-    "gru",
-    *((f"i{g}.kernel", f"input_{g}", "in h") for g in "rzn"),
-    *((f"h{g}.kernel", f"recurrent_{g}", "r h") for g in "rzn"),
-    *((f"i{g}.bias", f"input_bias_{g}+recurrent_bias_{g}", "h") for g in "rz"),
-    ("in.bias", "input_bias_n", "h"),
-    ("hn.bias", "recurrent_bias_n", "h"),
+_GRU, _MGU = (
+    form(
+        kind,
+        *((f"{side}{g}.kernel", f"{role}_{g}", axes) for side, role, axes in _SIDES for g in (*gates, "n")),
+        *((f"i{g}.bias", f"input_bias_{g}+recurrent_bias_{g}", "h") for g in gates),
+        ("in.bias", "input_bias_n", "h"),
+        ("hn.bias", "recurrent_bias_n", "h"),
+    )
+    for kind, gates in (("gru", "rz"), ("mgu", "f"))
 )
 _RNN = form(
     "rnn",
@@ -52,19 +47,16 @@ _RNN = form(
     ("h.kernel", "recurrent_h", "r h"),
     ("i.bias", "input_bias_h+recurrent_bias_h", "h"),
 )
-_MGU = form(
-    "mgu",
-    *((f"{side}{g}.kernel", f"{role}_{g}", axes) for side, role, axes in _SIDES for g in "fn"),
-    ("if.bias", "input_bias_f+recurrent_bias_f", "h"),
-    ("in.bias", "input_bias_n", "h"),
-    ("hn.bias", "recurrent_bias_n", "h"),
-)
-_NNX_LSTM = form(
-    "lstm",
-    ("dense_i.kernel", stacked("input", "ifgo"), "in (g h)"),
-    ("dense_h.kernel", stacked("recurrent", "ifgo"), "r (g h)"),
-    ("dense_h.bias", stacked("input_bias+recurrent_bias", "ifgo"), "(g h)"),
-    name="nnx_lstm",
+_NNX_LSTM, _NNX_RNN = (
+    stacked_cell(
+        kind,
+        gates,
+        ("dense_i.kernel", "input", "in (g h)"),
+        ("dense_h.kernel", "recurrent", "r (g h)"),
+        (bias, "input_bias+recurrent_bias", "(g h)"),
+        name=f"nnx_{kind}",
+    )
+    for kind, gates, bias in (("lstm", "ifgo", "dense_h.bias"), ("rnn", "h", "dense_i.bias"))
 )
 _NNX_GRU = form(
     "gru",
@@ -73,16 +65,7 @@ _NNX_GRU = form(
     ("dense_i.bias", f"{stacked('input_bias+recurrent_bias', 'rz')} input_bias_n", "(g h)"),
     name="nnx_gru",
 )
-_NNX_RNN = form(
-    "rnn",
-    ("dense_i.kernel", "input_h", "in h"),
-    ("dense_h.kernel", "recurrent_h", "r h"),
-    ("dense_i.bias", "input_bias_h+recurrent_bias_h", "h"),
-    name="nnx_rnn",
-)
 _CELLS = (_LSTM, _GRU, _RNN, _MGU, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
-
-
 _DENSE = " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES))
 #: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
 _ADAPTER = "lora kernel"
@@ -96,7 +79,7 @@ class Flax(Framework):
     suffixes_lists = True
     forms = (
         form("linear", ("kernel", "weight", "in out"), ("bias", "bias", "out")),
-        *many_axes(),
+        *linear.many_axes(),
         # As the GPT-2 code has it in Flax, whose own linear layers are stored the other way round.
         form("linear", ("kernel", "weight", "out in"), ("bias", "bias", "out"), name=OUT_IN),
         form("linear", (_ADAPTER, "weight", "in out"), name="lora"),
@@ -105,13 +88,7 @@ class Flax(Framework):
         # A transposed convolution here is a convolution of the widened input: its kernel runs the other way.
         form("conv_transpose", ("kernel", "weight", "~+ in out"), ("bias", "bias", "out")),
         form("conv_transpose", ("kernel", "weight", "+ out in"), ("bias", "bias", "out"), name="transpose_kernel"),
-        form(
-            "batch_norm",
-            ("scale", "scale", "c"),
-            ("bias", "offset", "c"),
-            ("mean", "mean", "c"),
-            ("var", "variance", "c"),
-        ),
+        batch_norm("scale", "bias", "mean", "var"),
         form("norm", ("scale", "scale", "c", "", "weight"), ("bias", "offset", "c")),
         form("prelu", ("negative_slope", "slope", "", "1")),
         *_CELLS,
@@ -135,17 +112,11 @@ class Flax(Framework):
             "ConvTransposeOfUsualKernel": "conv_transpose",
             "ConvTransposeOfTransposedKernel": "transpose_kernel",
             "Linear": "linear",
-            "LinearGeneral": _DENSE,
-            "DenseGeneral": _DENSE,
-            "Einsum": _DENSE,
+            **dict.fromkeys(("LinearGeneral", "DenseGeneral", "Einsum"), _DENSE),
             "EinsumOfOtherAxes": "",
             "BatchNorm": "batch_norm",
-            "LayerNorm": "norm",
-            "GroupNorm": "norm",
-            "RMSNorm": "norm",
-            "InstanceNorm": "norm",
-            "attention query": TO_HEADS,
-            "attention output": FROM_HEADS,
+            **dict.fromkeys(("LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm"), "norm"),
+            **{f"attention {name}": FROM_HEADS if name == "output" else TO_HEADS for name in ATTENTION},
         }
     )
     on_demand = frozenset(MANY_AXES)
@@ -165,11 +136,11 @@ class Flax(Framework):
 
     def split(self, contents: Contents) -> Iterable[Part]:
         parts = folded(classed(map(_part, contents.specs), contents))
-        return _with_attentions(_with_cells(parts))
+        return linear.with_attentions(_with_cells(parts), lambda name: _NEUTRAL_PROJECTIONS.get(name, ""))
 
     def net(self, contents: Contents) -> Net:
         net = super().net(contents)
-        return replace(net, layers=without_conv1d(net.layers, OUT_IN))
+        return replace(net, layers=linear.without_conv1d(net.layers, OUT_IN))
 
     def is_ordered(self, contents: Contents) -> bool:
         """Trees are sorted by every ``jax.tree`` operation."""
@@ -180,7 +151,7 @@ class Flax(Framework):
         prefixes = {layer.path: layer.path for layer in layers}
         prefixes |= cells_placed(layers, ("forward_rnn", "backward_rnn"), bare_cells=True)
         prefixes |= {path: path for path in prefixes if re.search(r"(^|\.)[A-Z]\w*Cell_\d+$", path)}
-        for path, names in attentions(layers).items():
+        for path, names in linear.attentions(layers).items():
             for theirs, layer in zip(_PROJECTIONS, names.values(), strict=True):
                 prefixes[layer.path] = ".".join(filter(None, (path, theirs)))
         return prefixes
@@ -231,23 +202,3 @@ def _is_cell(leaves: set[str]) -> bool:
         if leaves <= names and all(kernels & choice for choice in needed):
             return True
     return False
-
-
-def _with_attentions(parts: Sequence[Part]) -> list[Part]:
-    """The projections of an attention, which has four dense layers of those names and kernels of three axes."""
-    inside: dict[str, dict[str, Part]] = {}
-    for part in parts:
-        path = split_path(part.path)
-        if path and part.leaf == "kernel" and len(part.spec.shape) == 3:
-            inside.setdefault(join_path(path[:-1]), {})[path[-1]] = part
-    attentions = {path for path, kernels in inside.items() if kernels.keys() >= set(_PROJECTIONS)}
-    names = dict(zip(_PROJECTIONS, ATTENTION, strict=True))
-    moved = []
-    for part in parts:
-        *parent, name = split_path(part.path) or ("",)
-        if name in names and join_path(parent) in attentions:
-            neutral = join_path((*parent, names[name]))
-            moved.append(replace(part, path=neutral, layer_class=f"attention {'output' if name == 'out' else 'query'}"))
-        else:
-            moved.append(part)
-    return moved

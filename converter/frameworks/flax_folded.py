@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -46,15 +45,13 @@ def folded(parts: Sequence[Part]) -> list[Part]:
 
 def _unwrapped(parts: Sequence[Part]) -> list[Part]:
     """Layers that a module of nnx normalises under its path, with what it keeps of them named as in linen."""
-    kept = {id(part): kept_tensor for part in parts if (kept_tensor := _kept(part))}
-    around = {kept_tensor.module for kept_tensor in kept.values()}
+    kept = {id(part): renamed for part in parts if (renamed := _kept(part))}
+    around = {module for module, _ in kept.values()}
     result = []
     for part in parts:
         path = split_path(part.path)
         if id(part) in kept:
-            kept_tensor = kept[id(part)]
-            path = (*split_path(kept_tensor.module), _MODULE, *kept_tensor.names)
-            result.append(replace(part, path=join_path(path), leaf=kept_tensor.leaf))
+            result.append(kept[id(part)][1])
         elif _INSTANCE in path and join_path(path[: path.index(_INSTANCE)]) in around:
             place = path.index(_INSTANCE)
             result.append(replace(part, path=join_path((*path[:place], *path[place + 1 :]))))
@@ -63,24 +60,14 @@ def _unwrapped(parts: Sequence[Part]) -> list[Part]:
     return result
 
 
-class _Kept(NamedTuple):
-    """What a module of nnx keeps of a tensor of the layer in it: the path of the module, that of the tensor in the
-    layer, and the leaf that it is beside it.
-    """
-
-    module: str
-    names: tuple[str, ...]
-    leaf: str
-
-
-def _kept(part: Part) -> _Kept | None:
-    """What this is of another tensor; None for a tensor of a layer."""
+def _kept(part: Part) -> tuple[str, Part] | None:
+    """Of what a module of nnx keeps of a tensor of its layer: the module's path, and the part as linen names it."""
     path = split_path(part.path)
     names = re.findall(r"'([^']+)'", part.leaf) if re.fullmatch(r"\(('[^']+'(, )?,?)+\)", part.leaf) else []
     if not path or not names or path[-1] not in ("scales", "batch_stats"):
         return None
-    module = join_path(path[:-1])
-    return _Kept(module, tuple(names), "scale") if path[-1] == "scales" else _Kept(module, tuple(names[:-1]), names[-1])
+    *inside, leaf = [*names, "scale"] if path[-1] == "scales" else names
+    return join_path(path[:-1]), replace(part, path=join_path((*path[:-1], _MODULE, *inside)), leaf=leaf)
 
 
 def _owner(part: Part) -> tuple[str, str] | None:

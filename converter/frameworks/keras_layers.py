@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.kinds import RECURRENT
-from converter.core.layers import Layer, join_path, split_path
+from converter.core.layers import Layer, split_path
 from converter.core.natural_order import natural_key
 from converter.frameworks.base import Part, class_table
 from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered
@@ -27,30 +27,19 @@ CLASSES = class_table(
         "dense": "linear",
         "einsum_dense": " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES)),
         "einsum_of_other_axes": "",
-        "attention query": TO_HEADS,
-        "attention key": TO_HEADS,
-        "attention value": TO_HEADS,
-        "attention output": FROM_HEADS,
+        **{f"attention {name}": FROM_HEADS if name == "output" else TO_HEADS for name in ATTENTION},
         "embedding": "embedding",
-        "conv1d": "conv",
-        "conv2d": "conv",
-        "conv3d": "conv",
-        "depthwise_conv1d": "depthwise",
-        "depthwise_conv2d": "depthwise",
-        "conv1d_transpose": "conv_transpose",
-        "conv2d_transpose": "conv_transpose",
-        "conv3d_transpose": "conv_transpose",
+        **{f"conv{space}d": "conv" for space in (1, 2, 3)},
+        **{f"depthwise_conv{space}d": "depthwise" for space in (1, 2)},
+        **{f"conv{space}d_transpose": "conv_transpose" for space in (1, 2, 3)},
         "batch_normalization": "batch_norm",
         "layer_normalization": "norm",
         "group_normalization": "group_norm instance_norm",
         "rms_normalization": "rms_norm",
         "p_re_lu": "prelu",
-        "simple_rnn": "rnn",
-        "simple_rnn_cell": "rnn",
-        "lstm": "lstm",
-        "lstm_cell": "lstm",
-        "gru": "gru gru_reset_before",
-        "gru_cell": "gru gru_reset_before",
+        **dict.fromkeys(("simple_rnn", "simple_rnn_cell"), "rnn"),
+        **dict.fromkeys(("lstm", "lstm_cell"), "lstm"),
+        **dict.fromkeys(("gru", "gru_cell"), "gru gru_reset_before"),
         # of whole models and live nets, which say what the weights of a GRU without biases do not
         "gru_reset_after": "gru",
         "gru_reset_before": "gru_reset_before",
@@ -115,26 +104,7 @@ def _separated(path: str, group: Sequence[Part]) -> list[Part]:
     ]
 
 
-def with_attentions(parts: Sequence[Part]) -> list[Part]:
-    """The four dense layers of an attention under their neutral names, where the kernels have three axes."""
-    inside: dict[str, set[str]] = {}
-    for part in parts:
-        path = split_path(part.path)
-        if path and len(part.spec.shape) == 3:
-            inside.setdefault(join_path(path[:-1]), set()).add(_projection(path[-1]))
-    whole = {path for path, names in inside.items() if names >= set(ATTENTION)}
-    moved = []
-    for part in parts:
-        *parent, name = split_path(part.path) or ("",)
-        if _projection(name) in ATTENTION and join_path(parent) in whole:
-            neutral = _projection(name)
-            moved.append(replace(part, path=join_path((*parent, neutral)), layer_class=f"attention {neutral}"))
-        else:
-            moved.append(part)
-    return moved
-
-
-def _projection(name: str) -> str:
+def projection(name: str) -> str:
     """``_query_dense``, ``query_dense`` and ``query`` -> ``query``; ``attention_output`` -> ``output``."""
     return "output" if name == "attention_output" else name.lstrip("_").removesuffix("_dense")
 

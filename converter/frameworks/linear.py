@@ -7,12 +7,13 @@ own attention, made of four dense layers, fits that of any framework; and only w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 from msgspec.structs import replace
 
-from converter.core.layers import Form, Layer, form
+from converter.core.layers import Form, Layer, form, join_path, split_path
+from converter.frameworks.base import Part
 
 #: The projections of an attention, in the order in which PyTorch stacks them.
 ATTENTION = ("query", "key", "value", "output")
@@ -28,8 +29,6 @@ _COUNTS = tuple(pair for pair in product((1, 2, 3), repeat=2) if sum(pair) > 3)
 
 #: ``dense_2_to_3`` … as `DenseGeneral` and `EinsumDense` may be.
 MANY_AXES = tuple(f"dense_{axes_in}_to_{axes_out}" for axes_in, axes_out in _COUNTS)
-#: The axes of these, whose sizes the matrix of another framework does not tell.
-AXES = frozenset(f"{side}{i}" for side in ("in", "out") for i in range(3))
 
 
 def many_axes() -> tuple[Form, ...]:
@@ -72,6 +71,28 @@ def attentions(layers: Sequence[Layer]) -> Mapping[str, Mapping[str, Layer]]:
         for path, four in _fours(layers).items()
         if any(reading.form in HEADS for layer in four.values() for reading in layer.readings)
     }
+
+
+def with_attentions(parts: Sequence[Part], projection: Callable[[str], str]) -> list[Part]:
+    """The four dense layers of an attention under their neutral names, where the kernels have three axes.
+
+    projection: the neutral name of one, from that in the file.
+    """
+    inside: dict[str, set[str]] = {}
+    for part in parts:
+        path = split_path(part.path)
+        if path and len(part.spec.shape) == 3:
+            inside.setdefault(join_path(path[:-1]), set()).add(projection(path[-1]))
+    whole = {path for path, names in inside.items() if names >= set(ATTENTION)}
+    moved = []
+    for part in parts:
+        *parent, name = split_path(part.path) or ("",)
+        neutral = projection(name)
+        if neutral in ATTENTION and join_path(parent) in whole:
+            moved.append(replace(part, path=join_path((*parent, neutral)), layer_class=f"attention {neutral}"))
+        else:
+            moved.append(part)
+    return moved
 
 
 def with_projections(layers: Sequence[Layer]) -> list[Layer]:

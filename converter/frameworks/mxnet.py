@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from converter.core.contents import Contents
 from converter.core.kinds import RECURRENT
-from converter.core.layers import Layer, form
+from converter.core.layers import Layer, batch_norm, form
 from converter.core.tensors import TensorSpec
 from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
 from converter.frameworks.cells import is_bare, numbered
@@ -30,22 +30,9 @@ class MXNet(Framework):
         form("embedding", ("weight", "weight", "num dim")),
         form("conv", ("weight", "weight", "out in +"), ("bias", "bias", "out")),
         form("conv_transpose", ("weight", "weight", "in out +"), ("bias", "bias", "(groups out)", "(groups out)")),
-        form(
-            "batch_norm",
-            ("gamma", "scale", "c"),
-            ("beta", "offset", "c"),
-            ("running_mean", "mean", "c"),
-            ("running_var", "variance", "c"),
-        ),
+        batch_norm("gamma", "beta", "running_mean", "running_var"),
         # With fix_gamma the scale is one, whatever is stored (src/operator/nn/batch_norm.cc).
-        form(
-            "batch_norm",
-            ("gamma", "unused_scale", "c"),
-            ("beta", "offset", "c"),
-            ("running_mean", "mean", "c"),
-            ("running_var", "variance", "c"),
-            name="fix_gamma",
-        ),
+        batch_norm("gamma", "beta", "running_mean", "running_var", role="unused_scale", name="fix_gamma"),
         form("norm", ("gamma", "scale", "c"), ("beta", "offset", "c")),
         # GroupNorm has one for each group, not for each channel (python/mxnet/gluon/nn/basic_layers.py, 1.9.1).
         form(
@@ -76,9 +63,7 @@ class MXNet(Framework):
             "groupnorm": "group_norm",
             "instancenorm": "norm",
             "prelu": "prelu",
-            "lstm": "lstm",
-            "gru": "gru",
-            "rnn": "rnn",
+            **{kind: kind for kind in ("lstm", "gru", "rnn")},
         }
     )
     complete = frozenset({"rnn", "lstm", "gru", "batch_norm"})

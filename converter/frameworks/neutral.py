@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from converter.core.contents import Container, Contents
 from converter.core.kinds import KINDS
-from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, stacked, words_in
+from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, words_in
 from converter.errors import ConversionError
 from converter.frameworks.base import Framework, Part, parameter
+from converter.frameworks.cells import stacked_cell
 
 #: Key of the safetensors metadata that holds the JSON document.
 KEY = "converter"
@@ -54,14 +55,14 @@ def _form(kind: str) -> Form:
         bias = ("bias", "bias", "(groups out)", "(groups out)")  # of a transposed convolution in groups
         rows = [(role, role, axes) for role, axes in KINDS[kind].roles.items() if role not in KINDS[kind].unused]
         return form(kind, *(bias if kind == "conv_transpose" and row[0] == "bias" else row for row in rows))
-    stack = "(g h)" if len(gates) > 1 else "h"
-    return form(
+    return stacked_cell(
         kind,
-        ("input_weight", stacked("input", gates), f"{stack} in"),
-        ("recurrent_weight", stacked("recurrent", gates), f"{stack} r"),
-        ("input_bias", stacked("input_bias", gates), stack),
-        ("recurrent_bias", stacked("recurrent_bias", gates), stack),
-        ("bias", stacked("input_bias+recurrent_bias", gates), stack),
+        gates,
+        ("input_weight", "input", "(g h) in"),
+        ("recurrent_weight", "recurrent", "(g h) r"),
+        ("input_bias", "input_bias", "(g h)"),
+        ("recurrent_bias", "recurrent_bias", "(g h)"),
+        ("bias", "input_bias+recurrent_bias", "(g h)"),
         ("projection", "projection", "r h"),
     )
 
@@ -117,7 +118,8 @@ class Neutral(Framework):
             return parameter(path, parts[0].spec, parts[0].sources)
         readings = tuple(reading for reading in self._readings(parts, "") if reading.kind in kinds)
         if not readings or {reading.kind for reading in readings} != set(kinds):
-            raise ConversionError(f"neutral file: layer '{path}' is no {' or '.join(kinds)}: {_shapes(parts)}")
+            shapes = ", ".join(f"{part.leaf} {part.spec.shape}" for part in parts) or "no tensors"
+            raise ConversionError(f"neutral file: layer '{path}' is no {' or '.join(kinds)}: {shapes}")
         return Layer(path, tuple(_formed(reading, entry) for reading in readings))
 
 
@@ -178,7 +180,3 @@ def _document(contents: Contents) -> _Document:
         return msgspec.json.decode(contents.metadata[KEY].encode(), type=_Document)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
         raise ConversionError(f"neutral file: its metadata '{KEY}' is no document of version 1: {error}") from None
-
-
-def _shapes(parts: Sequence[Part]) -> str:
-    return ", ".join(f"{part.leaf} {part.spec.shape}" for part in parts) or "no tensors"

@@ -19,24 +19,17 @@ from msgspec.structs import replace
 
 from converter.core.contents import Contents
 from converter.core.kinds import KINDS
-from converter.core.layers import Form, Layer, Net, Reading, form, join_path, split_path, stacked, words_in
+from converter.core.layers import Form, Layer, Net, Reading, batch_norm, form, join_path, split_path, stacked, words_in
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
+from converter.frameworks import keras_layers, linear
 from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter
-from converter.frameworks.keras_layers import (
-    CLASSES,
-    by_attribute,
-    further_groups,
-    is_cell_of_stack,
-    is_own_weight,
-    numbered_by_class,
-    with_attentions,
-    with_cells,
-    with_separable,
-)
-from converter.frameworks.linear import MANY_AXES, many_axes
+from converter.frameworks.cells import stacked_cell
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_KERNELS = (("kernel", "input", "in (g h)"), ("recurrent_kernel", "recurrent", "r (g h)"))
+#: Recurrent kinds whose one bias is the sum of both, and their gates in order.
+_ONE_BIAS = (("rnn", "h"), ("lstm", "ifgo"))
 _FORMAT_DIALECTS = {"keras": "vars", "keras-h5": "vars", "keras2-h5": "keras2", "tf-checkpoint": "attributes"}
 
 
@@ -50,7 +43,7 @@ class TensorFlow(Framework):
     forms = (
         # The Conv1D of the GPT-2 code calls it ``weight``, and has one axis more in its bias.
         form("linear", ("kernel", "weight", "in out", "", "weight"), ("bias", "bias", "1* out")),
-        *many_axes(),
+        *linear.many_axes(),
         form("embedding", ("embeddings", "weight", "num dim", "", "weight")),
         form("conv", ("kernel", "weight", "+ in out", "", "pointwise_kernel"), ("bias", "bias", "out")),
         form(
@@ -60,29 +53,15 @@ class TensorFlow(Framework):
             name="depthwise",
         ),
         form("conv_transpose", ("kernel", "weight", "+ out in"), ("bias", "bias", "out")),
-        form(
-            "batch_norm",
-            ("gamma", "scale", "c"),
-            ("beta", "offset", "c"),
-            ("moving_mean", "mean", "c"),
-            ("moving_variance", "variance", "c"),
-        ),
+        batch_norm("gamma", "beta", "moving_mean", "moving_variance"),
         *(
             form("norm", ("gamma", "scale", "c", "", "scale weight"), ("beta", "offset", "c"), name=name)
             for name in ("", "group_norm", "instance_norm", "rms_norm")  # stored alike, under other class names
         ),
         form("prelu", ("alpha", "slope", "1* c")),
-        form(
-            "rnn",
-            ("kernel", "input_h", "in h"),
-            ("recurrent_kernel", "recurrent_h", "r h"),
-            ("bias", "input_bias_h+recurrent_bias_h", "h"),
-        ),
-        form(
-            "lstm",
-            ("kernel", stacked("input", "ifgo"), "in (g h)"),
-            ("recurrent_kernel", stacked("recurrent", "ifgo"), "r (g h)"),
-            ("bias", stacked("input_bias+recurrent_bias", "ifgo"), "(g h)"),
+        *(
+            stacked_cell(kind, gates, *_KERNELS, ("bias", "input_bias+recurrent_bias", "(g h)"))
+            for kind, gates in _ONE_BIAS
         ),
         form(
             "gru",
@@ -95,12 +74,7 @@ class TensorFlow(Framework):
                 "(side=2 gate=3) h",
             ),
         ),
-        form(
-            "gru_reset_before",
-            ("kernel", stacked("input", "zrn"), "in (g h)"),
-            ("recurrent_kernel", stacked("recurrent", "zrn"), "r (g h)"),
-            ("bias", stacked("input_bias", "zrn"), "(g h)"),
-        ),
+        stacked_cell("gru_reset_before", "zrn", *_KERNELS, ("bias", "input_bias", "(g h)")),
         form(
             "power_iteration",
             ("kernel", "weight", "* out"),
@@ -109,8 +83,8 @@ class TensorFlow(Framework):
         ),
         form("parameter", ("", "value", "*")),
     )
-    classes = CLASSES
-    on_demand = frozenset({"spectral_normalization", "group_norm", "instance_norm", "rms_norm", *MANY_AXES})
+    classes = keras_layers.CLASSES
+    on_demand = frozenset({"spectral_normalization", "group_norm", "instance_norm", "rms_norm", *linear.MANY_AXES})
     live = (
         LiveClass("keras.", "Layer", "keras", "a Keras model"),
         LiveClass("tf_keras.", "Layer", "keras", "a tf_keras model"),
@@ -167,11 +141,13 @@ class TensorFlow(Framework):
             parts = classed(_apart(numbered), contents)
         else:
             parts = classed((_SPLIT[dialect](spec) for spec in contents.specs), contents)
-        return with_attentions(with_separable(with_cells(parts)))
+        return linear.with_attentions(
+            keras_layers.with_separable(keras_layers.with_cells(parts)), keras_layers.projection
+        )
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
         if dialect == "vars":
-            return prefix if is_own_weight(prefix) else f"{prefix}/vars/{leaf or 0}"
+            return prefix if keras_layers.is_own_weight(prefix) else f"{prefix}/vars/{leaf or 0}"
         name = "/".join(filter(None, (prefix, leaf)))
         if dialect == "keras2":
             return f"{prefix}/{name}:0"  # the group of the layer, then the variable's own name
@@ -179,17 +155,17 @@ class TensorFlow(Framework):
 
     def prefixes(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, str]:
         """Path -> ``layers/dense_1`` in Keras 3 HDF5, else the attribute path."""
-        return numbered_by_class(layers) if dialect == "vars" else by_attribute(layers)
+        return (keras_layers.numbered_by_class if dialect == "vars" else keras_layers.by_attribute)(layers)
 
     def dress(self, contents: Contents, layers: Sequence[Layer], dialect: str, source: Net) -> Contents:
         if dialect == "vars":
             _refuse_lost_order(layers, source)
-            groups = {path: place for path, place in self.prefixes(layers, dialect).items() if not is_own_weight(place)}
+            places = self.prefixes(layers, dialect)
+            groups = {path: place for path, place in places.items() if not keras_layers.is_own_weight(place)}
             flat = {path: place for path, place in groups.items() if place.startswith("layers/") and "." not in path}
-            further = further_groups([layer for layer in layers if layer.path in groups], groups)
-            labels = {
-                f"{place}/vars": split_path(path)[-1] for path, place in groups.items() if not is_cell_of_stack(place)
-            }
+            further = keras_layers.further_groups([layer for layer in layers if layer.path in groups], groups)
+            alone = {path: place for path, place in groups.items() if not keras_layers.is_cell_of_stack(place)}
+            labels = {f"{place}/vars": split_path(path)[-1] for path, place in alone.items()}
             containers = _container_links((*groups.values(), *further))
             return replace(contents, labels=labels, links={**flat, **further, **containers})
         if dialect == "attributes" and not source.is_data:
@@ -314,7 +290,7 @@ def _other_edges(contents: Contents, layers: Sequence[Layer]) -> Mapping[str, st
     Keras 3 variables for ``_kernel`` and ``_embeddings``.
     """
     edges = {"model": ""}
-    placed = by_attribute(layers)
+    placed = keras_layers.by_attribute(layers)
     owners = dict.fromkeys(re.sub(r"(/(for|back)ward_layer)?/cell$", "", place) for place in placed.values())
     edges |= {f"layer_with_weights-{number}": owner for number, owner in enumerate(owners)}
     for layer in layers:

@@ -8,21 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from converter.core.contents import Contents
-from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, stacked, words_in
+from converter.core.layers import Form, Layer, Leaf, Net, Reading, batch_norm, form, words_in
 from converter.core.tensors import TensorSpec
+from converter.frameworks import linear
 from converter.frameworks.base import Framework, LiveClass, Part, Placement, class_table, classed
-from converter.frameworks.cells import is_bare
-from converter.frameworks.linear import (
-    ATTENTION,
-    FROM_HEADS,
-    HEADS,
-    IN_OUT,
-    TO_HEADS,
-    attentions,
-    has_bias,
-    widths,
-    without_conv1d,
-)
+from converter.frameworks.cells import is_bare, stacked_cell
+from converter.frameworks.linear import ATTENTION, FROM_HEADS, HEADS, IN_OUT, TO_HEADS
 from converter.frameworks.torch_folded import folded, oriented
 
 #: ``nn.MultiheadAttention`` keeps the projections of queries, keys and values in one tensor (torch/nn/modules/
@@ -44,21 +35,14 @@ _OUT_PROJECTION = form(
 def cells(input: str, state: str, input_bias: str, state_bias: str, projection: str) -> tuple[Form, ...]:
     """The recurrent layers of PyTorch and of MXNet, which differ in the names alone."""
     return tuple(
-        form(
+        stacked_cell(
             kind,
-            (input, stacked("input", gates), "(g h) in"),
-            (state, stacked("recurrent", gates), "(g h) r"),
-            (input_bias, stacked("input_bias", gates), "(g h)"),
-            (state_bias, stacked("recurrent_bias", gates), "(g h)"),
-            (projection, "projection", "r h"),
-        )
-        if len(gates) > 1
-        else form(
-            kind,
-            (input, "input_h", "h in"),
-            (state, "recurrent_h", "h r"),
-            (input_bias, "input_bias_h", "h"),
-            (state_bias, "recurrent_bias_h", "h"),
+            gates,
+            (input, "input", "(g h) in"),
+            (state, "recurrent", "(g h) r"),
+            (input_bias, "input_bias", "(g h)"),
+            (state_bias, "recurrent_bias", "(g h)"),
+            *([(projection, "projection", "r h")] if kind != "rnn" else []),
         )
         for kind, gates in (("rnn", "h"), ("lstm", "ifgo"), ("gru", "rzn"))
     )
@@ -77,13 +61,7 @@ class Torch(Framework):
         form("embedding", ("weight", "weight", "num dim")),
         form("conv", ("weight", "weight", "out in +"), ("bias", "bias", "out")),
         form("conv_transpose", ("weight", "weight", "in out +"), ("bias", "bias", "(groups out)", "(groups out)")),
-        form(
-            "batch_norm",
-            ("weight", "scale", "c"),
-            ("bias", "offset", "c"),
-            ("running_mean", "mean", "c"),
-            ("running_var", "variance", "c"),
-        ),
+        batch_norm("weight", "bias", "running_mean", "running_var"),
         form("norm", ("weight", "scale", "c"), ("bias", "offset", "c")),
         form("prelu", ("weight", "slope", "c")),
         *cells("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"),
@@ -125,12 +103,12 @@ class Torch(Framework):
 
     def net(self, contents: Contents) -> Net:
         net = super().net(contents)
-        return replace(net, layers=tuple(map(oriented, without_conv1d(net.layers, IN_OUT))))
+        return replace(net, layers=tuple(map(oriented, linear.without_conv1d(net.layers, IN_OUT))))
 
     def placed(self, layers: Sequence[Layer], dialect: str) -> Mapping[str, Placement]:
         """An attention whose heads are known was a layer of its own, as it is here where its sizes allow that."""
         places = {layer.path: Placement(layer.path) for layer in layers}
-        for path, projections in attentions(layers).items():
+        for path, projections in linear.attentions(layers).items():
             inside = [layer for layer in layers if layer.path.startswith(f"{path}." if path else "")]
             forms = _own_attention(projections) if len(inside) == len(projections) else ()
             for layer, own in zip(projections.values(), forms, strict=False):
@@ -159,8 +137,8 @@ _CELL_LEAVES = frozenset({"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weigh
 
 def _own_attention(projections: Mapping[str, Layer]) -> tuple[Form, ...]:
     """How ``nn.MultiheadAttention`` would store each of these; () when it has none of such sizes and biases."""
-    sizes = [pair for layer in projections.values() if (pair := widths(layer))]
-    if len(sizes) < len(projections) or len({has_bias(layer) for layer in projections.values()}) > 1:
+    sizes = [pair for layer in projections.values() if (pair := linear.widths(layer))]
+    if len(sizes) < len(projections) or len({linear.has_bias(layer) for layer in projections.values()}) > 1:
         return ()
     query, key, value, output = sizes
     if len({*query, *output, key[0], value[0]}) > 1:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.arithmetic import FoldSpectralNorm, FoldWeightNorm
-from converter.core.layers import Layer, Reading, Stored
+from converter.core.layers import Layer, Stored
 from converter.core.ops import Op
 from converter.core.tensors import TensorSpec
 
@@ -72,15 +72,13 @@ def oriented(layer: Layer) -> Layer:
     """The spectral norm of a transposed convolution is taken along its second axis, also of one with equal axes."""
     if not any(reading.kind == "conv_transpose" for reading in layer.readings):
         return layer
-    return replace(layer, readings=tuple(map(_oriented, layer.readings)))
-
-
-def _oriented(reading: Reading) -> Reading:
-    return (
+    readings = (
         replace(reading, stored=tuple(map(_along_outputs, reading.stored)))
         if reading.kind == "conv_transpose"
         else reading
+        for reading in layer.readings
     )
+    return replace(layer, readings=tuple(readings))
 
 
 def _along_outputs(stored: Stored) -> Stored:

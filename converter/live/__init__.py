@@ -12,7 +12,6 @@ from converter.live.base import LiveNet
 
 __all__ = ["LiveNet", "open_net"]
 
-
 _CLASSES = tuple(row for framework in FRAMEWORKS for row in framework.live)
 
 

@@ -23,6 +23,11 @@ from converter.live.watching import Record, module_of, upwards
 Hyperparameters = Mapping[str, Mapping[str, Callable[[Any], Value | None]]]
 
 EPSILON = "LayerNorm, GroupNorm, InstanceNorm epsilon"
+#: Of Keras and Flax.
+BATCH_NORM: Mapping[str, Callable[[Any], Value | None]] = {
+    "BatchNorm epsilon": lambda layer: layer.epsilon,
+    "BatchNorm momentum (for training)": lambda layer: layer.momentum,
+}
 
 
 class Template(msgspec.Struct, frozen=True):

@@ -7,23 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from converter.core.tensors import Array
-from converter.live.base import EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
+from converter.live.base import BATCH_NORM, EPSILON, Hyperparameters, LiveNet, gates, is_dense, named
 
 
 class FlaxNet(LiveNet):
     framework_name = "flax"
     hyperparameters: ClassVar[Hyperparameters] = {
-        "BatchNorm": {
-            "BatchNorm epsilon": lambda layer: layer.epsilon,
-            "BatchNorm momentum (for training)": lambda layer: layer.momentum,
-        },
-        "LayerNorm": {EPSILON: lambda layer: layer.epsilon},
-        "InstanceNorm": {EPSILON: lambda layer: layer.epsilon},
+        "BatchNorm": BATCH_NORM,
+        **{name: {EPSILON: lambda layer: layer.epsilon} for name in ("LayerNorm", "InstanceNorm")},
         "GroupNorm": {EPSILON: lambda layer: layer.epsilon, "GroupNorm groups": lambda layer: layer.num_groups},
         "RMSNorm": {"RMSNorm epsilon": lambda layer: layer.epsilon},
         "SimpleCell": {"RNN activation": lambda layer: named(layer.activation_fn)},
-        "LSTMCell": gates("LSTM", "activation_fn", "gate_fn"),
-        "OptimizedLSTMCell": gates("LSTM", "activation_fn", "gate_fn"),
+        **dict.fromkeys(("LSTMCell", "OptimizedLSTMCell"), gates("LSTM", "activation_fn", "gate_fn")),
         "GRUCell": gates("GRU", "activation_fn", "gate_fn"),
     }
 

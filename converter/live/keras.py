@@ -27,45 +27,29 @@ from converter.errors import ConversionError
 from converter.formats import Format, ReadOptions, open_reader
 from converter.formats.keras.config import snake_case
 from converter.frameworks.defaults import Value
-from converter.live.base import EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named
+from converter.live.base import BATCH_NORM, EPSILON, Hyperparameters, LiveNet, Template, gates, is_dense, named
 from converter.live.watching import BeforeActivation, Record, attributes, inference_options, recorded
 
-
-def _save_checkpoint(net: Any, path: Path, is_keras3: bool) -> None:
-    if not is_keras3:
-        net.save_weights(str(path))
-        return
-    import tensorflow
-
-    tensorflow.train.Checkpoint(model=net).write(str(path))
+#: The formats that Keras writes.
+_WRITTEN = frozenset({"keras-h5", "keras", "keras2-h5", "tf-checkpoint"})
 
 
-def _save_weights(net: Any, path: Path, is_keras3: bool) -> None:
-    net.save_weights(str(path))
+def _save(net: Any, path: str, format_name: str, is_keras3: bool) -> None:
+    if format_name == "keras" or (format_name == "keras2-h5" and is_keras3):
+        net.save(path)
+    elif format_name == "tf-checkpoint" and is_keras3:
+        import tensorflow
 
-
-def _save_model(net: Any, path: Path, is_keras3: bool) -> None:
-    net.save(str(path))
-
-
-def _save_keras2(net: Any, path: Path, is_keras3: bool) -> None:
-    (_save_model if is_keras3 else _save_weights)(net, path, is_keras3)
-
-
-#: Format -> how Keras writes it.
-_SAVERS = {
-    "keras-h5": _save_weights,
-    "keras": _save_model,
-    "keras2-h5": _save_keras2,
-    "tf-checkpoint": _save_checkpoint,
-}
+        tensorflow.train.Checkpoint(model=net).write(path)
+    else:
+        net.save_weights(path)
 
 
 def _saved(net: Any, form: Format, is_keras3: bool) -> tuple[Contents, Mapping[str, int]]:
     """What Keras writes of a net that is marked, and the mark of each tensor."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"template{form.extensions[0]}"
-        _SAVERS[form.name](net, path, is_keras3)
+        _save(net, str(path), form.name, is_keras3)
         with open_reader(path, ReadOptions())[1] as reader:
             contents = reader.contents
             return contents, {spec.name: _mark(reader.read(spec.name)) for spec in contents.specs}
@@ -95,34 +79,23 @@ def _average_pooling(layer: Any) -> Value | None:
     return False if layer.padding == "same" else None
 
 
-_RNN: Mapping[str, Callable[[Any], Value | None]] = {"RNN activation": lambda layer: named(layer.activation)}
-
-
 class Adapter(LiveNet):
     framework_name = "tensorflow"
     in_order = True
     package = ("keras.", "tf_keras.")
     hyperparameters: ClassVar[Hyperparameters] = {
-        "BatchNormalization": {
-            "BatchNorm epsilon": lambda layer: layer.epsilon,
-            "BatchNorm momentum (for training)": lambda layer: layer.momentum,
-        },
+        "BatchNormalization": BATCH_NORM,
         "LayerNormalization": {EPSILON: lambda layer: layer.epsilon},
         "GroupNormalization": {
             EPSILON: lambda layer: layer.epsilon,
             "GroupNorm groups": lambda layer: None if layer.groups == -1 else layer.groups,
         },
         "RMSNormalization": {"RMSNorm epsilon": lambda layer: layer.epsilon},
-        "SimpleRNN": _RNN,
-        "SimpleRNNCell": _RNN,
-        "LSTM": gates("LSTM", "activation", "recurrent_activation"),
-        "LSTMCell": gates("LSTM", "activation", "recurrent_activation"),
-        "GRU": gates("GRU", "activation", "recurrent_activation"),
-        "GRUCell": gates("GRU", "activation", "recurrent_activation"),
+        **{name: {"RNN activation": lambda layer: named(layer.activation)} for name in ("SimpleRNN", "SimpleRNNCell")},
+        **dict.fromkeys(("LSTM", "LSTMCell"), gates("LSTM", "activation", "recurrent_activation")),
+        **dict.fromkeys(("GRU", "GRUCell"), gates("GRU", "activation", "recurrent_activation")),
         "Embedding": {"Embedding padding index": lambda layer: 0 if layer.mask_zero else "none"},
-        "AveragePooling1D": {"average pooling with padding": _average_pooling},
-        "AveragePooling2D": {"average pooling with padding": _average_pooling},
-        "AveragePooling3D": {"average pooling with padding": _average_pooling},
+        **{f"AveragePooling{axes}D": {"average pooling with padding": _average_pooling} for axes in (1, 2, 3)},
         "LeakyReLU": {"LeakyReLU slope": _leaky_relu},
         "Activation": {"GELU": _gelu},
         "Dense": {"GELU": _gelu},
@@ -147,7 +120,7 @@ class Adapter(LiveNet):
 
     def template(self, form: Format) -> Template:
         """As Keras itself writes it: saved with a number in each variable, so that the file tells where each is."""
-        if form.name not in _SAVERS:
+        if form.name not in _WRITTEN:
             return super().template(form)
         variables = self._variables()
         former = {name: np.array(variable.numpy()) for name, variable in variables.items()}

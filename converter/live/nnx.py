@@ -59,12 +59,9 @@ class Adapter(FlaxNet):
     @contextmanager
     def inference(self) -> Iterator[None]:
         modes = [(m, name, vars(m)[name]) for _, m in self.modules() for name in self._MODES if name in vars(m)]
-        self.net.eval()
-        try:
+        with attributes(modes):
+            self.net.eval()
             yield
-        finally:
-            for module, name, value in modes:
-                setattr(module, name, value)
 
     @contextmanager
     def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:

@@ -77,8 +77,7 @@ def arrays_in(value: Any, to_numpy: Callable[[Any], Array | None], key: str = ""
 
 def as_arrays(x: Any) -> list[Array]:
     """One input or several, from tensors of any framework."""
-    items = x if isinstance(x, tuple | list) else [x]
-    return [_array(item) for item in items]
+    return list(map(_array, x if isinstance(x, tuple | list) else [x]))
 
 
 def _array(item: Any) -> Array:

@@ -29,19 +29,15 @@ class Adapter(LiveNet):
             # None is a plain average of all batches, which no momentum is
             "BatchNorm momentum (for training)": lambda layer: layer.momentum and round(1 - layer.momentum, 12),
         },
-        "_InstanceNorm": {EPSILON: lambda layer: layer.eps},
-        "LayerNorm": {EPSILON: lambda layer: layer.eps},
+        **{name: {EPSILON: lambda layer: layer.eps} for name in ("_InstanceNorm", "LayerNorm")},
         "GroupNorm": {EPSILON: lambda layer: layer.eps, "GroupNorm groups": lambda layer: layer.num_groups},
         "RMSNorm": {"RMSNorm epsilon": lambda layer: 2.0**-23 if layer.eps is None else layer.eps},
-        "RNN": {"RNN activation": lambda layer: layer.nonlinearity},
-        "RNNCell": {"RNN activation": lambda layer: layer.nonlinearity},
+        **{name: {"RNN activation": lambda layer: layer.nonlinearity} for name in ("RNN", "RNNCell")},
         "Embedding": {
             "Embedding padding index": lambda layer: "none" if layer.padding_idx is None else layer.padding_idx
         },
         "MultiheadAttention": {"attention to a key of zeros": lambda layer: layer.add_zero_attn},
-        "AvgPool1d": {"average pooling with padding": _average_pooling},
-        "AvgPool2d": {"average pooling with padding": _average_pooling},
-        "AvgPool3d": {"average pooling with padding": _average_pooling},
+        **{f"AvgPool{axes}d": {"average pooling with padding": _average_pooling} for axes in (1, 2, 3)},
         "LeakyReLU": {"LeakyReLU slope": lambda layer: layer.negative_slope},
         "GELU": {"GELU": lambda layer: "exact" if layer.approximate == "none" else layer.approximate},
     }

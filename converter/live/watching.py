@@ -45,19 +45,14 @@ def inference_options(function: Callable[..., Any]) -> dict[str, bool]:
 @contextmanager
 def attributes(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
     """A context in which attributes (owner, name, value) have these values; afterwards they are as before."""
-    missing = object()
     with ExitStack() as undo:
         for owner, name, value in changes:
-            undo.callback(_restore, owner, name, vars(owner).get(name, missing), missing)
+            if name in vars(owner):
+                undo.callback(setattr, owner, name, vars(owner)[name])
+            else:
+                undo.callback(delattr, owner, name)
             setattr(owner, name, value)
         yield
-
-
-def _restore(owner: Any, name: str, value: Any, missing: object) -> None:
-    if value is missing:
-        delattr(owner, name)
-    else:
-        setattr(owner, name, value)
 
 
 def recorded(call: Callable[..., Any], names: Mapping[int, str], record: Record) -> Callable[..., Any]:

@@ -200,13 +200,11 @@ def load_schema(name: str) -> Schema:
                 f"no schema '{name}' is shipped. {near_miss(name, shipped())} A file of your own must end in .yaml."
             )
     try:
-        text = path.read_text(encoding="utf-8")
+        return parse_schema(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConversionError(f"{path}: not a schema: {error}") from None
-    try:
-        return parse_schema(text, str(path))
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
 
