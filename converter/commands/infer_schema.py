@@ -48,10 +48,10 @@ def infer_schema(
                 f"{titles[0]} and {titles[1]} are both of {source_name}: a schema has one name for each framework.",
                 Remedy("map", (Placeholder("SOURCE"), Placeholder("TARGET")), "pairs layers within one"),
             )
-        name = Path(planned.source.title).name
+        name, clone = Path(planned.source.title).name, Path(planned.clone.title if planned.clone else "").name
         document = {
             "name": name.partition(".")[0],
-            "description": f"{name} and {Path(planned.clone.title if planned.clone else "").name}, as they were paired",
+            "description": f"{name} and {clone}, as they were paired",
             "layers": [_entry(pair, planned.tensors.flattened, source_name, target_name) for pair in planned.pairs],
         }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
