@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from converter.architectures import vocabulary as v
 from converter.architectures.vocabulary import AnyStep  # in `v.Steps`, which msgspec reads here
@@ -98,6 +99,15 @@ def rows_of(step: v.NetStep) -> tuple[v.Steps, ...]:
     return (step.steps,) if isinstance(step, v.Sequential) else ()
 
 
+def with_rows(step: Any, make: Callable[[v.Steps], Iterable[Any]]) -> Any:
+    """A container with other rows, made of its own; any other step as it is."""
+    if isinstance(step, v.Residual):
+        return structs.replace(step, body=tuple(make(step.body)), shortcut=tuple(make(step.shortcut)))
+    if isinstance(step, v.Concat):
+        return structs.replace(step, branches=tuple(tuple(make(row)) for row in step.branches))
+    return structs.replace(step, steps=tuple(make(step.steps))) if isinstance(step, v.Sequential) else step
+
+
 def walk(steps: Iterable[str | AnyStep], depth: int = 0) -> Iterator[AnyStep]:
     """Every step, containers before their contents. Raises ConversionError for steps that are nested too deep."""
     if depth > DEEPEST:
@@ -145,7 +155,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, v.NetStep):
         options = {
             field.encode_name: _plain(getattr(value, field.name))
-            for field in msgspec.structs.fields(value)
+            for field in structs.fields(value)
             if getattr(value, field.name) != field.default
         }
         return {"kind": v.kind_of(value)} | options if options else v.kind_of(value)

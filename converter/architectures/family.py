@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, ValidationError, convert, structs
 
 from converter.architectures import vocabulary as v
-from converter.architectures.document import Family, layer_paths, of_name, rows_of, walk
+from converter.architectures.document import Family, layer_paths, of_name, rows_of, walk, with_rows
 from converter.architectures.vocabulary import kind_of
 from converter.core.patterns import Indices, check_pattern, fill, indices_of, letters
 from converter.errors import ConversionError
@@ -175,15 +175,10 @@ class _Expansion(msgspec.Struct, frozen=True):
         if isinstance(step, v.Sequential):
             for indices in self._indices(step, prefix, bound):
                 yield from self.row(step.steps, joined(prefix, filled(step.path, indices)), indices)
-        elif isinstance(step, v.Residual):
-            body, shortcut = (tuple(self.row(row, prefix, bound)) for row in rows_of(step))
-            yield v.Residual(body=body, shortcut=shortcut)
-        elif isinstance(step, v.Concat):
-            yield v.Concat(branches=tuple(tuple(self.row(row, prefix, bound)) for row in rows_of(step)))
         elif isinstance(step, v.WithWeights):
             yield from self.layer(structs.replace(step, path=joined(prefix, filled(step.path, bound))), bound)
         else:
-            yield step
+            yield with_rows(step, lambda row: self.row(row, prefix, bound))
 
     def layer(self, step: v.WithWeights, bound: Indices) -> Iterator[Any]:
         raise NotImplementedError

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
 
 from converter.architectures import vocabulary as v
-from converter.architectures.document import Architecture, Family, Input, check_names, layer_paths, walk
+from converter.architectures.document import Architecture, Family, Input, check_names, layer_paths, walk, with_rows
 from converter.architectures.family import family_of, layer_kind, of_defaults, of_weights
 from converter.architectures.shape_inference import resolved
 from converter.architectures.units import UNKNOWN, Shapes, Unit, Units, axes, units_in
@@ -28,7 +28,7 @@ def of_schema(
     family = described_by(schema)
     if shapes is None:
         steps = of_defaults(family.steps, sizes or {})
-        paths: Collection[str] = [path for step in _layers(steps) for path in layer_paths(step)]
+        paths: Collection[str] = [path for step in walk(steps) for path in layer_paths(step)]
     else:
         optional = {entry.path for entry in schema.layers if entry.optional}
         steps = of_weights(family.steps, shapes, lambda path: _entry(schema, path) in optional)
@@ -85,14 +85,9 @@ def _flattened(unit: Unit) -> int:
     return flattened
 
 
-def _with_sizes(step: v.AnyStep, units: Mapping[str, Unit]) -> Any:
-    if isinstance(step, v.Residual):
-        body, shortcut = (tuple(_with_sizes(inner, units) for inner in row) for row in (step.body, step.shortcut))  # type: ignore[arg-type]
-        return v.Residual(body=body, shortcut=shortcut)
-    if isinstance(step, v.Concat):
-        return v.Concat(branches=tuple(tuple(_with_sizes(inner, units) for inner in row) for row in step.branches))  # type: ignore[arg-type]
+def _with_sizes(step: str | v.AnyStep, units: Mapping[str, Unit]) -> Any:
     if not isinstance(step, v.WithWeights):
-        return step
+        return with_rows(step, lambda row: (_with_sizes(inner, units) for inner in row))
     unit = units[step.path]
     sizes: dict[str, Any] = {
         "out": unit.outputs,
@@ -105,10 +100,6 @@ def _with_sizes(step: v.AnyStep, units: Mapping[str, Unit]) -> Any:
     if isinstance(step, v.Conv):
         sizes["groups"] = unit.groups
     return structs.replace(step, **{name: size for name, size in sizes.items() if name in step.__struct_fields__})
-
-
-def _layers(steps: Iterable[v.AnyStep]) -> list[v.WithWeights]:
-    return [step for step in walk(steps) if isinstance(step, v.WithWeights)]
 
 
 def _entry(schema: Schema, path: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import structs
 from msgspec.structs import replace
 
 from converter.architectures import vocabulary as v
-from converter.architectures.document import Architecture, decoded, encoded, layer_paths, of_name, rows_of
+from converter.architectures.document import Architecture, decoded, encoded, layer_paths, of_name, with_rows
 from converter.architectures.family import family_of
 from converter.architectures.instance import of_schema, resolve, schema_of
 from converter.architectures.units import Shapes
@@ -79,9 +79,4 @@ def _step(step: Any, paths: Mapping[str, str]) -> Any:
     if isinstance(step, v.WithWeights):
         path = paths.get(layer_paths(step)[0], layer_paths(step)[0])
         return structs.replace(step, path=path.rpartition(".")[0] if isinstance(step, v.Attention) else path)
-    rows: Sequence[Any] = [_steps(row, paths) for row in rows_of(step)]
-    if isinstance(step, v.Residual):
-        return structs.replace(step, body=rows[0], shortcut=rows[1])
-    if isinstance(step, v.Concat):
-        return structs.replace(step, branches=tuple(rows))
-    return structs.replace(step, steps=rows[0]) if isinstance(step, v.Sequential) else step
+    return with_rows(step, lambda row: _steps(row, paths))

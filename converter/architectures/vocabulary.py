@@ -11,7 +11,7 @@ steps it may be a list with a value for each repetition, ``null`` where the laye
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeAlias, Union
+from typing import Annotated, Literal, TypeAlias, Union, get_args
 
 import msgspec
 from msgspec import Meta
@@ -272,48 +272,18 @@ class Concat(NetStep, frozen=True, kw_only=True):
     branches: Annotated[tuple[Steps, ...], Meta(min_length=2)]
 
 
-AnyStep: TypeAlias = Union[  # noqa: UP007 - msgspec resolves its names where it is used
-    Linear,
-    Embedding,
-    Conv,
-    ConvTranspose,
-    BatchNorm,
-    LayerNorm,
-    GroupNorm,
-    InstanceNorm,
-    RmsNorm,
-    Prelu,
-    Rnn,
-    Lstm,
-    Gru,
-    Attention,
-    Relu,
-    Sigmoid,
-    Tanh,
-    Gelu,
-    LeakyRelu,
-    Elu,
-    Silu,
-    Softplus,
-    Softmax,
-    MaxPool,
-    AveragePool,
-    GlobalMaxPool,
-    GlobalAveragePool,
-    Flatten,
-    Dropout,
-    ZeroPad,
-    Last,
-    Sequential,
-    Residual,
-    Concat,
-]
+Norm: TypeAlias = BatchNorm | LayerNorm | GroupNorm | InstanceNorm | RmsNorm
+Recurrent: TypeAlias = Rnn | Lstm | Gru
+Activation: TypeAlias = Relu | Sigmoid | Tanh | Gelu | LeakyRelu | Elu | Silu | Softplus | Softmax
+Pool: TypeAlias = MaxPool | AveragePool | GlobalMaxPool | GlobalAveragePool
+Layer: TypeAlias = Linear | Embedding | Conv | ConvTranspose | Norm | Prelu | Recurrent | Attention
+#: One object, whose names msgspec resolves where it is used.
+AnyStep: TypeAlias = Layer | Activation | Pool | Flatten | Dropout | ZeroPad | Last | Sequential | Residual | Concat
 #: A step without options may be written as its name alone: ``relu``.
 Steps: TypeAlias = "tuple[str | AnyStep, ...]"
 
-VOCABULARY: tuple[type[NetStep], ...] = AnyStep.__args__  # type: ignore[attr-defined]
+VOCABULARY: tuple[type[NetStep], ...] = get_args(AnyStep)
 CONTAINERS = (Sequential, Residual, Concat)
-ACTIVATIONS = (Relu, Sigmoid, Tanh, Gelu, LeakyRelu, Elu, Silu, Softplus, Softmax)
 
 
 def label(step: NetStep) -> str:

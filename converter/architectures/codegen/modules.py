@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -350,7 +351,7 @@ class _TreeBuilder(msgspec.Struct, frozen=True):
 
 def _with_join(row: tree.StepList, steps: tree.StepList) -> tuple[tree.StepList, tree.StepList]:
     """The activation after joined branches belongs to them."""
-    if row and steps and isinstance(row[-1], Fork) and any(_is(steps[0], kind) for kind in v.ACTIVATIONS):
+    if row and steps and isinstance(row[-1], Fork) and _is(steps[0], v.Activation):
         return [*row, steps[0]], steps[1:]
     return row, steps
 
@@ -360,7 +361,7 @@ def _ends_in_flatten(steps: tree.StepList, then: tree.StepList) -> bool:
     return bool(steps) and _is(steps[-1], v.Flatten) and _is(then[0], v.Linear)
 
 
-def _is(step: Unit | Fork, kind: type) -> bool:
+def _is(step: Unit | Fork, kind: Any) -> bool:
     return isinstance(step, Unit) and isinstance(step.step, kind)
 
 
