@@ -155,6 +155,7 @@ def test_the_report(tmp_path: Path) -> None:
         "freeze": ["a.weight", "a.bias"],
         "in_part": [],
         "checklist": [],
+        "written": True,
     }
     assert str(report).splitlines() == [
         f"{old} (PyTorch file) into {new} (PyTorch file)",
