@@ -78,7 +78,7 @@ def plan_matched(
             continue
         possible = agreements(pair.source, pair.target, same_framework)
         if differ(pair, possible) or lookalikes(pair.source, pair.target):
-            problems.append(undecided(in_doubt(pair, possible)))
+            problems.append(undecided(in_doubt(pair, possible), has_clone=True))
         else:
             cache.add(pair, possible[0])
     steps = {step.target.name: step for step in assembled(cache, problems)}

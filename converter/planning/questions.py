@@ -18,7 +18,8 @@ from converter.matching.matcher import Pair
 from converter.planning.step_cache import layer_moves
 from converter.planning.steps import Step, assemble
 
-_LIKE = Remedy("like", Placeholder("CLONE"), "tells, and so does a schema")
+#: What tells of itself what a layer is; a clone only where there is none yet.
+_TELLING = (Remedy("schema", Placeholder("NAMES.yaml"), "tells"), Remedy("like", Placeholder("CLONE"), "tells"))
 
 
 def differ(pair: Pair, possible: Sequence[Agreement]) -> bool:
@@ -75,7 +76,7 @@ def no_shape(pair: Pair) -> Problem:
     text = f"'{layer.path}' ({shapes(layer)}) cannot be laid out as {layer.kind}{unplaced(layer, pair.target)}."
     if any(reading.form == "depthwise" for reading in layer.readings):
         text = f"'{layer.path}' ({shapes(layer)}) is a depthwise convolution whose channel multiplier is unknown."
-        return Problem(text, "multiplier", layer.path, remedies=(_LIKE,))
+        return Problem(text, "multiplier", layer.path, remedies=_TELLING)
     return Problem(text, "layout", layer.path, met=shapes(layer))
 
 
@@ -102,13 +103,13 @@ def in_doubt(pair: Pair, possible: Iterable[Agreement]) -> Layer:
     return replace(layer, readings=common or layer.readings)
 
 
-def undecided(layer: Layer) -> Problem:
+def undecided(layer: Layer, has_clone: bool = False) -> Problem:
     """A layer that could be of several kinds, which are stored differently."""
     kinds = tuple(dict.fromkeys(reading.called for reading in layer.readings))
     doubt = f"could be {either(kinds)}, which are stored differently."
     text, kind = f"'{layer.path}' ({shapes(layer)}) {doubt}", f"kind {' '.join(kinds)}"
     one = [Remedy("kind", (layer.path, kind)) for kind in kinds]
-    ways = (*one, Remedy("kind", ("*", kinds[0]), "settles all that can be"), _LIKE)
+    ways = (*one, Remedy("kind", ("*", kinds[0]), "settles all that can be"), *_TELLING[: 1 if has_clone else 2])
     wide = tuple(Remedy("kind", ("*", kind)) for kind in kinds)
     return Problem(
         text, kind, layer.path, candidates=kinds, remedies=ways, summary=f"{{count}} layers {doubt}", wide=wide
