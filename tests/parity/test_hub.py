@@ -6,7 +6,7 @@ not 36. Beside them: new files by schema, live nets, and a tenth of the direct p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from tests.parity.sides import Case, Pair, by_clone, by_hand_over, by_neutral, b
 NOT_LIVE = ("foreign_cases", "folded_cases")
 
 
-def over_all(pairs: Callable[[Case], list[Pair]]) -> list[Any]:
+def over_all(pairs: Callable[[Case], list[Pair]], without: Container[str] = ()) -> list[Any]:
     """The parameters of all cases; those of one module stay in one process, which compiles its layers once."""
     return [
         pytest.param(*parameters.values, id=parameters.id, marks=pytest.mark.xdist_group(module))
         for module, cases in CASES.items()
+        if module not in without
         for parameters in every(cases, pairs)
     ]
 
@@ -54,6 +55,6 @@ def test_a_new_file_by_schema(
     by_schema(case, source, target, tmp_path, lambda *words: ok(capsys, *words))
 
 
-@pytest.mark.parametrize(("case", "source", "target"), over_all(live_pairs))
+@pytest.mark.parametrize(("case", "source", "target"), over_all(live_pairs, NOT_LIVE))
 def test_into_a_live_net(case: Case, source: str, target: str, tmp_path: Path) -> None:
     by_hand_over(case, source, target, tmp_path)
