@@ -24,7 +24,7 @@ TRIES = 2000
 def again(case: Case) -> int:
     """In this process, so that a traceback, or the stack of a crash or hang, is seen."""
     faulthandler.enable()
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(6 * HANG_SECONDS, exit=True)
     seed = seeds_of(case.row)[case.seed]
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), case.files(seed))
