@@ -81,7 +81,7 @@ $(HF)/ready: benchmarks/hugging_face.txt
 
 $(DEMO)/ready: setup.cfg
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/pip install --quiet .
+	$(DEMO)/bin/pip install --quiet --no-compile .
 	@touch $@
 
 $(SITE)/ready: setup.cfg
