@@ -16,6 +16,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
+from converter.formats.io.budget import Budget
 from converter.formats.io.source import Source, frozen
 from converter.formats.locations import inner_path, is_url, reading, store
 
@@ -26,9 +27,9 @@ MAP_FROM = 1 << 20
 class FileSource(Source):
     """A regular file on the disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, budget: Budget | None = None) -> None:
         self._file, size = open_regular(path)
-        super().__init__(path, size)
+        super().__init__(path, size, budget)
 
     def _bytes(self, offset: int, length: int) -> bytes:
         try:
@@ -77,13 +78,16 @@ class FileSource(Source):
         self._file.close()
 
 
-def open_source(path: Path) -> Source:
-    """A file on the disk, mapped where that helps, or one at a URL, of which ranges are fetched."""
+def open_source(path: Path, budget: Budget | None = None) -> Source:
+    """A file on the disk, mapped where that helps, or one at a URL, of which ranges are fetched.
+
+    budget: of the checkpoint, for one of its files; none for the only file.
+    """
     if is_url(path):
         from converter.formats.io.remote import RemoteSource
 
-        return RemoteSource(path)
-    return FileSource(path)
+        return RemoteSource(path, budget)
+    return FileSource(path, budget)
 
 
 def read_whole(path: Path, limit: int) -> bytes:

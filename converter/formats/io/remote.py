@@ -11,6 +11,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
+from converter.formats.io.budget import Budget
 from converter.formats.io.source import ENDS, Source
 from converter.formats.locations import inner_path, reading, store
 
@@ -27,7 +28,7 @@ AT_ONCE = 32
 class RemoteSource(Source):
     """fsspec's file systems may be asked by several threads at a time. Whatever they meet is a FormatError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, budget: Budget | None = None) -> None:
         with reading(path):
             self._store = store(path)
             self._inner_path = inner_path(path)
@@ -36,7 +37,7 @@ class RemoteSource(Source):
                 raise FormatError(path, "is not a file")
             if info.get("size") is None:
                 raise FormatError(path, "its server does not say how large it is, so no ranges of it can be read")
-        super().__init__(path, int(info["size"]))
+        super().__init__(path, int(info["size"]), budget)
         self._block = lru_cache(MOST_BLOCKS)(self._read_block)
 
     def _bytes(self, offset: int, length: int) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
+from converter.formats.io.budget import Budget
 
 #: NumPy before 2.0 has no more axes than this, and no framework uses more.
 MAX_AXES = 32
@@ -22,11 +23,15 @@ ENDS = 64
 
 
 class Source(ABC):
-    """``size`` bytes of the file ``path`` (or of a part of it). Every read raises FormatError outside of them."""
+    """``size`` bytes of the file ``path`` (or of a part of it). Every read raises FormatError outside of them.
 
-    def __init__(self, path: Path, size: int) -> None:
+    budget: of the checkpoint that the file belongs to; its own where it is the only file.
+    """
+
+    def __init__(self, path: Path, size: int, budget: Budget | None = None) -> None:
         self.path = path
         self.size = size
+        self.budget = budget or Budget(path)
 
     @abstractmethod
     def _bytes(self, offset: int, length: int) -> bytes:
@@ -108,8 +113,8 @@ class MemorySource(Source):
     Its arrays are views and may be unaligned; `mapped_apart` makes up for that.
     """
 
-    def __init__(self, path: Path, data: bytes | memoryview) -> None:
-        super().__init__(path, len(data))
+    def __init__(self, path: Path, data: bytes | memoryview, budget: Budget | None = None) -> None:
+        super().__init__(path, len(data), budget)
         self._data = data
 
     def _bytes(self, offset: int, length: int) -> bytes:

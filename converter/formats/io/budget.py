@@ -1,0 +1,52 @@
+"""What reading a checkpoint may cost: one count of the bytes that it really makes, for all its readers together.
+
+A file can say much in few bytes: a list that is repeated, a block that is packed, a view of the same element. Whatever
+takes memory that the file does not store byte for byte is charged here, before it is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+from converter.errors import FormatError
+
+#: Bytes beyond those that the file stores. With the interpreter and NumPy a process stays below 500 MB (SECURITY.md).
+LIMIT = 350_000_000
+
+
+class Budget:
+    """Of one opened checkpoint, whose files share it. Safe for several threads."""
+
+    def __init__(self, path: Path, limit: int = LIMIT) -> None:
+        self.path = path
+        self.limit = limit
+        self.spent = 0
+        self._lock = Lock()
+
+    def charge(self, nbytes: int, what: str) -> None:
+        """For memory that stays: containers, names, tables. Raises FormatError when it is too much."""
+        with self._lock:
+            self.check(nbytes, what)
+            self.spent += nbytes
+
+    @contextmanager
+    def lent(self, nbytes: int, what: str) -> Iterator[None]:
+        """For memory that is given back: an unpacked block, an expanded tensor. Raises FormatError as `charge`."""
+        self.charge(nbytes, what)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.spent -= nbytes
+
+    def check(self, nbytes: int, what: str) -> None:
+        """Raises FormatError if so many more bytes are too many."""
+        if self.spent + nbytes > self.limit:
+            raise FormatError(
+                self.path,
+                f"{what} would take {nbytes} bytes that the file does not store, after {self.spent} for the rest; at"
+                f" most {self.limit} are allowed, so that no file can fill the memory",
+            )
