@@ -89,7 +89,7 @@ def filled(flavour: str, net: Any, values: Tensors) -> Any:
 
 
 def by_weightbridge(case: Case, source: str, target: str, net: Any, told: bool) -> Any:
-    clone = case.nets[target]()
+    clone = case.fresh(target)
     given, wanted = tensors(source, net), tensors(target, clone)
     hints = {(layer, layer) for layer in {re.split(r"[./]", name)[0] for name in given}} if told else set()
     separators = {"torch": ".", "keras": "/", "linen": "/"}
@@ -124,10 +124,10 @@ def by_converter(case: Case, source: str, target: str, net: Any, told: bool) -> 
             folder / f"{stem}{side.ending}" for stem, side in (("source", ours), ("like", theirs), ("result", theirs))
         )
         ours.save(net, given)
-        theirs.save(theirs.randomise(case.nets[target](), np.random.default_rng(2)), like)
+        theirs.save(theirs.randomise(case.fresh(target), np.random.default_rng(2)), like)
         options = _options(case.words(source, target)) if told else {}
         converter.convert(f"{ours.framework}->{theirs.framework}", given, result, like=like, **options)
-        return theirs.load(case.nets[target](), result)
+        return theirs.load(case.fresh(target), result)
 
 
 def _options(words: tuple[str, ...]) -> Mapping[str, Any]:
@@ -146,7 +146,7 @@ TOOLS: Mapping[str, Callable[[Case, str, str, Any, bool], Any]] = {
 
 
 def outcome(tool: str, case: Case, source: str, target: str, told: bool) -> str:
-    net = SIDES[source].randomise(case.nets[source](), np.random.default_rng(1))
+    net = SIDES[source].randomise(case.fresh(source), np.random.default_rng(1))
     expected = case.run(source, net)
     try:
         clone = TOOLS[tool](case, source, target, net, told)

@@ -1,9 +1,8 @@
-"""Every example runs as a user would run it, in a process of its own."""
+"""Every example runs as a script, in a folder of its own; all in one process, which imports each framework once."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -15,33 +14,44 @@ WALKS = sorted(EXAMPLES.glob("file_io_*.py"))
 FILES = {"torch": "mlp.params", "tensorflow": "mlp.weights.h5", "jax": "mlp.msgpack", "mxnet": "mlp-mxnet.params"}
 
 
+class Run:
+    """Runs a script in an empty folder, which it has to leave empty."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._folder = folder
+        self._capsys = capsys
+
+    def __call__(self, script: Path) -> list[str]:
+        """The lines that it prints."""
+        runpy.run_path(str(script), run_name="__main__")
+        assert not list(self._folder.iterdir())
+        return self._capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return Run(tmp_path, capsys)
+
+
 @pytest.mark.parametrize("script", WALKS, ids=lambda path: path.stem)
-def test_the_chapter_s_walk_ends_in_equal_outputs(script: Path, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_chapter_s_walk_ends_in_equal_outputs(script: Path, run: Run) -> None:
     own = script.stem.removeprefix("file_io_")
     others = [file for name, file in FILES.items() if name != own]
-    assert done.stdout.splitlines() == [f"{file}: Y_clone == Y" for file in others]
-    assert not list(tmp_path.iterdir())
+    assert run(script) == [f"{file}: Y_clone == Y" for file in others]
 
 
-def test_the_first_layers_are_reused_and_frozen(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "reuse_first_layers.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+def test_the_first_layers_are_reused_and_frozen(run: Run) -> None:
+    assert run(EXAMPLES / "reuse_first_layers.py") == [
         "PyTorch, to freeze: hidden.weight, hidden.bias, output.weight, output.bias",
         "PyTorch, trained: more.weight, more.bias, head.weight, head.bias",
         "Flax, trained: head, more",
     ]
-    assert not list(tmp_path.iterdir())
 
 
-def test_any_file_goes_into_any_net(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "any_file_into_any_net.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    flatten, *lines = done.stdout.splitlines()
+def test_any_file_goes_into_any_net(run: Run) -> None:
+    flatten, *lines = run(EXAMPLES / "any_file_into_any_net.py")
     assert flatten.startswith(
         "flatten: the 128 inputs of head are 8 flattened channels (as a forward of the net showed)"
     )
@@ -51,14 +61,10 @@ def test_any_file_goes_into_any_net(tmp_path: Path) -> None:
         "Keras, PyTorch: equal",
         "the first layer that differs: body.2",
     ]
-    assert not list(tmp_path.iterdir())
 
 
-def test_the_architecture_is_saved_and_is_a_net_again(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "save_architecture.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+def test_the_architecture_is_saved_and_is_a_net_again(run: Run) -> None:
+    assert run(EXAMPLES / "save_architecture.py") == [
         "steps:",
         "- {kind: linear, path: hidden, out: 256}",
         "- relu",
@@ -77,7 +83,6 @@ def test_the_architecture_is_saved_and_is_a_net_again(tmp_path: Path) -> None:
         "MXNet: Y_clone == Y",
         "the code for Flax: Y_clone == Y",
     ]
-    assert not list(tmp_path.iterdir())
 
 
 def test_there_is_a_walk_for_each_framework() -> None:

@@ -44,7 +44,7 @@ class BookCase(Case):
         return SIDES[flavour].randomise(net, Gentle(np.random.PCG64(seed)))
 
     def random(self, flavour: str, seed: int, target: str = "") -> Any:
-        return self.anew(flavour, self.nets[flavour](), seed)
+        return self.anew(flavour, self.fresh(flavour), seed)
 
     def run(self, flavour: str, net: Any) -> Array:
         """A linen net is compiled as a whole, which takes a fraction of the time for its operations one by one."""

@@ -57,7 +57,7 @@ class Runs:
         if flavour not in self._made:
             side = SIDES[flavour]
             paths = [self.folder / f"{self.case.name}-{flavour}-{what}{side.ending}" for what in ("source", "like")]
-            net = self.case.anew(flavour, self.case.nets[flavour](), 1)
+            net = self.case.anew(flavour, self.case.fresh(flavour), 1)
             side.save(net, paths[0])
             output = self.case.run(flavour, net)
             net = self.case.anew(flavour, net, 2)

@@ -152,7 +152,7 @@ class Family:
     flat: Mapping[int, int]
 
     def random(self, age: str, flavour: str, seed: int) -> Any:
-        return SIDES[flavour].randomise(self.nets[age][flavour](), np.random.default_rng(seed))
+        return SIDES[flavour].randomise(SIDES[flavour].fresh(self.nets[age][flavour]), np.random.default_rng(seed))
 
     def weights(self, flavour: str, net: Any) -> list[Array]:
         """Kernels and biases in the order of calls, laid out as PyTorch does."""

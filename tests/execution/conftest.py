@@ -30,8 +30,9 @@ def neutral(sharded_source: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def two_workers() -> Iterator[TwoWorkers]:
+    """Their processes are never quite idle, so they end with the tests of this folder."""
     kept = TwoWorkers()
     yield kept
     kept.close()

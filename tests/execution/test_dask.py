@@ -23,6 +23,8 @@ from converter.formats.safetensors import file as safetensors
 from tests.command import ok, refused
 from tests.execution.sharding import LIMIT, Damaged, Deadly, Slow, address, files, local_cluster, new, wait_until
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 # -- workers that die ------------------------------------------------------------------------------------------------
 
 

@@ -253,10 +253,10 @@ PEAK = """
 @pytest.mark.parametrize("output", ["x.msgpack", "x.weights.h5", "x.ckpt", "x.orbax", "x.params", "x.safetensors"])
 def test_peak_memory_is_that_of_two_tensors(tmp_path: Path, output: str) -> None:
     """All resident pages count, those of the mapped source too."""
-    largest = 24 << 20
+    largest = 12 << 20
     path = tmp_path / "source.pt"
     base = torch.randn(2048, largest // 2048 // 4)
-    state = {f"blocks.{index}.dense.weight": base + index for index in range(24)}
+    state = {f"blocks.{index}.dense.weight": base + index for index in range(20)}
     torch.save(state | {name.replace("weight", "bias"): torch.randn(2048) for name in state}, path)
     target = {"params": "mxnet", "h5": "keras", "ckpt": "tf", "safetensors": "neutral"}.get(
         output.rpartition(".")[2], "flax"
@@ -267,16 +267,16 @@ def test_peak_memory_is_that_of_two_tensors(tmp_path: Path, output: str) -> None
         text=True,
         check=True,
     )
-    assert path.stat().st_size > 20 * largest
+    assert path.stat().st_size >= 20 * largest
     assert int(done.stdout) << 10 <= (150 << 20) + 2 * largest
 
 
 def test_peak_memory_of_a_source_that_has_to_be_copied(tmp_path: Path) -> None:
     """Flax msgpack does not align its arrays."""
-    largest = 24 << 20
+    largest = 12 << 20
     path = tmp_path / "source.msgpack"
     kernel = np.random.default_rng(0).random((2048, largest // 2048 // 4), np.float32)
-    layers = {f"dense_{index}": {"kernel": kernel + index, "bias": kernel[0]} for index in range(24)}
+    layers = {f"dense_{index}": {"kernel": kernel + index, "bias": kernel[0]} for index in range(20)}
     path.write_bytes(to_bytes({"params": layers}))
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PEAK), "flax->torch", str(path), str(tmp_path / "x.pt")],
@@ -291,13 +291,13 @@ def test_peak_memory_of_a_source_that_has_to_be_copied(tmp_path: Path) -> None:
 SLOW = """
     import signal, sys, time
     from converter import cli
-    from converter.execution import run as execute
+    from converter.execution import jobs
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
-    transformed = execute._transformed
+    transformed = jobs._transformed
     def slowly(*args):
         time.sleep(0.1)
         return transformed(*args)
-    execute._transformed = slowly
+    jobs._transformed = slowly
     sys.argv[0] = "convert"
     cli.main(sys.argv[1:])
 """

@@ -23,6 +23,8 @@ from converter.formats.safetensors import file as safetensors
 from converter.live import open_net
 from tests.execution.sharding import LIMIT, Broken, Deadly, Recorder, files, new, processes
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 # -- the same bytes --------------------------------------------------------------------------------------------------
 
 

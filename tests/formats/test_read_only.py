@@ -53,8 +53,8 @@ def test_declared_checksums_are_compared_unless_told_not_to(tmp_path: Path, row:
     file.write_bytes(data)
     name = list(named)[2]
 
-    def read(verify: bool) -> bytes:
-        with open_reader(path, ReadOptions(checksums=verify))[1] as reader:
+    def read(checksums: bool) -> bytes:
+        with open_reader(path, ReadOptions(checksums=checksums))[1] as reader:
             return bytes(reader.read(name).tobytes())
 
     if by_name(row).checksums:

@@ -67,7 +67,7 @@ def test_a_live_net_is_saved_as_a_file_of_any_framework(case: Case, source: str,
     else:
         clone = as_given(case.random(target, 2))
         converter.save(as_given(net), path, to=FLAVOURS[target].framework, like=clone)
-    found = case.run(target, FLAVOURS[target].load(case.nets[target](), path))
+    found = case.run(target, FLAVOURS[target].load(case.fresh(target), path))
     assert_same(found, case.run(source, net), case.tolerance)
 
 

@@ -23,7 +23,7 @@ def into(
     _, like = saved(theirs, target, folder, 2, "like")
     result = folder / f"result{SIDES[target].ending}"
     run(_direction(source, target), given, "--like", like, "-o", result, *words)
-    assert_same(theirs.run(target, SIDES[target].load(theirs.nets[target](), result)), ours.run(source, net))
+    assert_same(theirs.run(target, SIDES[target].load(theirs.fresh(target), result)), ours.run(source, net))
 
 
 def anew(
@@ -42,7 +42,7 @@ def anew(
     schema.write_text(json.dumps({"name": "net", "layers": list(layers)}))  # JSON is YAML
     by_schema = ("--schema", schema) if layers else ()
     run(_direction(source, target), given, "-o", result, *by_schema, *words)
-    assert_same(theirs.run(target, SIDES[target].load(theirs.nets[target](), result)), ours.run(source, net))
+    assert_same(theirs.run(target, SIDES[target].load(theirs.fresh(target), result)), ours.run(source, net))
 
 
 def saved(case: Case, flavour: str, folder: Path, seed: int, stem: str = "source") -> tuple[Any, Path]:

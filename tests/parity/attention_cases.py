@@ -87,7 +87,7 @@ class AttentionCase(Case):
     key: str = "key"
 
     def random(self, flavour: str, seed: int, target: str = "") -> Any:
-        return SIDES[flavour].randomise(self.nets[flavour](), Signed(np.random.PCG64(seed)))
+        return SIDES[flavour].randomise(self.fresh(flavour), Signed(np.random.PCG64(seed)))
 
     def run(self, flavour: str, net: Any) -> Array:
         output = to_numpy(SIDES[flavour].run(net, *self.inputs)).ravel()

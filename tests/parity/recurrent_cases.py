@@ -69,7 +69,7 @@ class RecurrentCase(Case):
         without = target == "nnx" and flavour != "nnx" and "gru" in self.name
         if (flavour, without) in self.sources and target:
             return self.sources[flavour, without][0]
-        net = SIDES[flavour].randomise(self.nets[flavour](), Signed(np.random.PCG64(seed)))
+        net = SIDES[flavour].randomise(self.fresh(flavour), Signed(np.random.PCG64(seed)))
         if without:
             net = WITHOUT_CANDIDATE_BIAS[flavour](net)
         if target:

@@ -23,7 +23,7 @@ TOKENS = np.array([[1, 5, 0, 8], [7, 2, 2, 3]], np.int32)
 class SequenceCase(Case):
     def random(self, flavour: str, seed: int, target: str = "") -> Any:
         """Weights of both signs; into an `nnx.GRUCell` without the bias that it does not have."""
-        net = SIDES[flavour].randomise(self.nets[flavour](), Signed(np.random.PCG64(seed)))
+        net = SIDES[flavour].randomise(self.fresh(flavour), Signed(np.random.PCG64(seed)))
         lacks = target == "nnx" and flavour != "nnx" and "GRU" in self.name
         return WITHOUT_CANDIDATE_BIAS[flavour](net) if lacks else net
 

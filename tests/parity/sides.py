@@ -10,7 +10,7 @@ import functools
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,26 @@ def channels_first(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Linen:
-    """A linen module with its variables, so that it is one object as in the other frameworks."""
+    """A linen module with its variables, so that it is one object as in the other frameworks.
+
+    compiled: the whole module as one program, once for all values; each step by itself would be compiled, too.
+    """
 
     module: Any
     variables: Any
+    compiled: Callable[..., Any] | None = None
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        return self.compiled or self.module.apply
 
 
 @dataclass(frozen=True)
 class Side:
     """One flavour. ``framework`` is its name on the command line, ``ending`` that of its files.
 
-    live: what `converter.load_into` takes, and back: how the filled thing becomes a net again.
+    live: what `converter.load_into` takes, and back: how the filled thing becomes a net again. fresh: a net of what
+    makes one; its values do not matter.
     """
 
     framework: str
@@ -69,6 +78,7 @@ class Side:
     last: bool = False
     live: Callable[[Any], Any] = lambda net: net
     back: Callable[[Any, Any], Any] = lambda net, filled: filled
+    fresh: Callable[[Callable[[], Any]], Any] = lambda make: make()
 
 
 def _torch_random(net: torch.nn.Module, rng: np.random.Generator) -> torch.nn.Module:
@@ -104,14 +114,40 @@ def _keras_run(net: Any, *xs: Array) -> Any:
 
 
 def _linen_random(net: Linen, rng: np.random.Generator) -> Linen:
-    return Linen(net.module, jax.tree.map(lambda v: jnp.asarray(random_values(v.shape, rng, v.dtype)), net.variables))
+    return replace(
+        net, variables=jax.tree.map(lambda v: jnp.asarray(random_values(v.shape, rng, v.dtype)), net.variables)
+    )
 
 
 def _linen_load(net: Linen, path: Path) -> Linen:
     variables = flax.serialization.from_bytes(net.variables, path.read_bytes())
     shapes = jax.tree.map(lambda new, old: np.shape(new) == np.shape(old), variables, net.variables)
     assert all(jax.tree.leaves(shapes)), "from_bytes checks the names only"
-    return Linen(net.module, jax.tree.map(jnp.asarray, variables))
+    return replace(net, variables=jax.tree.map(jnp.asarray, variables))
+
+
+@functools.cache
+def _nnx_abstract(make: Callable[[], Any]) -> tuple[Any, Any, Any]:
+    """The structure of a module, its random keys and its values, as shapes alone."""
+    graph, keys, values = nnx.split(nnx.eval_shape(make), nnx.RngState, ...)
+    return graph, keys, values
+
+
+def _nnx_fresh(make: Callable[[], Any]) -> nnx.Module:
+    """The module without the values of its initializers: to compile these takes seconds for every shape."""
+    graph, keys, values = _nnx_abstract(make)
+    return nnx.merge(graph, jax.tree.map(_zeros, keys), jax.tree.map(_zeros, values))
+
+
+@nnx.jit
+def _nnx_compiled(net: Any, *xs: Any) -> Any:
+    """As one program, for all modules of one structure."""
+    return net(*xs)
+
+
+def _zeros(value: Any) -> Any:
+    is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return jax.random.key(0) if is_key else jnp.zeros(value.shape, value.dtype)
 
 
 def _nnx_state(net: nnx.Module) -> Any:
@@ -190,13 +226,20 @@ SIDES: Mapping[str, Side] = {
         _linen_random,
         lambda net, path: path.write_bytes(flax.serialization.to_bytes(net.variables)),
         _linen_load,
-        lambda net, *xs: net.module.apply(net.variables, *(jnp.asarray(x) for x in xs)),
+        lambda net, *xs: net.apply(net.variables, *xs),
         last=True,
         live=lambda net: net.variables,
-        back=lambda net, filled: Linen(net.module, filled),
+        back=lambda net, filled: replace(net, variables=filled),
     ),
     "nnx": Side(
-        "flax", ".msgpack", _nnx_random, _nnx_save, _nnx_load, lambda net, *xs: net(*map(jnp.asarray, xs)), last=True
+        "flax",
+        ".msgpack",
+        _nnx_random,
+        _nnx_save,
+        _nnx_load,
+        lambda net, *xs: _nnx_compiled(net, *map(jnp.asarray, xs)),
+        last=True,
+        fresh=_nnx_fresh,
     ),
     "gluon": Side(
         "mxnet",
@@ -268,13 +311,16 @@ class Case:
         sources = [flavour for flavour in ("torch", "linen") if flavour in (self.givers or self.nets)]
         return [(sources[i % len(sources)], target) for i, target in enumerate(self.nets) if sources]
 
+    def fresh(self, flavour: str) -> Any:
+        return SIDES[flavour].fresh(self.nets[flavour])
+
     def anew(self, flavour: str, net: Any, seed: int) -> Any:
         """The net with other random weights."""
         return SIDES[flavour].randomise(net, np.random.default_rng(seed))
 
     def random(self, flavour: str, seed: int, target: str = "") -> Any:
         """A net of random weights; ``target``: the flavour that it is going to be converted into."""
-        return SIDES[flavour].randomise(self.nets[flavour](), np.random.default_rng(seed))
+        return self.anew(flavour, self.fresh(flavour), seed)
 
     def run(self, flavour: str, net: Any) -> Array:
         """The output, channels first."""
@@ -310,7 +356,7 @@ def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[.
     like, result = folder / f"like{theirs.ending}", folder / f"result{theirs.ending}"
     theirs.save(case.random(target, 2), like)
     run(f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *case.words(source, target))
-    found = case.run(target, theirs.load(case.nets[target](), result))
+    found = case.run(target, theirs.load(case.fresh(target), result))
     assert_same(found, case.run(source, net), case.tolerance)
 
 
@@ -332,7 +378,7 @@ def by_neutral(case: Case, source: str, target: str, folder: Path, run: Callable
     theirs.save(case.random(target, 2), like)
     words = (*kinds, *case.maps(source, target), *schema)
     run(f"neutral->{theirs.framework}", middle, "--like", like, "-o", result, *words)
-    found = case.run(target, theirs.load(case.nets[target](), result))
+    found = case.run(target, theirs.load(case.fresh(target), result))
     assert_same(found, case.run(source, net), case.tolerance)
 
 
@@ -351,7 +397,7 @@ def by_schema(case: Case, source: str, target: str, folder: Path, run: Callable[
     ours.save(net, given)
     words = (*schema_of(case, folder), *case.words(source, target))
     run(f"{ours.framework}->{theirs.framework}", given, "-o", result, *words)
-    found = case.run(target, theirs.load(case.nets[target](), result))
+    found = case.run(target, theirs.load(case.fresh(target), result))
     assert_same(found, case.run(source, net), case.tolerance)
 
 
@@ -404,7 +450,8 @@ def linen_net(module: Callable[[], Any], *inputs: Array) -> Callable[[], Linen]:
     def build() -> Linen:
         made = module()
         variables = jax.eval_shape(made.init, jax.random.PRNGKey(0), *map(jnp.asarray, inputs))
-        return Linen(made, jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), variables))
+        zeros = jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), variables)
+        return Linen(made, zeros, jax.jit(lambda values, *xs: made.apply(values, *xs)))
 
     return build
 

@@ -32,7 +32,7 @@ def square(made: str, bias: bool = True) -> Case:
 
 def saved(flavour: str, case: Case, folder: Path, seed: int, name: str) -> tuple[Any, Path]:
     side = SIDES[flavour]
-    net = side.randomise(case.nets[flavour](), np.random.default_rng(seed))
+    net = side.randomise(case.fresh(flavour), np.random.default_rng(seed))
     path = folder / f"{name}{side.ending}"
     side.save(net, path)
     return net, path
@@ -57,8 +57,8 @@ def test_a_square_kernel_is_refused_and_right_with_each_remedy(
     (tmp_path / "net.yaml").write_text(f"name: net\nlayers:\n  - {{path: layer, kind: {made}}}\n")
     for remedy in (("--kind", f"layer={made}"), ("--schema", tmp_path / "net.yaml")):
         ok(capsys, way, given, "--like", like, "-o", result, "--force", *remedy)
-        assert_same(case.run(target, theirs.load(case.nets[target](), result)), case.run(source, net))
-    clone = theirs.randomise(case.nets[target](), np.random.default_rng(3))
+        assert_same(case.run(target, theirs.load(case.fresh(target), result)), case.run(source, net))
+    clone = theirs.randomise(case.fresh(target), np.random.default_rng(3))
     if target != "linen":  # the tree of linen is without classes
         # how the kernel of a Flax file runs no clone can know
         kind = {"layer": made} if ours.framework == "flax" and made != "conv" else None
@@ -99,14 +99,14 @@ def test_the_class_name_in_a_file_tells_a_convolution(
         assert "conv_transpose or transpose_kernel" in message and f"--kind {name}=transpose_kernel" in message
         ok(capsys, "flax->torch", tmp_path / "net.msgpack", *words, "--kind", f"{name}={made}")
     expected = np.moveaxis(np.asarray(module.apply(tree, np.moveaxis(case.inputs[0], 1, -1))), -1, 1)
-    assert_same(case.run("torch", side.load(case.nets["torch"](), tmp_path / "net.pt")), expected)
+    assert_same(case.run("torch", side.load(case.fresh("torch"), tmp_path / "net.pt")), expected)
 
 
 @pytest.mark.parametrize("flipped", [True, False], ids=["flipped", "transpose_kernel"])
 def test_a_live_nnx_net_tells_its_flip(flipped: bool, tmp_path: Path) -> None:
     case = square("conv_transpose" if flipped else "transpose_kernel", bias=False)
     net, given = saved("torch", case, tmp_path, 1, "source")
-    clone = case.nets["nnx"]()
+    clone = case.fresh("nnx")
     assert isinstance(clone, NnxChain) and bool(clone.layer.transpose_kernel) != flipped
     assert_same(case.run("nnx", converter.load_into(clone, given)), case.run("torch", net))
 
@@ -161,7 +161,7 @@ def test_a_scale_for_each_group_becomes_one_for_each_channel(
     message = refused(capsys, f"mxnet->{side.framework}", given, "--like", like, "-o", result)
     assert "'norm.gamma' has shape (3,)" in message
     ok(capsys, f"mxnet->{side.framework}", given, "--like", like, "-o", result, *SAID)
-    found = BY_CHANNEL.run(target, side.load(BY_CHANNEL.nets[target](), result))
+    found = BY_CHANNEL.run(target, side.load(BY_CHANNEL.fresh(target), result))
     assert_same(found, BY_GROUP.run("gluon", net))
 
 
@@ -176,7 +176,7 @@ def test_scales_that_differ_inside_a_group_are_refused(tmp_path: Path, capsys: p
         value.copy_(value[::2].repeat_interleave(CHANNELS // GROUPS))
     side.save(net, given)
     ok(capsys, *words)
-    found = BY_GROUP.run("gluon", SIDES["gluon"].load(BY_GROUP.nets["gluon"](), tmp_path / "net.params"))
+    found = BY_GROUP.run("gluon", SIDES["gluon"].load(BY_GROUP.fresh("gluon"), tmp_path / "net.params"))
     assert_same(found, BY_CHANNEL.run("torch", net))
 
 
@@ -185,7 +185,7 @@ def test_live_nets_say_that_the_scale_is_for_a_group(tmp_path: Path) -> None:
     for value in (net.norm.weight.data, net.norm.bias.data):
         value.copy_(value[::2].repeat_interleave(CHANNELS // GROUPS))
     SIDES["torch"].save(net, given)
-    clone = SIDES["gluon"].randomise(BY_GROUP.nets["gluon"](), np.random.default_rng(2))
+    clone = SIDES["gluon"].randomise(BY_GROUP.fresh("gluon"), np.random.default_rng(2))
     assert_same(BY_GROUP.run("gluon", converter.load_into(clone, given)), BY_CHANNEL.run("torch", net))
 
 

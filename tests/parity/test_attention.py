@@ -75,7 +75,7 @@ def test_heads_that_no_one_gave(target: str, tmp_path: Path, capsys: pytest.Capt
     )
     assert "cannot be split into 4 heads" in refused(capsys, *words, "--heads", "attn=4")
     ok(capsys, *words, "--heads", "attn=2")
-    clone = SIDES[target].load(OWN_ATTENTION.nets[target](), tmp_path / f"result{SIDES[target].ending}")
+    clone = SIDES[target].load(OWN_ATTENTION.fresh(target), tmp_path / f"result{SIDES[target].ending}")
     assert_same(OWN_ATTENTION.run(target, clone), OWN_ATTENTION.run("torch", net))
 
 
@@ -228,6 +228,6 @@ def test_there_and_back_by_neutral(case: Case, tmp_path: Path, capsys: pytest.Ca
             ok(capsys, f"{side.framework}->neutral", given, "-o", middle, *SAID.get(case.name, ()))
             words = ("-o", back, "--like", given, "--force", *SAID.get(case.name, ()))
             ok(capsys, f"neutral->{side.framework}", middle, *words)
-            found = named(flavour, side.load(case.nets[flavour](), back))
+            found = named(flavour, side.load(case.fresh(flavour), back))
             for name, value in named(flavour, net).items():
                 assert found[name].tobytes() == value.tobytes(), (flavour, name)

@@ -51,7 +51,7 @@ def imported(folder: Path, params: Path) -> Any:
 def saved_clone(flavour: str, made: Case, folder: Path) -> Path:
     side = SIDES[flavour]
     path = folder / f"like{side.ending}"
-    side.save(side.randomise(made.nets[flavour](), np.random.default_rng(2)), path)
+    side.save(side.randomise(made.fresh(flavour), np.random.default_rng(2)), path)
     return path
 
 
@@ -61,21 +61,21 @@ def test_an_export_becomes_every_framework(
     target: str, gluon_scale: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, side = case(gluon_scale), SIDES[target]
-    net = SIDES["gluon"].randomise(made.nets["gluon"](), np.random.default_rng(1))
+    net = SIDES["gluon"].randomise(made.fresh("gluon"), np.random.default_rng(1))
     expected = made.run("gluon", net)
     params = exported(net, tmp_path, made.inputs[0])
     like, result = saved_clone(target, case(), tmp_path), tmp_path / f"result{side.ending}"
     said = ok(capsys, f"mxnet->{side.framework}", params, "--like", like, "-o", result)
-    assert_same(case().run(target, side.load(case().nets[target](), result)), expected)
+    assert_same(case().run(target, side.load(case().fresh(target), result)), expected)
     assert ("with fix_gamma the scale is one" in said) == (not gluon_scale)
 
 
 @pytest.mark.parametrize("source", SIDES)
 def test_every_framework_becomes_an_export(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     side = SIDES[source]
-    net = side.randomise(SQUARE.nets[source](), np.random.default_rng(1))
+    net = side.randomise(SQUARE.fresh(source), np.random.default_rng(1))
     side.save(net, tmp_path / f"source{side.ending}")
-    clone = SIDES["gluon"].randomise(SQUARE.nets["gluon"](), np.random.default_rng(2))
+    clone = SIDES["gluon"].randomise(SQUARE.fresh("gluon"), np.random.default_rng(2))
     like = exported(clone, tmp_path, SQUARE.inputs[0])
     result = tmp_path / "result.params"
     ok(capsys, f"{side.framework}->mxnet", tmp_path / f"source{side.ending}", "--like", like, "-o", result)
@@ -84,7 +84,7 @@ def test_every_framework_becomes_an_export(source: str, tmp_path: Path, capsys: 
 
 def test_the_graph_tells_the_order_of_the_layers(tmp_path: Path) -> None:
     params = exported(
-        SIDES["gluon"].randomise(SQUARE.nets["gluon"](), np.random.default_rng(1)), tmp_path, SQUARE.inputs[0]
+        SIDES["gluon"].randomise(SQUARE.fresh("gluon"), np.random.default_rng(1)), tmp_path, SQUARE.inputs[0]
     )
     with converter.read(params) as weights:
         kinds = [layer.kind for layer in weights.layers]
@@ -92,7 +92,7 @@ def test_the_graph_tells_the_order_of_the_layers(tmp_path: Path) -> None:
 
 
 def test_a_damaged_graph_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = SIDES["gluon"].randomise(SQUARE.nets["gluon"](), np.random.default_rng(1))
+    net = SIDES["gluon"].randomise(SQUARE.fresh("gluon"), np.random.default_rng(1))
     params = exported(net, tmp_path, SQUARE.inputs[0])
     for damage in ("{", "[]", json.dumps({"nodes": [{"op": "x", "inputs": [[7, 0, 0]]}]})):
         (tmp_path / "net-symbol.json").write_text(damage)
@@ -110,8 +110,8 @@ def _scaled_to(value: float) -> Callable[[Any], Any]:
 
 def test_a_live_gluon_net_with_fix_gamma_takes_only_a_scale_of_one(tmp_path: Path) -> None:
     made = case(gluon_scale=False)
-    net = SIDES["torch"].randomise(made.nets["torch"](), np.random.default_rng(1))
-    clone = SIDES["gluon"].randomise(made.nets["gluon"](), np.random.default_rng(2))
+    net = SIDES["torch"].randomise(made.fresh("torch"), np.random.default_rng(1))
+    clone = SIDES["gluon"].randomise(made.fresh("gluon"), np.random.default_rng(2))
     SIDES["torch"].save(net, tmp_path / "net.pt")
     with pytest.raises(ConversionError, match=r"no place for 'scale' of 'norm.weight'.* are not 1"):
         converter.load_into(clone, tmp_path / "net.pt")
@@ -144,7 +144,7 @@ CASES = [
 def named(made: Case) -> Any:
     """The gluon net, whose layers are called in the export as everywhere else."""
     with Named(["net", *(layer["path"] for layer in made.layers)]):
-        return made.nets["gluon"]()
+        return made.fresh("gluon")
 
 
 #: Every case, with one framework after the other.
@@ -163,7 +163,7 @@ def test_every_kind_of_layer(
 ) -> None:
     side, words = SIDES[other], made.words("gluon", other)
     ours = SIDES["gluon"].randomise(named(made), np.random.default_rng(1))
-    theirs = side.randomise(made.nets[other](), np.random.default_rng(2))
+    theirs = side.randomise(made.fresh(other), np.random.default_rng(2))
     params, given = exported(ours, tmp_path, made.inputs[0]), tmp_path / f"other{side.ending}"
     side.save(theirs, given)
     if back:
@@ -172,4 +172,4 @@ def test_every_kind_of_layer(
         return
     result = tmp_path / f"result{side.ending}"
     ok(capsys, f"mxnet->{side.framework}", params, "--like", given, "-o", result, *words)
-    assert_same(made.run(other, side.load(made.nets[other](), result)), made.run("gluon", ours))
+    assert_same(made.run(other, side.load(made.fresh(other), result)), made.run("gluon", ours))

@@ -195,7 +195,7 @@ def test_kept_within_flax(case: Case, tmp_path: Path, capsys: pytest.CaptureFixt
     net, given = saved(case, "linen", tmp_path, 1)
     _, like = saved(case, "linen", tmp_path, 2, "like")
     ok(capsys, "flax->flax", given, "--like", like, "-o", tmp_path / "out.msgpack")
-    found = SIDES["linen"].load(case.nets["linen"](), tmp_path / "out.msgpack")
+    found = SIDES["linen"].load(case.fresh("linen"), tmp_path / "out.msgpack")
     expected = flatten_dict(net.variables)
     assert {key: value.tobytes() for key, value in flatten_dict(found.variables).items()} == {
         key: value.tobytes() for key, value in expected.items()
@@ -223,7 +223,7 @@ def test_kept_within_keras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     net, given = saved(KERAS_SPECTRAL, "keras", tmp_path, 1)
     _, like = saved(KERAS_SPECTRAL, "keras", tmp_path, 2, "like")
     ok(capsys, "tf->tf", given, "--like", like, "-o", tmp_path / "out.weights.h5")
-    clone = KERAS_SPECTRAL.nets["keras"]()
+    clone = KERAS_SPECTRAL.fresh("keras")
     clone.load_weights(tmp_path / "out.weights.h5")
     for found, expected in zip(clone.get_weights(), net.get_weights(), strict=True):
         assert found.tobytes() == expected.tobytes()

@@ -49,7 +49,7 @@ def into_clone(case: RecurrentCase, source: str, target: str, folder: Path, caps
     net = saved(case, source, given, target)
     theirs.save(case.random(target, 2), like)
     ok(capsys, f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *words)
-    assert_same(case.run(target, theirs.load(case.nets[target](), result)), case.run(source, net))
+    assert_same(case.run(target, theirs.load(case.fresh(target), result)), case.run(source, net))
 
 
 def with_net(case: RecurrentCase, flavour: str, make: Callable[[], Any]) -> RecurrentCase:
@@ -121,7 +121,7 @@ def test_the_fused_names_of_gluon(tmp_path: Path, capsys: Capture) -> None:
     assert all(re.fullmatch(r".*lstm\d+\.l[01](_reverse)?", name) for name in names)
     SIDES["torch"].save(LSTM.random("torch", 2), tmp_path / "like.pt")
     ok(capsys, "mxnet->torch", tmp_path / "fused.params", "--like", tmp_path / "like.pt", "-o", tmp_path / "m.pt")
-    result = SIDES["torch"].load(LSTM.nets["torch"](), tmp_path / "m.pt")
+    result = SIDES["torch"].load(LSTM.fresh("torch"), tmp_path / "m.pt")
     assert_same(LSTM.run("torch", result), LSTM.run("gluon", net))
 
 
@@ -133,7 +133,7 @@ def test_a_whole_keras_model_is_a_source(tmp_path: Path, capsys: Capture) -> Non
     net.save(tmp_path / "m.keras")
     SIDES["linen"].save(LSTM.random("linen", 2), tmp_path / "like.msgpack")
     ok(capsys, "tf->flax", tmp_path / "m.keras", "--like", tmp_path / "like.msgpack", "-o", tmp_path / "m.msgpack")
-    result = SIDES["linen"].load(LSTM.nets["linen"](), tmp_path / "m.msgpack")
+    result = SIDES["linen"].load(LSTM.fresh("linen"), tmp_path / "m.msgpack")
     assert_same(LSTM.run("linen", result), LSTM.run("keras", net))
 
 
@@ -149,13 +149,13 @@ def test_checkpoints_of_tf_keras(tmp_path: Path, capsys: Capture) -> None:
     assert {path.rpartition(".")[2] for path in found} == {"l0", "l0_reverse"}, found
     words = tuple(maps(sorted(found), PATHS))
     ok(capsys, "tf->torch", tmp_path / "m.ckpt", "--like", like, "-o", tmp_path / "m.pt", *words)
-    torch_net = SIDES["torch"].load(LSTM.nets["torch"](), tmp_path / "m.pt")
+    torch_net = SIDES["torch"].load(LSTM.fresh("torch"), tmp_path / "m.pt")
     assert_same(LSTM.run("torch", torch_net), LSTM.run("tf_keras", net))
     clone = LSTM.random("tf_keras", 3)
     clone.save_weights(str(tmp_path / "clone.ckpt"))
     words = tuple(maps(PATHS, sorted(found)))
     ok(capsys, "torch->tf", tmp_path / "m.pt", "--like", tmp_path / "clone.ckpt", "-o", tmp_path / "n.ckpt", *words)
-    fresh = LSTM.nets["tf_keras"]()
+    fresh = LSTM.fresh("tf_keras")
     fresh.load_weights(str(tmp_path / "n.ckpt")).assert_existing_objects_matched()
     assert_same(LSTM.run("tf_keras", fresh), LSTM.run("tf_keras", net))
 
@@ -250,7 +250,7 @@ def test_a_net_without_biases_goes_into_one_that_always_has_them(
     if target != "nnx":
         theirs, result = SIDES[target], tmp_path / f"new{SIDES[target].ending}"
         ok(capsys, f"torch->{theirs.framework}", tmp_path / "a.pt", "-o", result)
-        found = theirs.load(given.nets[target](), result)
+        found = theirs.load(given.fresh(target), result)
         assert_same(given.run(target, found), given.run("torch", given.random("torch", 1, target)))
 
 
@@ -267,7 +267,7 @@ def test_biases_are_left_behind_only_where_they_are_zero(tmp_path: Path, capsys:
             parameter.set_data(mxnet.nd.zeros(parameter.shape))
     SIDES["gluon"].save(net, tmp_path / "m.params")
     ok(capsys, *words)
-    found = SIDES["torch"].load(bare.nets["torch"](), tmp_path / "m.pt")
+    found = SIDES["torch"].load(bare.fresh("torch"), tmp_path / "m.pt")
     expected = SIDES["gluon"].run(net, *case.inputs)[0].asnumpy()
     np.testing.assert_allclose(found.rnn(torch.tensor(case.inputs[0]))[0].detach(), expected, rtol=1e-5, atol=1e-6)
 
@@ -362,7 +362,7 @@ def test_a_keras_gru_without_biases_has_to_be_named(tmp_path: Path, capsys: Capt
         message = refused(capsys, *words, *more)
         assert "--kind rnn=gru or --kind rnn=gru_reset_before" in message
     ok(capsys, *words, "--kind", "rnn=gru")
-    assert_same(BARE.run("torch", SIDES["torch"].load(BARE.nets["torch"](), tmp_path / "m.pt")), BARE.run("keras", net))
+    assert_same(BARE.run("torch", SIDES["torch"].load(BARE.fresh("torch"), tmp_path / "m.pt")), BARE.run("keras", net))
     assert "reset_after" in refused(capsys, *words, "--kind", "rnn=gru_reset_before", "--force")
     message = refused(
         capsys, "torch->tf", tmp_path / "m.pt", "--like", tmp_path / "m.weights.h5", "-o", tmp_path / "n.weights.h5"
@@ -378,7 +378,7 @@ def test_a_whole_keras_model_says_when_it_resets(tmp_path: Path, capsys: Capture
     before(keras, bias=False).save(tmp_path / "before.keras")
     words = ("-o", tmp_path / "m.pt", "--force")
     ok(capsys, "tf->torch", tmp_path / "after.keras", *words)
-    assert_same(BARE.run("torch", SIDES["torch"].load(BARE.nets["torch"](), tmp_path / "m.pt")), BARE.run("keras", net))
+    assert_same(BARE.run("torch", SIDES["torch"].load(BARE.fresh("torch"), tmp_path / "m.pt")), BARE.run("keras", net))
     assert "reset_after" in refused(capsys, "tf->torch", tmp_path / "before.keras", *words)
     assert "reset_after" in refused(capsys, "torch->tf", tmp_path / "m.pt", "--like", tmp_path / "before.keras")
 

@@ -22,7 +22,7 @@ def itself(case: Case) -> list[Pair]:
 
 def saved(flavour: str, case: Case, path: Path, seed: int) -> Path:
     side = SIDES[flavour]
-    side.save(side.randomise(case.nets[flavour](), np.random.default_rng(seed)), path)
+    side.save(side.randomise(case.fresh(flavour), np.random.default_rng(seed)), path)
     return path
 
 

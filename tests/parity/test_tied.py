@@ -116,10 +116,10 @@ def test_a_neutral_file_holds_it_once(source: str, tmp_path: Path, capsys: pytes
         _, like = saved(TIED, target, tmp_path, 2, "like")
         result = tmp_path / f"result{side.ending}"
         ok(capsys, f"neutral->{side.framework}", middle, "--like", like, "-o", result, "--force")
-        assert_same(TIED.run(target, side.load(TIED.nets[target](), result)), TIED.run(source, net))
+        assert_same(TIED.run(target, side.load(TIED.fresh(target), result)), TIED.run(source, net))
     back = tmp_path / f"back{SIDES[source].ending}"
     ok(capsys, f"neutral->{framework}", middle, "-o", back)  # with no template, both names are back
-    found = SIDES[source].load(TIED.nets[source](), back)
+    found = SIDES[source].load(TIED.fresh(source), back)
     assert_same(TIED.run(source, found), TIED.run(source, net))
 
 

@@ -28,7 +28,7 @@ class BookCase(Case):
 
     def random(self, flavour: str, seed: int, target: str = "") -> Any:
         """Weights of both signs."""
-        return self.anew(flavour, self.nets[flavour](), seed)
+        return self.anew(flavour, self.fresh(flavour), seed)
 
     def anew(self, flavour: str, net: Any, seed: int) -> Any:
         """The net with other random weights."""

@@ -304,10 +304,13 @@ DAMAGED = {
     ),
     "unclear": (npy("{'descr': '<V1', 'fortran_order': False, 'shape': (), }", bytes(1)), "does not say of which"),
     "unknown": (npy("{'descr': 'zz', 'fortran_order': False, 'shape': (), }", bytes(1)), "unknown type 'zz'"),
-    "trailing": (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", bytes(5)), "needs 4 bytes; 5 stand"),
+    "trailing": (
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", bytes(5)),
+        "needs 4 bytes; 5 are in the file",
+    ),
     "no arrays": (
         npy("{'descr': '|O', 'fortran_order': False, 'shape': (), }", pickle.dumps({"a": "b"})),
-        "holds no arrays",
+        "holds no numeric arrays",
     ),
     "after the pickle": (
         npy("{'descr': '|O', 'fortran_order': False, 'shape': (), }", pickle.dumps({"a": X}) + b"x"),

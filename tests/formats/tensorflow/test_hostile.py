@@ -252,7 +252,7 @@ def test_fuzzed_files_end_in_data_or_a_format_error(tmp_path: Path, kind: str) -
     for _ in range(400):
         (tmp_path / victim).write_bytes(damaged(whole, rng))
         try:
-            read(path, verify=kind not in ("unverified", "first"))
+            read(path, checksums=kind not in ("unverified", "first"))
             outcomes["data"] += 1
         except ConversionError:
             outcomes["error"] += 1
