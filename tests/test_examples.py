@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
+import mxnet
 import pytest
 
 from tests.places import ROOT
@@ -29,10 +31,10 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return Run(tmp_path, capsys)
+    yield Run(tmp_path, capsys)
+    mxnet.npx.reset_np()  # the book's examples switch MXNet to the ways of NumPy
 
 
 @pytest.mark.parametrize("script", WALKS, ids=lambda path: path.stem)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import io
 import re
 import sys
@@ -234,8 +233,10 @@ def _made(mutant: Mutant) -> Iterator[None]:
 
 def _forget() -> None:
     """What the converter keeps of earlier calls."""
-    for item in gc.get_objects():
-        if type(item) is functools._lru_cache_wrapper and str(item.__module__).startswith("converter"):
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("converter")]
+    owners = [*modules, *(item for module in modules for item in vars(module).values() if isinstance(item, type))]
+    for item in (item for owner in owners for item in vars(owner).values()):
+        if type(item) is functools._lru_cache_wrapper:
             item.cache_clear()
 
 

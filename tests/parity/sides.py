@@ -451,7 +451,8 @@ def linen_net(module: Callable[[], Any], *inputs: Array) -> Callable[[], Linen]:
         made = module()
         variables = jax.eval_shape(made.init, jax.random.PRNGKey(0), *map(jnp.asarray, inputs))
         zeros = jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), variables)
-        return Linen(made, zeros, jax.jit(lambda values, *xs: made.apply(values, *xs)))
+        # a function of its own: not all modules have a hash, which `jax.jit` asks for
+        return Linen(made, zeros, jax.jit(lambda values, *xs: made.apply(values, *xs)))  # noqa: PLW0108
 
     return build
 
