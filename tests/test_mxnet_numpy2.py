@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 FRAMEWORKS = {
     "mxnet": "import converter.mxnet_numpy2, mxnet; from mxnet import npx; npx.set_np()",
@@ -43,12 +41,9 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "order", [tuple(FRAMEWORKS), tuple(reversed(FRAMEWORKS)), ("jax", "mxnet", "torch", "tensorflow")]
-)
-def test_all_four_frameworks_compute_in_one_process(tmp_path: Path, order: tuple[str, ...]) -> None:
-    assert order in set(permutations(FRAMEWORKS))
-    code = "\n".join(FRAMEWORKS[name] for name in order) + COMPUTE
+def test_all_four_frameworks_compute_in_one_process(tmp_path: Path) -> None:
+    """In another order than in the process of the tests, where MXNet comes first."""
+    code = "\n".join(FRAMEWORKS[name] for name in ("jax", "torch", "tensorflow", "mxnet")) + COMPUTE
     assert run(code, str(tmp_path / "dense.params")).endswith("done\n")
 
 

@@ -51,19 +51,29 @@ def train_gluon(net: Any, x: Array, y: Array) -> None:
 
 def train_linen(module: Any, params: Any, labels: Any, x: Array, y: Array) -> Any:
     optimizer = optax.multi_transform({True: optax.adamw(0.1), False: optax.set_to_zero()}, labels)
-    state = optimizer.init(params)
-    for _ in range(2):
+
+    @jax.jit
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
         gradient = jax.grad(lambda p: jnp.mean((module.apply(p, x) - y) ** 2))(params)
         updates, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.jit(optimizer.init)(params)
+    for _ in range(2):
+        params, state = step(params, state)
     return params
 
 
 def train_nnx(net: Any, trained: Any, x: Array, y: Array) -> None:
     optimizer = nnx.Optimizer(net, optax.adamw(0.1), wrt=trained)
-    for _ in range(2):
+
+    @nnx.jit
+    def step(net: Any, optimizer: Any) -> None:
         gradient = nnx.grad(lambda n: jnp.mean((n(x) - y) ** 2), argnums=nnx.DiffState(0, trained))(net)
         optimizer.update(net, gradient)
+
+    for _ in range(2):
+        step(net, optimizer)
 
 
 TRAIN: dict[str, Callable[..., None]] = {"torch": train_torch, "keras": train_keras, "gluon": train_gluon}

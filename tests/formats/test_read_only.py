@@ -23,8 +23,6 @@ def arrays() -> list[Array]:
 
 
 class OnlyRead(ReadContract):
-    most_lengths = 1000  # those of frameworks are large even with a few numbers in them
-
     def make(self, folder: Path) -> tuple[Path, Mapping[str, Array]]:
         return MAKERS[self.format](folder, arrays())
 

@@ -17,9 +17,9 @@ from tests.fuzz.page import PAGE
 from tests.fuzz.planted import BUGS, hangs
 from tests.fuzz.seeds import EVERY_ROW, seeds_of
 
-TRIES = 100
-#: Where small files are nearly all header, few inputs of a hundred are still read.
-MOSTLY_HEADER = {"torch-distributed-safetensors": 400}
+TRIES = 40
+#: Where small files are nearly all header, few inputs are still read.
+MOSTLY_HEADER = {"torch-distributed-safetensors": 200}
 
 
 @pytest.mark.parametrize("row", EVERY_ROW)

@@ -76,7 +76,8 @@ def test_the_bytes_are_those_of_flax(tmp_path: Path) -> None:
     tensors = some_arrays()
     ours = write(tmp_path / "x.msgpack", tensors).read_bytes()
     assert ours == serialization.msgpack_serialize(nested(tensors), in_place=True)
-    wide = {f"k{i}": random_array((2,), "float32", i) for i in range(70_000)}
+    one = random_array((2,), "float32", 1)
+    wide = {f"k{i}": one for i in range(70_000)}
     ours = write(tmp_path / "x.msgpack", wide).read_bytes()
     assert ours == serialization.msgpack_serialize(dict(wide), in_place=True)
 
@@ -232,10 +233,10 @@ def test_a_slash_inside_of_a_key_stays_there(tmp_path: Path) -> None:
 
 def test_bombs_are_refused(tmp_path: Path) -> None:
     bombs = {
-        "deep": b"\x81\xa1a" * 1_000_000 + b"\xc0",
+        "deep": b"\x81\xa1a" * 100_000 + b"\xc0",
         "wide": b"\xdf" + b"\xff" * 4 + b"\xa1a\xc0",
         "long": b"\x81\xa1a\xc6\xff\xff\xff\xff",
-        "nils": b"\xdd\x00\x40\x00\x00" + b"\xc0" * (4 << 20),
+        "nils": b"\xdd\x00\x10\x00\x00" + b"\xc0" * (1 << 20),
         "names": msgpack.packb({"k" * 4000: {str(i): 0 for i in range(100_000)}}),
         "trailing": serialization.to_bytes({"a": np.zeros(2)}) + b"x",
     }
