@@ -31,8 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
     return {name: Runs(case, folder) for name, case in CASES.items()}
 
 
-@pytest.mark.parametrize("source", FLAVOURS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "source"), zip(CASES, cycle(FLAVOURS), strict=False))
 def test_a_neutral_file_is_a_net_in_every_framework(
     runs: dict[str, Runs], name: str, source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,8 +42,9 @@ def test_a_neutral_file_is_a_net_in_every_framework(
         assert_same(output(case, flavour, converter.build(neutral, framework)), made.output, case.tolerance)
 
 
-@pytest.mark.parametrize(("source", "target"), RING)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "source", "target"), [(name, *pair) for name, pair in zip(CASES, cycle(RING), strict=False)]
+)
 def test_the_written_code_loads_strictly_what_convert_writes(
     runs: dict[str, Runs], name: str, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -12,15 +13,16 @@ from tests.book.runs import ALL_PLAIN, FILE, RING, WAYS, Runs, is_asked
 
 
 def every_way(names: Iterable[str]) -> list[Any]:
-    """The parameters (name, source, target, way) of a test: each framework once as the source and once as the target.
+    """The parameters (name, source, target, way) of a test: each framework once as the source and once as the target,
+    and each way at least once.
 
-    `make schemas` converts every one into every other.
+    `make schemas` converts every one into every other in every way.
     """
+    ways = cycle(WAYS)
     return [
         pytest.param(name, source, target, way, id=f"{name}-{source}-{target}-{way.replace(' ', '_')}")
         for name in names
-        for source, target in RING
-        for way in WAYS
+        for (source, target), way in zip(RING, ways, strict=False)
     ]
 
 

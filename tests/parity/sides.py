@@ -49,7 +49,7 @@ def channels_first(x: Array) -> Array:
 class Linen:
     """A linen module with its variables, so that it is one object as in the other frameworks.
 
-    compiled: the whole module as one program, once for all values; each step by itself would be compiled, too.
+    compiled: the whole module as one program for all values; each step by itself would be compiled, too.
     """
 
     module: Any
@@ -58,7 +58,12 @@ class Linen:
 
     @property
     def apply(self) -> Callable[..., Any]:
-        return self.compiled or self.module.apply
+        return self.compiled or _compiled(self.module)
+
+
+def _compiled(module: Any) -> Callable[..., Any]:
+    """In a function of its own: not all modules have a hash, which `jax.jit` asks for."""
+    return jax.jit(lambda variables, *xs: module.apply(variables, *xs))  # noqa: PLW0108
 
 
 @dataclass(frozen=True)
@@ -421,9 +426,9 @@ def every(cases: Iterable[Case], pairs: Callable[[Case], list[Pair]]) -> list[An
     ]
 
 
-def tenth(parameters: Sequence[Any]) -> list[Any]:
-    """One of ten, always the same ones."""
-    return random.Random(11).sample(parameters, -(-len(parameters) // 10))
+def one_of(count: int, parameters: Sequence[Any]) -> list[Any]:
+    """One of so many, always the same ones."""
+    return random.Random(11).sample(parameters, -(-len(parameters) // count))
 
 
 def keras_net(make: Callable[[Any], Any], *shapes: tuple[int, ...], library: Any = keras) -> Callable[[], Any]:
@@ -451,8 +456,7 @@ def linen_net(module: Callable[[], Any], *inputs: Array) -> Callable[[], Linen]:
         made = module()
         variables = jax.eval_shape(made.init, jax.random.PRNGKey(0), *map(jnp.asarray, inputs))
         zeros = jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), variables)
-        # a function of its own: not all modules have a hash, which `jax.jit` asks for
-        return Linen(made, zeros, jax.jit(lambda values, *xs: made.apply(values, *xs)))  # noqa: PLW0108
+        return Linen(made, zeros, _compiled(made))
 
     return build
 
