@@ -192,7 +192,7 @@ def test_a_cluster_that_is_lost_ends_in_one_error(
     def lose() -> None:
         wait_until(lambda: bool(list(tmp_path.glob(".*/.*.partial"))))
         gone = cluster.workers[0] if lost == "workers" else cluster.scheduler
-        cluster.sync(gone.close, callback_timeout=30)
+        cluster.sync(gone.close, callback_timeout=5)
 
     with cluster:
         loser = Thread(target=lose)
