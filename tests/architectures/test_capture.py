@@ -271,7 +271,10 @@ def gluon_net(last: Any) -> Any:
         ),
         (lambda: gluon_net(gluon.HybridLambda("erf")), "calls the operator erf, which has no counterpart"),
         (lambda: gluon_net(gluon.Lambda("erf")), "cannot be called on symbols"),
-        (lambda: nnx.Linear(4, 4, rngs=nnx.Rngs(0)), "what a nnx module computes .* is not read. Say it in a schema"),
+        (
+            lambda: nnx.Linear(4, 4, rngs=nnx.Rngs(0)),
+            "what a nnx module computes .* cannot be read. Describe it in a schema",
+        ),
         (lambda: {"params": {"a": {"kernel": image(4)}}}, "the params tree of a Flax linen net cannot be run alone"),
         (lambda: linen.Sequential([linen.Dense(4), lambda x: x * 2]), "calls 'mul' of jax, which has no counterpart"),
         (lambda: linen.Sequential([linen.Dense(4), linen.WeightNorm(linen.Dense(4))]), "flax.linen.WeightNorm, which"),
@@ -289,6 +292,6 @@ def test_an_architecture_goes_into_a_neutral_file_alone_and_fits_its_weights(tmp
         converter.save(net, tmp_path / "net.pt", architecture=architecture)
     with pytest.raises(ConversionError, match="no step of the architecture uses the layer '1'"):
         converter.save(other, tmp_path / "net.safetensors", architecture=architecture)
-    with pytest.raises(ConversionError, match="an architecture is read from a live net"):
+    with pytest.raises(ConversionError, match="an architecture is captured from a live net"):
         converter.architecture(tmp_path / "net.pt")
     assert not list(tmp_path.iterdir())

@@ -156,7 +156,9 @@ def test_names_of_files_do_not_become_code(tmp_path: Path, capsys: pytest.Captur
 def test_a_file_says_that_it_holds_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mlp.safetensors"
     ok(capsys, "torch->neutral", MLP, "-o", path, "--schema", "mlp")
-    assert "\nwhat the net computes is in it, too: see converter scaffold\n" in ok(capsys, "inspect", path)
+    assert "\nit holds the architecture, too: converter scaffold prints the code of the net\n" in ok(
+        capsys, "inspect", path
+    )
     found = json.loads(ok(capsys, "inspect", path, "--json"))["architecture"]
     assert found["name"] == "mlp" and found["input"] == [20] and found["steps"][1] == "relu"
     assert json.loads(ok(capsys, "inspect", MLP, "--json"))["architecture"] is None

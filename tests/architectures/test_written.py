@@ -104,7 +104,6 @@ def make_net():
         (("lenet", "--to", "neutral"), "neutral is not a framework. Choose torch, tensorflow, flax or mxnet."),
         (("lenet", "--to", "torhc"), "torhc"),
         (("lenett", "--to", "torch"), "no schema 'lenett' is shipped"),
-        (("lenet", "--to", "torch", "--size", "output=0"), "'output' cannot have 0 outputs"),
         (("lenet", "--to", "torch", "--input", "1,2,2"), "does not fit into"),
         (("lenet", "--to", "torch", "--input", "28"), "'conv1' (conv) takes channels with spatial axes, and gets 28"),
     ],
@@ -113,6 +112,8 @@ def test_what_cannot_be_written_is_refused(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(capsys, "scaffold", *words)
+    message = "expected an integer of at least 1"
+    assert message in refused(capsys, "scaffold", "lenet", "--to", "torch", "--size", "output=0", code=2)
     assert "is not an input" in refused(capsys, "scaffold", "lenet", "--to", "torch", "--input", "1,x", code=2)
 
 
