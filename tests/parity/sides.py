@@ -134,11 +134,11 @@ def _linen_load(net: Linen, path: Path) -> Linen:
 @functools.cache
 def _nnx_abstract(make: Callable[[], Any]) -> tuple[Any, Any, Any]:
     """The structure of a module, its random keys and its values, as shapes alone."""
-    graph, keys, values = nnx.split(nnx.eval_shape(make), nnx.RngState, ...)
-    return graph, keys, values
+    graph, *states = nnx.split(nnx.eval_shape(make), nnx.RngState, ...)
+    return graph, states[0], states[1]
 
 
-def _nnx_fresh(make: Callable[[], Any]) -> nnx.Module:
+def _nnx_fresh(make: Callable[[], Any]) -> Any:
     """The module without the values of its initializers: to compile these takes seconds for every shape."""
     graph, keys, values = _nnx_abstract(make)
     return nnx.merge(graph, jax.tree.map(_zeros, keys), jax.tree.map(_zeros, values))
