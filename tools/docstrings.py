@@ -30,7 +30,7 @@ def _paragraph(text: str, names: set[str]) -> str:
     return _AFTER.sub("\n\n", line)
 
 
-class Parameters(griffe.Extension):
+class Parameters(griffe.Extension):  # type: ignore[misc]  # not in the environment of the tests
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
         options = {"first", "layers", "map", "skip_mismatch", "slice", "inflate"}
         self._list(func, {parameter.name for parameter in func.parameters} | {"keywords"} | options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -72,7 +73,7 @@ def _leaves(leaves: tuple[Leaf, ...]) -> str:
 
 _SHAPE = Shape((4, 8, 8), True)
 #: Options that a step must have, for an example of it.
-_NEEDED = {"groups": 2, "heads": 2, "rate": 0.5, "size": 2, "padding": ((1, 1), (1, 1))}
+_NEEDED: dict[str, Any] = {"groups": 2, "heads": 2, "rate": 0.5, "size": 2, "padding": ((1, 1), (1, 1))}
 
 
 def vocabulary() -> str:
@@ -112,11 +113,9 @@ def current(page: Path) -> str:
     """The page with every generated table made anew between its markers."""
     text = page.read_text()
     for name, make in TABLES[page].items():
-        pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text, flags=re.DOTALL
-        )
-        assert count == 1, f"{page.name} has {count} tables '{name}'"
+        before, *tables, after = re.split(rf"(?s)(?<=<!-- {name}: )([^\n]*-->\n).*?(?=<!-- end -->)", text)
+        assert len(tables) == 1, f"{page.name} has {len(tables)} tables '{name}'"
+        text = f"{before}{tables[0]}{make()}\n{after}"
     return text
 
 

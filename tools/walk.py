@@ -66,7 +66,7 @@ def walk(command: tuple[str, ...] = COMMAND, file: Path = ROOT / "examples" / "m
                 raise
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]
+            threading.setprofile(None)
             os.chdir(here)
     return list(visits.values())
 
