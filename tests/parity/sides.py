@@ -152,7 +152,7 @@ def _nnx_compiled(net: Any, *xs: Any) -> Any:
 
 def _zeros(value: Any) -> Any:
     is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return jax.random.key(0) if is_key else jnp.zeros(value.shape, value.dtype)
+    return jax.random.key(0) if is_key else np.zeros(value.shape, value.dtype)
 
 
 def _nnx_state(net: nnx.Module) -> Any:
