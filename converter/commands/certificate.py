@@ -1,8 +1,9 @@
 """Write a certificate: a JSON file that says what a conversion read, did and wrote, so that anyone can check it again.
 
 It holds no time and no path of the machine: the same conversion gives the same certificate. Files are named
-relative to it (by their bare names where the two share no folder but the root). The seal, a sha256 of all the rest,
-shows that it was changed by accident; whoever changes it on purpose can make a new one, so it is no signature.
+relative to it, and are in its folder or below: a certificate may come from a stranger, and none leads out of its
+folder. The seal, a sha256 of all the rest, shows that it was changed by accident; whoever changes it on purpose can
+make a new one, so it is no signature.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +25,16 @@ from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.checkpoint import Weights, open_weights
 from converter.endpoints.destination import parse_direction
-from converter.errors import ConversionError, OutputError, Remedy
+from converter.errors import ConversionError, OutputError, Remedy, UnsafeFileError
 from converter.execution.jobs import compute
 from converter.formats.atomic import discard, disk, partial_path, publish
+from converter.formats.io.json import read_json
 from converter.formats.locations import is_url, location
 from converter.live.user_code import is_name
 from converter.options import Options, StrPath
 from converter.planning.plan import TensorPlan
 from converter.reports.conversion import Report
+from converter.schema.loader import names_file
 
 #: Options that name files.
 FILES = ("like", "schema", "names_from")
@@ -105,6 +108,34 @@ def refuse_certificate(
         raise OutputError(text, Remedy("force", effect="replaces it"))
 
 
+def refuse_outside(certificate: StrPath, files: Iterable[StrPath], records: Sequence[Options]) -> None:
+    """Raises ConversionError, before anything is written, where a file is not in the folder of the certificate.
+
+    records: of the options, which name files, too.
+    """
+    home = Path(certificate).parent.resolve()
+    named = {name: value for record in records for name, value in record.to_dict().items()}
+    for file in (*files, *named_files(named).values()):
+        if not Path(file).resolve().is_relative_to(home):
+            text = f"a certificate names files in its own folder and below it, and {os.fspath(file)} is not in {home}."
+            shared = os.path.commonpath([home, Path(file).resolve().parent])
+            if os.path.dirname(shared) == shared:
+                raise ConversionError(f"{text} Copy the files into one folder first.")
+            raise ConversionError(text, Remedy("certificate", os.path.join(shared, os.path.basename(certificate))))
+
+
+def inside(certificate: Path, name: str) -> Path:
+    """The file that a certificate names. Raises UnsafeFileError for a path, or a link, that leads out of its folder."""
+    folder = certificate.parent.absolute()
+    try:
+        is_inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
+        is_inside = False
+    if not is_inside:
+        raise UnsafeFileError(certificate, f"it names the file {name[:80]!r}, which is not in its folder")
+    return folder / name
+
+
 def certify(
     path: StrPath, report: Report, weights: Weights, direction: str, like: object, records: Sequence[Options]
 ) -> None:
@@ -170,7 +201,7 @@ def named_files(options: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: options[name]
         for name in FILES
-        if isinstance(options.get(name), str) and (name != "schema" or options[name].endswith((".yaml", ".yml")))
+        if isinstance(options.get(name), str) and (name != "schema" or names_file(options[name]))
     }
 
 
@@ -219,28 +250,23 @@ def files_of(path: Path) -> list[Path]:
     beside = [file for file in path.parent.iterdir() if file.is_file()] if path.parent.is_dir() else []
     if not path.exists() or path.suffix == ".index":
         return sorted(file for file in beside if file.name.startswith((f"{prefix}.", f"{prefix}-")))
-    named = set(_texts(json.loads(path.read_bytes()))) if path.suffix == ".json" else set()
+    named = set(_texts(read_json(path))) if path.suffix == ".json" else set()
     return [path, *sorted(file for file in beside if file.name in named and file != path)]
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict | list):
+            left += item.values() if isinstance(item, dict) else item
 
 
 def relative(file: StrPath, base: Path) -> str:
-    """As seen from the certificate; the bare name where that would tell the folders of the machine."""
-    there, here = os.path.abspath(file), os.path.abspath(base)
-    try:
-        shared = os.path.commonpath([there, here])
-    except ValueError:  # on another drive
-        shared = os.path.dirname(os.path.abspath(os.sep))
-    if os.path.dirname(shared) == shared:
-        return os.path.basename(there)
-    return Path(os.path.relpath(there, here)).as_posix()
+    """As seen from the certificate."""
+    return Path(os.path.relpath(file, base)).as_posix()
 
 
 def hashed(file: Path, base: Path) -> HashedFile:

@@ -67,7 +67,7 @@ def convert(
     with ExitStack() as stack:
         end = opened(source, stack, framework=way.source.name, options=read)
         if certificate is not None:
-            from converter.commands.certificate import certify, refuse_certificate
+            from converter.commands.certificate import certify, refuse_certificate, refuse_outside
 
             refuse_certificate(certificate, write.force, dry_run, like, source, output)
         inputs = as_inputs(example_input)
@@ -75,6 +75,9 @@ def convert(
         refuse_unused(inputs, end, clone)
         target = destination(end, clone, way.target, output, write)
         refuse_existing(target.path, target.form, end.path, write.force)
+        if certificate is not None:
+            files = [file for file in (source, target.path, like) if file is not None]
+            refuse_outside(certificate, files, (read, match))
         planned = Plan(end, way.target, clone, hints, target.form)
         if dry_run:
             return planned.report_for(target, write)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,17 @@ from converter.commands.convert import convert
 from converter.endpoints.checkpoint import open_weights
 from converter.endpoints.destination import parse_direction
 from converter.errors import ConversionError, FormatError
+from converter.formats.io.budget import Budget
+from converter.formats.io.files import read_whole
+from converter.formats.io.json import MAX_JSON
 from converter.options import MatchOptions, ReadOptions, StrPath, WriteOptions, options_of
 
 #: What a certificate may say of the options.
 _KNOWN = {"direction", "like"}
 for _record in (ReadOptions, MatchOptions, WriteOptions):
     _KNOWN |= {name for name, option in options_of(_record).items() if option.recorded}
+#: What an item of a JSON text may take in memory.
+_OBJECT_BYTES = 64
 
 
 class CertificateCheck(msgspec.Struct, frozen=True):
@@ -51,18 +56,20 @@ class CertificateCheck(msgspec.Struct, frozen=True):
 
 
 def check_certificate(path: StrPath) -> CertificateCheck:
-    """Check a certificate. Raises FormatError for a file that is none."""
+    """Check a certificate. Raises FormatError for a file that is none, or that names files outside of its folder."""
     file = Path(path)
     document = _load(file)
+    places = _places(file, document)
     problems = []
     if document.seal != written.seal_of(document):
         problems.append(f"{path}: the certificate was changed after it was written")
     files = {"source": document.source.files, "target": document.target.files, "named file": document.named}
+    now_there: dict[str, written.HashedFile] = {}
     for what, entries in files.items():
-        problems += [problem for entry in entries for problem in _changed(what, entry, file.parent)]
-    problems += [p for certified in (document.source, document.target) for p in _new_files(certified, file.parent)]
+        problems += [problem for entry in entries for problem in _changed(what, entry, places, now_there)]
+    problems += [p for certified in (document.source, document.target) for p in _new_files(certified, places)]
     if not any("is not there" in problem for problem in problems):
-        problems += _repeated(document, file.parent.absolute())
+        problems += _repeated(document, places)
     now = written.versions()
     notes = [
         f"{name} is {now.get(name, 'not installed')} here, and was {version}"
@@ -75,20 +82,32 @@ def check_certificate(path: StrPath) -> CertificateCheck:
 
 def _load(path: Path) -> written.Certificate:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=written.Certificate)
-    except FileNotFoundError:
-        raise FormatError(path, "there is no such file") from None
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+        text = read_whole(path, MAX_JSON)
+        cost = _OBJECT_BYTES * sum(map(text.count, (b",", b"[", b"{"))) + len(text) * (2 if text.isascii() else 8)
+        Budget(path).charge(cost, "what it lists")
+        return msgspec.json.decode(text, type=written.Certificate)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise FormatError(path, f"no certificate of a conversion: {error}") from None
 
 
-def _changed(what: str, entry: written.HashedFile, base: Path) -> list[str]:
-    file = base / entry.path
+def _places(certificate: Path, document: written.Certificate) -> Mapping[str, Path]:
+    """Each path that it names -> the file. Nothing is looked at before all are known to be in its folder."""
+    both = document.source, document.target
+    entries = (*document.source.files, *document.target.files, *document.named)
+    names = [file.path for file in (*both, *entries)] + list(written.named_files(document.options).values())
+    return {name: written.inside(certificate, name) for name in names}
+
+
+def _changed(
+    what: str, entry: written.HashedFile, places: Mapping[str, Path], now_there: dict[str, written.HashedFile]
+) -> list[str]:
+    """now_there: the hashes of the files so far, each of which is read once."""
+    file = places[entry.path]
     if not file.is_file():
         return [f"{what}: {entry.path} is not there"]
-    now = written.hashed(file, base)
+    if entry.path not in now_there:
+        now_there[entry.path] = written.hashed(file, file.parent)
+    now = now_there[entry.path]
     if now.bytes != entry.bytes:
         return [f"{what}: {entry.path} has {now.bytes} bytes, and had {entry.bytes}"]
     return [
@@ -98,23 +117,23 @@ def _changed(what: str, entry: written.HashedFile, base: Path) -> list[str]:
     ]
 
 
-def _new_files(certified: written.CertifiedFile, base: Path) -> list[str]:
-    known = {entry.path for entry in certified.files}
-    return [
-        f"{name} belongs to {certified.path} now, and was not part of it"
-        for name in (written.relative(file, base) for file in written.files_of(base / certified.path))
-        if name not in known and (base / certified.path).is_dir()
-    ]
+def _new_files(certified: written.CertifiedFile, places: Mapping[str, Path]) -> list[str]:
+    folder = places[certified.path]
+    known = {places[entry.path] for entry in certified.files}
+    new = [file for file in (written.files_of(folder) if folder.is_dir() else ()) if file not in known]
+    names = [os.path.normpath(os.path.join(certified.path, file.relative_to(folder))) for file in new]
+    return [f"{name} belongs to {certified.path} now, and was not part of it" for name in names]
 
 
-def _repeated(document: written.Certificate, base: Path) -> list[str]:
+def _repeated(document: written.Certificate, places: Mapping[str, Path]) -> list[str]:
     """Plan the conversion anew, do it again in memory, and compare both with what is written down."""
     options = dict(document.options)
     unknown = sorted(options.keys() - _KNOWN)
     if unknown or not isinstance(options.get("direction"), str):
         return [f"it has options that this version does not know: {', '.join(unknown) or 'no direction'}"]
-    source, output = base / document.source.path, base / document.target.path
-    options |= {name: str(base / file) for name, file in written.named_files(options).items()}
+    source, output = places[document.source.path], places[document.target.path]
+    # as paths: what a certificate says is never the name of code, nor a URL
+    options |= {name: places[file] for name, file in written.named_files(options).items()}
     form = document.target.format
     with ExitStack() as stack:
         try:

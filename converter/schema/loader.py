@@ -190,12 +190,17 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in schema_folder().glob("*.yaml")))
 
 
+def names_file(name: str) -> bool:
+    """Whether it is the path of a schema, and not the name of a shipped one."""
+    return Path(name).suffix in (".yaml", ".yml")
+
+
 def load_schema(name: str) -> Schema:
     """A shipped schema by name (``mlp``), or a file by path. Raises ConversionError."""
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if not names_file(name):
         path = schema_folder() / f"{name}.yaml"
-        if not path.is_file():
+        if name not in shipped():  # a name that leads elsewhere is none, either
             raise ConversionError(
                 f"no schema '{name}' is shipped. {near_miss(name, shipped())} A file of your own must end in .yaml."
             )

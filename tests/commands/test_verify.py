@@ -385,7 +385,7 @@ def test_other_versions_are_noted_and_do_no_harm(here: Path, capsys: Print) -> N
         (b"{}", "cert.json: no certificate of a conversion: Object missing required field"),
         (b'{"certificate": 2}', "cert.json: no certificate of a conversion: Invalid enum value 2"),
         (b"\xff\xfe\x00", "cert.json: no certificate of a conversion"),
-        (None, "cert.json: there is no such file"),
+        (None, "cert.json: the file cannot be opened: No such file or directory"),
     ],
 )
 def test_what_is_no_certificate(here: Path, capsys: Print, content: bytes | None, message: str) -> None:
