@@ -314,7 +314,7 @@ class Plan:
 
 
 def _into(source: Endpoint, goal: Goal, hints: Hints) -> TensorPlan:
-    net, hints = prepared(source.net, hints, framework_of(goal.net.framework))
+    net, hints = prepared(source.net, hints, framework_of(goal.net.framework), goal.net)
     target = hints.of_clone(goal.net)
     hints.check_used(net, target)
     return goal.finished(plan_into(net, target, goal.contents, hints))

@@ -112,7 +112,7 @@ def reuse(
 
 def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints) -> ReusePlan:
     goal = goal_of(new, form, by_schema=hints.schema is not None)
-    net, hints = prepared(old.net, hints, new.framework)
+    net, hints = prepared(old.net, hints, new.framework, goal.net)
     hints.check_used(net, goal.net)
     goal = replace(goal, net=hints.of_clone(goal.net))
     return plan_reuse(net, goal, select(net, goal.net, part, hints), hints)

@@ -101,7 +101,7 @@ def verify_weights(source: Endpoint, target: Endpoint, hints: Hints) -> WeightCo
     time. Raises MatchError when the layers cannot be paired: then they are different nets.
     """
     try:
-        net, hints = prepared(source.net, hints, target.framework)
+        net, hints = prepared(source.net, hints, target.framework, target.net)
         clone = hints.of_clone(target.net)
         hints.check_used(net, clone)
         plan = plan_into(net, clone, target.contents, hints)

@@ -144,7 +144,7 @@ def _pairs(a: LiveNet, b: LiveNet, hints: Hints) -> tuple[tuple[Pair, ...], str]
             raise ConversionError(f"the {live.framework.title} net has no weights; there is nothing to verify")
     net_a, net_b = (live.framework.net(contents) for live, contents in zip((a, b), both, strict=True))
     try:
-        net, applied = prepared(net_a, hints, b.framework)
+        net, applied = prepared(net_a, hints, b.framework, net_b)
         clone = applied.of_clone(net_b)
         applied.check_used(net, clone)
         return match(net, clone, applied).pairs, ""

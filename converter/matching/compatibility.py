@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -58,15 +58,22 @@ def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agre
 
     Within a framework a layer stays in its form wherever it fits: what its file leaves open is the same on both sides.
     """
-    agreeing: list[Agreement] = []
-    in_form: list[Agreement] = []
+    every = list(possibilities(source, target, same_framework))
+    kept = {ours.kind for ours, theirs, _ in every if same_framework and _in_form(ours, theirs)}
+    return _exact([agreement for ours, theirs, agreement in every if ours.kind not in kept or _in_form(ours, theirs)])
+
+
+def possibilities(source: Layer, target: Layer, same_framework: bool) -> Iterator[tuple[Reading, Reading, Agreement]]:
+    """Every reading of both in which they agree, whatever the form."""
     for ours, theirs in product(source.readings, target.readings):
         alike = ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN)
         moves = _moves(ours, theirs) if alike else None
         if moves is not None:
-            agreeing.append(Agreement(ours.kind, moves))
-            in_form += agreeing[-1:] if (ours.form, ours.lacks) == (theirs.form, theirs.lacks) else []
-    return _exact(in_form if same_framework and in_form else agreeing)
+            yield ours, theirs, Agreement(ours.kind, moves)
+
+
+def _in_form(ours: Reading, theirs: Reading) -> bool:
+    return (ours.form, ours.lacks) == (theirs.form, theirs.lacks)
 
 
 def _exact(agreeing: Sequence[Agreement]) -> tuple[Agreement, ...]:

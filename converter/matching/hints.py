@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -27,12 +27,13 @@ _Value = TypeVar("_Value")
 
 class Hints(msgspec.Struct, frozen=True):
     """The options of matching, ready to be applied. mapping: source path -> target path, one entry a layer or module
-    (``a=b+c`` is two of them, see `fused`).
+    (``a=b+c`` is two of them, see `fused`). of_one: patterns of ``kind`` that tell the form of one net alone.
     """
 
     options: MatchOptions = MatchOptions()
     schema: Schema | None = None
     mapping: Mapping[str, str] = {}
+    of_one: Mapping[str, Literal["source", "clone"]] = {}
 
     @classmethod
     def of(cls, options: MatchOptions) -> Hints:
@@ -40,19 +41,35 @@ class Hints(msgspec.Struct, frozen=True):
         schema = load_schema(options.schema) if isinstance(options.schema, str) else options.schema
         return cls(options, schema, expanded(options.map))
 
+    def told_apart(self, source: Net, clone: Net) -> Hints:
+        """The hints for two nets of one framework, whose layers often have the same names: where a layer may be stored
+        in several forms in one of the nets, ``kind`` tells which it is there, and not that it is so in both.
+        """
+        if source.framework != clone.framework:
+            return self
+        nets = self.stripped(source), clone
+        of_one: dict[str, Literal["source", "clone"]] = {}
+        for pattern, kind in self.options.kind.items():
+            met = [[layer for layer in net.layers if covers(pattern, layer.path)] for net in nets]
+            may_be = [any(_has_reading(layer, kind) for layer in layers) for layers in met]
+            if all(met) and any(may_be):
+                is_open = [any(_is_open(layer, kind) for layer in layers) for layers in met]
+                of_one[pattern] = "clone" if is_open[1] and not is_open[0] else "source"
+        return replace(self, of_one=of_one)
+
     def of_source(self, net: Net) -> Net:
         """The source without what is stripped and ignored, with its kinds and heads. Raises MatchError."""
-        net = self._with_kinds(self._without_ignored(self.stripped(net)))
+        net = self._with_kinds(self._without_ignored(self.stripped(net)), "source")
         return apart(net, (*self.mapping, *self._schema_paths(net.framework)))
 
     def of_clone(self, net: Net) -> Net:
         """The clone with its kinds and heads. Raises MatchError."""
-        return apart(self._with_kinds(net), (*self.mapping.values(), *self._schema_paths(net.framework)))
+        return apart(self._with_kinds(net, "clone"), (*self.mapping.values(), *self._schema_paths(net.framework)))
 
     def _schema_paths(self, framework_name: str) -> Iterable[str]:
         return [path for layer in (self.schema.layers if self.schema else ()) for path in layer.paths(framework_name)]
 
-    def _with_kinds(self, net: Net) -> Net:
+    def _with_kinds(self, net: Net, side: Literal["source", "clone"]) -> Net:
         """A pattern with a wildcard is for those that can be of that kind: ``*=conv`` decides a whole net. One that
         names a form (``*=linear_in_out``) sets it for the layers of that kind, and leaves open which layers these are.
         """
@@ -60,8 +77,10 @@ class Hints(msgspec.Struct, frozen=True):
             return net
         layers, problems = [], []
         for layer in net.layers:
-            kind = longest(self.options.kind, layer.path)
-            chosen = narrowed(layer, kind) if kind is not None else layer
+            pattern = longest_pattern(self.options.kind, layer.path)
+            kind = None if pattern is None else self.options.kind[pattern]
+            of_other = pattern is not None and self.of_one.get(pattern, side) != side
+            chosen = layer if kind is None else _of_kind(layer, kind) if of_other else narrowed(layer, kind)
             if kind is not None and layer.path not in self.options.kind:
                 chosen = _where_possible(layer, chosen, kind)
             if not chosen.readings:
@@ -241,6 +260,23 @@ def narrowed(layer: Layer, kind: str) -> Layer:
     return replace(layer, readings=exact or alike or formed)
 
 
+def _of_kind(layer: Layer, kind: str) -> Layer:
+    """The layer as one of that kind, or of the kind of that form, in whatever form."""
+    form = _forms().get(kind)
+    wanted = form.kind if form else kind
+    return replace(layer, readings=tuple(reading for reading in layer.readings if reading.kind == wanted))
+
+
+def _has_reading(layer: Layer, kind: str) -> bool:
+    return any(reading.called == kind for reading in (*layer.readings, *layer.unlikely))
+
+
+def _is_open(layer: Layer, kind: str) -> bool:
+    """Whether the layer may be of that form, and of another one of its kind."""
+    alike = next((reading.kind for reading in layer.readings if reading.called == kind), None)
+    return len({reading.called for reading in layer.readings if reading.kind == alike}) > 1
+
+
 def _where_possible(layer: Layer, chosen: Layer, kind: str) -> Layer:
     """What a pattern for many layers leaves of one of them; ``chosen`` is what it could be of that kind or form."""
     form = _forms().get(kind)
@@ -266,8 +302,13 @@ def with_size(layer: Layer, axis: str, size: int) -> Layer:
 
 def longest(values: Mapping[str, _Value], path: str) -> _Value | None:
     """The value of the longest pattern that covers the path."""
-    fitting = [pattern for pattern in values if covers(pattern, path)]
-    return values[max(fitting, key=len)] if fitting else None
+    pattern = longest_pattern(values, path)
+    return None if pattern is None else values[pattern]
+
+
+def longest_pattern(patterns: Iterable[str], path: str) -> str | None:
+    """The longest pattern that covers the path."""
+    return max((pattern for pattern in patterns if covers(pattern, path)), key=len, default=None)
 
 
 def covers(pattern: str, path: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -21,6 +21,7 @@ from converter.matching.forms import in_pieces, normalisations, wrapped
 from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair, match
 from converter.matching.tied import loosened, tied_to
+from converter.planning.families import followed
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
@@ -68,8 +69,12 @@ def plan_matched(
     are tied to others (see `tied.loosened`). Raises MatchError with all problems.
     """
     same_framework = source.framework == target.framework
-    formed = [_in_form(pair, same_framework) for pair in matched.pairs]
+    formed: Sequence[Pair] = [_in_form(pair, same_framework) for pair in matched.pairs]
+    undecided_forms: list[Problem] = []
+    if same_framework:
+        formed, undecided_forms = followed(formed, hints.options.strict)
     fixed, pairs, problems = flattened(source, target, formed, hints)
+    problems += undecided_forms
     normalised = [pair.target for pair in pairs if normalisations(pair.target)]
     problems += [Problem(wrapped(layer), "normalised", layer.path) for layer in normalised]
     cache = StepCache()

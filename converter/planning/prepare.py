@@ -22,8 +22,10 @@ from converter.planning.plan import KEPT, TensorPlan, plan_into
 from converter.planning.steps import Step
 
 
-def prepared(source: Net, hints: Hints, target: Framework) -> tuple[Net, Hints]:
-    """The layers of the source with all hints applied, and the hints as they are for this net. Raises MatchError."""
+def prepared(source: Net, hints: Hints, target: Framework, clone: Net | None = None) -> tuple[Net, Hints]:
+    """The layers of the source with all hints applied, and the hints as they are for these nets. Raises MatchError."""
+    if clone is not None:
+        hints = hints.told_apart(source, clone)
     if hints.schema is not None:
         hints = for_net(hints, source)
     net = hints.of_source(source)

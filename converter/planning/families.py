@@ -1,0 +1,97 @@
+"""Layers that go from one form into another within a framework, and those beside them whose shapes tell neither.
+
+A GPT-2 of `Conv1D` that goes into a net of `nn.Linear` is transposed, as its oblong matrices prove; a square one would
+fit as it is, and would be wrong. So where some layers of a kind change their form, those that could do either follow
+them, or are asked about where others of the same form stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from converter.core.layers import Layer, Reading
+from converter.errors import Problem
+from converter.matching.compatibility import possibilities
+from converter.matching.matcher import Pair
+from converter.planning.questions import differ, in_doubt, undecided
+
+
+class _Way(msgspec.Struct, frozen=True):
+    """From which form of a kind into which; each with what it lacks."""
+
+    kind: str
+    ours: tuple[str, frozenset[str]]
+    theirs: tuple[str, frozenset[str]]
+
+    @property
+    def changes(self) -> bool:
+        return self.ours != self.theirs
+
+    def is_beside(self, other: _Way) -> bool:
+        """Whether the one speaks against the other: the same form goes, or comes from, elsewhere."""
+        return self.kind == other.kind and (self.ours == other.ours or self.theirs == other.theirs)
+
+
+def followed(pairs: Sequence[Pair], strict: bool) -> tuple[tuple[Pair, ...], list[Problem]]:
+    """The pairs of one framework, with those that follow others into another form; and those in doubt as questions.
+
+    strict: nothing follows, all is asked.
+    """
+    ways = _ways(pairs)
+    decided: dict[_Way, str] = {}
+    for pair, possible in zip(pairs, ways, strict=True):
+        if len(possible) == 1:
+            decided.setdefault(possible[0], pair.source.path)
+    changed = {way: path for way, path in decided.items() if way.changes}
+    if not changed:
+        return tuple(pairs), []
+    result: list[Pair] = []
+    problems: list[Problem] = []
+    for pair, possible in zip(pairs, ways, strict=True):
+        led = [way for way in possible if way in changed]
+        stays = any(not way.changes and way.kind == one.kind for way in possible for one in led)
+        if not led or not stays or not _matters(pair):
+            result.append(pair)
+        elif strict or any(way.is_beside(led[0]) for way in decided if way != led[0]):
+            problems.append(_question(pair))
+        else:
+            result.append(_led(pair, led[0], changed[led[0]]))
+    return tuple(result), problems
+
+
+def _ways(pairs: Iterable[Pair]) -> list[tuple[_Way, ...]]:
+    known: dict[Hashable, tuple[_Way, ...]] = {}
+    ways = []
+    for pair in pairs:
+        looks = tuple(tuple(reading.nameless for reading in layer.readings) for layer in (pair.source, pair.target))
+        if looks not in known:
+            found = possibilities(pair.source, pair.target, same_framework=True)
+            known[looks] = tuple(dict.fromkeys(_Way(one.kind, _form(one), _form(other)) for one, other, _ in found))
+        ways.append(known[looks])
+    return ways
+
+
+def _form(reading: Reading) -> tuple[str, frozenset[str]]:
+    return reading.form, reading.lacks
+
+
+def _matters(pair: Pair) -> bool:
+    """Whether it makes a difference which form it is."""
+    return differ(pair, [agreement for _, _, agreement in possibilities(pair.source, pair.target, True)])
+
+
+def _question(pair: Pair) -> Problem:
+    return undecided(in_doubt(pair, [each for _, _, each in possibilities(pair.source, pair.target, True)]), True)
+
+
+def _led(pair: Pair, way: _Way, leader: str) -> Pair:
+    """The pair in the form of the others of this kind; what else it could be, it can still be."""
+    source, target = _only(pair.source, way.kind, way.ours), _only(pair.target, way.kind, way.theirs)
+    return replace(pair, source=source, target=target, reason=f"{pair.reason}, in another form as '{leader}' is")
+
+
+def _only(layer: Layer, kind: str, form: tuple[str, frozenset[str]]) -> Layer:
+    return replace(layer, readings=tuple(one for one in layer.readings if one.kind != kind or _form(one) == form))
