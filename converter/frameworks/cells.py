@@ -9,8 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from converter.core.kinds import KINDS, RECURRENT
-from converter.core.layers import Form, Layer, form, join_path, stacked
+from converter.core.layers import Form, Layer, form, join_path, split_path, stacked
+from converter.frameworks.base import Part
+
+#: The class of cells of TensorFlow 1, whose one kernel is of the inputs and the state together: no form is theirs.
+OLD_CELL = "cell of tensorflow 1"
+_OLD_CELLS = re.compile(r"(?:.*_)?(?:lstm|gru|rnn)(?:_block)?_cell(?:_\d+)?")
+#: What is inside of such a cell.
+_IN_OLD_CELLS = frozenset({"gates", "candidate", "projection"})
 
 
 def stacked_cell(kind: str, gates: str, *rows: tuple[str, str, str], name: str = "") -> Form:
@@ -71,3 +80,19 @@ def cells_placed(layers: Sequence[Layer], directions: tuple[str, str], bare_cell
         else:
             placed[path] = path if bare_cells and is_bare(path) else f"{path}.cell"
     return placed
+
+
+def without_old_cells(parts: Sequence[Part]) -> list[Part]:
+    """Cells of TensorFlow 1 known as such: a ``lstm_cell/kernel`` without a recurrent one is no linear layer."""
+    leaves: dict[str, set[str]] = {}
+    for part in parts:
+        leaves.setdefault(part.path, set()).add(part.leaf)
+    old = {path for path, names in leaves.items() if _is_old_cell(path, names)}
+    return [replace(part, layer_class=OLD_CELL) if part.path in old else part for part in parts]
+
+
+def _is_old_cell(path: str, leaves: set[str]) -> bool:
+    *around, name = split_path(path) or ("",)
+    cell = around[-1] if name in _IN_OLD_CELLS and around else name
+    has_one_kernel = bool(leaves & {"kernel", "weights"}) and "recurrent_kernel" not in leaves
+    return has_one_kernel and _OLD_CELLS.fullmatch(cell) is not None

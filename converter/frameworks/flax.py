@@ -15,7 +15,7 @@ from converter.core.layers import Layer, Net, batch_norm, form, join_path, split
 from converter.core.tensors import TensorSpec
 from converter.frameworks import linear
 from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
-from converter.frameworks.cells import cell_path, cells_placed, stacked_cell
+from converter.frameworks.cells import OLD_CELL, cell_path, cells_placed, stacked_cell, without_old_cells
 from converter.frameworks.flax_folded import folded
 from converter.frameworks.linear import ATTENTION, FROM_HEADS, MANY_AXES, OUT_IN, TO_HEADS
 
@@ -114,6 +114,7 @@ class Flax(Framework):
             "Linear": "linear",
             **dict.fromkeys(("LinearGeneral", "DenseGeneral", "Einsum"), _DENSE),
             "EinsumOfOtherAxes": "",
+            OLD_CELL: "",
             "BatchNorm": "batch_norm",
             **dict.fromkeys(("LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm"), "norm"),
             **{f"attention {name}": FROM_HEADS if name == "output" else TO_HEADS for name in ATTENTION},
@@ -135,7 +136,7 @@ class Flax(Framework):
     data_format = "npy"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        parts = folded(classed(map(_part, contents.specs), contents))
+        parts = folded(without_old_cells(classed(map(_part, contents.specs), contents)))
         return linear.with_attentions(_with_cells(parts), lambda name: _NEUTRAL_PROJECTIONS.get(name, ""))
 
     def net(self, contents: Contents) -> Net:

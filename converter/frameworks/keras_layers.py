@@ -18,7 +18,7 @@ from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer, split_path
 from converter.core.natural_order import natural_key
 from converter.frameworks.base import Part, class_table
-from converter.frameworks.cells import cell_path, cells_placed, is_bare, numbered
+from converter.frameworks.cells import OLD_CELL, cell_path, cells_placed, is_bare, numbered
 from converter.frameworks.linear import ATTENTION, FROM_HEADS, MANY_AXES, TO_HEADS, attentions, shares_heads
 
 #: Class in snake case -> its forms; a layer of a new file has the first that its form, or else its kind, stands at.
@@ -44,6 +44,7 @@ CLASSES = class_table(
         "gru_reset_after": "gru",
         "gru_reset_before": "gru_reset_before",
         "spectral_normalization": "spectral_normalization",
+        OLD_CELL: "",
     }
 )
 

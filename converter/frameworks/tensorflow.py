@@ -24,7 +24,7 @@ from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.frameworks import keras_layers, linear
 from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter
-from converter.frameworks.cells import stacked_cell
+from converter.frameworks.cells import stacked_cell, without_old_cells
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _KERNELS = (("kernel", "input", "in (g h)"), ("recurrent_kernel", "recurrent", "r (g h)"))
@@ -41,18 +41,22 @@ class TensorFlow(Framework):
     counts_classes = True
     #: In the order in which a layer creates its variables: that is their number in HDF5.
     forms = (
-        # The Conv1D of the GPT-2 code calls it ``weight``, and has one axis more in its bias.
-        form("linear", ("kernel", "weight", "in out", "", "weight"), ("bias", "bias", "1* out")),
+        # The Conv1D of the GPT-2 code calls it ``weight``, and has one axis more in its bias; TF-Slim has plurals.
+        form("linear", ("kernel", "weight", "in out", "", "weight weights"), ("bias", "bias", "1* out", "", "biases")),
         *linear.many_axes(),
         form("embedding", ("embeddings", "weight", "num dim", "", "weight")),
-        form("conv", ("kernel", "weight", "+ in out", "", "pointwise_kernel"), ("bias", "bias", "out")),
         form(
             "conv",
-            ("depthwise_kernel", "weight", "+ c multiplier", "(c multiplier) 1 +", "kernel"),
-            ("bias", "bias", "(c multiplier)", "(c multiplier)"),
+            ("kernel", "weight", "+ in out", "", "pointwise_kernel weights"),
+            ("bias", "bias", "out", "", "biases"),
+        ),
+        form(
+            "conv",
+            ("depthwise_kernel", "weight", "+ c multiplier", "(c multiplier) 1 +", "kernel depthwise_weights"),
+            ("bias", "bias", "(c multiplier)", "(c multiplier)", "biases"),
             name="depthwise",
         ),
-        form("conv_transpose", ("kernel", "weight", "+ out in"), ("bias", "bias", "out")),
+        form("conv_transpose", ("kernel", "weight", "+ out in", "", "weights"), ("bias", "bias", "out", "", "biases")),
         batch_norm("gamma", "beta", "moving_mean", "moving_variance"),
         *(
             form("norm", ("gamma", "scale", "c", "", "scale weight"), ("beta", "offset", "c"), name=name)
@@ -142,7 +146,7 @@ class TensorFlow(Framework):
         else:
             parts = classed((_SPLIT[dialect](spec) for spec in contents.specs), contents)
         return linear.with_attentions(
-            keras_layers.with_separable(keras_layers.with_cells(parts)), keras_layers.projection
+            keras_layers.with_separable(keras_layers.with_cells(without_old_cells(parts))), keras_layers.projection
         )
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:

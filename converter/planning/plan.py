@@ -25,6 +25,7 @@ from converter.planning.families import followed
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
+from converter.planning.unknown_layers import unknown_layers
 
 #: The reason of a step that hands on what the clone has.
 KEPT = "kept from the clone"
@@ -70,11 +71,11 @@ def plan_matched(
     """
     same_framework = source.framework == target.framework
     formed: Sequence[Pair] = [_in_form(pair, same_framework) for pair in matched.pairs]
-    undecided_forms: list[Problem] = []
+    doubts = [] if same_framework else unknown_layers(source, hints)
     if same_framework:
-        formed, undecided_forms = followed(formed, hints.options.strict)
+        formed, doubts = followed(formed, hints.options.strict)
     fixed, pairs, problems = flattened(source, target, formed, hints)
-    problems += undecided_forms
+    problems += doubts
     normalised = [pair.target for pair in pairs if normalisations(pair.target)]
     problems += [Problem(wrapped(layer), "normalised", layer.path) for layer in normalised]
     cache = StepCache()

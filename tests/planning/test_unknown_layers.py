@@ -1,0 +1,100 @@
+"""Across frameworks a weight whose names no table has is a question, never a copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import converter
+from converter.frameworks.tensorflow import VALUE
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Any:
+    def saved(shapes: dict[str, tuple[int, ...]]) -> Path:
+        rng = np.random.default_rng(0)
+        tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        save_file(tensors, tmp_path / "net.safetensors")
+        return tmp_path / "net.safetensors"
+
+    return saved
+
+
+def done(source: Path, framework: str, **options: Any) -> dict[str, str]:
+    to = "torch" if framework != "torch" else "flax"
+    with converter.plan(source, to=to, framework=framework, **options) as plan:
+        return {step.sources[0].name: step.done for step in plan.tensors.steps}
+
+
+#: By what made it: the framework whose names these are taken for, and the tensors.
+UNKNOWN: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
+    "Haiku": ("flax", {"mlp/~/linear_0/w": (3, 4), "mlp/~/linear_0/b": (4,)}),
+    "Haiku, square": ("flax", {"linear/w": (4, 4)}),
+    "a kernel of one's own": ("flax", {"params/mine/my_kernel": (3, 4)}),
+    "a weight with a bias": ("tensorflow", {"mine/theta": (3, 4), "mine/b": (4,)}),
+    "ConvLSTM2D of Keras 3": (
+        "tensorflow",
+        {f"layers/conv_lstm2d/cell/vars/{i}": shape for i, shape in enumerate([(3, 3, 2, 16), (3, 3, 4, 16), (16,)])},
+    ),
+    "ConvLSTM2D of a checkpoint": (
+        "tensorflow",
+        {
+            f"net/cell/kernel{VALUE}": (3, 3, 2, 16),
+            f"net/cell/recurrent_kernel{VALUE}": (3, 3, 4, 16),
+            f"net/cell/bias{VALUE}": (16,),
+        },
+    ),
+    **{
+        f"{name} of TensorFlow 1, {'in NumPy' if framework == 'flax' else 'a checkpoint'}": (
+            framework,
+            {f"rnn/{name}/kernel{value}": (9, 16), f"rnn/{name}/bias{value}": (16,)},
+        )
+        for framework, value in (("flax", ""), ("tensorflow", VALUE))
+        for name in ("lstm_cell", "basic_lstm_cell", "multi_rnn_cell/cell_0/lstm_cell", "gru_cell/gates", "rnn_cell_1")
+    },
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_it_is_asked_about(what: str, source: Any) -> None:
+    framework, shapes = UNKNOWN[what]
+    with pytest.raises(converter.MatchError) as error:
+        done(source(shapes), framework)
+    assert all(name in str(error.value) for name, shape in shapes.items() if len(shape) > 1), str(error.value)
+    if framework == "flax":  # at home, in the names that it has, nothing is unknown
+        with converter.plan(source(shapes), to=framework, framework=framework) as plan:
+            assert len(plan.tensors.steps) == len(shapes)
+
+
+def test_the_advice_leads_on(source: Any) -> None:
+    path = source({"mlp/linear/w": (3, 4), "mlp/linear/b": (4,), "params/out/kernel": (4, 2), "params/out/bias": (2,)})
+    with pytest.raises(converter.MatchError, match=r"kind=\{'mlp.linear.w': 'parameter'\} moves it as it is"):
+        done(path, "flax")
+    assert done(path, "flax", kind={"mlp.linear.w": "parameter"})["mlp/linear/w"] == "renamed"
+    assert done(path, "flax", kind={"*": "parameter"})["params/out/kernel"] == "transposed, renamed"
+    assert "mlp/linear/w" not in done(path, "flax", ignore=["mlp.linear"])
+
+
+def test_tensors_of_their_own_are_moved(source: Any) -> None:
+    shapes = {"params/pos_embed": (1, 5, 4), "params/cls": (1, 1, 4), "params/norm/table": (7, 3), "params/b": (3,)}
+    assert done(source(shapes), "flax").keys() == shapes.keys()
+
+
+def test_the_names_of_slim_are_known(source: Any) -> None:
+    shapes = {
+        "net/conv1/weights": (3, 3, 2, 8),
+        "net/conv1/biases": (8,),
+        "net/conv1/BatchNorm/gamma": (8,),
+        "net/conv1/BatchNorm/beta": (8,),
+        "net/conv1/BatchNorm/moving_mean": (8,),
+        "net/conv1/BatchNorm/moving_variance": (8,),
+        "net/logits/weights": (8, 5),
+        "net/logits/biases": (5,),
+    }
+    made = done(source(shapes), "tensorflow")
+    assert made["net/logits/weights"] == "transposed, renamed"
+    assert made["net/conv1/weights"] == "transposed, renamed"
