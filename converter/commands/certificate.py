@@ -24,7 +24,9 @@ from converter._version import __version__
 from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.checkpoint import Weights, open_weights
-from converter.endpoints.destination import parse_direction
+from converter.endpoints.destination import Destination, parse_direction
+from converter.endpoints.endpoint import Endpoint
+from converter.endpoints.replacing import refuse_part, refuse_read
 from converter.errors import ConversionError, OutputError, Remedy, UnsafeFileError
 from converter.execution.jobs import compute
 from converter.formats.atomic import discard, disk, partial_path, publish
@@ -134,6 +136,24 @@ def inside(certificate: Path, name: str) -> Path:
     if not is_inside:
         raise UnsafeFileError(certificate, f"it names the file {name[:80]!r}, which is not in its folder")
     return folder / name
+
+
+def refuse_place(
+    path: StrPath, output: Destination, source: Endpoint, clone: Endpoint | None, records: Sequence[Options]
+) -> None:
+    """Before anything is written, too: raises OutputError where the certificate would replace a file that is read or
+    written, or would have to name one whose name is no text.
+    """
+    certificate = Path(path)
+    named = {name: Path(file) for record in records for name, file in named_files(record.to_dict()).items()}
+    refuse_read(certificate, source.files, "the source")
+    refuse_read(certificate, clone.files if clone else (), "the clone")
+    refuse_read(certificate, tuple(named.values()), "a file of the options")
+    refuse_part(certificate, output)
+    for file in (source.path, output.path, clone.path if clone else None, *named.values()):
+        shown = relative(file, certificate.parent) if file else ""
+        if shown != shown.encode(errors="replace").decode():
+            raise OutputError(f"{shown}: this name is no text (UTF-8), which a certificate is. Rename the file first.")
 
 
 def certify(

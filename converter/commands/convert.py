@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from converter.commands.plan import Plan, as_inputs, opened_source, refuse_unused
-from converter.endpoints.destination import destination, own_framework, parse_direction, refuse_existing
+from converter.endpoints.destination import destination, own_framework, parse_direction
 from converter.endpoints.endpoint import clone_of, opened
+from converter.endpoints.replacing import refuse_existing
 from converter.frameworks import framework as framework_of
 from converter.matching.hints import Hints
 from converter.options import (
@@ -67,17 +68,18 @@ def convert(
     with ExitStack() as stack:
         end = opened(source, stack, framework=way.source.name, options=read)
         if certificate is not None:
-            from converter.commands.certificate import certify, refuse_certificate, refuse_outside
+            from converter.commands.certificate import certify, refuse_certificate, refuse_outside, refuse_place
 
             refuse_certificate(certificate, write.force, dry_run, like, source, output)
         inputs = as_inputs(example_input)
         clone = clone_of(like, stack, way.target.name, inputs) if like is not None else None
         refuse_unused(inputs, end, clone)
         target = destination(end, clone, way.target, output, write)
-        refuse_existing(target.path, target.form, end.path, write.force)
+        refuse_existing(target, end.files, write.force)
         if certificate is not None:
             files = [file for file in (source, target.path, like) if file is not None]
             refuse_outside(certificate, files, (read, match))
+            refuse_place(certificate, target, end, clone, (read, match))
         planned = Plan(end, way.target, clone, hints, target.form)
         if dry_run:
             return planned.report_for(target, write)
@@ -116,7 +118,7 @@ def save(
         target = framework_of(to) if to is not None else own_framework(path, write.format, end.framework)
         clone = clone_of(like, stack, target.name, inputs) if like is not None else None
         output = destination(end, clone, target, path, write)
-        refuse_existing(output.path, output.form, None, write.force)
+        refuse_existing(output, (), write.force)
         return Plan(end, target, clone, hints, output.form, architecture).write_to(output, write)
 
 

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from converter.core.contents import LeftOut
 from converter.core.layers import Net
 from converter.endpoints.checkpoint import Weights
-from converter.endpoints.destination import Destination, destination, refuse_existing
+from converter.endpoints.destination import Destination, destination
 from converter.endpoints.endpoint import Endpoint, Inputs, clone_of, opened, turned
+from converter.endpoints.replacing import refuse_existing
 from converter.errors import ConversionError, MatchError, Placeholder, Problem, Remedy
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
@@ -205,7 +206,7 @@ class Plan:
         if write.format is None and path is None and self.form is not None:
             write = replace(write, format=self.form.name)
         end = destination(self.source, self.clone, self.target, path, write)
-        refuse_existing(end.path, end.form, self.source.path, write.force)
+        refuse_existing(end, self.source.files, write.force)
         return self.write_to(end, write, executor, progress)
 
     def write_to(

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from converter.commands.plan import as_inputs, opened_source, refuse_unused
 from converter.endpoints.checkpoint import Weights
-from converter.endpoints.destination import Destination, choose_path, destination, refuse_existing
+from converter.endpoints.destination import Destination, choose_path, destination
 from converter.endpoints.endpoint import Endpoint, opened
+from converter.endpoints.replacing import refuse_existing
 from converter.errors import ConversionError, Problem, Remedy
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
@@ -98,9 +99,9 @@ def reuse(
                 )
             return _filled(_planned(end, new, None, part, hints), end, new, dry_run)
         target = _destination(new, output, write)
-        for file in (end.path, new.path):  # neither of the two is replaced, whatever else may be
-            refuse_existing(target.path, target.form, file, force=True)
-        refuse_existing(target.path, target.form, None, write.force)
+        for read_from in (end, new):  # neither of the two is replaced, whatever else may be
+            refuse_existing(target, read_from.files, force=True)
+        refuse_existing(target, (), write.force)
         plan = _planned(end, new, target.form, part, hints)
         tensors = cast(plan.merged(), write.dtype) if write.dtype else plan.merged()
         if not dry_run:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from converter.endpoints.endpoint import Endpoint
-from converter.errors import ConversionError, OutputError, Placeholder, Remedy
+from converter.errors import ConversionError, Placeholder, Remedy
 from converter.formats import FORMATS, Format, by_name
-from converter.formats.atomic import disk
-from converter.formats.locations import location, with_suffix
+from converter.formats.locations import location
 from converter.frameworks import Framework, framework
 from converter.options import StrPath, WriteOptions
 
@@ -88,15 +85,15 @@ def in_shards(form: Format, output: str | os.PathLike[str] | None) -> tuple[Form
     is_folder = form.shards == form.name  # of files already
     if path is None or is_folder or path.name.endswith(row.extensions):
         return row, path
-    return row, path.with_name(_stem(path.name) + row.extensions[0])
+    return row, path.with_name(stem(path.name) + row.extensions[0])
 
 
 def choose_path(source: Path, output: str | os.PathLike[str] | None, form: Format) -> Path:
     """The output, or the source's name with the format's extension, beside the source."""
     if output is not None:
         return location(output)
-    path = source.with_name(_stem(source.name) + form.extensions[0])
-    return source.with_name(f"{_stem(source.name)}.{form.name}{form.extensions[0]}") if path == source else path
+    path = source.with_name(stem(source.name) + form.extensions[0])
+    return source.with_name(f"{stem(source.name)}.{form.name}{form.extensions[0]}") if path == source else path
 
 
 def own_framework(path: str | os.PathLike[str], format_name: str | None, own: Framework) -> Framework:
@@ -108,28 +105,6 @@ def own_framework(path: str | os.PathLike[str], format_name: str | None, own: Fr
     if form.frameworks:
         return framework(form.frameworks[0])
     return framework("neutral") if form.name == framework("neutral").default_format else own
-
-
-def refuse_existing(path: Path, form: Format, source: Path | None, force: bool) -> None:
-    """Raises OutputError when the output exists (unless ``force``) or would replace the source (None: a live net)."""
-    source = source.resolve() if source else None
-    suffixes = form.load().FileWriter.suffixes
-    of_source = {source, *source.parents, *(with_suffix(source, suffix) for suffix in suffixes)} if source else set()
-    with disk(path):
-        existing = _existing(path, form, suffixes)
-    for file in existing:
-        if file.resolve() in of_source:
-            raise OutputError(f"{file}: this is the source itself; choose another path.")
-        if not force:
-            raise OutputError(f"{file}: exists already; choose another path.", Remedy("force", effect="replaces it"))
-
-
-def _existing(path: Path, form: Format, suffixes: Sequence[str]) -> list[Path]:
-    """The files there that the output would replace, shards of an older output among them."""
-    files = [file for suffix in suffixes if (file := with_suffix(path, suffix)).exists()]
-    if form.name.endswith("-sharded") and path.parent.is_dir():
-        files += sorted(path.parent.glob(f"{glob.escape(_stem(path.name))}-?????-of-?????.*"))
-    return files
 
 
 def _by_extension(output: str, usable: list[Format]) -> Format | None:
@@ -160,7 +135,7 @@ def _named(name: str, usable: list[Format], target: Framework) -> Format:
     return rows[name]
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """The name without the extension of a weight file (``mlp.weights.h5`` -> ``mlp``)."""
     known = sorted({part for row in FORMATS for part in row.extensions} | {".index"}, key=len, reverse=True)
     return next((name.removesuffix(part) for part in known if name.endswith(part) and name != part), name)

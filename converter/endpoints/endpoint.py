@@ -48,6 +48,11 @@ class Endpoint(msgspec.Struct, frozen=True):
         """Of a file."""
         return self.weights.path if self.weights else None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Over which nothing may be written; see `Reader.files`."""
+        return self.reader.files
+
     def settings(self) -> dict[str, dict[str, Any]] | None:
         """What a live net is set to (see `LiveNet.settings`); None of a file."""
         return self.live.settings() if self.live else None

@@ -13,6 +13,7 @@ from converter.core.tensors import Array
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Reader
 from converter.formats.base import Opening
+from converter.formats.locations import location
 from converter.options import ReadOptions
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ class LiveReader(Reader):
     def __init__(self, live: LiveNet) -> None:
         super().__init__(Path(type(live.net).__name__))
         self._live = live
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
 
     @cached_property
     def contents(self) -> Contents:
@@ -63,6 +68,11 @@ class RenamedReader(Reader):
     @property
     def contents(self) -> Contents:
         return self._contents
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        named = self.options.names_from
+        return (*self._reader.files, *([location(named)] if named is not None else []))
 
     def read(self, name: str) -> Array:
         return self._reader.read(self._places[name])

@@ -54,6 +54,11 @@ class Reader(ABC):
     def contents(self) -> Contents:
         """Read from the headers, once (a cached_property in every subclass)."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it is read from, over which nothing may be written. A folder stands for all that is below it."""
+        return (self.path,)
+
     @abstractmethod
     def read(self, name: str) -> Array:
         """One tensor: native byte order, C-contiguous, read-only, not copied where the format allows.
@@ -146,6 +151,11 @@ class Writer(ABC):
         """Raises ValueError when an announced tensor was never written."""
         if self._missing:
             raise ValueError(f"never written: {sorted(self._missing)}")
+
+    @classmethod
+    def stranger(cls, path: Path) -> Path | None:
+        """What there, or in the folder there, is no part of a former result and must not be replaced; or None."""
+        return None if path.is_file() else path
 
     @abstractmethod
     def write(self, name: str, array: Array) -> None:

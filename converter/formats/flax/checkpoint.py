@@ -78,6 +78,10 @@ class FileReader(Reader):
         return self._inner.read(name)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return self._inner.files
+
+    @property
     def opening(self) -> Opening:
         return self._inner.opening
 

@@ -20,7 +20,9 @@ from converter.core.transposing import blocks
 from converter.errors import OutputError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Writer
+from converter.formats.flax.orbax_folder import stranger_in
 from converter.formats.flax.zarr_arrays import grid
+from converter.formats.locations import exists
 
 #: What tensorstore's zarr driver cannot hold (its ``zarr/dtype.cc``).
 UNKNOWN = ("float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint4")
@@ -59,8 +61,14 @@ class FileWriter(Writer):
                     file.write(piece.data)
                 file.truncate(math.prod(chunk) * spec.dtype.itemsize)  # what lies over the edge is zero
 
+    @classmethod
+    def stranger(cls, path: Path) -> Path | None:
+        return stranger_in(path) if path.is_dir() else path
+
     def commit(self) -> None:
         self.check_complete()
+        if exists(self.path) and (stranger := self.stranger(self.path)) is not None:  # since the conversion began
+            raise OutputError(f"{self.path}: '{stranger}' appeared there, and would be lost. Choose another path.")
         publish([(self._partial, self.path)])
 
     def abort(self) -> None:

@@ -101,6 +101,10 @@ class ShardReader(Reader):
         ]
         return Contents(specs, left_out=tuple(surplus), metadata=metadata)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._index, *(self._index.parent / name for name in dict.fromkeys(self._weight_map.values())))
+
     def read(self, name: str) -> Array:
         return self._shard(self._weight_map[name]).read(name)
 
@@ -253,6 +257,7 @@ class Staging:
         self._work = self.folder / "work"
         if work is None or not exists(self._work) or self._work.read_text(encoding="utf-8") != work:
             partial_path(path)  # raises for a folder that is not there
+            self._refuse_other()
             discard(self.folder)
             self.folder.mkdir()
             if work is not None:
@@ -261,6 +266,12 @@ class Staging:
             discard(left)
         self.running = self.folder / f"running.{os.urandom(4).hex()}"
         self.running.touch()
+
+    def _refuse_other(self) -> None:
+        """A folder of that name that no former attempt made is not removed."""
+        inside = sorted(self.folder.glob("*")) if exists(self.folder) and not exists(self._work) else []
+        if inside:
+            raise OutputError(f"{self.folder}: '{inside[0].name}' in it is of no conversion. Move it away.")
 
     def has(self, shard: str) -> bool:
         """Whether the shard is complete: it gets its name when it is on the disk."""

@@ -45,6 +45,10 @@ class FileReader(Reader):
             self.close()
             raise
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path, *(self.path.with_name(name) for name in self._shards))
+
     def close(self) -> None:
         for shard in self._shards.values():
             shard.close()

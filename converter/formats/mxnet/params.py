@@ -73,6 +73,11 @@ class FileReader(Reader):
             writer=next((record.writer for record in self._records.values()), ""),
         )
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        graph = symbol_beside(self.path)
+        return (self.path, graph) if graph else (self.path,)
+
     def read(self, name: str) -> Array:
         return mxnet_record.read(self._source, self._records[name], f"'{name}'")
 

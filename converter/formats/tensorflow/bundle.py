@@ -92,6 +92,10 @@ class Bundle:
     def shard_path(self, shard: int) -> Path:
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05}-of-{self.shards:05}")
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.index, *map(self.shard_path, sorted(self._sizes)))
+
     def read(self, name: str) -> Array:
         """One numeric tensor."""
         entry = self.entries[name]

@@ -63,6 +63,10 @@ class FileReader(Reader):
         self._bundle = Bundle(find_prefix(path, options.step), options.checksums)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return self._bundle.files
+
+    @property
     def opening(self) -> Opening:
         return Opening(FileReader, self._bundle.prefix.absolute(), self.options)
 

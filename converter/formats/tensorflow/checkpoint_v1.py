@@ -114,6 +114,10 @@ class FileReader(Reader):
             raise
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(table.path for table in self._tables)
+
+    @property
     def opening(self) -> Opening:
         return Opening(FileReader, self._first.absolute(), self.options)
 

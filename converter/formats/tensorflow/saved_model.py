@@ -35,11 +35,15 @@ class FileReader(tf_checkpoint.FileReader):
         if not inner.with_name(f"{_VARIABLES}.index").is_file():
             raise FormatError(path, "a SavedModel without variables: it holds no weights")
         super().__init__(inner, options)
-        self._folder = path
+        self.path = path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     @cached_property
     def contents(self) -> Contents:
-        return replace(super().contents, writer=_writer(self._folder / _GRAPH))
+        return replace(super().contents, writer=_writer(self.path / _GRAPH))
 
 
 def _writer(path: Path) -> str:

@@ -238,5 +238,9 @@ class FileReader(TorchReader):
 
     lazy = "tensor, or its zip member if packed"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path if self.path.is_dir() else self.path.parent,)
+
     def open(self) -> TorchFile:
         return DistributedCheckpoint(self.path, self.options.checksums)

@@ -79,6 +79,10 @@ class FileReader(Reader):
             specs.append(TensorSpec(name, shape, dtypes.pop()))
         return Contents(tuple(specs))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(self._folder / name for name in self._files)
+
     def read(self, name: str) -> Array:
         spec, pieces = self.contents.by_name[name], self._pieces[name]
         if len(pieces) == 1:
