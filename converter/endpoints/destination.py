@@ -12,6 +12,7 @@ from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, Placeholder, Remedy
 from converter.formats import FORMATS, Format, by_name
 from converter.formats.locations import location
+from converter.formats.others import OTHER_EXTENSIONS, other_extension
 from converter.frameworks import Framework, framework
 from converter.options import StrPath, WriteOptions
 
@@ -109,21 +110,26 @@ def own_framework(path: str | os.PathLike[str], format_name: str | None, own: Fr
 
 def _by_extension(output: str, usable: list[Format]) -> Format | None:
     """The row with the longest extension that the output has (``.legacy.pt`` before ``.pt``)."""
-    rows = [(len(extension), row) for row in usable for extension in row.extensions if output.endswith(extension)]
+    name = output.lower()
+    rows = [(len(extension), row) for row in usable for extension in row.extensions if name.endswith(extension)]
     return max(rows, key=lambda item: item[0])[1] if rows else None
 
 
 def _refuse_extension(output: str, target: Framework, usable: list[Format]) -> None:
     """Raises ConversionError for an extension that would mislead whoever opens the file next."""
-    row = _by_extension(output, WRITABLE)
-    if row is None or output.endswith(ANYTHING) or row.name in {form.shards for form in usable}:
+    row, other = _by_extension(output, WRITABLE), other_extension(output)
+    if row is not None and (output.endswith(ANYTHING) or row.name in {form.shards for form in usable}):
+        return
+    if row is not None:
+        what = f"this is the extension of the format '{row.name}', which {target.title} does not have"
+    elif other:
+        what = f"'{other}' says {OTHER_EXTENSIONS[other]}, which is not written"
+    else:
         return
     extensions = ", ".join(row.extensions[0] for row in sorted(usable, key=lambda row: not row.frameworks))
-    raise ConversionError(
-        f"{output}: this is the extension of the format '{row.name}', which {target.title} does not have. Its own are "
-        f"{extensions}.",
-        Remedy("format", Placeholder("NAME"), "allows any name"),
-    )
+    remedy = Remedy("format", Placeholder("NAME"), "allows any name")
+    its_own = "Its own are" if row else f"Those that {target.title} has are"
+    raise ConversionError(f"{output}: {what}. {its_own} {extensions}.", remedy)
 
 
 def _named(name: str, usable: list[Format], target: Framework) -> Format:

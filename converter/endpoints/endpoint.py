@@ -17,6 +17,7 @@ from converter.core.tensors import Array
 from converter.endpoints.checkpoint import Weights, open_weights
 from converter.errors import ConversionError
 from converter.formats import Contents, Reader
+from converter.formats.parts import refuse_part
 from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
 from converter.options import ReadOptions, StrPath
@@ -75,6 +76,8 @@ def opened(
         weights = net if isinstance(net, Weights) else stack.enter_context(open_weights(net, framework, options))
         if framework is not None and framework_of(framework).name != weights.framework:
             raise ConversionError(f"{weights.path}: was opened as a file of {weights.framework}, not of {framework}.")
+        if len(weights.reader.files) == 1 and not weights.path.is_dir():
+            refuse_part(weights.path)
         title = str(weights.path) if isinstance(net, Weights) else os.fspath(net)
         own, origin = framework_of(weights.framework), weights.origin
         return Endpoint(title, weights.format.title, own, weights.net, weights.reader, origin, weights=weights)

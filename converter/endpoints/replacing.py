@@ -18,6 +18,7 @@ from converter.errors import OutputError, Remedy
 from converter.formats import Format
 from converter.formats.atomic import disk
 from converter.formats.locations import exists, is_url, with_suffix
+from converter.formats.parts import is_shard_name
 
 
 def refuse_existing(end: Destination, read: Sequence[Path], force: bool) -> None:
@@ -30,6 +31,8 @@ def refuse_existing(end: Destination, read: Sequence[Path], force: bool) -> None
         for file in existing:
             if stranger := end.form.load().FileWriter.stranger(file):
                 raise OutputError(f"{file}: {_said(file, stranger, end.form)}; choose another path.")
+    if is_shard_name(end.path.name):
+        raise OutputError(f"{end.path}: this is the name of one of several shards, and the result is a whole net.")
     if existing and not force:
         raise OutputError(f"{existing[0]}: exists already; choose another path.", Remedy("force", effect="replaces it"))
 

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from converter.formats.base import Probe
+from converter.formats.others import OTHER_EXTENSIONS
 from converter.formats.table import recognised
 
 __all__ = ["described"]
@@ -27,14 +28,8 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF document, not weights"),
     (b"\x89PNG", "a picture, not weights"),
 )
-#: Nets whose graph and weights are one file, by extension: they have no magic bytes.
-_OTHER_NETS = {
-    ".onnx": "ONNX",
-    ".tflite": "TensorFlow Lite",
-    ".pb": "a frozen graph of TensorFlow",
-    ".caffemodel": "Caffe",
-    ".mlmodel": "Core ML",
-}
+#: Nets whose graph and weights are one file, known by the extension: they have no magic bytes.
+_OTHER_NETS = (".onnx", ".tflite", ".pb", ".caffemodel", ".mlmodel")
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)")
 _HTML = re.compile(rb"\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
 _SHOWN, _LOOKED_AT = 5, 100
@@ -90,7 +85,7 @@ def _part(path: Path) -> str:
 
 
 def _other_net(suffix: str) -> str:
-    return f"a net of another kind ({_OTHER_NETS[suffix]}), which is not read" if suffix in _OTHER_NETS else ""
+    return f"a net of another kind ({OTHER_EXTENSIONS[suffix]}), which is not read" if suffix in _OTHER_NETS else ""
 
 
 def _archive(probe: Probe) -> str:

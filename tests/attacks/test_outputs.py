@@ -123,7 +123,9 @@ def a_file(folder: Path) -> None:
         (a_file, "this is a file"),
     ],
 )
-def test_a_folder_that_is_no_checkpoint_is_not_replaced(shell: Shell, tmp_path: Path, filled: object, named: str) -> None:
+def test_a_folder_that_is_no_checkpoint_is_not_replaced(
+    shell: Shell, tmp_path: Path, filled: object, named: str
+) -> None:
     checkpoint(tmp_path / "net.safetensors")
     filled(tmp_path / "out")  # type: ignore[operator]
     before = state(tmp_path)
@@ -275,7 +277,9 @@ def test_a_blob_of_the_hub_is_not_replaced(shell: Shell, tmp_path: Path) -> None
         ("-o", "fine.safetensors", "--certificate", "net.orbax/certificate.json"),
     ],
 )
-def test_nothing_is_written_into_a_source_that_is_a_folder(shell: Shell, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_nothing_is_written_into_a_source_that_is_a_folder(
+    shell: Shell, tmp_path: Path, words: tuple[str, ...]
+) -> None:
     checkpoint(tmp_path / "net.orbax", "orbax", "/")
     os.link(tmp_path / "net.orbax/first.weight/.zarray", tmp_path / "inside.safetensors")
     before = state(tmp_path)
@@ -302,7 +306,9 @@ def test_a_folder_that_holds_the_source_is_not_replaced(shell: Shell, tmp_path: 
         ("net.npz", "npz", "/", "net.npz"),
     ],
 )
-def test_each_file_that_a_reader_opens_is_kept(shell: Shell, tmp_path: Path, source: str, form: str, parts: str, target: str) -> None:
+def test_each_file_that_a_reader_opens_is_kept(
+    shell: Shell, tmp_path: Path, source: str, form: str, parts: str, target: str
+) -> None:
     checkpoint(tmp_path / source, form, parts)
     before = state(tmp_path)
     direction = f"{'torch' if parts == '.' else 'tensorflow'}->neutral"
@@ -323,7 +329,9 @@ def test_the_file_of_names_is_kept(shell: Shell, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("certificate", ["clone.pt", "out.pt", "hard.pt", "out", "new.orbax/certificate.json"])
-def test_a_certificate_replaces_neither_the_clone_nor_the_output(shell: Shell, tmp_path: Path, certificate: str) -> None:
+def test_a_certificate_replaces_neither_the_clone_nor_the_output(
+    shell: Shell, tmp_path: Path, certificate: str
+) -> None:
     for name in ("net", "clone", "out"):
         checkpoint(tmp_path / f"{name}.pt", "torch")
     os.link(tmp_path / "clone.pt", tmp_path / "hard.pt")
