@@ -53,8 +53,8 @@ def program() -> None:
     converter reuse OLD --into NEW --first N
     converter scaffold FILE_OR_SCHEMA --to NAME
 
-    FROM and TO are torch, tensorflow (tf, keras), flax (jax), mxnet (gluon) or neutral. `convert` and `converter`
-    are the same program; see `convert convert --help` for its options.
+    FROM and TO are torch, tensorflow (tf, keras), flax (jax), mxnet (gluon) or neutral, and FROM may be mlx.
+    `convert` and `converter` are the same program; see `convert convert --help` for its options.
     """
 
 

@@ -15,7 +15,7 @@ from converter.endpoints.readers import RenamedReader
 from converter.errors import ConversionError, FormatError, Problem, Remedy
 from converter.formats import Contents, Format, Reader, open_reader
 from converter.formats.locations import location
-from converter.frameworks import Framework, framework, recognise, understood
+from converter.frameworks import Framework, framework, recognise, states_layout, understood
 from converter.frameworks.neutral import origin
 from converter.options import ReadKeywords, ReadOptions, Records, StrPath, check_keywords, record_of
 
@@ -147,7 +147,9 @@ def _written_by(form: Format, reader: Reader, stated: str | None) -> Framework:
     if stated is None or framework(stated) is recognised:
         return recognised
     claimed = framework(stated)
-    if "neutral" in (claimed.name, recognised.name) or (form.frameworks and claimed.name not in form.frameworks):
+    if states_layout(reader.contents):
+        why = "its metadata says 'format: mlx', so that its kernels have their channels last"
+    elif "neutral" in (claimed.name, recognised.name) or (form.frameworks and claimed.name not in form.frameworks):
         why = f"its format is {form.title}"
     elif understood(recognised, reader.contents) and not understood(claimed, reader.contents):
         why = "its tensors have other names"

@@ -13,7 +13,7 @@ from converter.errors import ConversionError, Placeholder, Remedy
 from converter.formats import FORMATS, Format, by_name
 from converter.formats.locations import location
 from converter.formats.others import OTHER_EXTENSIONS, other_extension
-from converter.frameworks import Framework, framework
+from converter.frameworks import ONLY_READ, Framework, framework
 from converter.options import StrPath, WriteOptions
 
 #: Extensions that people give to files of every framework (the book saves all its nets as ``mlp.params``).
@@ -61,6 +61,8 @@ def choose_format(
     target: Framework, output: StrPath | None, name: str | None, template: Format | None, is_data: bool
 ) -> Format:
     """By name, else by the extension of the output, else that of the template, else the framework's usual one."""
+    if target in ONLY_READ:
+        raise ConversionError(f"files of {target.title} are only read. A neutral file is the nearest to one.")
     usable = [row for row in WRITABLE if not row.frameworks or target.name in row.frameworks]
     if target.name == "neutral":
         usable = [row for row in usable if row.name == target.default_format]

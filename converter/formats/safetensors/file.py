@@ -20,7 +20,7 @@ import numpy as np
 
 from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
-from converter.core.transposing import contiguous
+from converter.core.transposing import blocks, contiguous
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.files import open_source
@@ -37,6 +37,7 @@ from converter.formats.safetensors.header import (
     entry_bytes,
     read_header,
 )
+from converter.formats.safetensors.naming import joined_with_dots, named, ties
 
 
 def detect(probe: Probe) -> bool:
@@ -56,27 +57,30 @@ class FileReader(Reader):
         try:
             self._data, self._metadata, self._entries = read_header(self._source)
             self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.checksums)
+            self._named = named((entry.spec for entry in self._entries.values()), self._metadata)
         except BaseException:
             self._source.close()
             raise
 
     @cached_property
     def contents(self) -> Contents:
-        return Contents(tuple(entry.spec for entry in self._entries.values()), metadata=self._metadata)
+        return Contents(tuple(spec for spec, _ in self._named.values()), metadata=self._metadata)
 
     def read(self, name: str) -> Array:
-        return self._read(name, self._digests)
+        return self._read(self._named[name][1], self._digests)
 
     def peek(self, name: str) -> Array:
+        name = self._named[name][1]
         entry = self._entries[name]
         if entry.code in PACKED:
             return self._read(name, None)
         return self._source.ends(self._data + entry.start, entry.spec.size, entry.spec.dtype, f"'{name}'")
 
     def digest(self, name: str) -> Hashable:
-        return self._digests and self._digests[name]
+        return self._digests and self._digests[self._named[name][1]]
 
     def _read(self, name: str, digests: Mapping[str, str] | None) -> Array:
+        """name: that in the file."""
         entry = self._entries[name]
         size = entry.end - entry.start
         what = f"'{name}'"
@@ -101,35 +105,53 @@ class FileWriter(InPlaceWriter):
     """Streams: the header is known from the specs, each tensor is written at its offset, the digests last.
 
     The header keeps the order of the specs; the data is laid out by falling element size, as the
-    library does, so that every tensor is aligned. Raises OutputError for a dtype that has no code.
+    library does, so that every tensor is aligned. A tensor that is tied to another, as the metadata say, is not
+    stored. Raises OutputError for a dtype that has no code.
     """
 
     def __init__(self, path: Path, contents: Contents) -> None:
         from xxhash import xxh3_128
 
         self._hash = xxh3_128
-        self._entries = _lay_out(path, contents.specs)
+        specs = contents.by_name
+        self._tied = ties(contents.metadata, specs)
+        self._entries = _lay_out(path, [spec for name, spec in specs.items() if name not in self._tied])
+        self._stored = joined_with_dots(contents.specs, contents.metadata)
         super().__init__(path, contents)
-        self._digests = {spec.name: "0" * 32 for spec in contents.specs}
+        self._digests = {name: "0" * 32 for name in specs}
         self._data = len(self._header())
 
     def write(self, name: str, array: Array) -> None:
         self.checked(name, array)
-        entry, digest = self._entries[name], self._hash()
+        digest = self._hash()
+        if name in self._tied:
+            for piece in blocks(array):
+                digest.update(piece)
+            self._digests[name] = digest.hexdigest()
+            return
+        entry = self._entries[name]
         if entry.code in PACKED:
             array = pack(contiguous(array).reshape(-1).view(np.uint8), PACKED[entry.code])
         self.fill(self._data + entry.start, array, digest)
         self._digests[name] = digest.hexdigest()
 
     def finish(self) -> None:
+        """Raises OutputError for a tensor that is tied to another, and has other values."""
+        for name, kept in self._tied.items():
+            if self._digests[name] != self._digests[kept]:
+                raise OutputError(
+                    f"{self.path}: '{name}' is tied to '{kept}' in the clone, and has other values in the source. Take "
+                    "a clone in which it is not tied, or another format."
+                )
         self.put(0, self._header())
 
     def _header(self) -> bytes:
-        metadata = {**self.contents.metadata, HASHES: msgspec.json.encode(self._digests).decode()}
+        digests = {self._stored[name]: self._digests[name] for name in self._entries}
+        metadata = {**self.contents.metadata, HASHES: msgspec.json.encode(digests).decode()}
         header: dict[str, Any] = {"__metadata__": metadata}
         for name, entry in self._entries.items():
             offsets = [entry.start, entry.end]
-            header[name] = {"dtype": entry.code, "shape": list(entry.spec.shape), "data_offsets": offsets}
+            header[self._stored[name]] = {"dtype": entry.code, "shape": list(entry.spec.shape), "data_offsets": offsets}
         text = msgspec.json.encode(header)
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from converter.core.contents import Contents
 from converter.formats.base import Probe, Reader
-from converter.formats.io.shards import ShardReader, ShardWriter, index_name
+from converter.formats.io.shards import MAX_SHARD_BYTES, Shard, ShardReader, ShardWriter, index_name
 from converter.formats.safetensors import file as safetensors
+from converter.formats.safetensors.naming import without_aliases
 
 EXTENSION = ".safetensors.index.json"
 USUAL = "model" + EXTENSION
@@ -39,3 +43,9 @@ class FileWriter(ShardWriter):
     extension = EXTENSION
     suffix = ".safetensors"
     shard_writer = safetensors.FileWriter
+
+    @classmethod
+    def shards(cls, path: Path, contents: Contents, max_shard_bytes: int = MAX_SHARD_BYTES) -> tuple[Shard, ...]:
+        """In the index each tensor has a file, so that none is left out as tied."""
+        metadata = without_aliases(contents.metadata, contents.by_name)
+        return super().shards(path, replace(contents, metadata=metadata), max_shard_bytes)
