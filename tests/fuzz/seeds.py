@@ -34,9 +34,9 @@ class Seed:
 
     @property
     def weight(self) -> int:
-        """How often to take it: HDF5 of the new layout costs a process per input (see formats/h5_rehearsal.py)."""
-        rehearsed = any(data.startswith(b"\x89HDF\r\n\x1a\n") and data[8] >= 2 for data in self.files.values())
-        return 1 if rehearsed else 25
+        """How often to take it: HDF5 of the new layout costs a process per input (see keras/hdf5_child.py)."""
+        in_a_child = any(data.startswith(b"\x89HDF\r\n\x1a\n") and data[8] >= 2 for data in self.files.values())
+        return 1 if in_a_child else 25
 
 
 @cache

@@ -15,6 +15,8 @@ from converter.errors import FormatError
 
 #: Bytes beyond those that the file stores. With the interpreter and NumPy a process stays below 500 MB (SECURITY.md).
 LIMIT = 350_000_000
+#: A name is kept so many times (its parts, its sort key, the layer's), beside a record of this many bytes.
+FORMS_OF_A_NAME, RECORD = 8, 400
 
 
 class Budget:
@@ -31,6 +33,10 @@ class Budget:
         with self._lock:
             self.check(nbytes, what)
             self.spent += nbytes
+
+    def charge_name(self, name: str | bytes) -> None:
+        """For the name of a tensor or group, of which sorting, matching and the report make several forms."""
+        self.charge(FORMS_OF_A_NAME * len(name) + RECORD, "the names in it")
 
     @contextmanager
     def lent(self, nbytes: int, what: str) -> Iterator[None]:

@@ -18,18 +18,21 @@ from converter.core.tensors import Array, DType
 from converter.errors import FormatError
 from converter.formats.io.budget import Budget
 from converter.formats.io.source import Source, frozen
-from converter.formats.locations import inner_path, is_url, reading, store
+from converter.formats.locations import is_url
 
 #: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
 MAP_FROM = 1 << 20
 
 
 class FileSource(Source):
-    """A regular file on the disk."""
+    """A regular file on the disk. file: where it is open already."""
 
-    def __init__(self, path: Path, budget: Budget | None = None) -> None:
-        self._file, size = open_regular(path)
-        super().__init__(path, size, budget)
+    def __init__(self, path: Path, budget: Budget | None = None, file: FileIO | None = None) -> None:
+        self._file = file or open_regular(path)
+        super().__init__(path, os.fstat(self._file.fileno()).st_size, budget)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def _bytes(self, offset: int, length: int) -> bytes:
         try:
@@ -122,28 +125,14 @@ def let_go(mapped: Array) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def regular_size(path: Path) -> int:
-    """The size of a regular file. Raises FormatError when there is none (or it is a pipe or a device)."""
-    if is_url(path):
-        with reading(path):
-            return int(store(path).size(inner_path(path)))
+def open_regular(path: Path) -> FileIO:
+    """The file, unbuffered. Raises FormatError when there is none, and for a pipe, which would block, or a device."""
     try:
-        status = os.stat(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise FormatError(path, f"the file cannot be opened: {_reason(error)}") from None
-    if not stat.S_ISREG(status.st_mode):
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise FormatError(path, f"the file cannot be opened: {reason}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise FormatError(path, "not a regular file")
-    return status.st_size
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def open_regular(path: Path) -> tuple[FileIO, int]:
-    """The file, unbuffered, and its size. Raises FormatError."""
-    size = regular_size(path)
-    try:
-        return FileIO(path, "rb"), size
-    except OSError as error:
-        raise FormatError(path, f"the file cannot be opened: {_reason(error)}") from None
+    return FileIO(descriptor, "rb")

@@ -75,6 +75,24 @@ class Source(ABC):
         """Release the file; arrays that were returned stay valid."""
 
 
+class Part(Source):
+    """A part of another source, such as a stored member of an archive. Closing it leaves the other open."""
+
+    def __init__(self, whole: Source, start: int, size: int, what: str) -> None:
+        whole.check(start, size, what)
+        super().__init__(whole.path, size, whole.budget)
+        self.whole, self.start = whole, start
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        return self.whole._bytes(self.start + offset, length)
+
+    def _array(self, offset: int, count: int, dtype: DType) -> Array:
+        return self.whole._array(self.start + offset, count, dtype)
+
+    def into(self, offset: int, memory: memoryview) -> None:
+        self.whole.into(self.start + offset, memory)
+
+
 class SourceFile(io.RawIOBase):
     """A source, or a part of it, as a file for libraries that read files. Closing it leaves the source open."""
 

@@ -8,21 +8,24 @@ config: ``layers/<class name in snake case>``, with a counter. Source: keras/src
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from converter.formats.io.budget import Budget
 
-def layer_names(config: Any, container: str = "layers") -> Mapping[str, str]:
+
+def layer_names(config: Any, budget: Budget, container: str = "layers") -> Mapping[str, str]:
     """Path of a layer (``layers/sequential/layers/dense_1``) -> its name. Tolerates any JSON."""
-    named = ((path, _config(layer).get("name")) for path, layer in _walk(config, container))
+    named = ((path, _config(layer).get("name")) for path, layer in _walk(config, budget, container))
     return {path: name for path, name in named if isinstance(name, str)}
 
 
-def gru_classes(config: Any, container: str = "layers") -> Mapping[str, str]:
+def gru_classes(config: Any, budget: Budget, container: str = "layers") -> Mapping[str, str]:
     """Path of a layer with a GRU in it -> ``gru_reset_after`` or ``gru_reset_before``: its weights may not tell."""
     classes = {}
-    for path, layer in _walk(config, container):
+    for path, layer in _walk(config, budget, container):
         said = set() if _layers(layer) else _reset_after(layer)
         if len(said) == 1:
             classes[path] = "gru_reset_after" if said == {True} else "gru_reset_before"
@@ -45,7 +48,19 @@ def _reset_after(item: Any) -> set[bool]:
     return said
 
 
-def _walk(config: Any, container: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def below(names: Iterable[str], classes: Mapping[str, str]) -> Mapping[str, str]:
+    """Name of a tensor -> the class of the layer that it is in. No path of ``classes`` is below another."""
+    ordered = sorted(names)
+    found = {}
+    for path, kind in classes.items():
+        for name in ordered[bisect_left(ordered, f"{path}/") :]:
+            if not name.startswith(f"{path}/"):
+                break
+            found[name] = kind
+    return found
+
+
+def _walk(config: Any, budget: Budget, container: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every layer with its path, those of nested models, too."""
     stack: list[tuple[str, Any]] = [("", config)]
     while stack:
@@ -55,6 +70,7 @@ def _walk(config: Any, container: str) -> Iterator[tuple[str, dict[str, Any]]]:
             kind = snake_case(str(layer.get("class_name", "")))
             path = f"{prefix}{container}/{kind}_{counter[kind]}" if counter[kind] else f"{prefix}{container}/{kind}"
             counter[kind] += 1
+            budget.charge(4 * len(path) + 100, "the paths of its layers")
             yield path, layer
             if _layers(layer):
                 stack.append((f"{path}/", layer))

@@ -4,7 +4,7 @@ A tensor has the name of its dataset: ``layers/dense/vars/0``. The paths are mad
 class names with a counter; the name that the user chose for a layer is the attribute ``name`` of the
 group ``vars``. Source: keras/src/saving/saving_lib.py (H5IOStore).
 
-Order: groups as they were written (see `H5File`), in each the variables by number. An array with
+Order: groups as they were written (see `hdf5_tree.Dataset`), in each the variables by number. An array with
 several names (hard links) is listed once, under ``layers/`` where it has such a name.
 """
 
@@ -19,7 +19,8 @@ from converter.core.natural_order import natural_key
 from converter.errors import OutputError
 from converter.formats.base import Probe, check_names
 from converter.formats.keras import legacy_h5 as keras2_h5
-from converter.formats.keras.hdf5_file import Dataset, H5File, H5Reader, Tree, is_hdf5
+from converter.formats.keras.hdf5_file import H5File, H5Reader, is_hdf5
+from converter.formats.keras.hdf5_tree import Dataset, Tree
 from converter.formats.keras.hdf5_writer import H5Writer
 
 VARS = "vars"

@@ -7,8 +7,8 @@ the model, by which Keras loads. Source: tf_keras/src/saving/legacy/hdf5_format.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Container, Iterator
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _VERSION = b"2.0.0"
 _ATTRIBUTE_LIMIT = 64512
 
 
+@lru_cache(maxsize=1)  # the format before this one in the table asks, too
 def detect(probe: Probe) -> bool:
     """HDF5 with the attribute ``layer_names`` at the top, or with a whole model."""
     try:
@@ -55,7 +56,8 @@ class FileReader(H5Reader):
         optimizer = [LeftOut(name, "state of the optimizer") for name in specs if name.startswith(_OPTIMIZER)]
         rest = sorted((name for name in specs if not name.startswith(_OPTIMIZER)), key=natural_key)
         # A variable that two layers share occurs twice in the attributes.
-        names = dict.fromkeys([*(name for name in self._names_in_order() if name in specs), *rest])
+        in_order = self._names_in_order(frozenset(tree.groups))
+        names = dict.fromkeys([*(name for name in in_order if name in specs), *rest])
         return Contents(
             specs=tuple(specs[name] for name in names),
             links=tree.links,
@@ -74,11 +76,13 @@ class FileReader(H5Reader):
                 return f"keras {version}"
         return ""
 
-    def _names_in_order(self) -> Iterator[str]:
+    def _names_in_order(self, groups: Container[str]) -> Iterator[str]:
+        """groups: each once, so that a group of many names counts once."""
         layers = self._list(self._root.rstrip("/"), _LAYERS)
         for layer in dict.fromkeys([*layers, _TOP_LEVEL]):
-            if self._file.has(self._root + layer):
+            if self._root + layer in groups:
                 for weight in self._list(self._root + layer, _WEIGHTS):
+                    self._file.budget.charge(len(layer) + len(weight), "the names of the weights")
                     yield f"{self._root}{layer}/{weight}"
 
     def _list(self, group: str, attribute: str) -> list[str]:

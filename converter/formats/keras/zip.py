@@ -6,10 +6,12 @@ on; the config gives the names of layers and is never run. Source: keras/src/sav
 
 from __future__ import annotations
 
+import os
 import tempfile
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -18,12 +20,13 @@ from converter.core.tensors import Array
 from converter.errors import FormatError, OutputError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Probe, Reader, ReadOptions, Writer
+from converter.formats.io.budget import Budget
 from converter.formats.io.checksums import Crc32
-from converter.formats.io.files import read_whole
+from converter.formats.io.files import FileSource, read_whole
 from converter.formats.io.json import MAX_JSON, parse_json
-from converter.formats.io.source import SourceFile
+from converter.formats.io.source import Part, Source
 from converter.formats.keras import h5 as keras_h5
-from converter.formats.keras.config import gru_classes, layer_names
+from converter.formats.keras.config import below, gru_classes, layer_names
 from converter.formats.keras.h5 import VARS, keras_contents
 from converter.formats.keras.hdf5_file import H5File
 from converter.formats.zip.members import Member, ZipMembers
@@ -72,19 +75,15 @@ class FileReader(Reader):
         contents = keras_contents(self._file)
         old = any(spec.name.startswith(f"{_OLD_CONTAINER}/") for spec in contents.specs)
         container = _OLD_CONTAINER if old else "layers"
-        names = layer_names(self._json(CONFIG), container)
-        grus = gru_classes(self._json(CONFIG), container)
+        config, budget = self._json(CONFIG), self._file.budget
+        names = layer_names(config, budget, container)
+        grus = gru_classes(config, budget, container)
         labels = {f"{path}/{VARS}": name for path, name in names.items()}
         version = self._json(METADATA).get("keras_version", "")
         return replace(
             contents,
             labels={**labels, **contents.labels},
-            classes={
-                spec.name: kind
-                for spec in contents.specs
-                for path, kind in grus.items()
-                if spec.name.startswith(f"{path}/")
-            },
+            classes=below((spec.name for spec in contents.specs), grus),
             writer=f"keras {version}" if version else "",
             metadata={name: self._members.read(name).decode("utf-8", "replace") for name in (CONFIG, METADATA)},
         )
@@ -124,8 +123,9 @@ class _Zip:
     def weights(self) -> H5File:
         member = self._member(WEIGHTS)
         zipped = self._zip.source
-        file: Any = SourceFile(zipped, member.offset, member.size) if member.stored else self._unpacked()
-        return H5File(self._zip.path, file, member.size)
+        if not member.stored:
+            return H5File(self._zip.path, self._unpacked(zipped.budget))
+        return H5File(self._zip.path, Part(zipped, member.offset, member.size, f"'{WEIGHTS}'"))
 
     def read(self, name: str) -> bytes:
         if self._member(name).size > MAX_JSON:
@@ -141,12 +141,12 @@ class _Zip:
             raise FormatError(self._zip.path, f"'{name}' is missing: not a Keras model, or one without HDF5 weights")
         return self._zip.member(name)
 
-    def _unpacked(self) -> BinaryIO:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the reader
-        for piece in self._zip.unpacked_pieces(WEIGHTS):
-            file.write(piece)
-        file.seek(0)
-        return file
+    def _unpacked(self, budget: Budget) -> Source:
+        with tempfile.TemporaryFile() as file:
+            for piece in self._zip.unpacked_pieces(WEIGHTS):
+                file.write(piece)
+            file.flush()
+            return FileSource(self._zip.path, budget, FileIO(os.dup(file.fileno())))
 
 
 class FileWriter(Writer):

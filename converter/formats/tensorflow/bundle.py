@@ -18,7 +18,7 @@ import numpy as np
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
 from converter.formats.io.checksums import masked_crc32c
-from converter.formats.io.files import open_source, regular_size
+from converter.formats.io.files import open_source
 from converter.formats.io.source import Source
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.protowire import Message, WireError, read_varint
@@ -82,7 +82,6 @@ class Bundle:
             self._read_header(raw)
         except WireError as error:
             raise FormatError(self.index, f"the header entry is damaged: {error}") from None
-        self._sizes: dict[int, int] = {}
         self.entries = self._read_entries(raw)
 
     def close(self) -> None:
@@ -175,25 +174,23 @@ class Bundle:
             raise WireError(f"{count} elements of {dtype.name} take {count * dtype.itemsize} bytes, it says {size}")
         if shard >= self.shards:
             raise WireError(f"it lies in data file {shard} of {self.shards}")
-        if size and offset + size > self._size_of(shard):
+        if size and offset + size > self._source(shard).size:
             raise FormatError(
                 self.shard_path(shard),
-                f"'{name}' lies at offset {offset} with {size} bytes, but the file ends at {self._size_of(shard)}",
+                f"'{name}' lies at offset {offset} with {size} bytes, but the file ends at {self._source(shard).size}",
             )
         return Piece(shard, offset, size, message.integer(6))
 
-    def _size_of(self, shard: int) -> int:
-        if shard not in self._sizes:
-            self._sizes[shard] = regular_size(self.shard_path(shard))
-        return self._sizes[shard]
+    def _source(self, shard: int) -> Source:
+        if shard not in self._sources:
+            self._sources[shard] = open_source(self.shard_path(shard))
+        return self._sources[shard]
 
     def _bytes(self, piece: Piece, name: str) -> Array:
         """The bytes of a piece as they lie in the file, not copied."""
         if piece.size == 0:
             return np.empty(0, np.uint8)
-        if piece.shard not in self._sources:
-            self._sources[piece.shard] = open_source(self.shard_path(piece.shard))
-        return self._sources[piece.shard].array(piece.offset, (piece.size,), np.dtype(np.uint8), f"'{name}'")
+        return self._source(piece.shard).array(piece.offset, (piece.size,), np.dtype(np.uint8), f"'{name}'")
 
     def _numbers(self, piece: Piece, dtype: DType, shape: Sequence[int], name: str) -> Array:
         data = self._bytes(piece, name)
