@@ -7,6 +7,7 @@ Formats: ``_METADATA`` of orbax/checkpoint/_src/metadata/tree.py; before it (to 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.flax.msgpack import read_stored, say, stored_arrays
 from converter.formats.flax.zarr_arrays import Store, ZarrArray
-from converter.formats.io.files import open_source
+from converter.formats.io.files import Beside
 from converter.formats.io.json import read_json
 
 __all__ = ["AGGREGATE", "METADATA", "Held", "Tree", "is_tree", "read_tree"]
@@ -50,9 +51,9 @@ def is_tree(folder: Path) -> bool:
     if (folder / METADATA).is_file():
         return True
     try:
-        with (folder / AGGREGATE).open("rb") as file:
-            first = file.read(1)
-    except OSError:
+        with closing(Beside(folder).open(folder / AGGREGATE)) as source:
+            first = source.take(0, min(1, source.size), "its first byte")
+    except (OSError, FormatError):
         return False
     return first[:1] >= b"\x80" and first[0] in (*range(0x80, 0x90), 0xDE, 0xDF)
 
@@ -64,7 +65,7 @@ def read_tree(folder: Path) -> Tree:
 
 def _metadata_tree(folder: Path) -> Tree:
     file = folder / METADATA
-    metadata = read_json(file)
+    metadata = read_json(file, Beside(folder))
     entries = metadata.get("tree_metadata")
     if not isinstance(entries, dict):
         raise FormatError(file, "has no 'tree_metadata'")
@@ -115,7 +116,7 @@ def _reading(store: Store, array: ZarrArray) -> Callable[[], Array]:
 
 def _aggregate_tree(folder: Path) -> Tree:
     """Arrays stand in the file itself or are stored beside it, under the name of their placeholder."""
-    source = open_source(folder / AGGREGATE)
+    source = Beside(folder).open(folder / AGGREGATE)
     try:
         container, arrays, others, _ = stored_arrays(source)
         placeholders: list[tuple[str, str]] = []
@@ -143,13 +144,13 @@ def _aggregate_tree(folder: Path) -> Tree:
 
 def _strings(folder: Path) -> dict[str, Any]:
     file = folder / "_strings.json"
-    return read_json(file) if file.is_file() else {}
+    return read_json(file, Beside(folder)) if file.is_file() else {}
 
 
 def _random_keys(folder: Path) -> frozenset[str]:
     """Names of the leaves that are keys of jax.random (array_metadata.py: ``ext_metadata``)."""
     file = folder / "array_metadatas" / "process_0"
-    entries = read_json(file).get("array_metadatas") if file.is_file() else ()
+    entries = read_json(file, Beside(folder)).get("array_metadatas") if file.is_file() else ()
     arrays = [entry.get("array_metadata") for entry in entries or () if isinstance(entry, dict)]
     return frozenset(
         str(array.get("param_name"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from converter.core.tensors import Array, DType
-from converter.errors import FormatError
+from converter.errors import FormatError, UnsafeFileError
 from converter.formats.io.budget import Budget
 from converter.formats.io.source import Source, frozen
 from converter.formats.locations import is_url
@@ -93,12 +93,63 @@ def open_source(path: Path, budget: Budget | None = None) -> Source:
     return FileSource(path, budget)
 
 
+def beside(root: Path, path: Path) -> Path:
+    """The file that the checkpoint in the folder ``root`` has at ``path``: where links lead to it, and the file itself.
+
+    A link may lead to another file below the folder, or, where the folder is one of the cache of the Hugging Face hub
+    (``snapshots/REVISION/NAME`` -> ``blobs/HASH``), to the blobs of that cache. Raises UnsafeFileError for any other:
+    a checkpoint from strangers could name any file of this machine. What the user names may be a link to anywhere.
+    """
+    if is_url(path):  # where there are no links
+        return path
+    try:
+        target, home = path.resolve(strict=True), root.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        raise FormatError(path, "there is no such file beside the rest of the checkpoint") from None
+    if not any(target.is_relative_to(place) for place in (home, *_blobs(home))):
+        raise UnsafeFileError(
+            path,
+            f"a link that leads out of the folder of its checkpoint, to '{target}'; if that is meant, put a copy of the"
+            " file in the place of the link",
+        )
+    return target
+
+
+def _blobs(home: Path) -> list[Path]:
+    """Of the cache that the folder is a snapshot of, or is in one."""
+    return [
+        folder.parents[1] / "blobs" for folder in (home, *home.parents) if folder.parent.name == "snapshots"
+    ][:1]
+
+
+class Beside:
+    """The files of one checkpoint: of the folder that ``source`` names, or of that in which it lies. One budget."""
+
+    def __init__(self, source: Path, budget: Budget | None = None) -> None:
+        self.source = source
+        self.root = source if source.is_dir() else source.parent
+        self.budget = budget or Budget(source)
+
+    def checked(self, path: Path) -> Path:
+        """The file itself: see `beside`."""
+        return path if path == self.source else beside(self.root, path)
+
+    def open(self, path: Path) -> Source:
+        """Messages name the path, whatever links lead on from it."""
+        if is_url(path):
+            return open_source(path, self.budget)
+        return FileSource(path, self.budget, open_regular(self.checked(path), path))
+
+    def read(self, path: Path, limit: int) -> bytes:
+        """All of a small file."""
+        with closing(self.open(path)) as source:
+            return source.whole(limit)
+
+
 def read_whole(path: Path, limit: int) -> bytes:
     """All of a small file. Raises FormatError when it is larger than ``limit`` bytes."""
     with closing(open_source(path)) as source:
-        if source.size > limit:
-            raise FormatError(path, f"it has {source.size} bytes, more than such a file can have")
-        return source.take(0, source.size, "it")
+        return source.whole(limit)
 
 
 def mapped_apart(source: Source, start: int, whole: Array, array: Array) -> Array:
@@ -125,14 +176,18 @@ def let_go(mapped: Array) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def open_regular(path: Path) -> FileIO:
-    """The file, unbuffered. Raises FormatError when there is none, and for a pipe, which would block, or a device."""
+def open_regular(path: Path, called: Path | None = None) -> FileIO:
+    """The file, unbuffered. Raises FormatError when there is none, and for a pipe, which would block, or a device.
+
+    called: the path for messages, where ``path`` is what its links lead to.
+    """
+    named = called or path
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise FormatError(path, f"the file cannot be opened: {reason}") from None
+        raise FormatError(named, f"the file cannot be opened: {reason}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise FormatError(path, "not a regular file")
+        raise FormatError(named, "not a regular file")
     return FileIO(descriptor, "rb")

@@ -10,7 +10,7 @@ from typing import Any
 
 from converter.core.tensors import DType
 from converter.errors import FormatError
-from converter.formats.io.files import open_source
+from converter.formats.io.files import Beside
 from converter.formats.io.source import MAX_AXES
 
 __all__ = ["MAX_JSON", "Document", "parse_json", "read_json"]
@@ -19,9 +19,9 @@ __all__ = ["MAX_JSON", "Document", "parse_json", "read_json"]
 MAX_JSON = 100_000_000
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a whole file holds. Raises FormatError."""
-    with closing(open_source(path)) as source:
+def read_json(path: Path, files: Beside | None = None) -> dict[str, Any]:
+    """The object that a whole file holds. files: of the checkpoint that it belongs to. Raises FormatError."""
+    with closing((files or Beside(path)).open(path)) as source:
         if source.size > MAX_JSON:
             raise FormatError(path, f"{source.size} bytes of JSON; at most {MAX_JSON} are allowed")
         return parse_json(path, source.take(0, source.size, "it"), "it")

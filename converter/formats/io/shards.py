@@ -18,6 +18,7 @@ from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError, UnsafeFileError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Probe, Reader, ReadOptions, Writer
+from converter.formats.io.files import Beside, beside
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.io.json import read_json
 from converter.formats.locations import exists, is_url
@@ -28,11 +29,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 
 def shard_path(index: Path, folder: Path, name: str) -> Path:
-    """The file ``name`` in ``folder``, as the ``index`` says. Raises UnsafeFileError or FormatError.
-
-    A symbolic link may lead to another file of the folder, or, as in the cache of the Hugging Face hub
-    (``snapshots/REVISION/NAME`` -> ``blobs/HASH``), to the folder ``blobs`` two levels up.
-    """
+    """The file ``name`` in ``folder``, as the ``index`` says. Raises UnsafeFileError or FormatError; see `beside`."""
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not in its folder")
     path = folder / name
@@ -40,14 +37,9 @@ def shard_path(index: Path, folder: Path, name: str) -> Path:
         if not path.is_file():
             raise FormatError(index, f"it names the file '{name[:80]}', which is missing")
         return path
-    try:
-        target = path.resolve(strict=True)
-        home = folder.resolve()
-    except (OSError, RuntimeError):
-        raise FormatError(index, f"it names the file '{name[:80]}', which is missing") from None
-    if target.parent not in (home, home.parent.parent / "blobs"):
-        raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is a link that leads elsewhere")
-    if not target.is_file():
+    if not os.path.lexists(path):
+        raise FormatError(index, f"it names the file '{name[:80]}', which is missing")
+    if not beside(folder, path).is_file():
         raise FormatError(index, f"it names '{name[:80]}', which is not a file")
     return path
 
@@ -78,7 +70,7 @@ class ShardReader(Reader):
             self._index = path / name
         self._shards: dict[str, Reader] = {}
         self._opening = Lock()
-        weight_map = read_json(self._index).get("weight_map")
+        weight_map = read_json(self._index, Beside(path)).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise FormatError(self._index, "its 'weight_map' must map tensors to file names")
         self._weight_map: dict[str, str] = weight_map

@@ -59,6 +59,12 @@ class Source(ABC):
         self.check(offset, length, what)
         return self._bytes(offset, length)
 
+    def whole(self, limit: int) -> bytes:
+        """All of a small file. Raises FormatError when it is larger than ``limit`` bytes."""
+        if self.size > limit:
+            raise FormatError(self.path, f"it has {self.size} bytes, more than such a file can have")
+        return self.take(0, self.size, "it")
+
     def array(self, offset: int, shape: Sequence[int], dtype: DType, what: str) -> Array:
         """The array stored there: little-endian on disk as in memory, C order, read-only."""
         dims = check_shape(self.path, shape, dtype, what)

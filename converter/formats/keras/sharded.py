@@ -7,6 +7,7 @@ The JSON says in which files the variables of each group lie. Source: keras/src/
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,21 @@ from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.base import Probe, Reader, ReadOptions, check_names
+from converter.formats.io.files import Beside
 from converter.formats.io.json import read_json
+from converter.formats.io.shards import index_name
 from converter.formats.keras.h5 import keras_contents
 from converter.formats.keras.hdf5_file import H5File
 
+_EXTENSION, _USUAL = ".weights.json", "model.weights.json"
 _SHARD = re.compile(rb'"[^"]*\.weights\.h5"')
 
 
 def detect(probe: Probe) -> bool:
-    """A JSON map whose first entries name ``.weights.h5`` files."""
+    """A JSON map whose first entries name ``.weights.h5`` files, or the folder in which one lies."""
     try:
-        head = probe.head.lstrip()
+        name = index_name(probe.entries, _EXTENSION, _USUAL) if probe.is_dir else None
+        head = (Probe(probe.path / name) if name else probe).head.lstrip()
         return head.startswith(b"{") and b'"weight_map"' in head and _SHARD.search(head) is not None
     except OSError:
         return False
@@ -36,11 +41,18 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._map = _weight_map(path)
+        files, index = Beside(path), path
+        if path.is_dir():
+            name = index_name(Probe(path).entries, _EXTENSION, _USUAL)
+            if name is None:
+                raise FormatError(path, f"the index '{_USUAL}' is missing")
+            index = path / name
+        self._map = _weight_map(index, read_json(index, files))
         self._shards: dict[str, H5File] = {}
         try:
             for name in dict.fromkeys(name for names in self._map.values() for name in names):
-                self._shards[name] = H5File(path.with_name(name))
+                shard = index.with_name(name)
+                self._shards[name] = H5File(shard, files.open(shard))
         except BaseException:
             self.close()
             raise
@@ -84,9 +96,9 @@ class FileReader(Reader):
                 raise FormatError(self.path, f"'{spec.name}' is in '{shard}', but the map does not say so")
 
 
-def _weight_map(path: Path) -> dict[str, list[str]]:
+def _weight_map(path: Path, index: Mapping[str, Any]) -> dict[str, list[str]]:
     """Group (without the leading slash) -> names of the files that hold its variables."""
-    groups = read_json(path).get("weight_map")
+    groups = index.get("weight_map")
     if not isinstance(groups, dict) or not groups:
         raise FormatError(path, "the JSON has no 'weight_map'")
     return {group.lstrip("/"): _shard_names(path, group, names) for group, names in groups.items()}

@@ -22,7 +22,7 @@ from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Probe, Reader, ReadOptions, Writer
 from converter.formats.io.budget import Budget
 from converter.formats.io.checksums import Crc32
-from converter.formats.io.files import FileSource, read_whole
+from converter.formats.io.files import Beside, FileSource
 from converter.formats.io.json import MAX_JSON, parse_json
 from converter.formats.io.source import Part, Source
 from converter.formats.keras import h5 as keras_h5
@@ -99,12 +99,13 @@ class FileReader(Reader):
 class _Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._files = Beside(path)
 
     def weights(self) -> H5File:
-        return H5File(self._path / WEIGHTS)
+        return H5File(self._path / WEIGHTS, self._files.open(self._path / WEIGHTS))
 
     def read(self, name: str) -> bytes:
-        return read_whole(self._path / name, MAX_JSON)
+        return self._files.read(self._path / name, MAX_JSON)
 
     def verify(self) -> None:
         """HDF5 has no checksum of its own."""

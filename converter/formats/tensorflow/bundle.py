@@ -18,7 +18,7 @@ import numpy as np
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
 from converter.formats.io.checksums import masked_crc32c
-from converter.formats.io.files import open_source
+from converter.formats.io.files import Beside
 from converter.formats.io.source import Source
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.protowire import Message, WireError, read_varint
@@ -68,12 +68,14 @@ class BundleEntry(msgspec.Struct, frozen=True):
 class Bundle:
     """The entries of ``PREFIX.index`` and their bytes."""
 
-    def __init__(self, prefix: Path, verify: bool = True) -> None:
+    def __init__(self, prefix: Path, files: Beside, verify: bool = True) -> None:
+        """files: of the checkpoint that the prefix belongs to."""
         self.prefix = prefix
+        self._files = files
         self.index = prefix.with_name(prefix.name + ".index")
         self._verify = verify
         self._sources: dict[int, Source] = {}
-        table = Table(self.index, verify)
+        table = Table(files.open(self.index), verify)
         try:
             raw = dict(table.entries())
         finally:
@@ -183,7 +185,7 @@ class Bundle:
 
     def _source(self, shard: int) -> Source:
         if shard not in self._sources:
-            self._sources[shard] = open_source(self.shard_path(shard))
+            self._sources[shard] = self._files.open(self.shard_path(shard))
         return self._sources[shard]
 
     def _bytes(self, piece: Piece, name: str) -> Array:

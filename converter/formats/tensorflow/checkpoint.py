@@ -17,6 +17,7 @@ from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
+from converter.formats.io.files import Beside
 from converter.formats.tensorflow.bundle import Bundle
 from converter.formats.tensorflow.bundle_writer import FileWriter
 from converter.formats.tensorflow.object_graph import GRAPH_KEY, OPTIMIZER, SUFFIX, ObjectGraph, why_left_out
@@ -60,7 +61,7 @@ class FileReader(Reader):
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
         super().__init__(path, options)
-        self._bundle = Bundle(find_prefix(path, options.step), options.checksums)
+        self._bundle = Bundle(find_prefix(path, options.step), Beside(path), options.checksums)
 
     @property
     def files(self) -> tuple[Path, ...]:

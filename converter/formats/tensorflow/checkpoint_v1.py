@@ -20,6 +20,7 @@ from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
+from converter.formats.io.files import Beside
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.object_graph import why_left_out
 from converter.formats.tensorflow.paths import INDEX, STATE_FILE, choose, names_in, state_of
@@ -104,9 +105,9 @@ class FileReader(Reader):
         try:
             files = _files(path, options.step)
             self._refuse_missing(files)
-            self._first = files[0]
+            self._first, opener = files[0], Beside(path)
             for file in files:
-                self._tables.append(Table(file, options.checksums))
+                self._tables.append(Table(opener.open(file), options.checksums))
                 self._list(self._tables[-1])
             self._refuse_incomplete()
         except BaseException:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from converter.errors import FormatError
+from converter.formats.io.files import Beside
 
 INDEX = ".index"
 STATE_FILE = "checkpoint"
 _DATA = re.compile(r"(.+)\.data-\d{5,}-of-\d{5,}")
-_STATE = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
+_STATE = re.compile(rb'^[ \t]*model_checkpoint_path[ \t]*:[ \t]*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _NUMBERED = re.compile(r"(.*)-(\d{1,18})", re.DOTALL)
 _MOST_STATE_BYTES = 1 << 20
 
@@ -67,11 +69,9 @@ def state_of(folder: Path) -> str | None:
     """The newest checkpoint's name, by the state file: only its last part, for folders get moved."""
     path = folder / STATE_FILE
     try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            state = _STATE.search(file.read(_MOST_STATE_BYTES))
-    except OSError:
+        with closing(Beside(folder).open(path)) as source:
+            state = _STATE.search(source.take(0, min(source.size, _MOST_STATE_BYTES), "it"))
+    except (OSError, FormatError):
         return None
     if state is None:
         return None

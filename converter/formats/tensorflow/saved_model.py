@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from converter.core.contents import Contents
 from converter.errors import FormatError
 from converter.formats.base import Probe, ReadOptions
-from converter.formats.io.files import open_source
+from converter.formats.io.files import Beside
 from converter.formats.tensorflow import checkpoint as tf_checkpoint
 from converter.formats.tensorflow.protowire import Message, WireError
 
@@ -43,13 +43,13 @@ class FileReader(tf_checkpoint.FileReader):
 
     @cached_property
     def contents(self) -> Contents:
-        return replace(super().contents, writer=_writer(self.path / _GRAPH))
+        return replace(super().contents, writer=_writer(self._folder))
 
 
-def _writer(path: Path) -> str:
+def _writer(folder: Path) -> str:
     """SavedModel.meta_graphs = 2 {meta_info_def = 1 {tensorflow_version = 5}}; "" when it does not say."""
     try:
-        with closing(open_source(path)) as source:
+        with closing(Beside(folder).open(folder / _GRAPH)) as source:
             data = source.array(0, (source.size,), np.dtype(np.uint8), "the graph").data
         for graph in Message(data).messages(2):
             if version := Message(graph.data(1)).text(5):

@@ -12,11 +12,17 @@ from converter.formats.tensorflow.protowire import WireError, read_varint
 _MOST_PER_BYTE = 22
 
 
-def decompress(data: memoryview) -> bytes:
-    """The original bytes. Raises WireError when they cannot be what was compressed."""
-    size, position = read_varint(data, 0)
+def unpacked_size(data: memoryview) -> int:
+    """What the data says of itself. Raises WireError when so few bytes cannot hold so many."""
+    size, _ = read_varint(data, 0)
     if size > _MOST_PER_BYTE * len(data):
         raise WireError(f"{len(data)} compressed bytes claim to hold {size}")
+    return size
+
+
+def decompress(data: memoryview) -> bytes:
+    """The original bytes. Raises WireError when they cannot be what was compressed."""
+    size, position = unpacked_size(data), read_varint(data, 0)[1]
     out = bytearray()
     while position < len(data):
         tag = data[position]

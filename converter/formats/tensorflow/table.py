@@ -11,12 +11,11 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import BinaryIO
 
 from converter.errors import FormatError
 from converter.formats.io.checksums import masked_crc32c
-from converter.formats.io.files import open_source
+from converter.formats.io.source import Source
 from converter.formats.tensorflow import snappy
 from converter.formats.tensorflow.protowire import WireError, read_varint, varint
 
@@ -24,8 +23,6 @@ MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48
 _TRAILER = 5
 _PLAIN, _SNAPPY = 0, 1
-#: Keys of at most this many times the table's size: real tables spell every 16th key in full.
-_KEY_EXPANSION = 64
 _RESTART_INTERVAL = 16
 _BLOCK_SIZE = 1 << 18
 
@@ -36,13 +33,13 @@ def is_table(tail: bytes) -> bool:
 
 
 class Table:
-    """A table opened for reading: `entries` walks it, `get` looks one key up and reads one block."""
+    """A table for reading: `entries` walks it, `get` looks one key up and reads one block. Closes the source."""
 
-    def __init__(self, path: Path, verify: bool = True) -> None:
-        self.path = path
+    def __init__(self, source: Source, verify: bool = True) -> None:
+        self.path = source.path
         self.verify = verify
-        self._source = open_source(path)
-        self.size = self._source.size
+        self._source = source
+        self.size = source.size
         try:
             self._blocks = self._read_index()
         except BaseException:
@@ -55,22 +52,23 @@ class Table:
     def entries(self) -> Iterator[tuple[bytes, memoryview]]:
         """(key, value) in the order of the keys, which no table holds twice."""
         last: bytes | None = None
-        total = 0
+        budget = self._source.budget
         for _, offset, size in self._blocks:
-            for key, value in self._block(offset, size):
+            data = self._block(offset, size)
+            budget.charge(len(data), "the tables in it")  # of which each value is a part
+            for key, value in self._pairs(data, offset):
                 if last is not None and key <= last:
                     raise FormatError(self.path, f"the key {_show(key)} is out of order or occurs twice")
                 last = key
-                total += len(key)
-                if total > _KEY_EXPANSION * (self.size + 1024):
-                    raise FormatError(self.path, f"the keys are longer than a table of {self.size} bytes explains")
+                budget.charge_name(key)
                 yield key, value
 
     def get(self, key: bytes) -> memoryview:
         """The value of one key. Raises FormatError when it is not there."""
         at = bisect_left(self._last_keys, key)
         if at < len(self._blocks):
-            for other, value in self._block(*self._blocks[at][1:]):
+            _, offset, size = self._blocks[at]
+            for other, value in self._pairs(self._block(offset, size), offset):
                 if other == key:
                     return value
         raise FormatError(self.path, f"the key {_show(key)} is missing")
@@ -88,7 +86,8 @@ class Table:
             _, position = self._handle(footer, 0)
             (offset, size), _ = self._handle(footer, position)
             blocks, end = [], 0
-            for key, value in self._block(offset, size):
+            for key, value in self._pairs(self._block(offset, size), offset):
+                self._source.budget.charge_name(key)
                 (start, length), _ = self._handle(value, 0)
                 if start < end:
                     raise FormatError(self.path, f"the index points back to offset {start} after {end}")
@@ -104,7 +103,13 @@ class Table:
         size, position = read_varint(data, position)
         return (offset, size), position
 
-    def _block(self, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
+    def _pairs(self, block: memoryview, offset: int) -> Iterator[tuple[bytes, memoryview]]:
+        try:
+            yield from _pairs(block)
+        except WireError as error:
+            raise FormatError(self.path, f"the block at offset {offset} is damaged: {error}") from None
+
+    def _block(self, offset: int, size: int) -> memoryview:
         what = f"the block at offset {offset}"
         if offset + size + _TRAILER > self.size:
             raise FormatError(self.path, f"{what} claims {size} bytes, over the end of the file ({self.size} bytes)")
@@ -113,16 +118,15 @@ class Table:
         if self.verify and masked_crc32c(raw[: size + 1]) != stored:
             raise FormatError(self.path, f"{what} is damaged: wrong checksum")
         try:
-            data = self._plain(memoryview(raw)[:size], raw[size])
-            yield from _pairs(data)
+            return self._plain(memoryview(raw)[:size], raw[size])
         except WireError as error:
             raise FormatError(self.path, f"{what} is damaged: {error}") from None
 
-    @staticmethod
-    def _plain(data: memoryview, compression: int) -> memoryview:
+    def _plain(self, data: memoryview, compression: int) -> memoryview:
         if compression == _PLAIN:
             return data
         if compression == _SNAPPY:
+            self._source.budget.check(2 * snappy.unpacked_size(data), "a table in it")
             return memoryview(snappy.decompress(data))
         raise WireError(f"unknown compression {compression}")
 

@@ -134,7 +134,7 @@ def test_links_that_lead_elsewhere(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (folder / "__0_0.distcp").rename(outside)
     (folder / "__0_0.distcp").symlink_to(outside)
-    with pytest.raises(UnsafeFileError, match="a link that leads elsewhere"):
+    with pytest.raises(UnsafeFileError, match="a link that leads out"):
         read(folder)
     blobs = tmp_path / "blobs"  # as in the cache of the Hugging Face hub
     blobs.mkdir()
