@@ -9,6 +9,7 @@ import mmap
 import os
 import stat
 from contextlib import closing
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 
@@ -127,8 +128,11 @@ class Beside:
 
     def __init__(self, source: Path, budget: Budget | None = None) -> None:
         self.source = source
-        self.root = source if source.is_dir() else source.parent
         self.budget = budget or Budget(source)
+
+    @cached_property
+    def root(self) -> Path:
+        return self.source if self.source.is_dir() else self.source.parent
 
     def checked(self, path: Path) -> Path:
         """The file itself: see `beside`."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
+from converter.formats.io.budget import RECORD
 from converter.formats.io.checksums import masked_crc32c
 from converter.formats.io.files import Beside
 from converter.formats.io.source import Source
@@ -72,6 +73,7 @@ class Bundle:
         """files: of the checkpoint that the prefix belongs to."""
         self.prefix = prefix
         self._files = files
+        self.budget = files.budget
         self.index = prefix.with_name(prefix.name + ".index")
         self._verify = verify
         self._sources: dict[int, Source] = {}
@@ -85,6 +87,7 @@ class Bundle:
         except WireError as error:
             raise FormatError(self.index, f"the header entry is damaged: {error}") from None
         self.entries = self._read_entries(raw)
+        self._refuse_shared_bytes()
 
     def close(self) -> None:
         for source in self._sources.values():
@@ -156,6 +159,7 @@ class Bundle:
             return BundleEntry(code, shape, ((None, piece),))
         parts = []
         for extents in map(read_extents, message.messages(7)):
+            self.budget.charge(RECORD * (1 + len(shape)), "the slices in it")
             part = slice_of(extents, shape)
             stored = raw.get(slice_key(key, extents))
             if stored is None:
@@ -182,6 +186,15 @@ class Bundle:
                 f"'{name}' lies at offset {offset} with {size} bytes, but the file ends at {self._source(shard).size}",
             )
         return Piece(shard, offset, size, message.integer(6))
+
+    def _refuse_shared_bytes(self) -> None:
+        """TensorFlow stores each piece for itself; one that many share would make much of few bytes."""
+        pieces = ((piece, name) for name, entry in self.entries.items() for _, piece in entry.parts if piece.size)
+        shard, end = -1, 0
+        for piece, name in sorted(pieces, key=lambda item: (item[0].shard, item[0].offset)):
+            if piece.shard == shard and piece.offset < end:
+                raise FormatError(self.index, f"'{name}' lies at offset {piece.offset}, where another tensor lies too")
+            shard, end = piece.shard, piece.offset + piece.size
 
     def _source(self, shard: int) -> Source:
         if shard not in self._sources:

@@ -59,9 +59,10 @@ class FileReader(Reader):
     dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
     parallel = True
 
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions(), files: Beside | None = None) -> None:
+        """files: of the checkpoint that the path is only a part of."""
         super().__init__(path, options)
-        self._bundle = Bundle(find_prefix(path, options.step), Beside(path), options.checksums)
+        self._bundle = Bundle(find_prefix(path, options.step), files or Beside(path), options.checksums)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -96,7 +97,7 @@ class FileReader(Reader):
         if GRAPH_KEY not in self._bundle.entries:
             return None
         try:
-            return ObjectGraph(self._bundle.read_text(GRAPH_KEY))
+            return ObjectGraph(self._bundle.read_text(GRAPH_KEY), self._bundle.budget)
         except WireError as error:
             raise FormatError(self._bundle.prefix, f"'{GRAPH_KEY}' is damaged: {error}") from None
 

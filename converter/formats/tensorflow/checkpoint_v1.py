@@ -20,6 +20,7 @@ from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
+from converter.formats.io.budget import RECORD
 from converter.formats.io.files import Beside
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.object_graph import why_left_out
@@ -27,12 +28,18 @@ from converter.formats.tensorflow.paths import INDEX, STATE_FILE, choose, names_
 from converter.formats.tensorflow.protowire import Message, WireError
 from converter.formats.tensorflow.table import Table, is_table
 from converter.formats.tensorflow.tensor_proto import DTYPES_OF_VALUES, read_values
-from converter.formats.tensorflow.types import DTYPE_OF_CODE, OTHER_TYPES, read_extents, read_shape, slice_key, slice_of
+from converter.formats.tensorflow.types import (
+    DTYPE_OF_CODE,
+    OTHER_TYPES,
+    Extents,
+    read_extents,
+    read_shape,
+    slice_key,
+    slice_of,
+)
 
 _SHARD = re.compile(r"(.+)-(\d{5}|\?{5})-of-(\d{5})", re.DOTALL)
 _META = b""
-#: The values of a tensor in the table take at least this part of their size in memory (packed varints, bool).
-_MOST_EXPANSION = 8
 
 
 def detect(probe: Probe) -> bool:
@@ -88,8 +95,8 @@ def _shards(folder: Path, name: str) -> list[Path]:
 class _Tensor(msgspec.Struct):
     code: int
     shape: tuple[int, ...]
-    #: (the slice, its key, the table that holds it)
-    parts: list[tuple[Slice, bytes, Table]] = msgspec.field(default_factory=list)
+    #: (the slice, the extents that its key is made of, the table that holds it)
+    parts: list[tuple[Slice, Extents, Table]] = msgspec.field(default_factory=list)
 
 
 class FileReader(Reader):
@@ -102,12 +109,13 @@ class FileReader(Reader):
         super().__init__(path, options)
         self._tables: list[Table] = []
         self._tensors: dict[str, _Tensor] = {}
+        self._files = Beside(path)
         try:
             files = _files(path, options.step)
             self._refuse_missing(files)
-            self._first, opener = files[0], Beside(path)
+            self._first = files[0]
             for file in files:
-                self._tables.append(Table(opener.open(file), options.checksums))
+                self._tables.append(Table(self._files.open(file), options.checksums))
                 self._list(self._tables[-1])
             self._refuse_incomplete()
         except BaseException:
@@ -147,8 +155,8 @@ class FileReader(Reader):
         if len(tensor.parts) == 1:
             return self._slice(name, *tensor.parts[0], dtype)
         whole = np.empty(tensor.shape, dtype)
-        for part, key, table in tensor.parts:
-            whole[part.region] = self._slice(name, part, key, table, dtype)
+        for part, extents, table in tensor.parts:
+            whole[part.region] = self._slice(name, part, extents, table, dtype)
         whole.flags.writeable = False
         return whole
 
@@ -170,11 +178,14 @@ class FileReader(Reader):
 
     def _add(self, table: Table, message: Message) -> None:
         name, code, shape = message.text(1), message.integer(3), read_shape(Message(message.data(2)))
+        if name not in self._tensors:
+            self._files.budget.charge_name(name)
         tensor = self._tensors.setdefault(name, _Tensor(code, shape))
         if (tensor.code, tensor.shape) != (code, shape):
             raise WireError(f"'{name}' has two shapes or types")
         for extents in map(read_extents, message.messages(4)):
-            tensor.parts.append((slice_of(extents, shape), slice_key(name.encode(), extents), table))
+            self._files.budget.charge(RECORD * (1 + len(shape)), "the slices in it")
+            tensor.parts.append((slice_of(extents, shape), extents, table))
 
     def _refuse_incomplete(self) -> None:
         for name, tensor in self._tensors.items():
@@ -186,13 +197,12 @@ class FileReader(Reader):
     def _refuse_too_large(self, name: str, tensor: _Tensor, dtype: DType) -> None:
         size = math.prod(tensor.shape) * dtype.itemsize
         stored = sum({table.path: table.size for _, _, table in tensor.parts}.values())
-        if size > _MOST_EXPANSION * stored:
-            raise FormatError(self.path, f"'{name}' of shape {tensor.shape} takes {size} bytes, the file has {stored}")
+        self._files.budget.check(size - stored, f"'{name}' of shape {tensor.shape}")
 
-    def _slice(self, name: str, part: Slice, key: bytes, table: Table, dtype: DType) -> Array:
+    def _slice(self, name: str, part: Slice, extents: Extents, table: Table, dtype: DType) -> Array:
         """SavedTensorSlices.data = 2 {name = 1, slice = 2, data = 3 (TensorProto)}."""
         try:
-            saved = Message(Message(table.get(key)).data(2))
+            saved = Message(Message(table.get(slice_key(name.encode(), extents))).data(2))
             values = read_values(Message(saved.data(3)), dtype, part.size).reshape(part.lengths)
         except WireError as error:
             raise FormatError(table.path, f"'{name}' is damaged: {error}") from None

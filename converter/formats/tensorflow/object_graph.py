@@ -13,6 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 
 import msgspec
 
+from converter.formats.io.budget import Budget
 from converter.formats.tensorflow.protowire import Message, WireError, put_all, put_bytes, put_integer, put_text
 
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -28,8 +29,8 @@ _HAS_VALUES = put_bytes(5, put_integer(1, 1))
 _RATES = frozenset({"learning_rate", "_learning_rate"})
 _STEPS = frozenset({"iter", "iterations", "_iterations"})
 
-#: Paths of at most this many times the size of the graph: deep chains would otherwise grow quadratically.
-_PATH_EXPANSION = 64
+#: What a node, an edge or a path takes beside its text.
+_OBJECT = 200
 
 
 class TrackableObject(msgspec.Struct):
@@ -47,13 +48,13 @@ class TrackableObject(msgspec.Struct):
 class ObjectGraph:
     """A graph read from its proto; node 0 is the root. Raises WireError."""
 
-    def __init__(self, data: bytes) -> None:
-        self.nodes = [_node(message) for message in Message(data).messages(1)] or [TrackableObject()]
+    def __init__(self, data: bytes, budget: Budget) -> None:
+        self._budget = budget
+        self.nodes = [self._node(message) for message in Message(data).messages(1)] or [TrackableObject()]
         for node in self.nodes:
             for number in [*node.children.values(), *node.slots]:
                 if number >= len(self.nodes):
                     raise WireError(f"a graph of {len(self.nodes)} nodes refers to node {number}")
-        self._budget = _PATH_EXPANSION * (len(data) + 1024)
         self._paths = self._shortest_paths()
 
     def keys_in_order(self) -> Iterator[tuple[str, str]]:
@@ -101,20 +102,19 @@ class ObjectGraph:
 
     def _path(self, parent: str, name: str) -> str:
         path = f"{parent}/{escape(name)}" if parent else escape(name)
-        self._budget -= len(path)
-        if self._budget < 0:
-            raise WireError("the object graph is nested too deeply")
+        self._budget.charge(len(path) + _OBJECT, "the paths in its object graph")
         return path
 
-
-def _node(message: Message) -> TrackableObject:
-    """children = 1 {node_id = 1, local_name = 2}, attributes = 2 {full_name = 2, checkpoint_key = 3},
-    slot_variables = 3 {slot_variable_node_id = 3}."""
-    return TrackableObject(
-        {child.text(2): child.integer(1) for child in message.messages(1)},
-        {attribute.text(3): attribute.text(2) for attribute in message.messages(2)},
-        [slot.integer(3) for slot in message.messages(3)],
-    )
+    def _node(self, message: Message) -> TrackableObject:
+        """children = 1 {node_id = 1, local_name = 2}, attributes = 2 {full_name = 2, checkpoint_key = 3},
+        slot_variables = 3 {slot_variable_node_id = 3}."""
+        parts = sum(len(message.values(number)) for number in (1, 2, 3))
+        self._budget.charge(_OBJECT * (1 + parts), "its object graph")
+        return TrackableObject(
+            {child.text(2): child.integer(1) for child in message.messages(1)},
+            {attribute.text(3): attribute.text(2) for attribute in message.messages(2)},
+            [slot.integer(3) for slot in message.messages(3)],
+        )
 
 
 def _is_optimizer(node: TrackableObject) -> bool:

@@ -13,6 +13,8 @@ Value: TypeAlias = "int | memoryview"
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: struct.Struct("<Q"), FIXED32: struct.Struct("<I")}
+#: Of one message: a field of two bytes takes some hundred in memory. A graph has one for each of its objects.
+MOST_FIELDS = 1 << 18
 _MASK64 = (1 << 64) - 1
 
 
@@ -66,7 +68,9 @@ class Message:
 
     def __init__(self, data: memoryview | bytes) -> None:
         self._fields: dict[int, list[Value]] = {}
-        for number, value in fields(memoryview(data)):
+        for count, (number, value) in enumerate(fields(memoryview(data))):
+            if count >= MOST_FIELDS:
+                raise WireError(f"a message of more than {MOST_FIELDS} fields")
             self._fields.setdefault(number, []).append(value)
 
     def integer(self, number: int) -> int:

@@ -34,12 +34,12 @@ class FileReader(tf_checkpoint.FileReader):
         inner = path / _VARIABLES / _VARIABLES
         if not inner.with_name(f"{_VARIABLES}.index").is_file():
             raise FormatError(path, "a SavedModel without variables: it holds no weights")
-        super().__init__(inner, options)
-        self.path = path
+        super().__init__(inner, options, Beside(path))
+        self._folder = path
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.path,)
+        return (self._folder,)
 
     @cached_property
     def contents(self) -> Contents:

@@ -5,7 +5,7 @@ Source: tensorflow/core/framework/tensor.proto.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -14,6 +14,8 @@ from converter.core.tensors import Array, DType
 from converter.formats.tensorflow.protowire import Message, WireError
 
 _CONTENT = 4
+#: Bytes of packed numbers that are unpacked at once.
+_RUN = 1 << 20
 
 
 class _Field(msgspec.Struct, frozen=True):
@@ -51,10 +53,13 @@ def read_values(message: Message, dtype: DType, count: int) -> Array:
     if field.stored is not None:
         raw = _fixed(message, field.number, np.dtype(field.stored))
         return _exactly(raw.view(dtype), count, dtype)
-    numbers = _varints(message, field.number)
-    if field is _HALF:
-        return _exactly(numbers.astype(np.uint16).view(dtype), count, dtype)
-    return _exactly(numbers.view(np.int64).astype(dtype) if dtype.kind != "u" else numbers.astype(dtype), count, dtype)
+
+    def as_values(numbers: Array) -> Array:
+        if field is _HALF:
+            return numbers.astype(np.uint16).view(dtype)
+        return numbers.astype(dtype) if dtype.kind == "u" else numbers.view(np.int64).astype(dtype)
+
+    return _exactly(_varints(message, field.number, as_values), count, dtype)
 
 
 def _exactly(values: Array, count: int, dtype: DType) -> Array:
@@ -64,23 +69,38 @@ def _exactly(values: Array, count: int, dtype: DType) -> Array:
 
 
 def _fixed(message: Message, number: int, stored: DType) -> Array:
-    """Packed, or one by one."""
-    chunks = []
+    """Packed, or one by one. Not copied where it is one run."""
+    width = stored.itemsize * (2 if number in (9, 12) else 1)
+    runs = []
     for value in message.values(number):
-        data = value.to_bytes(stored.itemsize, "little") if isinstance(value, int) else bytes(value)
-        chunks.append(data)
-    joined = b"".join(chunks)
-    if len(joined) % (2 * stored.itemsize if number in (9, 12) else stored.itemsize):
-        raise WireError(f"field {number} has {len(joined)} bytes")
-    return np.frombuffer(joined, stored).astype(stored.newbyteorder("="))
+        if isinstance(value, int) and value >> 8 * stored.itemsize:
+            raise WireError(f"field {number} has a number of more than {stored.itemsize} bytes")
+        runs.append(value.to_bytes(stored.itemsize, "little") if isinstance(value, int) else value)
+    if sum(map(len, runs)) % width or any(len(run) % stored.itemsize for run in runs):
+        raise WireError(f"field {number} has {sum(map(len, runs))} bytes")
+    parts = [np.frombuffer(run, stored) for run in runs if len(run)]
+    values = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, stored), *parts])
+    return np.require(values.astype(stored.newbyteorder("="), copy=False), requirements="A")
 
 
-def _varints(message: Message, number: int) -> Array:
-    """Packed, or one by one: as uint64."""
-    chunks = [
-        np.array([value], np.uint64) if isinstance(value, int) else _unpack(value) for value in message.values(number)
-    ]
-    return np.concatenate(chunks) if chunks else np.empty(0, np.uint64)
+def _varints(message: Message, number: int, as_values: Callable[[Array], Array]) -> Array:
+    """Packed, or one by one. as_values: what the numbers (uint64) stand for."""
+    parts = [as_values(np.empty(0, np.uint64))]
+    for value in message.values(number):
+        runs = [np.array([value], np.uint64)] if isinstance(value, int) else map(_unpack, _runs(value))
+        parts += map(as_values, runs)
+    return np.concatenate(parts)
+
+
+def _runs(data: memoryview) -> Iterator[memoryview]:
+    """Pieces of whole numbers: of each byte, some hundred are needed to unpack it."""
+    start = 0
+    while start < len(data):
+        end = min(start + _RUN, len(data))
+        while end < len(data) and end - start < _RUN + 10 and data[end - 1] >= 0x80:
+            end += 1
+        yield data[start:end]
+        start = end
 
 
 def _unpack(data: memoryview) -> Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeAlias
 
 from converter.core.tensors import DTYPES, DType
 from converter.formats.io.tiling import Slice
@@ -62,6 +63,9 @@ OTHER_TYPES: Mapping[int, str] = MappingProxyType(
     }
 )
 
+#: Of a slice: (start, length) along every axis.
+Extents: TypeAlias = "tuple[tuple[int, int], ...]"
+
 _MOST_AXES = 254
 FULL_EXTENT = -1
 
@@ -80,7 +84,7 @@ def write_shape(shape: Sequence[int]) -> bytes:
     return put_all(2, (put_integer(1, size) for size in shape))
 
 
-def read_extents(message: Message) -> tuple[tuple[int, int], ...]:
+def read_extents(message: Message) -> Extents:
     """TensorSliceProto: extent = 1 {start = 1, length = 2}; no length means the whole axis."""
     return tuple((extent.signed(1), extent.signed(2) if 2 in extent else FULL_EXTENT) for extent in message.messages(1))
 
