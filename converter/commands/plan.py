@@ -41,7 +41,7 @@ from converter.options import (
 from converter.planning.layout import plan_new, rename
 from converter.planning.plan import KEPT, TensorPlan, plan_into
 from converter.planning.plan import cast as cast_floats
-from converter.planning.prepare import Goal, goal_of, prepared
+from converter.planning.prepare import Goal, goal_of, prepared, refuse_nothing
 from converter.reports.checklist import checklist, differences, pairs
 from converter.reports.conversion import Report
 
@@ -280,6 +280,7 @@ class Plan:
         """A new file: laid out without a clone."""
         hints, lost = self._with_names()
         source, hints = prepared(self.source.net, hints, self.target)
+        refuse_nothing(source)
         hints.check_used(source, None)
         tensors = plan_new(source, self.source.contents, self.target, form.name, hints)
         return self._described(replace(tensors, left_out=(*tensors.left_out, *lost)), source, hints)

@@ -17,6 +17,7 @@ from converter.formats import Contents, Format, Reader, open_reader
 from converter.formats.locations import location
 from converter.frameworks import Framework, framework, recognise, states_layout, understood
 from converter.frameworks.neutral import origin
+from converter.frameworks.packed import refusal
 from converter.options import ReadKeywords, ReadOptions, Records, StrPath, check_keywords, record_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class Weights(Mapping[str, Array]):
     @cached_property
     def net(self) -> Net:
         """The neutral layers, and what of the file belongs to none. Raises FormatError."""
+        packed = refusal(self.contents)
+        if packed is not None:
+            raise FormatError(self.path, packed.text)
         try:
             net = self._framework.net(self.contents)
             return replace(net, read=self.reader.read, peek=self.reader.peek, digest=self.reader.digest)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from converter.core.contents import Contents
 from converter.core.layers import Net
 from converter.endpoints.endpoint import Endpoint
+from converter.errors import MatchError, Problem, listed
 from converter.formats import Format, by_name
 from converter.frameworks import Framework
 from converter.matching.hints import Hints
@@ -32,6 +33,16 @@ def prepared(source: Net, hints: Hints, target: Framework, clone: Net | None = N
     if hints.schema is not None and target.name != net.framework:
         net = with_ties(net, hints.schema, target.name)
     return net, hints
+
+
+def refuse_nothing(source: Net) -> None:
+    """Raise MatchError for a net without weights: to convert nothing is no success."""
+    if source.layers:
+        return
+    text = "there are no weights to convert"
+    if source.left_out:
+        text += f", only {listed(item.name for item in source.left_out)}; 'converter inspect' says what each is"
+    raise MatchError([Problem(f"{text}.", "nothing to convert")])
 
 
 class Goal(msgspec.Struct, frozen=True, dict=True):

@@ -10,23 +10,29 @@ import numpy as np
 
 from converter.core.tensors import Array
 from converter.errors import FormatError
+from converter.formats.io.budget import Budget, beyond
 from converter.formats.io.source import check_shape, frozen
 
-#: A sparse array is made dense if it takes no more than this, or than this many times what is stored.
-MAX_DENSE, MAX_GROWTH = 256 << 20, 1000
+#: Bytes that the positions of a value take while it is moved.
+COUNTED = 48
 
 
-def to_dense(path: Path, what: str, kind: str, shape: tuple[int, ...], arrays: Sequence[Array]) -> Array:
+def to_dense(budget: Budget, what: str, kind: str, shape: tuple[int, ...], arrays: Sequence[Array]) -> Array:
     """The dense read-only array of that shape.
 
     arrays: the values, then for ``row_sparse`` the rising numbers of the rows that they are, for ``csr``
         where each row starts among the values, and their columns, rising in each row.
-    Raises FormatError when they do not fit together, or when dense they would be out of proportion.
+    budget: of the file. Raises FormatError when they do not fit together, or when it cannot pay for the dense array.
     """
     data, *index = arrays
-    expected = math.prod(check_shape(path, shape, data.dtype, what)) * data.dtype.itemsize
-    if expected > max(MAX_DENSE, MAX_GROWTH * sum(array.nbytes for array in arrays)):
-        raise FormatError(path, f"{what} is sparse and would take {expected} bytes as a dense array")
+    path = budget.path
+    size = math.prod(check_shape(path, shape, data.dtype, what)) * data.dtype.itemsize
+    charged = beyond(size, sum(array.nbytes for array in arrays)) + COUNTED * sum(array.size for array in index)
+    with budget.lent(charged, f"{what} as a dense array of {size} bytes"):
+        return _dense(path, what, kind, shape, data, index)
+
+
+def _dense(path: Path, what: str, kind: str, shape: tuple[int, ...], data: Array, index: Sequence[Array]) -> Array:
     if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in index):
         raise FormatError(path, f"{what} is not a valid sparse array: its index arrays must be lists of integers")
     index = [array.astype(np.int64) for array in index]

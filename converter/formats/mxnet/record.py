@@ -123,7 +123,7 @@ def read(source: Source, record: Record, what: str) -> Array:
     arrays = [source.array(part.offset, part.shape, part.dtype, what) for part in record.parts]
     if record.storage == DENSE:
         return arrays[0]
-    return to_dense(source.path, what, KINDS[record.storage], record.shape, arrays)
+    return to_dense(source.budget, what, KINDS[record.storage], record.shape, arrays)
 
 
 def header(shape: tuple[int, ...], dtype: DType, magic: int) -> bytes:

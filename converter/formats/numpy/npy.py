@@ -22,7 +22,7 @@ from converter.formats.io.source import Source
 from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
 from converter.formats.numpy.npy_pickle import pickle_pieces
-from converter.formats.pickled.arrays import PickledArrays, read_pickle
+from converter.formats.pickled.arrays import PickledArrays, read_pickle, refuse_empty
 
 
 def detect(probe: Probe) -> bool:
@@ -72,7 +72,9 @@ class FileReader(Reader):
 
     @cached_property
     def _pickled(self) -> PickledArrays:
-        return read_pickle(self._pickle.data, self.path, lambda: let_go(self._pickle))
+        found = read_pickle(self._pickle.data, self.path, self._source.budget, lambda: let_go(self._pickle))
+        refuse_empty(self.path, found.contents)
+        return found
 
 
 def _header_at(source: Source, offset: int) -> Header:

@@ -84,7 +84,8 @@ class FileReader(Reader):
             return stored.pickle.arrays[stored.name]
         if isinstance(stored, _Dense):
             return self._dense(stored)
-        return to_dense(self.path, f"'{name}'", stored.kind, stored.shape, [self._dense(part) for part in stored.parts])
+        parts = [self._dense(part) for part in stored.parts]
+        return to_dense(self._members.source.budget, f"'{name}'", stored.kind, stored.shape, parts)
 
     def close(self) -> None:
         self._members.close()
@@ -108,16 +109,22 @@ class FileReader(Reader):
             dense = self._header(name)
             label = name.removesuffix(SUFFIX)
             if dense.header.is_pickle:
-                pickled = read_pickle(self._members.rest(name, dense.header.start), self.path)
-                for spec in pickled.contents.specs:
-                    bare = pickled.contents.container == "tensor"
-                    yield label if bare else f"{label}/{spec.name}", _Inside(pickled, spec.name)
+                yield from self._inside(name, label, dense.header)
             elif dense.header.dtype is not None:
                 yield label, dense
             elif dense.header.is_unclear:
                 raise FormatError(self.path, f"the elements of '{label}' are {dense.header.problem}")
             else:
                 self._left_out.append(LeftOut(label, f"its elements are {dense.header.problem}"))
+
+    def _inside(self, name: str, label: str, header: Header) -> Iterator[tuple[str, _Inside]]:
+        """The arrays in an array of objects, which are named and left out as in an ``.npy`` file."""
+        source = self._members.source
+        pickled = read_pickle(self._members.rest(name, header.start), self.path, source.budget)
+        contents = pickled.contents
+        self._left_out += [LeftOut(f"{label}/{item.name}", item.reason) for item in contents.left_out]
+        for spec in contents.specs:
+            yield label if contents.container == "tensor" else f"{label}/{spec.name}", _Inside(pickled, spec.name)
 
     def _header(self, name: str) -> _Dense:
         header = npy_header.parse(self.path, self._members.head(name, npy_header.HEAD), f"'{name}'")

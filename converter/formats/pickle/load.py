@@ -15,12 +15,15 @@ is only mentioned; `Opaque` for an instance of an unknown class, when `unknown` 
 
 from __future__ import annotations
 
-import sys
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from converter.errors import FormatError, UnsafeFileError
+from converter.formats.io.budget import Budget, Loan
+from converter.formats.pickle.inert import inert_class
 from converter.formats.pickle.machine import Machine
 from converter.formats.pickle.opcodes import run
 from converter.formats.pickle.values import Global, Opaque, PickleError, Shell, UnsafePickleError, has_simple_hash
@@ -35,6 +38,7 @@ def load(
     persistent: Callable[[object], object] | None = None,
     unknown: Callable[[str], Callable[..., object] | None] | None = None,
     passed: Callable[[], None] | None = None,
+    loan: Loan | None = None,
 ) -> tuple[object, int]:
     """The object that the pickle at the start of ``data`` describes, and the number of bytes that it takes.
 
@@ -44,93 +48,43 @@ def load(
     unknown: called with "module name" of any other global; its result is used as in `known`
         (`inert_class` makes `Opaque` instances). Without it such a global is refused.
     passed: called now and then, when megabytes of ``data`` were read and need not stay in memory.
+    loan: what pays for the objects, as long as they live; by default the budget of a file that stands alone.
     Raises UnsafeFileError, which names the global, or FormatError, which names the byte.
     """
-    machine = Machine(memoryview(data).cast("B"), known, persistent, unknown, passed)
+    machine = Machine(memoryview(data).cast("B"), known, persistent, unknown, loan or Loan(Budget(path)), passed)
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through all objects again and again, of which none is garbage
     try:
         return run(machine), machine.position
     except UnsafePickleError as error:
         raise UnsafeFileError(path, f"the pickle in it {error}. Nothing of it was run") from None
     except PickleError as error:
         raise FormatError(path, f"damaged pickle, at its byte {machine.start}: {error}") from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
-def inert_class(name: str) -> Callable[..., object]:
-    """For `unknown`: instances of unknown classes become `Opaque`; calls of functions stay refused.
-
-    A class is told from a function by its capital letter; the standard library's are refused but for `HARMLESS`.
-    Bound methods and partial functions of such classes are `Opaque` too. Nothing is ever run; the refusal tells
-    the user that the file tries to.
-    """
-
-    def make(*args: object) -> object:
-        if not (_is_unknown_class(name) or name in HARMLESS or _is_attribute_of_one(name, args)):
-            raise UnsafePickleError(f"calls '{name.replace(' ', '.')}', which is not data")
-        return Opaque(name, args)
-
-    return make
-
-
-def _is_unknown_class(name: str) -> bool:
-    module, _, symbol = name.partition(" ")
-    standard = module.partition(".")[0] in sys.stdlib_module_names or module.startswith("__")
-    return not standard and all(part.lstrip("_")[:1].isupper() for part in symbol.split("."))
-
-
-def _is_attribute_of_one(name: str, args: tuple[object, ...]) -> bool:
-    """``getattr(an instance, "method")``, ``getattr(an enumeration, "NAME")``, ``partial(a class)``."""
-    if name not in ("builtins getattr", "__builtin__ getattr", "functools partial") or not args:
-        return False
-    owner = args[0]
-    return isinstance(owner, Opaque) or (isinstance(owner, Global) and _is_unknown_class(owner.name))
-
-
-#: Of the standard library and of NumPy, what ordinary checkpoints hold beside their tensors.
-HARMLESS = frozenset(
-    {
-        "_io BytesIO",
-        "_io StringIO",
-        "argparse Namespace",
-        "copyreg __newobj__",
-        "datetime date",
-        "datetime datetime",
-        "datetime timedelta",
-        "datetime timezone",
-        "decimal Decimal",
-        "fractions Fraction",
-        "logging getLogger",
-        "logging Logger",
-        "numpy.random._pickle __bit_generator_ctor",
-        "numpy.random._pickle __generator_ctor",
-        "numpy.random._pickle __randomstate_ctor",
-        "pathlib Path",
-        "pathlib PosixPath",
-        "pathlib PurePosixPath",
-        "pathlib WindowsPath",
-        "pathlib._local PosixPath",
-        "pathlib._local WindowsPath",
-        "random Random",
-        "torch.nn.backends.thnn _get_thnn_function_backend",
-        "types SimpleNamespace",
-        "uuid UUID",
-    }
-)
+def _plain(items: object) -> Iterable[Any]:
+    """Items that exist already; those of an array or a text would be made, one by one."""
+    if not isinstance(items, (list, tuple, dict, set, frozenset)):
+        raise PickleError(f"the items of a {type(items).__name__}")
+    return items
 
 
 def _pairs(items: object = ()) -> dict[object, object]:
     if not items:
         return {}
-    pairs = list(items.items()) if isinstance(items, dict) else list(items)  # type: ignore[call-overload]
+    pairs = items.items() if isinstance(items, dict) else _plain(items)
     if not all(has_simple_hash(key) for key, _ in pairs):
         raise PickleError("an unusual key of a dict")
     return dict(pairs)
 
 
-def _members(items: Iterable[object] = ()) -> set[object]:
-    members = list(items)
-    if not all(has_simple_hash(item) for item in members):
+def _members(items: object = ()) -> set[object]:
+    if not all(has_simple_hash(item) for item in _plain(items)):
         raise PickleError("an unusual member of a set")
-    return set(members)
+    return set(_plain(items))
 
 
 def _instance(kind: object, base: object = None, state: object = None) -> object:
@@ -164,8 +118,8 @@ _BUILTINS: Mapping[str, Callable[..., object] | None] = {
     "set": _members,
     "frozenset": lambda items=(): frozenset(_members(items)),
     "dict": _pairs,
-    "list": lambda items=(): list(items),
-    "tuple": lambda items=(): tuple(items),
+    "list": lambda items=(): list(_plain(items)),
+    "tuple": lambda items=(): tuple(_plain(items)),
     "complex": _complex,
     "bytes": _plain_bytes,
     "bytearray": _plain_bytes,
@@ -176,6 +130,7 @@ _BUILTINS: Mapping[str, Callable[..., object] | None] = {
     "str": None,
     "slice": lambda *args: Opaque("builtins slice", args),
     "range": lambda *args: Opaque("builtins range", args),
+    "xrange": lambda *args: Opaque("builtins range", args),  # what protocol 2 calls it
     "type": lambda *args: Opaque("builtins type", args),
 }
 
@@ -187,7 +142,7 @@ COLLECTION_GLOBALS: Mapping[str, Callable[..., object] | None] = MappingProxyTyp
         "collections OrderedDict": _pairs,
         "collections Counter": _pairs,
         "collections defaultdict": lambda factory=None, items=(): _pairs(items),
-        "collections deque": lambda items=(), maximum=None: list(items),
+        "collections deque": lambda items=(), maximum=None: list(_plain(items)),
         "_codecs encode": _byte_string,
         "copy_reg _reconstructor": _instance,
         "copyreg _reconstructor": _instance,

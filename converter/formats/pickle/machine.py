@@ -1,18 +1,21 @@
 """The state of the pickle machine (stack, memo, position) and the operations that opcodes are made of.
 
-A hostile pickle costs no more than its size: lengths are checked before anything is allocated, the memo is a dict,
-keys of dicts are simple, and memory is counted. The opcodes themselves are in `opcodes`.
+Lengths are checked before anything is allocated, the memo is a dict, keys of dicts are simple, and every object that
+is made is paid for by the budget of the file. The opcodes themselves are in `opcodes`.
 """
 
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from converter.errors import FormatError
+from converter.formats.io.budget import Loan
+from converter.formats.pickle.inert import InertClass
 from converter.formats.pickle.values import (
     Global,
     Opaque,
@@ -27,15 +30,20 @@ from converter.formats.pickle.values import (
 VIEW_FROM = 4096
 #: `passed` is called after every PASSED_EVERY byte strings of at least LARGE bytes.
 LARGE, PASSED_EVERY = 1 << 20, 5
-#: Memory that a pickle may take beyond its own size: MEMORY_FLOOR, or MEMORY_FACTOR times its size if that is more.
-MEMORY_FLOOR = 128 << 20
-MEMORY_FACTOR = 8
+#: The budget is charged in steps of so many bytes: a lock for each object would double the time.
+STEP = 1 << 20
 #: Keys whose hash an attacker can choose (tuples of numbers) make a dict slow: no more than these in a pickle.
 MAX_ODD_KEYS = 4096
 MAX_TEXT_NUMBER = 1000  # digits of a number written as text
-#: What an entry of the memo and a MARK count for, in bytes of memory.
-MEMO_COST, MARK_COST = 100, 64
-TOO_MUCH_MEMORY = "it would take far more memory than the file has bytes"
+MAX_NUMBER = 1024  # bytes of another; Python writes no number of more than 4300 digits
+#: Bytes of memory: what CPython 3.10 to 3.13 takes for each, rounded up. An entry of a dict or set may take most just
+#: after it has grown; the first one makes its table.
+SLOT, MEMO, MARK, NUMBER = 9, 100, 120, 40
+LIST, DICT, SET, TUPLE, TEXT = 80, 80, 232, 56, 64
+FIRST_ITEM, FIRST_ENTRY, ENTRY = 40, 168, 104
+INSTANCE, ARRAY, GLOBAL = 300, 450, 500
+#: A result of a call is paid for when it is there; one of an argument with more items than these, before.
+MANY = 1000
 
 
 class Machine:
@@ -47,9 +55,11 @@ class Machine:
         known: Mapping[str, Callable[..., object] | None],
         persistent: Callable[[object], object] | None,
         unknown: Callable[[str], Callable[..., object] | None] | None,
+        loan: Loan,
         passed: Callable[[], None] | None = None,
     ) -> None:
         self.data = data.toreadonly()
+        self.loan = loan
         self.passed = passed
         self.large = 0
         self.known = known
@@ -61,7 +71,7 @@ class Machine:
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.globals: dict[str, Global] = {}
-        self.left = max(MEMORY_FLOOR, MEMORY_FACTOR * len(data))
+        self.left = 0  # of the memory that was charged already
         self.odd_keys = 0
 
     # -- the stack ------------------------------------------------------------------------------------------
@@ -83,13 +93,23 @@ class Machine:
         if not self.marked:
             raise PickleError("it returns to a mark that was not set")
         items, self.stack = self.stack, self.marked.pop()
+        self.left += MARK
         return items
 
     def charge(self, size: int) -> None:
-        """Count memory that the size of the file does not show."""
+        """Count memory that the size of the file does not show, before it is taken. Raises FormatError."""
         self.left -= size
         if self.left < 0:
-            raise PickleError(TOO_MUCH_MEMORY)
+            step = STEP - self.left
+            self.loan.charge(step, "the objects of its pickle")
+            self.left += step
+
+    def make_sure(self, args: tuple[object, ...]) -> None:
+        """Raise FormatError unless there is memory for a copy of each argument of a call."""
+        for arg in args:
+            each = _EACH.get(type(arg))
+            if each and len(arg) > MANY:  # type: ignore[arg-type]
+                self.loan.budget.check(each * len(arg), "the objects of its pickle")  # type: ignore[arg-type]
 
     # -- the data -------------------------------------------------------------------------------------------
 
@@ -134,7 +154,7 @@ class Machine:
     # -- memo, containers, globals, calls ---------------------------------------------------------------------
 
     def put(self, index: int) -> None:
-        self.charge(MEMO_COST)
+        self.charge(MEMO)
         self.memo[index] = self.top()
 
     def get(self, index: int) -> None:
@@ -159,6 +179,7 @@ class Machine:
             target = target.mapping
         if not isinstance(target, dict):
             raise PickleError(f"items are set in a {type(target).__name__}")
+        self.charge(ENTRY * (len(items) // 2) + (0 if target else FIRST_ENTRY))
         for index in range(0, len(items), 2):
             target[self.key(items[index])] = items[index + 1]
 
@@ -166,8 +187,10 @@ class Machine:
         if isinstance(target, Opaque):
             target = target.items
         if isinstance(target, set):
+            self.charge(ENTRY * len(items))
             target.update(self.key(item) for item in items)
         elif isinstance(target, list):
+            self.charge(SLOT * len(items) + (0 if target else FIRST_ITEM))
             target.extend(items)
         else:
             raise PickleError(f"items are appended to a {type(target).__name__}")
@@ -175,6 +198,7 @@ class Machine:
     def find(self, module: str, name: str) -> Global:
         full = f"{module} {name}"
         if full not in self.globals:
+            self.charge(GLOBAL + 2 * len(full))
             if full in self.known:
                 make = self.known[full]
             elif self.unknown is not None:
@@ -189,6 +213,7 @@ class Machine:
             raise PickleError(f"it calls a {type(target).__name__} with a {type(args).__name__}")
         if target.make is None:
             raise UnsafePickleError(f"calls '{target.name.replace(' ', '.')}', which is not data")
+        self.make_sure(args)
         try:
             result = target.make(*args)
         except (PickleError, FormatError):
@@ -198,11 +223,18 @@ class Machine:
         self.charge(_owned(result))
         return result
 
+    def new(self, target: object, args: object) -> object:
+        """An instance, by the class itself: of one that is not known nothing but that is known, and nothing is run."""
+        if isinstance(target, Global) and isinstance(target.make, InertClass):
+            target = Global(target.name, target.make.instance)
+        return self.call(target, args)
+
     def build(self) -> None:
         state, target = self.pop(), self.top()
         if isinstance(target, Opaque):
             target.state = state
         elif isinstance(target, Shell):
+            self.make_sure(state if isinstance(state, tuple) else (state,))
             try:
                 target.finished = target.finish(state)
             except (PickleError, FormatError):
@@ -218,6 +250,7 @@ class Machine:
         """The object of a persistent id."""
         if self.persistent is None:
             raise PickleError("a persistent id, which such a file does not have")
+        self.charge(INSTANCE)
         try:
             return self.persistent(identity)
         except (PickleError, FormatError):
@@ -239,7 +272,7 @@ class Machine:
         keywords, args, target = self.pop(), self.pop(), self.pop()
         if keywords:
             args = (*args, keywords) if isinstance(args, tuple) else args
-        self.push(self.call(target, args))
+        self.push(self.new(target, args))
 
     def old_object(self) -> None:
         items = self.pop_mark()
@@ -248,11 +281,22 @@ class Machine:
         self.push(self.call(items[0], tuple(items[1:])))
 
 
+#: Bytes of a copy, for each item of what is copied.
+_EACH: Mapping[type, int] = {
+    **dict.fromkeys((list, tuple, dict, set, frozenset), ENTRY),
+    bytes: 1,
+    memoryview: 1,
+    str: 4,
+}
+
+
 def _owned(value: object) -> int:
     """Bytes of memory that this result of a call holds for itself."""
     if isinstance(value, np.ndarray):
-        return value.nbytes if value.base is None else 128
-    return len(value) if isinstance(value, (bytes, str)) else 64
+        return ARRAY + (value.nbytes if value.dtype.hasobject or value.base is None else 0)
+    if isinstance(value, (list, tuple, dict, set, frozenset, str, bytes)):
+        return sys.getsizeof(value) + 16
+    return INSTANCE
 
 
 def decoded(raw: bytes, encoding: str) -> str:

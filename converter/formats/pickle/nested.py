@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,16 +11,23 @@ import numpy as np
 
 from converter.core.contents import LeftOut
 from converter.errors import FormatError
+from converter.formats.io.budget import Budget, Loan
 
-__all__ = ["Child", "NamedValue", "flatten", "left_out", "plain_children"]
+__all__ = ["Child", "Children", "Flat", "NamedValue", "Search", "flatten", "plain_children"]
 
 MAX_DEPTH = 100
 #: Shared containers can be reached by many names; no real file has so many.
 MAX_ENTRIES = 1_000_000
 MAX_NAME_CHARACTERS = 256 << 20
+#: So many things of one container that are not kept are told one by one.
+MAX_LINES = 1000
+#: Bytes that a name takes beside its characters, and for each level; names are charged when these are so many.
+_NAME, _LEVEL, _STEP = 250, 8, 1 << 20
 
 #: (separator, key, value) of one thing inside a container; the separator is "/", or "." for an attribute.
 Child: TypeAlias = tuple[str, str, object]
+#: What is inside of a container; None for a leaf.
+Children: TypeAlias = Callable[[object], Iterable[Child] | None]
 
 
 class NamedValue(msgspec.Struct, frozen=True, gc=False):
@@ -35,6 +42,13 @@ class NamedValue(msgspec.Struct, frozen=True, gc=False):
         return "".join(self.parts)[1:] if self.parts else "0"
 
 
+class Flat(msgspec.Struct, frozen=True):
+    """The leaves that were asked for, and one line for what else there is, at the highest level that holds none."""
+
+    kept: list[NamedValue]
+    left_out: tuple[LeftOut, ...]
+
+
 def plain_children(value: object) -> Iterable[Child] | None:
     """What a dict, list, tuple or array of objects holds; None for a leaf."""
     if isinstance(value, dict):
@@ -46,70 +60,211 @@ def plain_children(value: object) -> Iterable[Child] | None:
     return None
 
 
+class Search:
+    """Which containers hold a leaf of the kind that is looked for. Each is walked once, by however many names it is
+    reached, as long as the search lives."""
+
+    def __init__(self, children: Children, wanted: Callable[[object], bool]) -> None:
+        self._children, self._wanted = children, wanted
+        self._known: dict[int, bool] = {}
+
+    def is_leaf(self, value: object) -> bool:
+        return self._children(value) is None
+
+    def holds(self, value: object) -> bool:
+        """Whether such a leaf is anywhere inside, or is the value itself."""
+        if self._wanted(value) or id(value) in self._known:
+            return self._known.get(id(value), True)
+        depths: dict[int, int] = {}  # of what is open
+        walked: list[int] = []
+        path: list[_Open] = []
+
+        def down(item: object) -> None:
+            inside = self._children(item)
+            if inside is not None:
+                path.append(_Open(id(item), iter(inside), len(walked), len(path)))
+                depths[id(item)] = len(path) - 1
+                walked.append(id(item))
+
+        down(value)
+        while path:
+            here = path[-1]
+            child = next(here.items, None)
+            if child is None:
+                path.pop()
+                if here.lowest >= len(path):  # nothing in it leads above it: all of it is known now
+                    self._known |= dict.fromkeys(walked[here.first :], False)
+                    del walked[here.first :]
+                else:
+                    path[-1].lowest = min(path[-1].lowest, here.lowest)
+                    depths[here.key] = here.lowest
+                continue
+            item = child[2]
+            if self._wanted(item) or self._known.get(id(item), False):
+                self._known |= dict.fromkeys((level.key for level in path), True)
+                return True
+            if id(item) in self._known:
+                continue
+            if id(item) in depths:
+                here.lowest = min(here.lowest, depths[id(item)])
+            else:
+                down(item)
+        return False
+
+
+class _Open(msgspec.Struct):
+    """A container that a search is in. first: where it is among those walked; lowest: the depth that it leads to."""
+
+    key: int
+    items: Iterator[Child]
+    first: int
+    lowest: int
+
+
+class _Level(msgspec.Struct):
+    """A container on the way down. lines: what in it is not kept: order, key, value; `_BARREN` for a container."""
+
+    key: int
+    parts: tuple[str, ...]
+    order: int
+    items: Iterator[Child]
+    lines: list[tuple[int, str, object]]
+    surplus: int = 0
+    kept: bool = False
+    #: the least depth of what was passed over in it, because the way there leads through that
+    lowest: int = MAX_DEPTH
+
+    def note(self, order: int, key: str, value: object) -> None:
+        if len(self.lines) < MAX_LINES:
+            self.lines.append((order, key, value))
+        else:
+            self.surplus += 1
+
+
+_BARREN = object()
+
+
 def flatten(
     value: object,
     path: Path,
-    children: Callable[[object], Iterable[Child] | None] = plain_children,
-) -> Iterator[NamedValue]:
+    children: Children = plain_children,
+    wanted: Callable[[object], bool] = lambda value: plain_children(value) is None,
+    reason: Callable[[object], str] = repr,
+    loan: Loan | None = None,
+) -> Flat:
     """The leaves in the order of the containers. A container that holds itself ends there.
 
-    children: what is inside of a container; None for a leaf.
+    wanted: which leaves are kept. reason: why another one is left out; a whole container is said to hold no weights.
+    loan: what pays for the names. What holds nothing that is wanted is walked once, however often it is shared.
     Raises FormatError for nesting, sharing or names beyond reason.
     """
-    entries = characters = 0
-    inside = children(value)
+    inside = None if wanted(value) else children(value)
     if inside is None:
-        yield NamedValue((), value)
-        return
-    open_ids = [id(value)]
-    seen = {id(value)}
-    pending: list[tuple[tuple[str, ...], int, Iterator[Child]]] = [((), 0, iter(inside))]
-    while pending:
-        parts, length, items = pending[-1]
-        child = next(items, None)
+        lone = NamedValue((), value)
+        return Flat([lone], ()) if wanted(value) else Flat([], (LeftOut(lone.name, reason(value)),))
+    walk = _Walk(path, children, wanted, loan or Loan(Budget(path)))
+    walk.down(id(value), (), 0, inside)
+    while walk.levels:
+        walk.step()
+    lines = [(order, LeftOut(name, _told(what, reason))) for order, name, what in walk.lines]
+    return Flat(walk.kept, tuple(line for _, line in sorted(lines, key=lambda line: line[0])))
+
+
+def _told(what: object, reason: Callable[[object], str]) -> str:
+    if isinstance(what, _Surplus):
+        return f"and {what.count} more that are not weights"
+    return "holds no weights" if what is _BARREN else reason(what)
+
+
+class _Surplus(msgspec.Struct, frozen=True):
+    count: int
+
+
+class _Walk:
+    """One walk through all containers, with a stack of its own: a file may nest deeper than Python."""
+
+    def __init__(self, path: Path, children: Children, wanted: Callable[[object], bool], loan: Loan) -> None:
+        self._path, self._children, self._wanted, self._loan = path, children, wanted, loan
+        self.levels: list[_Level] = []
+        self.kept: list[NamedValue] = []
+        self.lines: list[tuple[int, str, object]] = []
+        self._open: dict[int, int] = {}  # depth of each container that the walk is in
+        self._barren: dict[int, bool] = {}  # whether there is anything in it
+        self._entries = self._characters = self._cost = 0
+
+    def down(self, key: int, parts: tuple[str, ...], order: int, inside: Iterable[Child]) -> None:
+        if len(self.levels) >= MAX_DEPTH:
+            where = "".join(parts)[1:60]
+            raise FormatError(self._path, f"containers nested deeper than {MAX_DEPTH} levels, at '{where}'")
+        self._open[key] = len(self.levels)
+        self.levels.append(_Level(key, parts, order, iter(inside), []))
+
+    def step(self) -> None:
+        level = self.levels[-1]
+        child = next(level.items, None)
         if child is None:
-            pending.pop()
-            seen.discard(open_ids.pop())
-            continue
+            self._up()
+            return
         separator, key, item = child
-        entries += 1
-        longer = length + len(key) + 1
-        characters += longer
-        if entries > MAX_ENTRIES or characters > MAX_NAME_CHARACTERS:
-            raise FormatError(path, "its containers hold each other in so many ways that their names have no end")
-        here = (*parts, separator + key)
-        inside = None if id(item) in seen else children(item)
-        if inside is None:
-            if id(item) not in seen:
-                yield NamedValue(here, item)
-            continue
-        if len(pending) >= MAX_DEPTH:
-            raise FormatError(path, f"containers nested deeper than {MAX_DEPTH} levels, at '{''.join(parts)[1:60]}'")
-        pending.append((here, longer, iter(inside)))
-        open_ids.append(id(item))
-        seen.add(id(item))
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            self._refuse()
+        if id(item) in self._open:
+            level.lowest = min(level.lowest, self._open[id(item)])
+        elif self._wanted(item):
+            level.kept = True
+            self.kept.append(NamedValue((*level.parts, separator + key), item))
+            self._charge(self.kept[-1].parts)
+        else:
+            self._beside(level, separator + key, item)
 
+    def _beside(self, level: _Level, key: str, item: object) -> None:
+        """Something that is not wanted, or a container."""
+        filled = self._barren.get(id(item))
+        if filled is None:
+            inside = self._children(item)
+            if inside is None:
+                level.note(self._entries, key, item)
+            else:
+                self.down(id(item), (*level.parts, key), self._entries, inside)
+        elif filled:
+            level.note(self._entries, key, _BARREN)
 
-def left_out(
-    entries: Sequence[NamedValue], kept: Sequence[NamedValue], reason: Callable[[object], str]
-) -> tuple[LeftOut, ...]:
-    """One line for each thing that holds nothing of what is kept, at the highest level where that is so.
+    def _up(self) -> None:
+        level = self.levels.pop()
+        del self._open[level.key]
+        above = self.levels[-1] if self.levels else None
+        if level.kept or above is None:
+            for order, key, what in level.lines:
+                self._line(order, (*level.parts, key), what)
+            if level.surplus:
+                self._line(self._entries, (*level.parts, "/..."), _Surplus(level.surplus))
+        elif level.lines:
+            above.note(level.order, level.parts[-1], _BARREN)
+        if above is None:
+            return
+        above.kept |= level.kept
+        if level.lowest < len(self.levels):
+            above.lowest = min(above.lowest, level.lowest)
+        elif not level.kept:
+            self._barren[level.key] = bool(level.lines)
 
-    reason: why a single leaf is left out; a whole container is said to hold no tensors.
-    """
-    if len(kept) == len(entries):
-        return ()
-    filled = {entry.parts[:depth] for entry in kept for depth in range(len(entry.parts) + 1)}
-    lines: dict[str, str] = {}
-    for entry in entries:
-        levels = range(min(1, len(entry.parts)), len(entry.parts) + 1)
-        depth = next((level for level in levels if entry.parts[:level] not in filled), None)
-        if depth is None:
-            continue
-        name = NamedValue(entry.parts[:depth], None).name
-        whole = depth == len(entry.parts)
-        lines.setdefault(name, reason(entry.value) if whole else "holds no weights")
-    return tuple(LeftOut(name, why) for name, why in lines.items())
+    def _line(self, order: int, parts: tuple[str, ...], what: object) -> None:
+        self.lines.append((order, NamedValue(parts, None).name, what))
+        self._charge(parts)
+
+    def _charge(self, parts: tuple[str, ...]) -> None:
+        characters = sum(map(len, parts))
+        self._characters += characters
+        self._cost += _NAME + characters + _LEVEL * len(parts)
+        if self._characters > MAX_NAME_CHARACTERS:
+            self._refuse()
+        if self._cost > _STEP:
+            self._loan.charge(self._cost, "the names of what it holds")
+            self._cost = 0
+
+    def _refuse(self) -> None:
+        raise FormatError(self._path, "its containers hold each other in so many ways that their names have no end")
 
 
 def _items(values: Iterable[object]) -> Iterator[Child]:

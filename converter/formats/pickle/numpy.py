@@ -93,6 +93,8 @@ def array_of(raw: object, dtype: object, shape: object, order: object = "C") -> 
         raise PickleError(f"an array of shape {sizes} and dtype {base} with {len(data)} bytes")
     flat = np.frombuffer(data, base) if data else np.empty(0, base)
     array = np.asarray(flat.reshape(sizes, order="F" if order == "F" else "C"), base.newbyteorder("="), order="C")
+    if data is not raw and array.base is not None:  # its memory is its own, which is how it is counted
+        array = array.copy()
     array.flags.writeable = False
     return array
 

@@ -11,14 +11,35 @@ import struct
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from converter.formats.pickle.machine import MARK_COST, MEMO_COST, TOO_MUCH_MEMORY, VIEW_FROM, Machine, decoded
-from converter.formats.pickle.values import PickleError, Shell
+from converter.formats.pickle.machine import (
+    DICT,
+    ENTRY,
+    LIST,
+    MARK,
+    MAX_NUMBER,
+    MEMO,
+    NUMBER,
+    SET,
+    SLOT,
+    TEXT,
+    TUPLE,
+    VIEW_FROM,
+    Machine,
+    decoded,
+)
+from converter.formats.pickle.values import Opaque, PickleError, Shell
 
 __all__ = ["OPCODES", "run"]
 
 
 def _text(machine: Machine, size: int) -> str:
-    return decoded(machine.view(size).tobytes(), "utf-8")
+    return _paid(machine, decoded(machine.view(size).tobytes(), "utf-8"))
+
+
+def _paid(machine: Machine, text: str) -> str:
+    """Up to four bytes for each character where they are not ASCII."""
+    machine.charge(0 if text.isascii() else 4 * len(text))
+    return text
 
 
 def _triple(machine: Machine) -> None:
@@ -71,11 +92,13 @@ def _index(machine: Machine) -> int:
     return index
 
 
-def _signed(machine: Machine, layout: struct.Struct) -> int:
+def _signed(machine: Machine, layout: struct.Struct) -> object:
+    """One that is too long to be written down is kept as a thing without a value."""
     size = machine.number(layout)
     if size < 0:
         raise PickleError(f"a number of {size} bytes")
-    return int.from_bytes(machine.view(size), "little", signed=True)
+    view = machine.view(size)
+    return Opaque("builtins int") if size > MAX_NUMBER else int.from_bytes(view, "little", signed=True)
 
 
 def _put_new(machine: Machine) -> None:
@@ -91,9 +114,15 @@ def _pop_any(machine: Machine) -> None:
 
 def _pairs_to_dict(machine: Machine) -> None:
     items = machine.pop_mark()
+    machine.charge(DICT)
     made: dict[object, object] = {}
     machine.add_pairs(made, items)
     machine.push(made)
+
+
+def _list(machine: Machine) -> None:
+    machine.charge(LIST)
+    machine.push(machine.pop_mark())
 
 
 def _one_pair(machine: Machine) -> None:
@@ -118,12 +147,13 @@ def _many_items(machine: Machine) -> None:
 
 def _frozen(machine: Machine) -> None:
     items = machine.pop_mark()
+    machine.charge(SET + ENTRY * len(items))
     machine.push(frozenset(machine.key(item) for item in items))
 
 
 def _new_object(machine: Machine) -> None:
     args, target = machine.pop(), machine.pop()
-    machine.push(machine.call(target, args))
+    machine.push(machine.new(target, args))
 
 
 _U1, _U2, _I4, _U4, _U8 = (struct.Struct(code) for code in ("<B", "<H", "<i", "<I", "<Q"))
@@ -150,7 +180,7 @@ _RARE: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
         ord("S"): lambda m: m.push(_quoted(m)),
         ord("T"): lambda m: m.push(_old_text(m, m.number(_I4))),
         ord("U"): lambda m: m.push(_old_text(m, m.number(_U1))),
-        ord("V"): lambda m: m.push(decoded(m.line(), "raw-unicode-escape")),
+        ord("V"): lambda m: m.push(_paid(m, decoded(m.line(), "raw-unicode-escape"))),
         0x8C: lambda m: m.push(_text(m, m.number(_U1))),
         0x8D: lambda m: m.push(_text(m, m.number(_U8))),
         ord("B"): lambda m: m.push(m.blob(m.number(_U4))),
@@ -158,10 +188,10 @@ _RARE: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
         0x8E: lambda m: m.push(m.blob(m.number(_U8))),
         0x96: lambda m: m.push(m.blob(m.number(_U8))),
         # containers
-        ord("]"): lambda m: m.new_container(list, 64),
-        ord("}"): lambda m: m.new_container(dict, 64),
-        0x8F: lambda m: m.new_container(set, 216),
-        ord("l"): lambda m: m.push(m.pop_mark()),
+        ord("]"): lambda m: m.new_container(list, LIST),
+        ord("}"): lambda m: m.new_container(dict, DICT),
+        0x8F: lambda m: m.new_container(set, SET),
+        ord("l"): _list,
         0x87: _triple,
         ord("d"): _pairs_to_dict,
         0x91: _frozen,
@@ -219,15 +249,18 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
     i4, u4, u2, rare = _I4.unpack_from, _U4.unpack_from, _U2.unpack_from, _RARE.get
     try:
         while True:
+            if left < 0:
+                machine.left = left
+                machine.charge(0)
+                left = machine.left
             code = data[position]
             if code == _LONG_BINPUT:
                 memo[u4(data, position + 1)[0]] = stack[-1]
-                left -= MEMO_COST
-                if left < 0:
-                    raise PickleError(TOO_MUCH_MEMORY)
+                left -= MEMO
                 position += 5
             elif code == _BININT1:
                 stack.append(data[position + 1])
+                left -= SLOT
                 position += 2
             elif code == _BINGET:
                 index = data[position + 1]
@@ -236,24 +269,26 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
                     machine.get(index)
                 else:
                     stack.append(memo[index])
+                left -= SLOT
                 position += 2
             elif code == _MARK:
                 marked.append(stack)
                 stack = []
-                left -= MARK_COST
-                if left < 0:
-                    raise PickleError(TOO_MUCH_MEMORY)
+                left -= MARK
                 position += 1
             elif code == _BINUNICODE:
                 end = position + 5 + u4(data, position + 1)[0]
                 if end > size:
                     raise PickleError(f"{end - position - 5} bytes announced, {size - position - 5} left")
-                stack.append(str(data[position + 5 : end], "utf-8"))
+                text = str(data[position + 5 : end], "utf-8")
+                stack.append(text)
+                left -= TEXT if text.isascii() else TEXT + 4 * len(text)
                 position = end
             elif code == _TUPLE:
                 items = tuple(stack)
                 stack = marked.pop() if marked else machine.pop_mark()
                 stack.append(items)
+                left += MARK - TUPLE - SLOT  # the slots of the items become those of the tuple
                 position += 1
             elif code == _REDUCE:
                 args, target = stack.pop(), stack.pop()
@@ -262,32 +297,38 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
                 left = machine.left
                 position += 1
             elif code == _BINPERSID:
+                machine.left = left
                 stack.append(machine.resolve(stack.pop()))
+                left = machine.left
                 position += 1
             elif code == _TUPLE1:
                 stack[-1] = (stack[-1],)
+                left -= TUPLE + SLOT
                 position += 1
             elif code == _TUPLE2:
                 second = stack.pop()
                 stack[-1] = (stack[-1], second)
+                left -= TUPLE + SLOT
                 position += 1
             elif code == _NEWFALSE:
                 stack.append(False)
+                left -= SLOT
                 position += 1
             elif code == _EMPTY_TUPLE:
                 stack.append(())
+                left -= SLOT
                 position += 1
             elif code == _BININT2:
                 stack.append(u2(data, position + 1)[0])
+                left -= NUMBER
                 position += 3
             elif code == _BININT:
                 stack.append(i4(data, position + 1)[0])
+                left -= NUMBER
                 position += 5
             elif code == _BINPUT:
                 memo[data[position + 1]] = stack[-1]
-                left -= MEMO_COST
-                if left < 0:
-                    raise PickleError(TOO_MUCH_MEMORY)
+                left -= MEMO
                 position += 2
             elif code == _STOP:
                 machine.position = position + 1
@@ -296,7 +337,7 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
                 action = rare(code)
                 if action is None:
                     raise PickleError(f"there is no opcode {code:#04x}")
-                machine.stack, machine.position, machine.left = stack, position + 1, left
+                machine.stack, machine.position, machine.left = stack, position + 1, left - TEXT
                 action(machine)
                 stack, position, left = machine.stack, machine.position, machine.left
     finally:

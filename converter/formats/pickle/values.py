@@ -35,6 +35,11 @@ class Opaque:
         self.items: list[object] = []
         self.mapping: dict[object, object] = {}
 
+    def __repr__(self) -> str:
+        """As the name of a key: ``Colour(1)``."""
+        simple = [repr(arg) if isinstance(arg, (str, bool, int, float, type(None))) else "..." for arg in self.args]
+        return f"{self.name.split()[-1]}({', '.join(simple)})"
+
     @property
     def attributes(self) -> dict[object, object]:
         """The attributes: the state, which is a dict, or a pair (dict, slots)."""

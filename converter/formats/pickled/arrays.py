@@ -17,17 +17,18 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from converter.core.contents import Container, Contents
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import check_names
+from converter.formats.io.budget import Budget, Loan
 from converter.formats.io.source import MemorySource
 from converter.formats.mxnet import record as mxnet_record
 from converter.formats.pickle.load import COLLECTION_GLOBALS, Global, Opaque, PickleError, Shell, inert_class, load
-from converter.formats.pickle.nested import NamedValue, flatten, left_out
+from converter.formats.pickle.nested import NamedValue, flatten
 from converter.formats.pickle.numpy import NUMPY_GLOBALS
 from converter.formats.pickled.torch import torch_globals
-from converter.formats.torch.objects import object_children
+from converter.formats.torch.objects import PER_TENSOR, ObjectChildren
 
 #: What training loops keep beside the weights.
 TRAINING = frozenset("opt_state optimizer optimizer_state optim rng rng_key".split())
@@ -41,29 +42,40 @@ class PickledArrays(msgspec.Struct, frozen=True):
     arrays: Mapping[str, Array]
 
 
-def read_pickle(data: bytes | memoryview, path: Path, passed: Callable[[], None] | None = None) -> PickledArrays:
+def read_pickle(
+    data: bytes | memoryview, path: Path, budget: Budget, passed: Callable[[], None] | None = None
+) -> PickledArrays:
     """All arrays of the pickle, named by where they stand; the state of an optimizer beside them is left out.
 
-    passed: see `load`. Nothing is run. Raises FormatError, also when there is no array.
+    passed: see `load`. Nothing is run. Raises FormatError.
     """
-    value, size = load(data, path, {**torch_globals(path), **GLOBALS}, unknown=inert_class, passed=passed)
-    if size != len(data):
-        raise FormatError(path, f"goes on for {len(data) - size} bytes after its pickle")
-    entries = list(flatten(value, path, object_children))
-    kept = [entry for entry in entries if _is_array(entry.value) and not _is_of_training(entry)]
-    if not kept and entries:
-        raise FormatError(path, f"holds no numeric arrays; '{entries[0].name}' is {_what(entries[0].value)}")
-    arrays = {entry.name: entry.value for entry in kept if isinstance(entry.value, np.ndarray)}
-    specs = check_names(path, [TensorSpec(entry.name, *_form(entry.value)) for entry in kept])
-    return PickledArrays(Contents(specs, _container(value, kept), left_out=left_out(entries, kept, _what)), arrays)
+    with Loan(budget) as loan:
+        known = {**torch_globals(path, loan), **GLOBALS}
+        value, size = load(data, path, known, unknown=inert_class, passed=passed, loan=loan)
+        if size != len(data):
+            raise FormatError(path, f"goes on for {len(data) - size} bytes after its pickle")
+        boxed = isinstance(value, np.ndarray) and value.dtype.hasobject and not value.ndim
+        root: object = value.item() if boxed else value  # type: ignore[attr-defined]
+        items = root.items() if isinstance(root, dict) else ()
+        training = [key for key, _ in items if key in TRAINING]
+        weights = {key: item for key, item in items if key not in TRAINING} if training else root
+        flat = flatten(weights, path, ObjectChildren(), _is_array, _what, loan)
+    arrays = {entry.name: entry.value for entry in flat.kept if isinstance(entry.value, np.ndarray)}
+    specs = check_names(path, [TensorSpec(entry.name, *_form(entry.value)) for entry in flat.kept])
+    budget.charge(max(0, PER_TENSOR * len(specs) - len(data)), "the names of its arrays")
+    beside = [LeftOut(str(key), "state of the training, not weights") for key in training]
+    return PickledArrays(Contents(specs, _container(root, flat.kept), left_out=(*beside, *flat.left_out)), arrays)
+
+
+def refuse_empty(path: Path, contents: Contents) -> None:
+    """Raise FormatError for a file of one pickle in which there are no weights."""
+    if not contents.specs and contents.left_out:
+        first = contents.left_out[0]
+        raise FormatError(path, f"holds no numeric arrays; '{first.name}' is {first.reason}")
 
 
 def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) and value.dtype in _NUMBERS
-
-
-def _is_of_training(entry: NamedValue) -> bool:
-    return bool(entry.parts) and entry.parts[0][1:] in TRAINING
 
 
 def _form(value: object) -> tuple[tuple[int, ...], DType]:
@@ -72,7 +84,7 @@ def _form(value: object) -> tuple[tuple[int, ...], DType]:
 
 
 def _container(root: object, kept: Sequence[NamedValue]) -> Container:
-    if _is_array(root) or (isinstance(root, np.ndarray) and root.ndim == 0 and _is_array(root.item())):
+    if _is_array(root):
         return "tensor"
     is_list = isinstance(root, (list, tuple)) or (isinstance(root, np.ndarray) and root.ndim > 0)
     return "list" if is_list and [entry.name for entry in kept] == [str(i) for i in range(len(kept))] else "dict"
@@ -83,7 +95,7 @@ def _what(value: object) -> str:
     if isinstance(value, (Opaque, Global)):
         return f"not an array but {value.name.replace(' ', '.')}"
     if isinstance(value, np.ndarray):
-        return "an array beside the weights" if _is_array(value) else "an array of values that are not numeric"
+        return "an array of values that are not numeric"
     text = repr(value) if isinstance(value, (bool, float, str, type(None))) else ""
     return f"not an array but {text[:60] or type(value).__name__}"
 
@@ -104,7 +116,7 @@ class _MxnetShell(Shell):
 
 
 def _mxnet_array(record: bytes | memoryview) -> Array | Opaque:
-    source = MemorySource(Path("mxnet"), record)
+    source = MemorySource(Path("the MXNet array"), record)
     try:
         parsed = mxnet_record.parse(source, 0, "the MXNet array")
         return mxnet_record.read(source, parsed, "the MXNet array") if parsed.parts else Opaque("mxnet NDArray")
@@ -126,17 +138,18 @@ def _same(value: object, *_: object) -> object:
     return value
 
 
-def _mapping(items: object = ()) -> object:
-    """A frozen dict of Flax or Haiku: the dict inside."""
-    return items if isinstance(items, dict) else dict(items)  # type: ignore[call-overload]
+_VARIABLE = "tensorflow.python.ops.resource_variable_ops ResourceVariable"
+
+
+def _partial(function: object, *args: object) -> object:
+    """``functools.partial(ResourceVariable)`` is how a variable of TensorFlow is pickled; any other is never called."""
+    if isinstance(function, Global) and function.name == _VARIABLE:
+        return _VariableShell()
+    return inert_class("functools partial")(function, *args)
 
 
 class _VariableShell(Shell):
     """``functools.partial(ResourceVariable)``, waiting for its arguments; called without any afterwards."""
-
-    def __init__(self, function: object) -> None:
-        if not isinstance(function, Global) or function.name != _VARIABLE:
-            raise PickleError("a functools.partial of something that is not a variable of TensorFlow")
 
     def finish(self, state: object) -> object:
         keywords = state[2] if isinstance(state, tuple) and len(state) == 4 else None
@@ -146,8 +159,6 @@ class _VariableShell(Shell):
         return Global(_VARIABLE, lambda: value)
 
 
-_VARIABLE = "tensorflow.python.ops.resource_variable_ops ResourceVariable"
-
 #: For `known` of `load`, beside PyTorch's: our own function for each global of a pickle of arrays.
 GLOBALS: Mapping[str, Callable[..., object] | None] = {
     **COLLECTION_GLOBALS,
@@ -155,7 +166,7 @@ GLOBALS: Mapping[str, Callable[..., object] | None] = {
     "tensorflow.python.framework.ops convert_to_tensor": _same,
     "tensorflow.python.framework.tensor_conversion convert_to_tensor": _same,
     "tensorflow.python.framework.dtypes as_dtype": _same,
-    "functools partial": _VariableShell,
+    "functools partial": _partial,
     _VARIABLE: None,
     "jax._src.array _reconstruct_array": _jax_array,
     "jax._src.device_array reconstruct_device_array": _jax_array,
@@ -165,6 +176,6 @@ GLOBALS: Mapping[str, Callable[..., object] | None] = {
     "mxnet.ndarray.sparse RowSparseNDArray": _MxnetShell,
     "mxnet.numpy ndarray": _MxnetShell,
     "mxnet.numpy.multiarray ndarray": _MxnetShell,
-    "flax.core.frozen_dict FrozenDict": _mapping,
-    "haiku._src.data_structures frozendict": _mapping,
+    "flax.core.frozen_dict FrozenDict": COLLECTION_GLOBALS["builtins dict"],
+    "haiku._src.data_structures frozendict": COLLECTION_GLOBALS["builtins dict"],
 }

@@ -11,7 +11,7 @@ from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.files import let_go, mapped_apart, open_source
-from converter.formats.pickled.arrays import read_pickle
+from converter.formats.pickled.arrays import read_pickle, refuse_empty
 
 #: How pickles of protocols 0 and 1 start: a dict, a list, a tuple or a global.
 OLD_STARTS = (
@@ -47,7 +47,8 @@ class FileReader(Reader):
         self._source = open_source(path)
         try:
             self._whole = self._source.array(0, (self._source.size,), DTYPES["uint8"], "the pickle")
-            self._found = read_pickle(self._whole.data, path, lambda: let_go(self._whole))
+            self._found = read_pickle(self._whole.data, path, self._source.budget, lambda: let_go(self._whole))
+            refuse_empty(path, self._found.contents)
         except BaseException:
             self._source.close()
             raise

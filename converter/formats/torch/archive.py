@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from converter.core.tensors import Array
 from converter.errors import FormatError
+from converter.formats.io.budget import Loan
 from converter.formats.pickle.load import Opaque, PickleError, inert_class, load
 from converter.formats.torch.rebuild import TENSOR_GLOBALS
 from converter.formats.torch.tensors import Storage, StridedTensor, TorchFile, storage_of
@@ -35,15 +36,16 @@ class TorchArchive(TorchFile):
     def __init__(self, members: ZipMembers) -> None:
         self.zip = members
         self.path = members.path
+        self.budget = members.source.budget
         pickles = [name for name in members.members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise FormatError(self.path, f"the archive has {len(pickles)} members 'data.pkl' in a folder, not one")
         self.folder = pickles[0].removesuffix("data.pkl")
         self.big_endian = self._is_big_endian()
 
-    def load(self) -> object:
-        data = self.zip.read(self.folder + "data.pkl")
-        value, _ = load(data, self.path, _GLOBALS, _storage, _unknown)
+    def load(self, loan: Loan) -> object:
+        data = self.zip.rest(self.folder + "data.pkl", 0)
+        value, _ = load(data, self.path, _GLOBALS, _storage, _unknown, loan=loan)
         return value
 
     def size(self, key: str) -> int:

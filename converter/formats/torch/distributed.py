@@ -16,6 +16,7 @@ import numpy as np
 from converter.core.tensors import DTYPES, Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
+from converter.formats.io.budget import Budget, Loan
 from converter.formats.io.files import read_whole
 from converter.formats.io.shards import shard_path
 from converter.formats.io.tiling import Slice, check_tiling
@@ -30,7 +31,6 @@ from converter.formats.torch.tensors import (
     Storage,
     StridedTensor,
     TorchFile,
-    check_growth,
     sizes_of,
 )
 from converter.formats.zip.members import ZipMembers
@@ -83,8 +83,7 @@ class _ChunkedTensor(FileTensor, frozen=True, eq=False):
             check_tiling(self.shape, [chunk.slice for chunk in self.chunks])
         except ValueError as error:
             raise PickleError(f"in chunks, {error}") from None
-        stored = {storage.key: storage.nbytes for storage in self.storages}
-        check_growth(math.prod(self.shape) * self.dtype.itemsize, sum(stored.values()))
+        file.budget.check(self.beyond, "the whole of it")
 
     def read(self, file: TorchFile) -> Array:
         assert isinstance(file, DistributedCheckpoint)
@@ -103,13 +102,14 @@ class DistributedCheckpoint(TorchFile):
         self.path = path / _METADATA if path.is_dir() else path
         self.folder = self.path.parent
         self.verify = verify
+        self.budget = Budget(self.path)
         self._sizes: dict[str, int] = {}
 
-    def load(self) -> object:
+    def load(self, loan: Loan) -> object:
         if not self.path.is_file():
             raise FormatError(self.folder, f"the file '{_METADATA}' of this distributed checkpoint is missing")
         data = read_whole(self.path, MAX_METADATA)
-        metadata, _ = load(data, self.path, TENSOR_GLOBALS, None, inert_class)
+        metadata, _ = load(data, self.path, TENSOR_GLOBALS, None, inert_class, loan=loan)
         if not isinstance(metadata, Opaque) or not metadata.name.endswith(" Metadata"):
             raise FormatError(self.path, "it does not hold the metadata of a distributed checkpoint")
         try:
@@ -129,10 +129,11 @@ class DistributedCheckpoint(TorchFile):
     def chunk(self, chunk: _Chunk, dtype: DType) -> Array:
         """The chunk itself, read from its own archive."""
         path = shard_path(self.path, self.folder, chunk.file)
-        members = ZipMembers(path, self.verify, chunk.begin, chunk.length)
+        members = ZipMembers(path, self.verify, chunk.begin, chunk.length, self.budget)
         try:
             archive = TorchArchive(members)
-            tensor = archive.load()
+            with Loan(self.budget) as loan:
+                tensor = archive.load(loan)
             if not isinstance(tensor, StridedTensor) or (tensor.shape, tensor.dtype) != (chunk.shape, dtype):
                 raise FormatError(path, f"at byte {chunk.begin} there is no tensor of shape {chunk.shape}, {dtype}")
             tensor.check(archive)

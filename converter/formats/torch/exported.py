@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
+from converter.formats.io.budget import Loan
 from converter.formats.io.json import Document
 from converter.formats.torch.archive import TorchArchive
 from converter.formats.torch.objects import TorchReader
@@ -76,6 +77,7 @@ class ExportedProgram(TorchFile):
     def __init__(self, members: ZipMembers) -> None:
         self.zip = members
         self.path = members.path
+        self.budget = members.source.budget
         configs = [name for name in members.members if f"/{_WEIGHTS}" in name and name.endswith(_WEIGHTS_CONFIG)]
         if not configs:
             raise FormatError(self.path, "the archive describes the weights of no program")
@@ -87,7 +89,7 @@ class ExportedProgram(TorchFile):
         order = self.folder + "byteorder"
         self.big_endian = order in members and members.read(order).strip() == b"big"
 
-    def load(self) -> object:
+    def load(self, loan: Loan) -> object:
         self.writer = self._torch_version()
         programs = {program: self._tensors(program) for program in self.programs}
         return programs if len(programs) > 1 else programs[self.programs[0]]
@@ -148,7 +150,7 @@ class _OldProgram(TorchArchive):
         if not member.stored:
             raise FormatError(outer.path, f"the member '{name}' is packed")
         outer.verify_member(name)
-        inner = ZipMembers(outer.path, outer.verify, outer.begin + member.offset, member.size)
+        inner = ZipMembers(outer.path, outer.verify, outer.begin + member.offset, member.size, outer.source.budget)
         outer.close()
         try:
             super().__init__(inner)

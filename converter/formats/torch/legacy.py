@@ -15,6 +15,7 @@ from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe
+from converter.formats.io.budget import Budget, Loan
 from converter.formats.io.files import open_source
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.pickle.load import PickleError, inert_class, load
@@ -55,23 +56,24 @@ def _is_tar(head: bytes) -> bool:
 class LegacyStream(TorchFile):
     """The bytes of such a file, on disk or inside of another pickle, and its storages."""
 
-    def __init__(self, data: Array, path: Path) -> None:
+    def __init__(self, data: Array, path: Path, budget: Budget) -> None:
         self.data = data
         self.path = path
+        self.budget = budget
         self.position = 0
         self._roots: dict[str, Storage] = {}
         self._extents: dict[str, tuple[int, int]] = {}
 
-    def load(self) -> object:
+    def load(self, loan: Loan) -> object:
         """The object; afterwards the positions of all storages are known. Raises FormatError."""
-        if self._next() != MAGIC:
+        if self._next(loan) != MAGIC:
             raise FormatError(self.path, "the magic number of PyTorch's files before 1.6 is missing")
-        protocol = self._next()
+        protocol = self._next(loan)
         if protocol != _PROTOCOL:
             raise FormatError(self.path, f"the protocol of the file is {str(protocol)[:20]}, not {_PROTOCOL}")
-        self._next()  # about the machine that wrote it
-        value = self._next(described=True)
-        keys = self._next()
+        self._next(loan)  # about the machine that wrote it
+        value = self._next(loan, described=True)
+        keys = self._next(loan)
         if not isinstance(keys, list):
             raise FormatError(self.path, "the list of the storages is missing")
         for key in keys:
@@ -93,10 +95,10 @@ class LegacyStream(TorchFile):
         """Bytes of the whole."""
         return self.data[start : start + length]
 
-    def _next(self, described: bool = False) -> object:
+    def _next(self, loan: Loan, described: bool = False) -> object:
         rest = self.data[self.position :].data
         unknown = inert_class if described else None
-        value, used = load(rest, self.path, TENSOR_GLOBALS, self._persistent if described else None, unknown)
+        value, used = load(rest, self.path, TENSOR_GLOBALS, self._persistent if described else None, unknown, loan=loan)
         self.position += used
         return value
 
@@ -138,16 +140,17 @@ def _part_of(root: Storage, view: object) -> Storage:
         raise PickleError("a view on a storage without its position")
     _, offset, count = view
     if offset < 0 or count < 0 or offset + count > root.count:
-        raise PickleError(f"a view on the elements {offset} to {offset + count} of a storage of {root.count}")
+        raise PickleError(f"a view on more than the {root.count} elements of a storage")
     return Storage(root.key, root.dtype, count, offset * root.dtype.itemsize)
 
 
 class _LegacyFile(LegacyStream):
     """On disk: the pickles are read through one map of the file, each tensor through its own."""
 
-    def __init__(self, path: Path) -> None:
-        self._source = open_source(path)
-        super().__init__(self._source.array(0, (self._source.size,), DTYPES["uint8"], "the file"), path)
+    def __init__(self, path: Path, budget: Budget | None) -> None:
+        self._source = open_source(path, budget)
+        whole = self._source.array(0, (self._source.size,), DTYPES["uint8"], "the file")
+        super().__init__(whole, path, self._source.budget)
         if _is_tar(self.data[:512].tobytes()):
             self.close()
             raise FormatError(
@@ -169,7 +172,7 @@ class FileReader(TorchReader):
     parallel = True
 
     def open(self) -> TorchFile:
-        return _LegacyFile(self.path)
+        return _LegacyFile(self.path, self.budget)
 
 
 class FileWriter(InPlaceWriter):

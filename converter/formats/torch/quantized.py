@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from converter.core.tensors import DTYPES, Array, DType
 from converter.formats.pickle.load import Global, PickleError
-from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, TorchFile, check_growth
+from converter.formats.torch.tensors import MAX_SIZE, FileTensor, Storage, StridedTensor, TorchFile
 
 __all__ = ["QuantizedTensor", "quantized"]
 
@@ -52,7 +52,7 @@ class QuantizedTensor(FileTensor, frozen=True, eq=False):
         self.check_shape()
         for part in self.parts:
             part.check(file)
-        check_growth(self.steps.nbytes * self.dtype.itemsize, sum(part.storage.nbytes for part in self.parts))
+        file.budget.check(self.beyond, "the whole of it")
 
     def read(self, file: TorchFile) -> Array:
         steps = self.steps.read(file).astype(np.int64) - self._along_axis(self.zero_points, file).astype(np.int64)
@@ -96,7 +96,9 @@ def _are(kind: str, values: object) -> bool:
     if isinstance(values, StridedTensor):
         return values.dtype.kind == kind
     many = values if isinstance(values, list) else [values]
-    return all(isinstance(value, {"f": float, "i": int}[kind]) for value in many)
+    if kind == "f":
+        return all(isinstance(value, float) for value in many)
+    return all(isinstance(value, int) and abs(value) < MAX_SIZE for value in many)
 
 
 def _frozen(values: Any) -> Values:

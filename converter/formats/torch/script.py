@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from converter.core.tensors import DTYPES, Array, DType
 from converter.errors import FormatError
 from converter.formats.base import Probe
+from converter.formats.io.budget import Loan
 from converter.formats.io.json import Document
 from converter.formats.torch.objects import TorchReader
 from converter.formats.torch.tensors import Storage, StridedTensor, TorchFile
@@ -43,12 +44,13 @@ class ScriptModel(TorchFile):
     def __init__(self, members: ZipMembers) -> None:
         self.zip = members
         self.path = members.path
+        self.budget = members.source.budget
         models = [name for name in members.members if name.endswith("/model.json") and name.count("/") == 1]
         if len(models) != 1:
             raise FormatError(self.path, f"the archive has {len(models)} members 'model.json' in a folder, not one")
         self.folder = models[0].removesuffix("model.json")
 
-    def load(self) -> object:
+    def load(self, loan: Loan) -> object:
         model = Document.parse(self.zip.read(self.folder + "model.json"), self.path, "model.json")
         producer, version = (model.get(key).value for key in ("producerName", "producerVersion"))
         self.writer = f"{producer} {version}"[:60] if producer and version else ""

@@ -8,11 +8,13 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.formats.pickle.load import PickleError
-from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, TorchFile, check_growth
+from converter.formats.torch.tensors import FileTensor, Storage, StridedTensor, TorchFile
 
 __all__ = ["SparseTensor"]
 
 
+#: Bytes that the positions of a value take while it is moved.
+COUNTED = 48
 _COMPRESSED = ("sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 
 
@@ -35,8 +37,12 @@ class SparseTensor(FileTensor, frozen=True, eq=False):
         self.check_shape()
         for part in self.parts:
             part.check(file)
-        dense = math.prod(self.shape) * self.dtype.itemsize
-        check_growth(dense, sum(part.storage.nbytes for part in self.parts))
+        file.budget.check(self.beyond, "the whole of it")
+
+    @property
+    def beyond(self) -> int:
+        """That of the dense tensor, and of the numbers of the rows on the way to it."""
+        return super().beyond + COUNTED * max(part.shape[-1] if part.shape else 0 for part in self.parts[:-1])
 
     def read(self, file: TorchFile) -> Array:
         *indices, values = (part.read(file) for part in self.parts)

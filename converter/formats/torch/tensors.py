@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from converter.core.tensors import DTYPES, Array, DType
+from converter.formats.io.budget import Budget, Loan, beyond
 from converter.formats.pickle.load import Global, PickleError
 
 __all__ = [
-    "EXPAND_FACTOR",
     "STORAGE_DTYPES",
     "TORCH_DTYPES",
     "FileTensor",
@@ -26,7 +26,6 @@ __all__ = [
     "Storage",
     "StridedTensor",
     "TorchFile",
-    "check_growth",
     "sizes_of",
     "storage_of",
     "strided_array",
@@ -34,9 +33,6 @@ __all__ = [
 
 MAX_AXES = 32
 MAX_SIZE = 2**62
-#: An expanded or sparse tensor may take more bytes than the file holds of it: this many times more, or this many.
-EXPAND_FACTOR = 16
-EXPAND_FLOOR = 64 << 20
 
 #: Names of PyTorch's dtypes -> ours, for those that can be read.
 TORCH_DTYPES: Mapping[str, DType] = MappingProxyType(
@@ -80,13 +76,17 @@ class TorchFile(ABC):
     """A file of PyTorch: what it describes, and the storages that hold the data."""
 
     path: Path
+    budget: Budget
     big_endian = False
     #: the program and version that wrote it, where it says so; known after `load`
     writer = ""
 
     @abstractmethod
-    def load(self) -> object:
-        """The object that the file describes; its tensors are `FileTensor` s. Raises FormatError."""
+    def load(self, loan: Loan) -> object:
+        """The object that the file describes; its tensors are `FileTensor` s. Raises FormatError.
+
+        loan: what pays for the object, as long as it lives.
+        """
 
     @abstractmethod
     def size(self, key: str) -> int:
@@ -130,6 +130,12 @@ class FileTensor(msgspec.Struct, frozen=True, eq=False):
     def read(self, file: TorchFile) -> Array:
         """The values, in C order. Raises PickleError or FormatError."""
         raise NotImplementedError
+
+    @property
+    def beyond(self) -> int:
+        """What its memory is charged for, beyond that of what the file stores of it."""
+        stored = {storage.key: storage.nbytes for storage in self.storages}
+        return beyond(math.prod(self.shape) * self.dtype.itemsize, sum(stored.values()))
 
     def check_shape(self) -> None:
         """Raise PickleError for a shape that no array can have, not even an empty one."""
@@ -203,7 +209,7 @@ class StridedTensor(FileTensor, frozen=True, eq=False):
             raise PickleError(f"its storage has {self.storage.nbytes} bytes, the file {available}")
         if (self.offset + self.extent) * self.dtype.itemsize > self.storage.nbytes and not self.problem:
             raise PickleError(f"shape {self.shape} does not fit into its storage of {self.storage.nbytes} bytes")
-        check_growth(self.nbytes, self.storage.nbytes)
+        file.budget.check(self.beyond, "the whole of it")
 
     def read(self, file: TorchFile) -> Array:
         if self.problem:
@@ -237,7 +243,7 @@ def strided_array(raw: Array, dtype: DType, shape: tuple[int, ...], stride: tupl
 def storage_of(kind: object, key: object, count: object) -> Storage:
     """The storage that a persistent id describes. Raises PickleError."""
     name = kind.name.split()[-1] if isinstance(kind, Global) else str(getattr(kind, "name", ""))
-    if name not in STORAGE_DTYPES or not isinstance(count, int) or count < 0:
+    if name not in STORAGE_DTYPES or not isinstance(count, int) or not 0 <= count < MAX_SIZE:
         raise PickleError(f"a storage of the unknown kind '{name}'")
     return Storage(str(key), STORAGE_DTYPES[name], count)
 
@@ -250,9 +256,3 @@ def sizes_of(values: object) -> tuple[int, ...]:
         if not isinstance(value, int) or not 0 <= value < MAX_SIZE:
             raise PickleError("a tensor with an invalid size or stride")
     return tuple(values)
-
-
-def check_growth(size: int, stored: int) -> None:
-    """Raise PickleError when a tensor takes far more bytes than the file holds of it."""
-    if size > max(EXPAND_FLOOR, EXPAND_FACTOR * stored):
-        raise PickleError(f"it would take {size} bytes of memory, but the file holds only {stored} bytes of it")

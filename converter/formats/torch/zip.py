@@ -48,7 +48,7 @@ class FileReader(TorchReader):
     parallel = True
 
     def open(self) -> TorchFile:
-        return ZipMembers.opened(self.path, self.options.checksums, TorchArchive)
+        return ZipMembers.opened(self.path, self.options.checksums, TorchArchive, self.budget)
 
     def peek(self, name: str) -> Array:
         assert isinstance(self.file, TorchArchive)

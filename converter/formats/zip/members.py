@@ -22,6 +22,7 @@ import numpy as np
 
 from converter.core.tensors import DTYPES, Array
 from converter.errors import FormatError, UnsafeFileError
+from converter.formats.io.budget import Budget, beyond
 from converter.formats.io.checksums import Crc32, crc32
 from converter.formats.io.files import open_source
 from converter.formats.io.source import SourceFile, frozen
@@ -31,16 +32,17 @@ __all__ = ["Member", "ZipMembers", "most_unpacked"]
 T = TypeVar("T")
 _LOCAL = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, packed, size, name, extra
 _ENCRYPTED = 0x1
-#: A packed description (a pickle, JSON) may not unpack to more than this many times its size, beyond the first
-#: megabytes: what is parsed takes many times its bytes. For the data of tensors see `most_unpacked`.
-MAX_RATIO = 200
-FREE_SIZE = 16 << 20
+#: What is parsed as a whole (JSON) takes so many times its bytes.
+PARSED = 16
 #: Deflate makes at most so many bytes of one: two bits for a match of 258.
 DEFLATE = 1032
-#: What any file may unpack at once. Three times this (the tensor before, this one, a copy of it) is below 500 MB.
-FREE_DATA = 128 << 20
-#: A tensor may be so many times as large as the whole file.
-MAX_DATA_RATIO = 200
+#: Of what is unpacked to the disk, so many times the file are no more than it justifies.
+ON_DISK = 16
+#: Bytes of memory for an entry of the directory: while it is read, and of a `Member`.
+READ_ENTRY, ENTRY = 1000, 350
+_SHORTEST_ENTRY, _MOST_COMMENT = 46, 1 << 16
+#: The end of the directory, and what stands before it in archives of 4 GB and more: its 64-bit form and a locator.
+_END, _END_MARK, _FAR_END = struct.Struct("<4s4H2IH"), b"PK\5\6", 76
 _BLOCK = 1 << 20
 _BYTE = DTYPES["uint8"]
 _READ_ERRORS = (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, OverflowError, struct.error)
@@ -57,25 +59,38 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     crc: int
 
 
+class _Unpacked(msgspec.Struct, frozen=True):
+    """charged: to the budget, as long as it is kept."""
+
+    name: str
+    data: Array
+    charged: int
+
+
 class ZipMembers:
     """All members of the file by name. Raises FormatError for a damaged or hostile archive."""
 
-    def __init__(self, path: Path, verify: bool = True, begin: int = 0, size: int | None = None) -> None:
-        """begin, size: the part of the file that is the archive; by default all of it."""
+    def __init__(
+        self, path: Path, verify: bool = True, begin: int = 0, size: int | None = None, budget: Budget | None = None
+    ) -> None:
+        """begin, size: the part of the file that is the archive; by default all of it. budget: see `Source`."""
         self.path = path
         self.verify = verify
         self.begin = begin
         self._verified: set[str] = set()
-        self._last_unpacked: tuple[str, Array] | None = None  # many tensors may be parts of one packed member
+        self._last_unpacked: _Unpacked | None = None  # many tensors may be parts of one packed member
         self._lock = Lock()
-        self.source = open_source(path)
+        self.source = open_source(path, budget)
         try:
             rest = max(0, self.source.size - begin)
             self._size = rest if size is None else min(size, rest)
             file = SourceFile(self.source, min(begin, self.source.size), self._size)
-            with zipfile.ZipFile(io.BufferedReader(file)) as archive:
-                entries, directory = archive.infolist(), archive.start_dir
-            self.members = self._checked(entries, directory)
+            budget = self.source.budget
+            with budget.lent(READ_ENTRY * self._entries_at_most(), "the directory of the archive"):
+                with zipfile.ZipFile(io.BufferedReader(file)) as archive:
+                    entries, directory = archive.infolist(), archive.start_dir
+                budget.charge(ENTRY * len(entries), "the directory of the archive")
+                self.members = self._checked(entries, directory)
         except _READ_ERRORS as error:
             self.source.close()
             raise FormatError(path, f"not a whole zip archive: {error}") from None
@@ -84,9 +99,9 @@ class ZipMembers:
             raise
 
     @classmethod
-    def opened(cls, path: Path, verify: bool, use: Callable[[ZipMembers], T]) -> T:
+    def opened(cls, path: Path, verify: bool, use: Callable[[ZipMembers], T], budget: Budget | None = None) -> T:
         """``use(the members)``; the file is closed again when that fails."""
-        members = cls(path, verify)
+        members = cls(path, verify, budget=budget)
         try:
             return use(members)
         except BaseException:
@@ -109,7 +124,8 @@ class ZipMembers:
         """The whole member. For the small ones: pickles, versions."""
         member = self.member(name)
         if not member.stored:
-            return self._unpacked(member, max(FREE_SIZE, MAX_RATIO * member.packed)).tobytes()
+            self.source.budget.check(PARSED * (member.size - member.packed), f"'{name}', unpacked and parsed,")
+            return self._unpacked(member).tobytes()
         data = self._pread(member.offset, member.size)
         self._check_crc(member, crc32(data) if self.verify else 0)
         return data
@@ -128,10 +144,8 @@ class ZipMembers:
             raise FormatError(self.path, f"'{name}' is damaged: {error}") from None
 
     def rest(self, name: str, begin: int) -> memoryview:
-        """What follows in a member that describes objects: packed no tighter than a description may be."""
-        member = self.member(name)
-        stored = member.stored
-        return self.array(name, begin, member.size - begin).data if stored else memoryview(self.read(name))[begin:]
+        """What follows in a member."""
+        return self.array(name, begin, self.member(name).size - begin).data
 
     def array(self, name: str, begin: int, length: int) -> Array:
         """A part of the member as bytes; mapped, not copied, when it is stored and large. Verifies the member's CRC."""
@@ -144,7 +158,7 @@ class ZipMembers:
                 self.path, f"'{member.name}' has {member.size} bytes; {length} are wanted from its byte {begin} on"
             )
         if not member.stored:
-            return self._unpacked(member, most_unpacked(member.packed, self._size))[begin : begin + length]
+            return self._unpacked(member)[begin : begin + length]
         data = self.source.array(self.begin + member.offset + begin, (length,), _BYTE, f"'{member.name}'")
         self._verify(member, data)
         return data
@@ -179,21 +193,46 @@ class ZipMembers:
         if self.verify and member.crc and crc != member.crc:
             raise FormatError(self.path, f"'{member.name}' is damaged: its CRC is {crc:08x}, not {member.crc:08x}")
 
-    def _unpacked(self, member: Member, most: int) -> Array:
-        """The whole member as bytes, if it has no more than ``most``; kept until the next one is unpacked."""
-        if member.size > most:
-            raise FormatError(self.path, f"'{member.name}' would unpack from {member.packed} to {member.size} bytes")
+    def _unpacked(self, member: Member) -> Array:
+        """The whole member as bytes; kept until the next one is unpacked."""
+        self._check_ratio(member)
         with self._lock:
-            if self._last_unpacked is None or self._last_unpacked[0] != member.name:
-                self._last_unpacked = None  # never two of them in memory
-                self._last_unpacked = (member.name, self._unpack(member))
-            return self._last_unpacked[1]
+            if self._last_unpacked is None or self._last_unpacked.name != member.name:
+                if self._last_unpacked is not None:  # never two of them in memory
+                    self.source.budget.release(self._last_unpacked.charged)
+                    self._last_unpacked = None
+                charged = beyond(member.size, self._size)
+                self.source.budget.charge(charged, f"'{member.name}', which would unpack to {member.size} bytes,")
+                try:
+                    self._last_unpacked = _Unpacked(member.name, self._unpack(member), charged)
+                except BaseException:
+                    self.source.budget.release(charged)
+                    raise
+            return self._last_unpacked.data
+
+    def _check_ratio(self, member: Member) -> None:
+        if member.size > DEFLATE * member.packed:
+            what = f"'{member.name}' would unpack from {member.packed} to {member.size} bytes"
+            raise FormatError(self.path, f"{what}, which no deflate does")
+
+    def _entries_at_most(self) -> int:
+        """By the size of the directory that the end of the archive tells, read as `zipfile` does."""
+        end, far = _END.size, _END.size + _FAR_END
+        tail = self._pread(max(0, self._size - _MOST_COMMENT - far), min(self._size, _MOST_COMMENT + far))
+        is_last = tail[-end:].startswith(_END_MARK) and tail.endswith(b"\0\0")
+        at = len(tail) - end if is_last else tail.rfind(_END_MARK)
+        if at < 0 or len(tail) < at + end:
+            return 0
+        size = _END.unpack_from(tail, at)[5]
+        if tail[max(0, at - _FAR_END) :].startswith(b"PK\6\6"):
+            size = int.from_bytes(tail[at - _FAR_END + 40 : at - _FAR_END + 48], "little")
+        return int(min(size, self._size)) // _SHORTEST_ENTRY
 
     def unpacked_pieces(self, name: str) -> Iterator[bytes]:
         """A packed member, piece by piece; its CRC is verified at the end. Raises FormatError."""
         member, crc, size = self.member(name), Crc32(), 0
-        if member.size > most_unpacked(member.packed, self._size):
-            raise FormatError(self.path, f"'{name}' would unpack from {member.packed} to {member.size} bytes")
+        self._check_ratio(member)
+        self.source.budget.check(max(0, member.size - ON_DISK * self._size), f"'{name}', unpacked,")
         try:
             for piece in self._pieces(member):
                 crc.update(np.frombuffer(piece, np.uint8))
@@ -281,4 +320,4 @@ class ZipMembers:
 
 def most_unpacked(packed: int, whole: int) -> int:
     """The bytes that ``packed`` bytes of deflate in a file of ``whole`` bytes may unpack to."""
-    return min(DEFLATE * packed, max(FREE_DATA, MAX_DATA_RATIO * whole))
+    return min(DEFLATE * packed, max(128 << 20, 200 * whole))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from converter.errors import FormatError, UnsafeFileError
+from converter.formats.io.budget import Budget, Loan
 from converter.formats.pickle.load import load
 from converter.formats.pickle.nested import flatten
 from converter.formats.pickled.torch import torch_globals
@@ -23,9 +24,9 @@ PATH = Path("some.pkl")
 
 
 def arrays(data: bytes) -> dict[str, Any]:
-    value, used = load(data, PATH, torch_globals(PATH))
+    value, used = load(data, PATH, torch_globals(PATH, Loan(Budget(PATH))))
     assert used == len(data)
-    return {entry.name: entry.value for entry in flatten(value, PATH)}
+    return {entry.name: entry.value for entry in flatten(value, PATH).kept}
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))

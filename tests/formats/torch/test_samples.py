@@ -13,6 +13,7 @@ import pytest
 from converter.core.tensors import DTYPES
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats import open_reader
+from converter.formats.io.budget import Budget, Loan
 from converter.formats.pickle.load import load
 from converter.formats.pickle.nested import flatten
 from converter.formats.pickled.torch import torch_globals
@@ -88,9 +89,9 @@ def test_a_quantized_tensor_is_named() -> None:
 @pytest.mark.parametrize("version", ["1.0.0", "1.12.1"])
 def test_tensors_in_a_plain_pickle(version: str) -> None:
     path = SAMPLES / version / "plain.pkl"
-    value, used = load(path.read_bytes(), path, torch_globals(path))
+    value, used = load(path.read_bytes(), path, torch_globals(path, Loan(Budget(path))))
     assert used == path.stat().st_size
-    arrays = {entry.name: entry.value for entry in flatten(value, path) if isinstance(entry.value, np.ndarray)}
+    arrays = {entry.name: entry.value for entry in flatten(value, path).kept if isinstance(entry.value, np.ndarray)}
     assert_holds(arrays, f"{version}/plain.pkl")
     assert not any(array.flags.writeable for array in arrays.values())
 

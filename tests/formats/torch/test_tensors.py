@@ -10,6 +10,7 @@ import pytest
 
 from converter.core.tensors import DTYPES, Array
 from converter.errors import FormatError
+from converter.formats.io.budget import Budget, Loan
 from converter.formats.pickle.load import PickleError
 from converter.formats.torch.rebuild import TENSOR_GLOBALS
 from converter.formats.torch.tensors import FileTensor, Storage, TorchFile
@@ -19,11 +20,12 @@ FLOAT, LONG, UNSIGNED = (DTYPES[name] for name in ("float32", "int64", "uint8"))
 
 class InMemory(TorchFile):
     path = Path("memory")
+    budget = Budget(path)
 
     def __init__(self, **arrays: Array) -> None:
         self.arrays = {name: np.ascontiguousarray(array).reshape(-1).view(np.uint8) for name, array in arrays.items()}
 
-    def load(self) -> object:
+    def load(self, loan: Loan) -> object:
         return None
 
     def size(self, key: str) -> int:
