@@ -7,11 +7,21 @@ the keywords of Python, the command line asks for `FLAGS`.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
+
+#: What a terminal obeys or hides, and what is half a character: control codes, and those that turn the direction.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(line: str) -> str:
+    """The text as one line that can be shown: names come from files, and may hold anything."""
+    return UNPRINTABLE.sub(lambda met: met[0].encode("unicode_escape").decode(), line)
+
 
 #: How a remedy is written.
 Language = Callable[["Remedy"], str]
@@ -78,7 +88,7 @@ class Problem(msgspec.Struct, frozen=True):
 
     def said(self, language: Language = KEYWORDS) -> str:
         option = f"{language(self.about)}: " if self.about else ""
-        return " ".join(filter(None, (option + self.text, advice(self.remedies, language))))
+        return printable(" ".join(filter(None, (option + self.text, advice(self.remedies, language)))))
 
     def __str__(self) -> str:
         return self.said()
@@ -169,7 +179,7 @@ class MatchError(ConversionError):
 
     def said(self, language: Language = KEYWORDS) -> str:
         text = grouped(self.problems, language)
-        return f"{self.source}: {text}" if self.source else text
+        return f"{printable(self.source)}: {text}" if self.source else text
 
 
 class CloneWarning(UserWarning):
@@ -210,7 +220,7 @@ def _together(alike: Sequence[Problem], language: Language) -> str:
     if wide:
         settle = [f"{language(remedy)} (settles {count})" for remedy, count in wide.most_common(NAMED)]
         lines.append(f"  Many at once: {either(settle)}.")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def near_misses(name: str, known: Iterable[str]) -> tuple[str, ...]:

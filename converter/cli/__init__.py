@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import click
 from converter._version import __version__
 from converter.cli.convert import convert
 from converter.cli.inspect import inspect
-from converter.cli.parameters import json_text
+from converter.cli.parameters import json_text, on_terminal
 from converter.cli.reuse import reuse
 from converter.cli.scaffold import scaffold
 from converter.cli.schema import schema
+from converter.cli.signals import Stopped, discard_unfinished, open_standard_streams, stoppable
 from converter.cli.verify import verify
 
 EXAMPLES = """\b
@@ -36,9 +39,8 @@ class _Program(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # what was written so far is gone already
-            click.echo("interrupted; there is no output", err=True)
-            ctx.exit(130)
+        except KeyboardInterrupt:
+            raise Stopped(signal.SIGINT) from None
 
 
 @click.group(cls=_Program, no_args_is_help=True, epilog=EXAMPLES, context_settings={"max_content_width": 100})
@@ -68,18 +70,31 @@ def main(args: list[str] | None = None) -> Any:
     from converter.errors import FLAGS, ConversionError
 
     as_json = "--json" in (sys.argv[1:] if args is None else args)
+    open_standard_streams()
     try:
-        return program.main(args, prog_name=Path(sys.argv[0]).stem.replace("__main__", "converter"))
+        with stoppable():
+            return program.main(args, prog_name=Path(sys.argv[0]).stem.replace("__main__", "converter"))
+    except Stopped as stop:
+        discard_unfinished()
+        how = "interrupted" if stop.number == signal.SIGINT else f"ended by {stop}"
+        _say(f"{how}; there is no output", err=True)
+        sys.exit(128 + stop.number)
     except ConversionError as error:
         text, failure = error.said(FLAGS), error.to_dict(FLAGS) if as_json else {}
     except Exception as error:
         text = _sentence(error)
         failure = {"error": type(error).__name__, "message": text, "problems": []}
     if as_json:  # on stdout, for programs
-        click.echo(json_text(failure))
+        _say(json_text(failure))
     else:
-        click.echo(f"error: {text.encode(errors='backslashreplace').decode()}", err=True)
+        _say(f"error: {on_terminal(text)}", err=True)
     sys.exit(1)
+
+
+def _say(text: str, err: bool = False) -> None:
+    """Also where nobody listens any more: the exit code tells."""
+    with suppress(OSError):
+        click.echo(text, err=err)
 
 
 def _sentence(error: Exception) -> str:

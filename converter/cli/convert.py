@@ -108,7 +108,7 @@ def shown(wanted: bool = True) -> Iterator[Callable[[int, int], None] | None]:
 
     None where nobody would see it: when stderr is no terminal, or the output is for a program.
     """
-    if not wanted or not sys.stderr.isatty():
+    if not wanted or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     bar = _Bar()

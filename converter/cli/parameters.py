@@ -95,7 +95,14 @@ class Result(Protocol):
 
 def as_text(result: Result, as_json: bool) -> str:
     """For people, or as JSON for programs."""
-    return json_text(result.to_dict()) if as_json else str(result).encode(errors="backslashreplace").decode()
+    return json_text(result.to_dict()) if as_json else on_terminal(str(result))
+
+
+def on_terminal(text: str) -> str:
+    """The lines without anything that a terminal would obey, whatever the names in a file hold."""
+    from converter.errors import printable
+
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def json_text(document: Any) -> str:
@@ -103,7 +110,10 @@ def json_text(document: Any) -> str:
 
     import msgspec
 
+    from converter.errors import UNPRINTABLE
+
     try:
-        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+        return "\n".join(UNPRINTABLE.sub(lambda met: f"\\u{ord(met[0]):04x}", line) for line in text.split("\n"))
     except (UnicodeEncodeError, TypeError):  # half a character in what the file holds beside its tensors
         return json.dumps(document, indent=2, default=str)

@@ -171,7 +171,7 @@ def certify(
     with open_weights(report.output, parse_direction(direction).target.name) as target:
         planned, problems = replayed(report.plan, weights, target)
     if problems:
-        raise ConversionError("\n".join(problems))
+        raise ConversionError("; ".join(problems))
     base = certificate.parent
     named = named_files(options)
     document = Certificate(

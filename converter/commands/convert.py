@@ -10,6 +10,7 @@ from converter.commands.plan import Plan, as_inputs, opened_source, refuse_unuse
 from converter.endpoints.destination import destination, own_framework, parse_direction
 from converter.endpoints.endpoint import clone_of, opened
 from converter.endpoints.replacing import refuse_existing
+from converter.formats.io.files import unmapped
 from converter.frameworks import framework as framework_of
 from converter.matching.hints import Hints
 from converter.options import (
@@ -66,6 +67,7 @@ def convert(
     way = parse_direction(direction)
     hints = Hints.of(match)
     with ExitStack() as stack:
+        stack.enter_context(unmapped())
         end = opened(source, stack, framework=way.source.name, options=read)
         if certificate is not None:
             from converter.commands.certificate import certify, refuse_certificate, refuse_outside, refuse_place

@@ -14,7 +14,7 @@ from converter.core.tensors import Array, TensorSpec
 from converter.endpoints.checkpoint import Weights
 from converter.errors import ConversionError
 from converter.frameworks.neutral import architecture_in
-from converter.reports.tables import shape_dict, table
+from converter.reports.tables import shape_dict, table, text_of
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
             lines.append("it holds the architecture, too: converter scaffold prints the code of the net")
         elements, size = (sum(getattr(spec, of) for spec in contents.specs) for of in ("size", "nbytes"))
         lines.append(f"{len(contents.specs)} tensors, {elements:,} values, {size:,} bytes")
-        return "\n".join(lines)
+        return text_of(lines)
 
     def _row(self, spec: TensorSpec) -> list[str]:
         if self.statistics is None:

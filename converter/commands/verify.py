@@ -11,6 +11,7 @@ from converter.commands.plan import opened_source
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.endpoint import opened
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
+from converter.formats.io.files import unmapped
 from converter.matching.hints import Hints
 from converter.options import (
     MatchOptions,
@@ -94,6 +95,7 @@ def verify(
     from converter.commands.verify_files import verify_weights
 
     with ExitStack() as stack:
+        stack.enter_context(unmapped())
         source = opened_source(a, stack, source_framework, read, (), None)
         target = opened(b, stack, framework=target_framework)
         return verify_weights(source, target, hints)

@@ -20,6 +20,7 @@ from converter.formats.io.budget import Budget
 from converter.formats.io.files import read_whole
 from converter.formats.io.json import MAX_JSON
 from converter.options import MatchOptions, ReadOptions, StrPath, WriteOptions, options_of
+from converter.reports.tables import text_of
 
 #: What a certificate may say of the options.
 _KNOWN = {"direction", "like"}
@@ -52,7 +53,7 @@ class CertificateCheck(msgspec.Struct, frozen=True):
         if self.ok:
             unchanged = f"{self.source} and {self.target} are unchanged"
             verdict = f"holds: {unchanged}, and the plan gives the same {self.tensors} tensors again"
-        return "\n".join([*(f"note: {note}" for note in self.notes), *self.problems, f"{self.certificate} {verdict}"])
+        return text_of([*(f"note: {note}" for note in self.notes), *self.problems, f"{self.certificate} {verdict}"])
 
 
 def check_certificate(path: StrPath) -> CertificateCheck:

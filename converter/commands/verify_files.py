@@ -23,7 +23,7 @@ from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
 from converter.planning.plan import plan_into
 from converter.planning.prepare import prepared
-from converter.reports.tables import table
+from converter.reports.tables import table, text_of
 
 #: Bytes of an array that are looked at together when two differ.
 _CHUNK_BYTES = 16 << 20
@@ -85,7 +85,7 @@ class WeightComparison(msgspec.Struct, frozen=True):
             return f"{self.source} and {self.target} hold the same weights: {count} tensors are equal bit for bit"
         rows = [["layer", "role", "source", "target", "shape", "max abs", "max rel"], *map(_row, different)]
         verdict = f"{self.source} and {self.target} are different: {len(different)} of {count} tensors differ"
-        return "\n".join([*table(rows), "", verdict])
+        return text_of([*table(rows), "", verdict])
 
 
 def _row(tensor: TensorComparison) -> list[str]:

@@ -19,7 +19,7 @@ from converter.matching.hints import Hints
 from converter.matching.matcher import Pair, match
 from converter.planning.prepare import prepared
 from converter.reports.checklist import differences
-from converter.reports.tables import table
+from converter.reports.tables import table, text_of
 
 if TYPE_CHECKING:
     from converter.live import LiveNet
@@ -90,7 +90,7 @@ class ForwardComparison(msgspec.Struct, frozen=True):
             lines.append(f"layers were not compared: {self.unpaired}")
         elif self.unseen:
             lines.append(f"not compared, for they are not called as one layer in both nets: {', '.join(self.unseen)}")
-        return "\n".join(lines)
+        return text_of(lines)
 
     def _verdict(self) -> str:
         a, b = self.frameworks

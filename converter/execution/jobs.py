@@ -15,6 +15,7 @@ from converter.core.ops import Flip, Split, Transpose
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Reader, Writer
+from converter.formats.io.files import unmapped
 from converter.planning.steps import Step
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def fill(writer: Writer, reader: Reader, steps: Sequence[Step], pace: Pace, own:
     Returns how many values of which tensor became infinite.
     """
     work = _Work(reader, writer, steps, pace, own)
-    _run(list(_jobs(steps)), work, pace.threads(), pace.budget(steps))
+    with unmapped():
+        _run(list(_jobs(steps)), work, pace.threads(), pace.budget(steps))
     return work.overflowed
 
 

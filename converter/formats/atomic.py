@@ -17,6 +17,8 @@ from converter.formats.locations import exists, inner_path, is_url, store
 
 #: At a URL.
 MOVES_AT_ONCE = 32
+#: Under which hidden names something is, or is about to be, written now.
+_unfinished: set[Path] = set()
 
 
 def partial_path(final: Path) -> Path:
@@ -25,14 +27,15 @@ def partial_path(final: Path) -> Path:
     Raises OutputError when the folder does not exist or cannot be written to; for a URL, writing tells.
     """
     folder = final.parent
-    name = f".{final.name}.{os.urandom(4).hex()}.partial"
+    partial = folder / f".{final.name}.{os.urandom(4).hex()}.partial"
+    _unfinished.add(partial)
     if is_url(final):
-        return folder / name
+        return partial
     if not folder.is_dir():
         raise OutputError(f"{final}: the folder '{folder}' does not exist. Create it, or choose another -o.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{final}: the folder '{folder}' cannot be written to. Choose another -o.")
-    return folder / name
+    return partial
 
 
 @contextmanager
@@ -75,6 +78,7 @@ def publish(moves: Sequence[tuple[Path, Path]]) -> None:
         if not moves[-1][0].exists():
             for _, former in aside:
                 discard(former)
+    _unfinished.difference_update(partial for partial, _ in moves)
     for folder in {final.parent for _, final in moves if not is_url(final)}:
         _sync_file(folder)
 
@@ -84,8 +88,15 @@ def former_paths(final: Path) -> list[Path]:
     return sorted(final.parent.glob(f".{escape(final.name)}.????????.former"))
 
 
+def discard_unfinished() -> None:
+    """Remove whatever is half written, where the process ends before its writers do."""
+    for partial in list(_unfinished):
+        discard(partial)
+
+
 def discard(partial: Path) -> None:
     """Remove a partial file or folder, if it is there."""
+    _unfinished.discard(partial)
     if is_url(partial):
         if exists(partial):
             store(partial).rm(inner_path(partial), recursive=True)

@@ -1,4 +1,4 @@
-"""MLX: PyTorch's names, channels last in activations and kernels (mlx/python/mlx/nn/layers). Its files are only read."""
+"""MLX: PyTorch's names, channels last in activations and kernels (mlx/python/mlx/nn/layers). Only read."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Mlx(Framework):
             path, _, leaf = spec.name.rpartition(".")
             if leaf in _PACKED and f"{path}.scales" in contents.by_name and f"{path}.weight" in contents.by_name:
                 raise ConversionError(
-                    f"'{path}.weight' is packed (quantized by MLX), and packed weights are not read. Take the net before "
-                    "it was quantized, or unpack it with mlx.nn and save it anew"
+                    f"'{path}.weight' is packed (quantized by MLX), and packed weights are not read. Take the net "
+                    "before it was quantized, or unpack it with mlx.nn and save it anew"
                 )
         return super().net(contents)

@@ -12,7 +12,7 @@ from converter.core.tensors import TensorSpec
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
 from converter.reports.checklist import Check
-from converter.reports.tables import shape_dict, table
+from converter.reports.tables import shape_dict, table, text_of
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class Report(msgspec.Struct, frozen=True):
         written = "written" if self.written else "would be written"
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
         lines += map(str, self.checks)
-        return "\n".join(lines)
+        return text_of(lines)
 
 
 def _step_dict(step: Step) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from converter.matching.partial import SLICED, Skipped
 from converter.planning.reuse import Reused
 from converter.reports.checklist import Check
 from converter.reports.conversion import named
-from converter.reports.tables import shape_dict, table
+from converter.reports.tables import shape_dict, table, text_of
 
 
 class ReuseReport(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ class ReuseReport(msgspec.Struct, frozen=True):
         where = f"written to {self.output} ({self.output_format})" if self.output else f"set in {self.into}"
         lines.append(f"{count} tensors of the old net, {len(self.kept)} of the new one, {would}{where}")
         lines += map(str, self.checks)
-        return "\n".join(lines)
+        return text_of(lines)
 
 
 def _layer_dict(one: Reused) -> dict[str, Any]:

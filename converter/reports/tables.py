@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from converter.core.tensors import DType, TensorSpec
+from converter.errors import printable
+
+#: Of a column of a table, in characters.
+WIDEST = 300
 
 
 def shape_dict(spec: TensorSpec) -> dict[str, Any]:
@@ -19,7 +23,13 @@ def _name(dtype: DType) -> str:
     return str(dtype.name)
 
 
+def text_of(lines: Iterable[str]) -> str:
+    """The lines, each of which is one whatever the names in it hold."""
+    return "\n".join(map(printable, lines))
+
+
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines in columns, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Rows of cells as lines in columns, two spaces apart. A cell wider than `WIDEST` does not widen the others."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [min(WIDEST, max(map(len, column))) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

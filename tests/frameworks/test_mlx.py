@@ -57,7 +57,7 @@ def test_kernels_and_the_features_of_a_flatten_are_turned(tmp_path: Path) -> Non
     kinds = {"conv": "conv", "line": "conv"}
     report = converter.convert("mlx->torch", source, tmp_path / "net.npz", kind=kinds, flatten={"hidden": 6})
     stored = np.load(tmp_path / "net.npz")
-    assert {name for name in stored} == set(torch)
+    assert set(stored) == set(torch)
     for name, array in torch.items():
         np.testing.assert_array_equal(stored[name], array)
     assert len(report.plan.steps) == len(torch)
@@ -79,7 +79,7 @@ def test_what_could_be_either_convolution_is_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stated", ["torch", "flax", "tensorflow", "mxnet"])
 def test_a_file_of_mlx_is_read_as_nothing_else(tmp_path: Path, stated: str) -> None:
     source = written(tmp_path / "net.safetensors", {"a.weight": random(6, 3, 3, 3)})
-    with pytest.raises(ConversionError, match="channels last. It looks like MLX; say 'mlx'"):
+    with pytest.raises(ConversionError, match=r"channels last\. It looks like MLX; say 'mlx'"):
         converter.convert(f"{stated}->torch", source)
 
 

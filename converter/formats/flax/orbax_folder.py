@@ -1,6 +1,6 @@
 """What an Orbax checkpoint consists of, file by file: the one thing of which a whole folder is ever replaced.
 
-Names: those of `orbax_tree` and `zarr_arrays`, and what Orbax itself keeps beside them (``_sharding``, OCDBT databases).
+Names: those of `orbax_tree` and `zarr_arrays`, and what Orbax itself keeps beside them (``_sharding``, OCDBT).
 """
 
 from __future__ import annotations

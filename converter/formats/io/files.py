@@ -8,7 +8,8 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -18,11 +19,24 @@ import numpy as np
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.io.budget import Budget
-from converter.formats.io.source import Source, frozen
+from converter.formats.io.source import ENDS, Source, frozen
 from converter.formats.locations import is_url
 
 #: An array of this many bytes or more is mapped, not copied; its pages leave memory with the array.
 MAP_FROM = 1 << 20
+#: An entry for each that asks now that nothing is mapped; see `unmapped`.
+_unmapped: list[None] = []
+
+
+@contextmanager
+def unmapped() -> Iterator[None]:
+    """Within, arrays are read into memory: a file that is cut off then is an error, where a map of it would be the end
+    of the process (SIGBUS). Without, an array of any size is there at once, and for as long as it is used."""
+    _unmapped.append(None)
+    try:
+        yield
+    finally:
+        _unmapped.pop()
 
 
 class FileSource(Source):
@@ -50,18 +64,38 @@ class FileSource(Source):
         length = count * dtype.itemsize
         if length < MAP_FROM:
             return super()._array(offset, count, dtype)
-        if offset % dtype.alignment:
+        if _unmapped or offset % dtype.alignment:
             return self._copied(offset, count, dtype)
+        return self._mapped(offset, count, dtype)
+
+    def view(self, offset: int, length: int, what: str) -> Array:
+        self.check(offset, length, what)
+        return frozen(self._mapped(offset, length, np.dtype(np.uint8)) if length else np.empty(0, np.uint8))
+
+    def ends(self, offset: int, count: int, dtype: DType, what: str) -> Array:
+        if count * dtype.itemsize < MAP_FROM:
+            return super().ends(offset, count, dtype, what)
+        self.check(offset, count * dtype.itemsize, what)
+        last = offset + (count - ENDS) * dtype.itemsize
+        return frozen(np.concatenate([self.array(start, (ENDS,), dtype, what) for start in (offset, last)]))
+
+    def _mapped(self, offset: int, count: int, dtype: DType) -> Array:
+        length = count * dtype.itemsize
+        if offset + length > (size := os.fstat(self._file.fileno()).st_size):
+            raise FormatError(self.path, f"became shorter while it was read: no byte at {size}")
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
         try:
             mapped = mmap.mmap(self._file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._refused(error) from error
         return np.frombuffer(mapped, dtype, count, offset - start)
 
     def _copied(self, offset: int, count: int, dtype: DType) -> Array:
         """Read into new memory: where elements lie across the bounds of words, NumPy is slow or refuses."""
         memory = mmap.mmap(-1, count * dtype.itemsize)  # unlike that of malloc, it is returned to the system at once
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # where the system has none
+                memory.madvise(mmap.MADV_HUGEPAGE)
         self.into(offset, memoryview(memory))
         return np.frombuffer(memory, dtype)
 
@@ -75,8 +109,8 @@ class FileSource(Source):
                 raise FormatError(self.path, f"became shorter while it was read: no byte at {offset}")
             memory, offset = memory[got:], offset + got
 
-    def _refused(self, error: OSError) -> FormatError:
-        return FormatError(self.path, f"cannot be read: {error.strerror or error}")
+    def _refused(self, error: OSError | ValueError) -> FormatError:
+        return FormatError(self.path, f"cannot be read: {_reason(error)}")
 
     def close(self) -> None:
         self._file.close()

@@ -73,6 +73,10 @@ class Source(ABC):
         array = self._array(offset, count, dtype) if count else np.empty(dims, dtype)
         return frozen(array if array.shape == dims else array.reshape(dims))
 
+    def view(self, offset: int, length: int, what: str) -> Array:
+        """The bytes there, mapped if they can be: for what is parsed from one end to the other, not for tensors."""
+        return self.array(offset, (length,), np.dtype(np.uint8), what)
+
     def ends(self, offset: int, count: int, dtype: DType, what: str) -> Array:
         """The elements stored there; where they have to be fetched, no more than the first and the last `ENDS`."""
         return self.array(offset, (count,), dtype, what)

@@ -68,7 +68,7 @@ class FileReader(Reader):
     @cached_property
     def _pickle(self) -> Array:
         start = self._first.start
-        return self._source.array(start, (self._source.size - start,), DTYPES["uint8"], "the pickle")
+        return self._source.view(start, self._source.size - start, "the pickle")
 
     @cached_property
     def _pickled(self) -> PickledArrays:

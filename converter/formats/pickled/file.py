@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from converter.core.contents import Contents
-from converter.core.tensors import DTYPES, Array
+from converter.core.tensors import Array
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.files import let_go, mapped_apart, open_source
 from converter.formats.pickled.arrays import read_pickle, refuse_empty
@@ -46,7 +46,7 @@ class FileReader(Reader):
         super().__init__(path, options)
         self._source = open_source(path)
         try:
-            self._whole = self._source.array(0, (self._source.size,), DTYPES["uint8"], "the pickle")
+            self._whole = self._source.view(0, self._source.size, "the pickle")
             self._found = read_pickle(self._whole.data, path, self._source.budget, lambda: let_go(self._whole))
             refuse_empty(path, self._found.contents)
         except BaseException:

@@ -118,7 +118,7 @@ class FileWriter(InPlaceWriter):
         self._entries = _lay_out(path, [spec for name, spec in specs.items() if name not in self._tied])
         self._stored = joined_with_dots(contents.specs, contents.metadata)
         super().__init__(path, contents)
-        self._digests = {name: "0" * 32 for name in specs}
+        self._digests = dict.fromkeys(specs, "0" * 32)
         self._data = len(self._header())
 
     def write(self, name: str, array: Array) -> None:

@@ -6,7 +6,6 @@ from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from msgspec.structs import replace
 
 from converter.core.contents import Contents
@@ -50,7 +49,7 @@ def _writer(folder: Path) -> str:
     """SavedModel.meta_graphs = 2 {meta_info_def = 1 {tensorflow_version = 5}}; "" when it does not say."""
     try:
         with closing(Beside(folder).open(folder / _GRAPH)) as source:
-            data = source.array(0, (source.size,), np.dtype(np.uint8), "the graph").data
+            data = source.view(0, source.size, "the graph").data
         for graph in Message(data).messages(2):
             if version := Message(graph.data(1)).text(5):
                 return f"tensorflow {version}"

@@ -149,8 +149,7 @@ class _LegacyFile(LegacyStream):
 
     def __init__(self, path: Path, budget: Budget | None) -> None:
         self._source = open_source(path, budget)
-        whole = self._source.array(0, (self._source.size,), DTYPES["uint8"], "the file")
-        super().__init__(whole, path, self._source.budget)
+        super().__init__(self._source.view(0, self._source.size, "the file"), path, self._source.budget)
         if _is_tar(self.data[:512].tobytes()):
             self.close()
             raise FormatError(

@@ -144,8 +144,13 @@ class ZipMembers:
             raise FormatError(self.path, f"'{name}' is damaged: {error}") from None
 
     def rest(self, name: str, begin: int) -> memoryview:
-        """What follows in a member."""
-        return self.array(name, begin, self.member(name).size - begin).data
+        """What follows in a member that describes objects."""
+        member = self.member(name)
+        if not member.stored:
+            return memoryview(self.read(name))[begin:]
+        data = self.source.view(self.begin + member.offset + begin, member.size - begin, f"'{name}'")
+        self._verify(member, data)
+        return data.data
 
     def array(self, name: str, begin: int, length: int) -> Array:
         """A part of the member as bytes; mapped, not copied, when it is stored and large. Verifies the member's CRC."""

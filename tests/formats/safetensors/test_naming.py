@@ -55,7 +55,7 @@ def test_what_save_model_left_out_is_there(tmp_path: Path) -> None:
     # untied weights do not fit it
     state = {**net.state_dict(), "lm_head.weight": torch.randn(7, 4)}
     torch.save(state, tmp_path / "untied.pt")
-    with pytest.raises(ConversionError, match="is tied to '.*' in the clone, and has other values"):
+    with pytest.raises(ConversionError, match=r"is tied to '.*' in the clone, and has other values"):
         converter.convert(
             "torch->torch", tmp_path / "untied.pt", tmp_path / "x.safetensors", like=tmp_path / "clone.safetensors"
         )
