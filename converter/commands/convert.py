@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -79,7 +80,7 @@ def convert(
         target = destination(end, clone, way.target, output, write)
         refuse_existing(target, end.files, write.force)
         if certificate is not None:
-            files = [file for file in (source, target.path, like) if file is not None]
+            files = [file for file in (source, target.path, like) if isinstance(file, (str, os.PathLike))]
             refuse_outside(certificate, files, (read, match))
             refuse_place(certificate, target, end, clone, (read, match))
         planned = Plan(end, way.target, clone, hints, target.form)

@@ -93,9 +93,9 @@ def _load(path: Path) -> written.Certificate:
 
 def _places(certificate: Path, document: written.Certificate) -> Mapping[str, Path]:
     """Each path that it names -> the file. Nothing is looked at before all are known to be in its folder."""
-    both = document.source, document.target
     entries = (*document.source.files, *document.target.files, *document.named)
-    names = [file.path for file in (*both, *entries)] + list(written.named_files(document.options).values())
+    names = [document.source.path, document.target.path, *(file.path for file in entries)]
+    names += written.named_files(document.options).values()
     return {name: written.inside(certificate, name) for name in names}
 
 

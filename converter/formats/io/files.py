@@ -214,6 +214,10 @@ def let_go(mapped: Array) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def open_regular(path: Path, called: Path | None = None) -> FileIO:
     """The file, unbuffered. Raises FormatError when there is none, and for a pipe, which would block, or a device.
 
@@ -223,8 +227,7 @@ def open_regular(path: Path, called: Path | None = None) -> FileIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise FormatError(named, f"the file cannot be opened: {reason}") from None
+        raise FormatError(named, f"the file cannot be opened: {_reason(error)}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FormatError(named, "not a regular file")

@@ -91,16 +91,16 @@ class Part(Source):
     def __init__(self, whole: Source, start: int, size: int, what: str) -> None:
         whole.check(start, size, what)
         super().__init__(whole.path, size, whole.budget)
-        self.whole, self.start = whole, start
+        self.around, self.start = whole, start
 
     def _bytes(self, offset: int, length: int) -> bytes:
-        return self.whole._bytes(self.start + offset, length)
+        return self.around._bytes(self.start + offset, length)
 
     def _array(self, offset: int, count: int, dtype: DType) -> Array:
-        return self.whole._array(self.start + offset, count, dtype)
+        return self.around._array(self.start + offset, count, dtype)
 
     def into(self, offset: int, memory: memoryview) -> None:
-        self.whole.into(self.start + offset, memory)
+        self.around.into(self.start + offset, memory)
 
 
 class SourceFile(io.RawIOBase):

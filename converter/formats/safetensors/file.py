@@ -126,7 +126,7 @@ class FileWriter(InPlaceWriter):
         digest = self._hash()
         if name in self._tied:
             for piece in blocks(array):
-                digest.update(piece)
+                digest.update(piece.data)
             self._digests[name] = digest.hexdigest()
             return
         entry = self._entries[name]

@@ -98,7 +98,7 @@ class Bundle:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.index, *map(self.shard_path, sorted(self._sizes)))
+        return (self.index, *map(self.shard_path, range(self.shards)))
 
     def read(self, name: str) -> Array:
         """One numeric tensor."""

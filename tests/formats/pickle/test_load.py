@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ConversionError, FormatError, UnsafeFileError
-from converter.formats.pickle.load import COLLECTION_GLOBALS, Opaque, inert_class, load
 from converter.formats.io.budget import Budget, Loan
+from converter.formats.pickle.load import COLLECTION_GLOBALS, Opaque, inert_class, load
 from converter.formats.pickle.machine import STEP, Machine
 from converter.formats.pickle.nested import flatten, plain_children
 from converter.formats.pickle.numpy import NUMPY_GLOBALS
