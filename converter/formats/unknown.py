@@ -32,6 +32,18 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 _OTHER_NETS = (".onnx", ".tflite", ".pb", ".caffemodel", ".mlmodel")
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)")
 _HTML = re.compile(rb"\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
+#: JSON that stands beside weights: what only such a document says in its first bytes, and the next step.
+_JSON: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (
+        re.compile(rb'"(?:modelTopology|weightsManifest)"|"format"\s*:\s*"(?:layers|graph)-model"'),
+        "the manifest of a TensorFlow.js model, which is not read; take the Keras model or SavedModel that it was made"
+        " from",
+    ),
+    (
+        re.compile(rb'"(?:model_type|architectures|class_name|model_config)"'),
+        "the configuration of a net, without its weights; name the weight file beside it",
+    ),
+)
 _SHOWN, _LOOKED_AT = 5, 100
 #: A file that only the folder of such a checkpoint has, and how many levels below it other files are.
 _MARKERS = {
@@ -46,6 +58,8 @@ def described(probe: Probe) -> str:
     """The reason of a FormatError. Raises OSError."""
     if probe.is_dir:
         return _folder(probe)
+    if not probe.is_file:
+        return "a pipe or a device, which cannot be read at any place; write its bytes to a file, and give that"
     damaged = "not a weight file of any known format, or it is damaged or cut off"
     return (
         _first_bytes(probe.head)
@@ -106,8 +120,10 @@ def _text(head: bytes) -> str:
     except UnicodeDecodeError as error:
         if error.start < len(head) - 4:  # else a letter that the end of the head cuts
             return ""
-    kind = "JSON" if head.lstrip()[:1] in (b"{", b"[") else "text"
-    return f"not a weight file of any known format: it is {kind}"
+    if head.lstrip()[:1] not in (b"{", b"["):
+        return "not a weight file of any known format: it is text"
+    other = "not a weight file of any known format: it is JSON"
+    return next((what for mark, what in _JSON if mark.search(head)), other)
 
 
 def _few(names: Iterable[str]) -> str:

@@ -101,7 +101,7 @@ def test_a_heap_that_many_names_refer_to_is_read_once(tmp_path: Path) -> None:
     heap = data.index(b"GCOL")
     (size,) = struct.unpack_from("<Q", data, heap + 8)
     reference = struct.pack("<I", len("dense/kernel:0"))
-    first = next(at for at in range(len(data)) if data.startswith(reference, at) and data[at + 16 :].startswith(reference))
+    first = next(at for at in range(len(data)) if data[at : at + 4] == data[at + 16 : at + 20] == reference)
     # all names are the one text of a heap of 8 MB at the end of the file
     text = b"dense/kernel:0".ljust(8_000_000, b"\0")
     extra = b"GCOL" + struct.pack("<B3xQ", 1, 32 + len(text)) + struct.pack("<HH4xQ", 1, 1, len(text)) + text
@@ -166,7 +166,7 @@ def test_a_library_that_crashes_or_never_ends_is_an_error(tmp_path: Path, monkey
     start = hdf5_child._START
     ends = {
         "import os; os.kill(os.getpid(), 11) #": "the library crashes on it",
-        "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, -1))\nwhile True: pass #": "does not come to an end",
+        "import resource as r; r.setrlimit(r.RLIMIT_CPU, (1, -1))\nwhile True: pass #": "does not come to an end",
     }
     for code, said in ends.items():
         monkeypatch.setattr(hdf5_child, "_START", code + start)

@@ -56,12 +56,13 @@ def test_thousands_of_slices_of_the_same_bytes(tmp_path: Path) -> None:
     count, crc = 3000, masked_crc32c(values.tobytes())
     pairs, slices = [(b"", HEADER)], b""
     for number in range(count):
-        extents = ((number, 1), (0, -1))
-        slices += put_bytes(7, b"".join(put_bytes(1, put_integer(1, a) + put_integer(2, b & (1 << 64) - 1)) for a, b in extents))
+        extents = ((number, 1), (0, 1 << 18))
+        slices += put_bytes(7, b"".join(put_bytes(1, put_integer(1, at) + put_integer(2, n)) for at, n in extents))
         pairs.append((slice_key(b"v", extents), entry((1, 1 << 18), 0, values.nbytes, crc)))
     pairs.append((b"v", entry((count, 1 << 18), 0, 0, extra=slices)))
     checkpoint(tmp_path, pairs, values.tobytes())
-    assert "where another tensor lies too" in refused("convert", "tf->neutral", "m", "-o", "m.safetensors", cwd=tmp_path)
+    said = refused("convert", "tf->neutral", "m", "-o", "m.safetensors", cwd=tmp_path)
+    assert "where another tensor lies too" in said
 
 
 def test_thousands_of_tensors_of_the_same_bytes(tmp_path: Path) -> None:
@@ -103,9 +104,9 @@ def test_a_packed_table_that_unpacks_to_too_much(tmp_path: Path) -> None:
 def test_a_message_of_millions_of_fields() -> None:
     with pytest.raises(WireError, match="fields"):
         Message(b"\x0a\x00" * 300_000)
-    nodes = put_bytes(1, b"\x0a\x00" * 100_000) * 20
+    nodes = put_bytes(1, b"\x0a\x00" * 1000) * 20
     with pytest.raises(FormatError, match="its object graph would take"):
-        ObjectGraph(nodes, Budget(Path("m")))
+        ObjectGraph(nodes, Budget(Path("m"), 20 * 1000 * 200))
 
 
 def test_a_state_file_of_empty_lines_is_looked_through_once(tmp_path: Path) -> None:

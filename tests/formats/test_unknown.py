@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -72,6 +73,15 @@ WHAT: dict[str, tuple[Callable[[Path], object], str]] = {
     "llama.gguf": (holding(b"GGUF" + bytes(60)), "a GGUF file of llama.cpp, which is not read; take the checkpoint"),
     "net.onnx": (holding(b"\x08\x07\x12\x07pytorch" + bytes(60)), r"a net of another kind \(ONNX\)"),
     "config.json": (holding(json.dumps({"hidden": 3}).encode()), "not a weight file of any known format: it is JSON"),
+    "model.json": (
+        holding(json.dumps({"format": "layers-model", "modelTopology": {}, "weightsManifest": []}).encode()),
+        "the manifest of a TensorFlow.js model, which is not read; take the Keras model or SavedModel",
+    ),
+    "bert.json": (
+        holding(json.dumps({"architectures": ["Bert"], "model_type": "bert"}).encode()),
+        "the configuration of a net, without its weights; name the weight file beside it",
+    ),
+    "pipe": (os.mkfifo, "a pipe or a device, which cannot be read at any place; write its bytes to a file"),
     "notes.txt": (holding("größer".encode() * 1000), "not a weight file of any known format: it is text"),
     "noise.pt": (holding(bytes(range(256)) * 3), "not a weight file of any known format, or it is damaged or cut off"),
     "bert": (with_weights, "a folder, not a checkpoint; name the file to read in it: 'model.params'$"),

@@ -152,9 +152,7 @@ def beside(root: Path, path: Path) -> Path:
 
 def _blobs(home: Path) -> list[Path]:
     """Of the cache that the folder is a snapshot of, or is in one."""
-    return [
-        folder.parents[1] / "blobs" for folder in (home, *home.parents) if folder.parent.name == "snapshots"
-    ][:1]
+    return [folder.parents[1] / "blobs" for folder in (home, *home.parents) if folder.parent.name == "snapshots"][:1]
 
 
 class Beside:

@@ -10,6 +10,7 @@ from typing import Any
 
 from converter.core.tensors import DType
 from converter.errors import FormatError
+from converter.formats.io.budget import Budget
 from converter.formats.io.files import Beside
 from converter.formats.io.source import MAX_AXES
 
@@ -17,6 +18,10 @@ __all__ = ["MAX_JSON", "Document", "parse_json", "read_json"]
 
 #: That of the header of safetensors; real indices and configurations have some megabytes.
 MAX_JSON = 100_000_000
+#: What each of these marks begins takes: a dict, a list, a name, a value.
+_OBJECTS = {b"{": 232, b"[": 88, b":": 90, b",": 40}
+#: Of a text with any letter that has no place in two bytes.
+_WIDEST_LETTER = 5
 
 
 def read_json(path: Path, files: Beside | None = None) -> dict[str, Any]:
@@ -38,6 +43,7 @@ def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
 
     if len(text) > MAX_JSON:
         raise FormatError(path, f"{what} has {len(text)} bytes of JSON; at most {MAX_JSON} are allowed")
+    Budget(path).check(_parsed_size(text) - len(text), f"the JSON of {what}")
     try:
         parsed = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
@@ -45,6 +51,12 @@ def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise FormatError(path, f"{what} is not a JSON object")
     return parsed
+
+
+def _parsed_size(text: bytes) -> int:
+    """At most so many bytes of memory: ``[],`` is three in the file, and a list of 56 and its place in another."""
+    objects = sum(size * text.count(mark) for mark, size in _OBJECTS.items())
+    return objects + len(text) * (1 if text.isascii() else _WIDEST_LETTER)
 
 
 class Document:

@@ -17,6 +17,7 @@ import numpy as np
 
 from converter.core.tensors import Array, DType
 from converter.errors import FormatError
+from converter.formats.io.budget import beyond
 from converter.formats.io.source import Source, check_shape
 from converter.formats.keras.hdf5_structures import FILL, FILTERS, LAYOUT, OLD_FILL, UNDEFINED, Header, Structures
 from converter.formats.keras.hdf5_tree import Unusual
@@ -86,7 +87,8 @@ def find_place(file: Structures, header: Header, shape: tuple[int, ...], dtype: 
     else:
         raise Unusual
     if place.stored < nbytes:
-        if not place.stored and nbytes <= file.source.budget.limit:
+        if not place.stored:
+            file.source.budget.check(beyond(nbytes, file.source.size), what)
             raise Unusual  # never written: the library knows what it is filled with
         raise FormatError(path, f"{what} of shape {shape} takes {nbytes} bytes, the file holds {place.stored} of it")
     if place.offset is not None and nbytes:
@@ -102,14 +104,12 @@ def _chunked(file: Structures, header: Header, shape: tuple[int, ...], dtype: DT
     *sides, itemsize = struct.unpack_from(f"<{rank + 1}I", body, 11)
     check_shape(file.source.path, sides, dtype, f"a chunk of {what}")
     if rank != len(shape) or itemsize != dtype.itemsize or not all(sides):
-        raise FormatError(
-            file.source.path, f"{what} of shape {shape} has chunks of {sides} x {itemsize} bytes"
-        )
+        raise FormatError(file.source.path, f"{what} of shape {shape} has chunks of {sides} x {itemsize} bytes")
     filters = _filters(header.messages.get(FILTERS, b""))
     table = np.concatenate([_empty_table(rank), *_nodes(file, address, rank)])
     stored = sum(table["size"].tolist())
     file.count(stored)
-    file.source.budget.check(math.prod(shape) * itemsize - stored, what)
+    file.source.budget.check(beyond(math.prod(shape) * itemsize, file.source.size), what)
     at = table["at"][:, :rank]
     if (at >= np.array(shape, np.uint64)).any() or (at % np.array(sides, np.uint64)).any():
         raise FormatError(file.source.path, f"damaged HDF5: a chunk of {what} lies outside of it")

@@ -16,7 +16,7 @@ import numpy as np
 from converter.core.contents import LeftOut
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError, UnsafeFileError
-from converter.formats.io.budget import LIMIT
+from converter.formats.io.budget import beyond
 from converter.formats.io.source import Source, SourceFile
 from converter.formats.keras.hdf5_text import Heaps, read_texts
 from converter.formats.keras.hdf5_tree import Dataset, Tree, in_order
@@ -175,7 +175,8 @@ class _TreeScan:
 
     def _refuse_too_large(self, spec: TensorSpec, dataset: Any) -> None:
         stored = min(dataset.id.get_storage_size(), self._source.size)
-        if (stored and dataset.chunks is None and spec.nbytes > stored) or spec.nbytes - stored > LIMIT:
+        self._source.budget.check(beyond(spec.nbytes, self._source.size), f"'{spec.name}'")
+        if stored and dataset.chunks is None and spec.nbytes > stored:
             raise FormatError(
                 self._path,
                 f"'{spec.name}' of shape {spec.shape} takes {spec.nbytes} bytes, the file holds {stored} of it",

@@ -20,7 +20,7 @@ from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
-from converter.formats.io.budget import RECORD
+from converter.formats.io.budget import RECORD, beyond
 from converter.formats.io.files import Beside
 from converter.formats.io.tiling import Slice, check_tiling
 from converter.formats.tensorflow.object_graph import why_left_out
@@ -197,7 +197,7 @@ class FileReader(Reader):
     def _refuse_too_large(self, name: str, tensor: _Tensor, dtype: DType) -> None:
         size = math.prod(tensor.shape) * dtype.itemsize
         stored = sum({table.path: table.size for _, _, table in tensor.parts}.values())
-        self._files.budget.check(size - stored, f"'{name}' of shape {tensor.shape}")
+        self._files.budget.check(beyond(size, stored), f"'{name}' of shape {tensor.shape}")
 
     def _slice(self, name: str, part: Slice, extents: Extents, table: Table, dtype: DType) -> Array:
         """SavedTensorSlices.data = 2 {name = 1, slice = 2, data = 3 (TensorProto)}."""

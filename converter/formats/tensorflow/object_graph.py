@@ -30,7 +30,7 @@ _RATES = frozenset({"learning_rate", "_learning_rate"})
 _STEPS = frozenset({"iter", "iterations", "_iterations"})
 
 #: What a node, an edge or a path takes beside its text.
-_OBJECT = 200
+_OBJECT = 400
 
 
 class TrackableObject(msgspec.Struct):

@@ -271,5 +271,5 @@ def test_a_shape_without_bytes_behind_it_is_refused_before_memory_is_taken(tmp_p
     for name, options in {"late": {}, "chunked": {"chunks": (1 << 20,), "compression": "gzip"}}.items():
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file.create_dataset("x", (1 << 40,), "f4", **options)
-        with pytest.raises(FormatError, match="takes? 4398046511104 bytes"):
+        with pytest.raises(FormatError, match=r"would take|takes 4398046511104 bytes"):
             read(tmp_path / f"{name}.h5")
