@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from converter.cli.parameters import json_text, on_terminal
 from converter.cli.reuse import reuse
 from converter.cli.scaffold import scaffold
 from converter.cli.schema import schema
-from converter.cli.signals import Stopped, discard_unfinished, open_standard_streams, stoppable
+from converter.cli.signals import Stopped, discard_unfinished, drop_stream, open_standard_streams, stoppable
 from converter.cli.verify import verify
 
 EXAMPLES = """\b
@@ -93,8 +92,10 @@ def main(args: list[str] | None = None) -> Any:
 
 def _say(text: str, err: bool = False) -> None:
     """Also where nobody listens any more: the exit code tells."""
-    with suppress(OSError):
+    try:
         click.echo(text, err=err)
+    except OSError:
+        drop_stream(sys.stderr if err else sys.stdout)
 
 
 def _sentence(error: Exception) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 _NAMES = ("SIGTERM", "SIGHUP", "SIGXCPU")
 
@@ -51,6 +51,12 @@ def discard_unfinished() -> None:
     if atomic is not None:
         with suppress(Exception):
             atomic.discard_unfinished()
+
+
+def drop_stream(stream: TextIO) -> None:
+    """Nobody reads it any more: what is still to be written there would change the exit code."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_standard_streams() -> None:

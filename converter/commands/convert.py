@@ -81,8 +81,8 @@ def convert(
         refuse_existing(target, end.files, write.force)
         if certificate is not None:
             files = [file for file in (source, target.path, like) if isinstance(file, (str, os.PathLike))]
-            refuse_outside(certificate, files, (read, match))
             refuse_place(certificate, target, end, clone, (read, match))
+            refuse_outside(certificate, files, (read, match))
         planned = Plan(end, way.target, clone, hints, target.form)
         if dry_run:
             return planned.report_for(target, write)

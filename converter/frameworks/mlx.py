@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from converter.core.contents import Contents
-from converter.core.layers import Net, batch_norm, form, stacked
-from converter.errors import ConversionError
+from converter.core.layers import batch_norm, form, stacked
 from converter.frameworks.base import Framework, Part
 from converter.frameworks.cells import stacked_cell
 from converter.frameworks.torch import dotted
-
-#: What ``mlx.nn.quantize`` keeps beside a packed kernel.
-_PACKED = ("scales", "biases")
 
 
 class Mlx(Framework):
@@ -58,14 +54,3 @@ class Mlx(Framework):
     def is_ordered(self, contents: Contents) -> bool:
         """Its files come from a hash map."""
         return contents.container != "dict"
-
-    def net(self, contents: Contents) -> Net:
-        """Raises ConversionError for a net whose kernels are packed."""
-        for spec in contents.specs:
-            path, _, leaf = spec.name.rpartition(".")
-            if leaf in _PACKED and f"{path}.scales" in contents.by_name and f"{path}.weight" in contents.by_name:
-                raise ConversionError(
-                    f"'{path}.weight' is packed (quantized by MLX), and packed weights are not read. Take the net "
-                    "before it was quantized, or unpack it with mlx.nn and save it anew"
-                )
-        return super().net(contents)

@@ -54,7 +54,6 @@ class ReadContract:
     """What holds for every format: its reader, on a small file."""
 
     format: ClassVar[str]  # row of converter.formats.FORMATS
-    #: of a file no more than so many lengths are tried, besides the first and the last hundred
 
     def make(self, folder: Path) -> tuple[Path, Mapping[str, Array]]:
         """A small file in that folder, and the arrays that it holds."""
@@ -63,8 +62,9 @@ class ReadContract:
     def read(self, path: Path) -> dict[str, Array]:
         row, reader = open_reader(path)
         with reader:
-            assert row.name == self.format
-            return {spec.name: np.array(reader.read(spec.name)) for spec in reader.contents.specs}
+            arrays = {spec.name: np.array(reader.read(spec.name)) for spec in reader.contents.specs}
+        assert row.name == self.format, row.name
+        return arrays
 
     def test_another_process_can_open_the_same(self, tmp_path: Path) -> None:
         path, _ = self.make(tmp_path)

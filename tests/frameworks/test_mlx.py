@@ -92,7 +92,7 @@ def test_no_file_of_mlx_is_written(tmp_path: Path) -> None:
 def test_packed_weights_are_named(tmp_path: Path) -> None:
     packed = {"a.weight": np.ones((6, 4), np.uint32), "a.scales": random(6, 1), "a.biases": random(6, 1)}
     source = written(tmp_path / "net.safetensors", packed)
-    with pytest.raises(ConversionError, match="'a.weight' is packed"):
+    with pytest.raises(ConversionError, match="packed by MLX, and not plain weights: 'a'"):
         converter.convert("mlx->torch", source)
 
 

@@ -288,7 +288,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 def test_more_may_unpack_out_of_a_larger_file(tmp_path: Path) -> None:
     archive(tmp_path / "x.npz", ("a.npy", npy(np.zeros(200 << 20, "uint8"))), packed=True)
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as file:
-        file.writestr("b.npy", npy(random_array((1 << 20,), "uint8")))
+        file.writestr("b.npy", npy(np.frombuffer(np.random.default_rng(0).bytes(60 << 20), "uint8")))
     assert read(tmp_path / "x.npz")["a"].shape == (200 << 20,)
 
 
@@ -312,7 +312,7 @@ def test_a_member_that_unpacks_to_another_size_is_refused(tmp_path: Path, change
 def test_a_packed_pickle_may_not_grow_as_data_may(tmp_path: Path) -> None:
     header = npy_header.build((), "|O")
     archive(tmp_path / "x.npz", ("a.npy", header + b"\x80\x02" + b"]0" * (20 << 20) + b"N."), packed=True)
-    with pytest.raises(FormatError, match="would unpack"):
+    with pytest.raises(FormatError, match="unpacked and parsed, would take"):
         read(tmp_path / "x.npz")
 
 
