@@ -18,6 +18,7 @@ from converter.errors import FormatError
 from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.flax import msgpack as flax_msgpack
 from converter.formats.flax import orbax
+from converter.formats.io.files import beside
 
 __all__ = ["FileReader", "detect"]
 
@@ -57,6 +58,7 @@ class FileReader(Reader):
         try:
             steps = _steps(path)
             self.step = _chosen(path, steps, options.step)
+            beside(path, self.step.path)
             module = next((module for module in _MODULES if module.detect(Probe(self.step.path))), None)
         except OSError as error:
             raise FormatError(path, f"cannot be read: {error.strerror or error}") from None

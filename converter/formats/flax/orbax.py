@@ -18,6 +18,7 @@ from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.flax.jax_tree import choose
 from converter.formats.flax.orbax_tree import METADATA, Held, Tree, is_tree, read_tree
 from converter.formats.flax.orbax_writer import FileWriter
+from converter.formats.io.files import beside
 
 __all__ = ["FileReader", "FileWriter", "detect", "items_of"]
 
@@ -82,19 +83,20 @@ class FileReader(Reader):
             raise FormatError(self.path, f"holds no '{METADATA}', and no item that does")
         container: Container = "dict"
         leaves: dict[str, Held] = {}
-        beside: list[LeftOut] = []
+        skipped: list[LeftOut] = []
         for folder in folders:
+            beside(self.path, folder)
             tree = read_tree(folder)
             self._trees.append(tree)
             prefix = f"{folder.name}/" if len(folders) > 1 else ""
             leaves |= {prefix + name: held for name, held in tree.leaves.items()}
-            beside += [LeftOut(prefix + line.name, line.reason) for line in tree.left_out]
+            skipped += [LeftOut(prefix + line.name, line.reason) for line in tree.left_out]
             container = tree.container if len(folders) == 1 else "dict"
         chosen = choose(self.path, leaves, self.options.key)
         kept = {name: Held(replace(held.spec, name=name), held.read) for name, held in chosen.kept.items()}
         specs = tuple(held.spec for held in kept.values())
         groups = tuple(line.name + "/" for line in chosen.left_out)
-        lines = [*chosen.left_out, *(line for line in beside if not line.name.startswith(groups))]
+        lines = [*chosen.left_out, *(line for line in skipped if not line.name.startswith(groups))]
         if folders != [self.path]:
             others = {child.name for child in self.path.iterdir() if child.is_dir()} - {f.name for f in folders}
             lines += [LeftOut(name, "an item that holds no arrays") for name in sorted(others)]

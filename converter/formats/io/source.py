@@ -88,19 +88,19 @@ class Source(ABC):
 class Part(Source):
     """A part of another source, such as a stored member of an archive. Closing it leaves the other open."""
 
-    def __init__(self, whole: Source, start: int, size: int, what: str) -> None:
-        whole.check(start, size, what)
-        super().__init__(whole.path, size, whole.budget)
-        self.around, self.start = whole, start
+    def __init__(self, outer: Source, start: int, size: int, what: str) -> None:
+        outer.check(start, size, what)
+        super().__init__(outer.path, size, outer.budget)
+        self.outer, self.start = outer, start
 
     def _bytes(self, offset: int, length: int) -> bytes:
-        return self.around._bytes(self.start + offset, length)
+        return self.outer._bytes(self.start + offset, length)
 
     def _array(self, offset: int, count: int, dtype: DType) -> Array:
-        return self.around._array(self.start + offset, count, dtype)
+        return self.outer._array(self.start + offset, count, dtype)
 
     def into(self, offset: int, memory: memoryview) -> None:
-        self.around.into(self.start + offset, memory)
+        self.outer.into(self.start + offset, memory)
 
 
 class SourceFile(io.RawIOBase):

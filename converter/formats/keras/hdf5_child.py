@@ -78,7 +78,7 @@ class ChildFile(Content):
 
     def read(self, spec: TensorSpec) -> Array:
         whole = np.empty(spec.shape, spec.dtype)
-        memory, filled = whole.reshape(-1).view(np.uint8).data, 0
+        memory, filled = memoryview(whole.reshape(-1).view(np.uint8)), 0
         for kind, size in self._frames("read", spec.name, list(spec.shape), spec.dtype.name):
             if kind != _DATA:
                 continue
@@ -103,7 +103,7 @@ class ChildFile(Content):
         """An open file with the bytes, and where they start in it."""
         start, inner = 0, source
         while isinstance(inner, Part):
-            start, inner = start + inner.start, inner.around
+            start, inner = start + inner.start, inner.outer
         if isinstance(inner, FileSource):
             return inner.fileno(), start
         self._copy = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this
@@ -230,7 +230,7 @@ def _limit_time(nbytes: int) -> None:
 
 
 def _send(output: FileIO, kind: int, data: bytes | Array) -> None:
-    view = memoryview(data).cast("B") if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data
+    view = memoryview(data).cast("B") if isinstance(data, bytes) else memoryview(data.reshape(-1).view(np.uint8))
     output.write(_FRAME.pack(kind, len(view)))
     while view:
         view = view[output.write(view) or 0 :]

@@ -23,7 +23,7 @@ from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions
-from converter.formats.io.files import open_source
+from converter.formats.io.files import Beside, open_source
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.io.json import read_json
 from converter.formats.io.source import Source
@@ -175,7 +175,7 @@ def operators(path: Path) -> Mapping[str, str]:
     that takes its gamma as one. Raises FormatError for a file that is not a graph.
     """
     try:
-        nodes = read_json(path)["nodes"]
+        nodes = read_json(path, Beside(path.parent))["nodes"]
         users: dict[str, str] = {}
         for node in nodes:
             for number, *_ in node.get("inputs", ()):
