@@ -78,7 +78,7 @@ class ChildFile(Content):
 
     def read(self, spec: TensorSpec) -> Array:
         whole = np.empty(spec.shape, spec.dtype)
-        memory, filled = memoryview(whole.reshape(-1).view(np.uint8)), 0
+        memory, filled = whole.reshape(-1).view(np.uint8).data, 0
         for kind, size in self._frames("read", spec.name, list(spec.shape), spec.dtype.name):
             if kind != _DATA:
                 continue
@@ -230,7 +230,7 @@ def _limit_time(nbytes: int) -> None:
 
 
 def _send(output: FileIO, kind: int, data: bytes | Array) -> None:
-    view = memoryview(data).cast("B") if isinstance(data, bytes) else memoryview(data.reshape(-1).view(np.uint8))
+    view = memoryview(data) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data
     output.write(_FRAME.pack(kind, len(view)))
     while view:
         view = view[output.write(view) or 0 :]

@@ -103,8 +103,8 @@ def _enum(data: bytes, count: int, version: int) -> DType:
 
 def _complex(data: bytes, count: int, size: int) -> DType:
     """Two floats, r and i, as h5py stores complex numbers: name, offset, rank, 28 bytes of no use here, type."""
-    position = _HEAD
     parts: list[DType] = []
+    position = _HEAD
     for name in (b"r", b"i"):
         if count != 2 or data[position : position + 8].rstrip(b"\0") != name:
             raise Unusual
