@@ -98,6 +98,8 @@ class Weights(Mapping[str, Array]):
         self.close()
 
 
+#: Characters and levels of a name: those of nets have some hundred and some ten.
+MAX_NAME, MAX_LEVELS = 8192, 250
 #: Why an option means nothing for a format.
 _ELSEWHERE = {"step": "is not a folder of checkpoints", "key": "has its weights in one place"}
 
@@ -136,8 +138,18 @@ read = open
 
 
 def _check_text(reader: Reader) -> None:
-    """Raise FormatError for a name that holds half a character (a lone surrogate): no other format could hold it."""
+    """Raise FormatError for a name that no net has: half a character in it (a lone surrogate), or far too long."""
     names = [spec.name for spec in reader.contents.specs]
+    longest = max(names, key=len, default="")
+    if len(longest) > MAX_NAME:
+        at_most = f"at most {MAX_NAME} are read"
+        raise FormatError(reader.path, f"the name '{longest[:60]}...' has {len(longest)} characters; {at_most}")
+    deepest = max(names, key=lambda name: name.count(".") + name.count("/"), default="")
+    levels = deepest.count(".") + deepest.count("/")
+    if levels > MAX_LEVELS:
+        raise FormatError(
+            reader.path, f"the name '{deepest[:60]}...' has {levels} levels; at most {MAX_LEVELS} are read"
+        )
     try:
         "".join(names).encode()
     except UnicodeEncodeError:

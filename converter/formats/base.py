@@ -21,6 +21,7 @@ from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.atomic import disk
 from converter.formats.locations import open_binary
+from converter.formats.zip_directory import MOST_ENTRIES, TAIL, entries_at_most
 from converter.options import ReadOptions
 
 if TYPE_CHECKING:
@@ -247,6 +248,11 @@ class Probe:
             return frozenset(entry.name for entry in self.path.iterdir())
         if self.is_zip:
             try:
+                with open_binary(self.path) as file:
+                    size = file.seek(0, 2)
+                    file.seek(max(0, size - TAIL))
+                    if entries_at_most(file.read(), size) > MOST_ENTRIES:
+                        raise FormatError(self.path, f"an archive of more than {MOST_ENTRIES} members")
                 with open_binary(self.path) as file, zipfile.ZipFile(file) as archive:
                     is_whole = min((info.header_offset for info in archive.infolist()), default=0) == 0
                     return frozenset(archive.namelist()) if is_whole else frozenset()

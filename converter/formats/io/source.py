@@ -164,8 +164,16 @@ def check_shape(path: Path, shape: Sequence[int], dtype: DType, what: str) -> tu
     for dim in dims:
         size *= dim or 1
         if dim < 0 or size >= MAX_BYTES:
-            raise FormatError(path, f"{what} claims the impossible shape {dims}")
+            raise FormatError(path, f"{what} claims the impossible shape {written(dims)}")
     return dims
+
+
+def written(value: object) -> str:
+    """The value for a message; Python writes no number of more than 4300 digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "with a number of thousands of digits"
 
 
 def frozen(array: Array) -> Array:

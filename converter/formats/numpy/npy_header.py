@@ -19,7 +19,7 @@ import numpy as np
 
 from converter.core.tensors import DTYPES, Array, DType
 from converter.errors import FormatError
-from converter.formats.io.source import check_shape, frozen
+from converter.formats.io.source import check_shape, frozen, written
 
 MAGIC = b"\x93NUMPY"
 #: NumPy itself refuses longer headers, because parsing them may take long.
@@ -94,7 +94,7 @@ def parse(path: Path, head: bytes, what: str) -> Header:
         raise FormatError(path, f"the header of {what} must give descr, fortran_order and shape: {raw[:60]!r}")
     shape, fortran = fields["shape"], fields["fortran_order"]
     if not isinstance(shape, tuple) or not all(type(dim) is int for dim in shape) or type(fortran) is not bool:
-        raise FormatError(path, f"the header of {what} has the shape {shape!r} and the order {fortran!r}")
+        raise FormatError(path, f"the header of {what} has the shape {written(shape)} and the order {written(fortran)}")
     dtype, problem = _dtype(fields["descr"])
     return Header(check_shape(path, shape, dtype or DTYPES["uint8"], what), dtype, fortran, start, problem)
 

@@ -107,6 +107,13 @@ def _from_type(function: object, kind: object, args: object, *_: object) -> obje
     return function.make(*args)
 
 
+def _graph_module(body: object, *_: object) -> Opaque:
+    """A module of ``torch.fx``: its attributes, as of other modules. The code among them is never run."""
+    module = Opaque("torch.fx.graph_module GraphModule")
+    module.state = body
+    return module
+
+
 def _layout(name: object = "") -> str:
     return str(name).removeprefix("torch.")
 
@@ -121,6 +128,7 @@ _REBUILD: Mapping[str, Callable[..., object]] = {
     "torch._utils _rebuild_tensor_v3": _tensor_v3,
     "torch._utils _rebuild_qtensor": _quantized,
     "torch._utils _rebuild_sparse_tensor": _sparse,
+    "torch._utils _rebuild_sparse_csr_tensor": _sparse,  # PyTorch 1.8 to 1.12
     "torch._utils _rebuild_parameter": _first,
     "torch._utils _rebuild_parameter_with_state": _first,
     "torch._utils _rebuild_device_tensor_from_cpu_tensor": _first,
@@ -131,10 +139,11 @@ _REBUILD: Mapping[str, Callable[..., object]] = {
     "torch._utils _rebuild_nested_tensor": lambda *_: NotATensor("a nested tensor"),
     "torch._tensor _rebuild_from_type_v2": _from_type,
     "torch._tensor _rebuild_from_type": _from_type,
+    "torch.fx.graph_module reduce_graph_module": _graph_module,
     "torch.nn.parameter Parameter": _first,
     "torch.nn.parameter Buffer": _first,
     "torch.serialization _get_layout": _layout,
-    "torch Size": lambda sizes=(): tuple(sizes),
+    "torch Size": COLLECTION_GLOBALS["builtins tuple"],
     "torch device": lambda *args: Opaque("torch device", args),
 }
 _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")

@@ -26,6 +26,7 @@ from converter.formats.io.budget import Budget, beyond
 from converter.formats.io.checksums import Crc32, crc32
 from converter.formats.io.files import open_source
 from converter.formats.io.source import SourceFile, frozen
+from converter.formats.zip_directory import READ_ENTRY, TAIL, entries_at_most
 
 __all__ = ["Member", "ZipMembers", "most_unpacked"]
 
@@ -38,11 +39,8 @@ PARSED = 16
 DEFLATE = 1032
 #: Of what is unpacked to the disk, so many times the file are no more than it justifies.
 ON_DISK = 16
-#: Bytes of memory for an entry of the directory: while it is read, and of a `Member`.
-READ_ENTRY, ENTRY = 1000, 350
-_SHORTEST_ENTRY, _MOST_COMMENT = 46, 1 << 16
-#: The end of the directory, and what stands before it in archives of 4 GB and more: its 64-bit form and a locator.
-_END, _END_MARK, _FAR_END = struct.Struct("<4s4H2IH"), b"PK\5\6", 76
+#: Bytes of memory for a `Member`.
+ENTRY = 350
 _BLOCK = 1 << 20
 _BYTE = DTYPES["uint8"]
 _READ_ERRORS = (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, OverflowError, struct.error)
@@ -86,7 +84,8 @@ class ZipMembers:
             self._size = rest if size is None else min(size, rest)
             file = SourceFile(self.source, min(begin, self.source.size), self._size)
             budget = self.source.budget
-            with budget.lent(READ_ENTRY * self._entries_at_most(), "the directory of the archive"):
+            tail = self._pread(max(0, self._size - TAIL), min(self._size, TAIL))
+            with budget.lent(READ_ENTRY * entries_at_most(tail, self._size), "the directory of the archive"):
                 with zipfile.ZipFile(io.BufferedReader(file)) as archive:
                     entries, directory = archive.infolist(), archive.start_dir
                 budget.charge(ENTRY * len(entries), "the directory of the archive")
@@ -219,19 +218,6 @@ class ZipMembers:
         if member.size > DEFLATE * member.packed:
             what = f"'{member.name}' would unpack from {member.packed} to {member.size} bytes"
             raise FormatError(self.path, f"{what}, which no deflate does")
-
-    def _entries_at_most(self) -> int:
-        """By the size of the directory that the end of the archive tells, read as `zipfile` does."""
-        end, far = _END.size, _END.size + _FAR_END
-        tail = self._pread(max(0, self._size - _MOST_COMMENT - far), min(self._size, _MOST_COMMENT + far))
-        is_last = tail[-end:].startswith(_END_MARK) and tail.endswith(b"\0\0")
-        at = len(tail) - end if is_last else tail.rfind(_END_MARK)
-        if at < 0 or len(tail) < at + end:
-            return 0
-        size = _END.unpack_from(tail, at)[5]
-        if tail[max(0, at - _FAR_END) :].startswith(b"PK\6\6"):
-            size = int.from_bytes(tail[at - _FAR_END + 40 : at - _FAR_END + 48], "little")
-        return int(min(size, self._size)) // _SHORTEST_ENTRY
 
     def unpacked_pieces(self, name: str) -> Iterator[bytes]:
         """A packed member, piece by piece; its CRC is verified at the end. Raises FormatError."""
