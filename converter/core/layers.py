@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache, cached_property
+from typing import Literal
 
 import msgspec
 
@@ -237,18 +238,24 @@ def _having(kind: str, axis: str) -> tuple[tuple[str, int], ...]:
     )
 
 
+#: How inputs of a layer were permuted before they were flattened: into the order that a flatten gives in frameworks
+#: with the channels on the other side, or into any other.
+Permuted = Literal["as there", "otherwise"]
+
+
 class Observed(msgspec.Struct, frozen=True):
     """What a forward of a live net showed, by the paths of its layers (only of those that were seen).
 
     calls: the place in the order of calls. inputs: digest of what it took first: of layers that take the same none has
     to be called before the other. flattened: the channels of what was flattened into the inputs, 0 where nothing was;
-    unflattened: those that the outputs became.
+    unflattened: those that the outputs became. permuted: the layers whose inputs were permuted before the flatten.
     """
 
     calls: Mapping[str, int]
     inputs: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     flattened: Mapping[str, int] = msgspec.field(default_factory=dict)
     unflattened: Mapping[str, int] = msgspec.field(default_factory=dict)
+    permuted: Mapping[str, Permuted] = msgspec.field(default_factory=dict)
 
     def compare(self, first: str, second: str) -> int | None:
         """Negative where the layer of the first path is called before the other; None where that is not known."""

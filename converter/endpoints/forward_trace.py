@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from xxhash import xxh3_128_digest
 
-from converter.core.layers import Layer, Net, Observed, sizes_of
+from converter.core.layers import Layer, Net, Observed, Permuted, sizes_of
 from converter.core.tensors import Array
+from converter.endpoints.axis_orders import Arrays
 from converter.live.base import LiveNet
 from converter.live.run import Call, Run, run
 from converter.live.watching import upwards
@@ -30,9 +31,10 @@ def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
     spatial = _BySize(array for array in arrays if array.ndim > 3)
     features = _BySize(call.outputs[0] for layer, call in first.items() if sizes_of(layer).flow == "features")
     axis = -1 if live.framework.channels_last else 1
+    permuted = _permuted(live, first, forward)
     flattened, unflattened = {}, {}
     for layer, call in first.items():
-        into = _flattened(layer, call, spatial, features, axis)
+        into = None if layer.path in permuted else _flattened(layer, call, spatial, features, axis)
         if into is not None:
             flattened[layer.path] = into
         became = spatial.holds(call.outputs[0]) if call.outputs[0].ndim == 2 else None
@@ -41,7 +43,26 @@ def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
     calls = {path: order[module] for path, module in owners.items()}
     inputs_of = {layer.path: np.ascontiguousarray(call.inputs[0]) for layer, call in first.items() if call.inputs}
     taken = {path: xxh3_128_digest(array.data) + str(array.shape).encode() for path, array in inputs_of.items()}
-    return Observed(calls, taken, flattened, unflattened)
+    return Observed(calls, taken, flattened, unflattened, permuted)
+
+
+def _permuted(live: LiveNet, first: Mapping[Layer, Call], forward: Run) -> Mapping[str, Permuted]:
+    """The layers whose inputs were permuted before they were flattened."""
+    convolving = {id(call) for layer, call in first.items() if sizes_of(layer).flow == "channels"}
+    arrays = Arrays()
+    for calls in forward.calls.values():
+        for call in calls:
+            arrays.add(call.inputs, call.outputs[0], id(call) in convolving)
+    permuted: dict[str, Permuted] = {}
+    for layer, call in first.items():
+        taken = call.inputs[0] if call.inputs else None
+        if taken is None or taken.ndim == 3 or taken.size != sizes_of(layer).inputs * len(taken):
+            continue
+        order = arrays.find(taken)
+        if order is not None and (not order or list(order) != sorted(order)):
+            there = (*order[1:], *order[:1]) if live.framework.channels_last else (*order[-1:], *order[:-1])
+            permuted[layer.path] = "as there" if order and list(there) == sorted(there) else "otherwise"
+    return permuted
 
 
 def _owner(live: LiveNet, layer: Layer, forward: Run) -> str:

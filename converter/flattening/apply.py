@@ -46,10 +46,12 @@ def flattened(
     Between frameworks that order channels alike there is nothing to do.
     """
     ours, theirs = (framework(net.framework).channels_last for net in (source, target))
+    otherwise = _permuted_otherwise(source, target, pairs, hints, ours == theirs)
     if ours == theirs:
-        return (), tuple(pairs), []
+        return (), tuple(pairs), otherwise
     chain, basis = _chain(source, target, pairs)
     stated, parts, problems = _stated(chain, hints)
+    problems += otherwise
     seen = {key: channels for key, channels in _seen(source, target, pairs).items() if key not in stated}
     decided, doubts = guesses(chain, stated | seen, basis, bool(parts))
     decided = [replace(item, reason=_SEEN) if (item.path, item.side) in seen else item for item in decided]
@@ -93,11 +95,38 @@ def _seen(source: Net, target: Net, pairs: Sequence[Pair]) -> Mapping[tuple[str,
         for net, layer in ((source, pair.source), (target, pair.target)):
             if net.observed is None or not any((reading.kind, INPUTS) in _AXES for reading in pair.source.readings):
                 continue
+            if layer.path in net.observed.permuted:  # the one net has the order of the other
+                channels[pair.source.path, INPUTS] = 0
             if layer.path in net.observed.flattened:
                 channels.setdefault((pair.source.path, INPUTS), net.observed.flattened[layer.path])
             if layer.path in net.observed.unflattened and layer.kind == "linear":
                 channels.setdefault((pair.source.path, OUTPUTS), net.observed.unflattened[layer.path])
     return channels
+
+
+def _permuted_otherwise(source: Net, target: Net, pairs: Sequence[Pair], hints: Hints, alike: bool) -> list[Problem]:
+    """Layers whose inputs one net permutes before it flattens them, so that the other has them in an order that no
+    number of channels tells. alike: whether the frameworks order channels alike.
+    """
+    problems = []
+    for pair in pairs:
+        sides = ((source, pair.source), (target, pair.target))
+        seen = [(net.observed, layer.path) for net, layer in sides if net.observed is not None]
+        orders = [observed.permuted.get(path) for observed, path in seen if path in observed.calls]
+        fits = len(set(orders)) < 2 if alike else "otherwise" not in orders and orders.count("as there") < 2
+        if not fits and hints.flatten_of(pair.source.path) is None:
+            problems.append(_reordered(pair.source))
+    return problems
+
+
+def _reordered(layer: Layer) -> Problem:
+    return Problem(
+        f"a forward showed that the axes of the {sizes_of(layer).inputs} inputs of '{layer.path}' are permuted before "
+        "they are flattened, and not in the same way in the two nets.",
+        "permuted",
+        layer.path,
+        remedies=(Remedy("flatten", (layer.path, 0), "keeps their order"),),
+    )
 
 
 def _of_both(pair: Pair) -> Layer:
