@@ -56,7 +56,8 @@ class _Inference(msgspec.Struct, frozen=True):
         branches = [self.row(row, shape) for row in rows]  # type: ignore[arg-type]
         if shape is None:  # the first layer of one branch shows the input of all
             seen = next((first for row, _ in branches if (first := first_shape(row))), None)
-            branches = [self.row(row, seen) for row in rows]  # type: ignore[arg-type]
+            if seen is not None:  # else nothing is known better, and each level of forks would double the work
+                branches = [self.row(row, seen) for row in rows]  # type: ignore[arg-type]
         outputs = [first for _, first in branches]
         joined = "concat" if isinstance(step, v.Concat) else "add"
         return Fork(step, tuple(row for row, _ in branches), _joined(joined, outputs))

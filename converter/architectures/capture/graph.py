@@ -5,6 +5,7 @@ That is possible where branches are properly nested: all that split come togethe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from converter.architectures.document import layer_paths, walk
 from converter.architectures.vocabulary import AnyStep, Concat, Residual
 from converter.errors import ConversionError
 
+#: A tensor is on more ways to the output than one where branches are not nested. Those of a few operations without
+#: weights are repeated; in a net that is denser the number of ways doubles with each layer.
+_MOST_WAYS = 8
+
 
 class OutsideError(ConversionError):
     """An operation outside the vocabulary of architectures."""
@@ -23,6 +28,13 @@ class OutsideError(ConversionError):
 def outside(what: str, reason: str) -> OutsideError:
     """``'attn' is torch.nn.MultiheadAttention, which …``"""
     return OutsideError(f"{what}, {reason}: the vocabulary of architectures does not have that")
+
+
+def _not_nested(path: str) -> OutsideError:
+    return OutsideError(
+        f"'{path}' is called twice, or its output goes to branches that are not nested: "
+        "in the vocabulary of architectures each layer occurs once, and branches come together again"
+    )
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -35,14 +47,20 @@ class Claim(msgspec.Struct, frozen=True):
     features: int | None = None
 
 
-class TracedTensor(msgspec.Struct, frozen=True):
-    """A tensor in the graph of a net: ``steps`` of one source, or several sources ``joined`` by add or concat."""
+class TracedTensor(msgspec.Struct, frozen=True, eq=False):
+    """A tensor in the graph of a net: ``steps`` of one source, or several sources ``joined`` by add or concat.
+
+    Known by its identity: it holds all tensors before it, on every way to them, which no comparison may go through.
+    """
 
     number: int
     steps: tuple[AnyStep, ...] = ()
     sources: tuple[TracedTensor, ...] = ()
     joined: str = ""
     claim: Claim | None = None
+
+    def __repr__(self) -> str:
+        return f"<tensor {self.number}>"
 
 
 class Graph(msgspec.Struct):
@@ -78,25 +96,28 @@ class Graph(msgspec.Struct):
 
     def steps(self, output: TracedTensor) -> tuple[AnyStep, ...]:
         """The steps from the input to this tensor. Raises ConversionError."""
-        steps = tuple(self._row(output, self.input, self._dominators()))
+        steps = tuple(self._row(output, self.input, self._dominators(), Counter()))
         if any(isinstance(step, LowestPad) for step in walk(steps)):
             raise outside("the net pads with minus infinity", "which is allowed only before a max pool")
-        paths = [path for step in walk(steps) for path in layer_paths(step)]
-        twice = next((path for path in paths if paths.count(path) > 1), None)
+        paths = Counter(path for step in walk(steps) for path in layer_paths(step))
+        twice = next((path for path, count in paths.items() if count > 1), None)
         if twice is not None:
-            raise OutsideError(
-                f"'{twice}' is called twice, or its output goes to branches that are not nested: "
-                "in the vocabulary of architectures each layer occurs once, and branches come together again"
-            )
+            raise _not_nested(twice)
         return steps
 
-    def _row(self, end: TracedTensor, start: TracedTensor, dominators: Sequence[int]) -> list[Any]:
-        """The steps from one tensor to a later one."""
+    def _row(
+        self, end: TracedTensor, start: TracedTensor, dominators: Sequence[int], passed: Counter[int]
+    ) -> list[Any]:
+        """The steps from one tensor to a later one. passed: how often each tensor was come by."""
         rows: list[list[Any]] = []
         while end.number != start.number:
+            passed[end.number] += 1
+            if passed[end.number] > _MOST_WAYS:
+                layers = (path for step in end.steps for path in layer_paths(step))
+                raise _not_nested(next(layers, f"{end.joined or 'an operation'}"))
             if end.joined:
                 before = self.tensors[dominators[end.number]]
-                branches = tuple(tuple(self._row(source, before, dominators)) for source in end.sources)
+                branches = tuple(tuple(self._row(source, before, dominators, passed)) for source in end.sources)
                 rows.append([self._joined(end, branches)])
                 end = before
             else:
