@@ -75,6 +75,8 @@ def _integer(value: Any, least: int = 0) -> int:
         number = least - 1
     if number < least or isinstance(value, bool):
         raise ValueError(f"expected an integer of at least {least}")
+    if number >= 1 << 63:
+        raise ValueError("expected a smaller integer: no file is that large")
     return number
 
 
@@ -103,7 +105,7 @@ def _channels(value: Any) -> Channels:
         return tuple((_integer(count, 1), _integer(positions, 1)) for count, positions in value)
     if not isinstance(value, str):
         return _integer(value)
-    if value.isascii() and value.isdecimal():
+    if value.isascii() and value.isdecimal() and len(value) < 19:
         return int(value)
     terms = [re.fullmatch(r"([1-9]\d{0,8})(?:x([1-9]\d{0,8}))?", term, re.ASCII) for term in value.split("+")]
     if not all(terms):
@@ -170,14 +172,29 @@ class Options(msgspec.Struct, frozen=True):
                 try:
                     msgspec.structs.force_setattr(self, name, option.values.check(value))
                 except ValueError as error:
-                    said = Placeholder(repr(value)) if isinstance(value, tuple) else value  # as it was typed
+                    met = _shown(value)
+                    said = (
+                        Placeholder(met) if isinstance(value, tuple) or len(met) > _LONG else value
+                    )  # as it was typed
                     about = Remedy(name, said)
-                    raise ConversionError(Problem(f"{error}.", "option", name, met=repr(value), about=about)) from None
+                    raise ConversionError(Problem(f"{error}.", "option", name, met=met, about=about)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are not the default, as JSON keeps them; those of `Option.recorded`."""
         recorded = options_of(type(self))
         return {name: msgspec.to_builtins(getattr(self, name)) for name in changed(self) if recorded[name].recorded}
+
+
+#: So many characters of a value are repeated in an error.
+_LONG = 200
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes, a list that holds itself
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= _LONG else f"{text[:_LONG]}…"
 
 
 def changed(record: Options) -> tuple[str, ...]:

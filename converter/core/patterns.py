@@ -11,10 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 
 from converter.errors import ConversionError
 
-_PLACE = re.compile(r"\{(?P<suffix>_)?(?:(?P<times>\d+)\*)?(?P<letter>[a-zA-Z])(?:\+(?P<plus>\d+))?\}")
+_PLACE = re.compile(
+    r"\{(?P<suffix>_)?(?:(?P<times>[1-9][0-9]{0,3})\*)?(?P<letter>[a-zA-Z])(?:\+(?P<plus>[0-9]{1,4}))?\}"
+)
 
 #: Which number each letter stands for.
 Indices = Mapping[str, int]
@@ -26,6 +29,16 @@ def check_pattern(pattern: str) -> None:
         raise ConversionError(
             f"'{pattern}' has a brace that is no index such as {{i}}, {{2*i+1}} or {{_i}}, nor a count such as {{I}}"
         )
+    places = list(_PLACE.finditer(pattern))
+    for place, following in pairwise(places):
+        between = pattern[place.end() : following.start()]
+        if not (re.sub("[0-9_]" if place["suffix"] else "[0-9]", "", between) or _parts(place, following)):
+            raise ConversionError(f"'{pattern}' has two indices with nothing between them that tells where one ends")
+
+
+def _parts(place: re.Match[str], following: re.Match[str]) -> bool:
+    """``{i}{_j}``: the suffix begins with what is no digit."""
+    return not place["suffix"] and bool(following["suffix"])
 
 
 def letters(pattern: str) -> frozenset[str]:
@@ -78,7 +91,7 @@ def _filled(place: re.Match[str], indices: Indices) -> str:
 def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[tuple[str, int, int], ...]]:
     text, places, end = "", [], 0
     for place in _PLACE.finditer(pattern):
-        text += re.escape(pattern[end : place.start()]) + (r"(?:_(\d+))?" if place["suffix"] else r"(\d+)")
+        text += re.escape(pattern[end : place.start()]) + (r"(?:_([0-9]{1,9}))?" if place["suffix"] else "([0-9]{1,9})")
         places.append((place["letter"], int(place["times"] or 1), int(place["plus"] or 0)))
         end = place.end()
     return re.compile(text + re.escape(pattern[end:])), tuple(places)

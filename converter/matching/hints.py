@@ -136,9 +136,11 @@ class Hints(msgspec.Struct, frozen=True):
 
     def mapped(self, path: str) -> str | None:
         """The target path that ``map`` gives to a source path; the longest entry wins."""
-        for old in sorted(self.mapping, key=len, reverse=True):
-            if path == old or path.startswith(old + "."):
-                return self.mapping[old] + path[len(old) :]
+        end = len(path) if self.mapping else -1
+        while end >= 0:  # the path itself, then what is before each dot, from the last on
+            if path[:end] in self.mapping:
+                return self.mapping[path[:end]] + path[end:]
+            end = path.rfind(".", 0, end)
         return None
 
     def may_miss(self, path: str) -> bool:

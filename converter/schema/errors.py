@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from converter.schema.bounds import MOST_SIGNS, signs
+
 
 def near_miss(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: the nearest known one, or all."""
@@ -42,6 +44,8 @@ def _line(text: str, path: list[str], key: str | None) -> int | None:
     """The line of the value at a path such as ``["layers", "2", "kind"]``, or of a key there."""
     import yaml
 
+    if signs(text) > MOST_SIGNS // 2:  # it was read once already
+        return None
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     for step in [*path, *([key] if key else [])]:
         if isinstance(node, yaml.SequenceNode) and step.isdigit() and int(step) < len(node.value):

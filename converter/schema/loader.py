@@ -65,6 +65,7 @@ from converter.core.layers import Layer, Net
 from converter.core.patterns import Indices, check_pattern, counts, fill, indices_of, letters
 from converter.errors import ConversionError
 from converter.frameworks import framework, named_forms
+from converter.schema.bounds import MOST_PATTERNS, Expansion, check_names, read_text, read_yaml
 from converter.schema.errors import explained, near_miss
 
 Names = dict[str, tuple[str, ...]]
@@ -105,7 +106,11 @@ class SchemaLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def found_in(self, net: Net) -> list[tuple[Indices, Layer]]:
         """The layers of a net that it stands for, with their indices."""
-        named = ((self.indices(net.framework, layer.path), layer) for layer in net.layers)
+        if not any(letters(path) for path in self.paths(net.framework)):  # as most: no need to look at every layer
+            layers = [net.by_path[path] for path in self.paths(net.framework) if path in net.by_path]
+        else:
+            layers = list(net.layers)
+        named = ((self.indices(net.framework, layer.path), layer) for layer in layers)
         return [(indices, layer) for indices, layer in named if indices is not None]
 
     def spelled(self, framework_name: str, indices: Indices) -> tuple[str, ...]:
@@ -205,11 +210,7 @@ def load_schema(name: str) -> Schema:
                 f"no schema '{name}' is shipped. {near_miss(name, shipped())} A file of your own must end in .yaml."
             )
     try:
-        return parse_schema(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise ConversionError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConversionError(f"{path}: not a schema: {error}") from None
+        return parse_schema(read_text(path), str(path))
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from None
 
@@ -219,10 +220,10 @@ def parse_schema(text: str, file: str = "") -> Schema:
     import yaml  # here, because most conversions need no schema
 
     try:
-        written = msgspec.convert(yaml.safe_load(text), SchemaFile)
-    except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+        written = msgspec.convert(read_yaml(text), SchemaFile)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConversionError(f"not a schema: {explained(error, text, (SchemaFile, SchemaEntry))}") from None
-    layers = tuple(_expanded(written.layers, written.blocks, ()))
+    layers = tuple(_expanded(written.layers, written.blocks, (), Expansion()))
     _check_blocks(written)
     data = written.architecture
     architecture = None if data is None else UncheckedArchitecture(data, layers, text, file)
@@ -232,10 +233,14 @@ def parse_schema(text: str, file: str = "") -> Schema:
 
 
 def _expanded(
-    entries: Sequence[SchemaEntry], blocks: Mapping[str, Sequence[SchemaEntry]], inside: tuple[str, ...]
+    entries: Sequence[SchemaEntry],
+    blocks: Mapping[str, Sequence[SchemaEntry]],
+    inside: tuple[str, ...],
+    expansion: Expansion,
 ) -> Iterable[SchemaLayer]:
     """The layers of the entries, with every block expanded. inside: the blocks around them."""
     for entry in entries:
+        expansion.entry(len(inside))
         if bool(entry.kind) == bool(entry.use):
             raise ConversionError(f"entry '{entry.path}' needs either a kind or a block to use")
         if entry.kind:
@@ -251,7 +256,7 @@ def _expanded(
                 f"entry '{entry.path}' uses a block: set `{ineffective[0]}` on a layer of '{entry.use}' instead"
             )
         else:
-            for layer in _expanded(blocks[entry.use], blocks, (*inside, entry.use)):
+            for layer in _expanded(blocks[entry.use], blocks, (*inside, entry.use), expansion):
                 yield _prefixed(entry, layer)
 
 
@@ -267,6 +272,7 @@ def _prefixed(entry: SchemaEntry, layer: SchemaLayer) -> SchemaLayer:
     names = {}
     for name in {**entry.names, **layer.names}:
         outer = entry.names.get(name, (entry.path,))
+        check_names(layer.path, len(outer) * len(layer.paths(name)))
         names[name] = tuple(_joined(a, b) for a in outer for b in layer.paths(name))
     options = (entry.heads or layer.heads, layer.flatten, layer.unflatten, layer.optional or entry.optional)
     flattened = _joined(entry.path, layer.flattened) if layer.flattened else ""
@@ -304,6 +310,9 @@ def _check(schema: Schema) -> None:
             raise ConversionError(f"write '{proper}' for the framework '{name}'")
     for name in (*frameworks, ""):
         _check_names(schema, name)
+    patterns = sum(1 for layer in schema.layers if letters(layer.path))
+    if patterns > MOST_PATTERNS:
+        raise ConversionError(f"{patterns} entries stand for several layers each; at most {MOST_PATTERNS} may")
     _check_counts(schema)
     _check_flattens(schema)
     _check_ties(schema)

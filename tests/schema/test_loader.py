@@ -88,7 +88,7 @@ def test_a_schema_that_is_not_there_names_those_that_are() -> None:
         load_schema("mpl")
     with pytest.raises(ConversionError, match=r"no schema 'other' is shipped. There are: .*mlp"):
         load_schema("other")
-    with pytest.raises(ConversionError, match=r"mine.yaml: cannot be read: No such file"):
+    with pytest.raises(ConversionError, match=r"mine.yaml: the file cannot be opened: No such file"):
         load_schema("mine.yaml")
 
 
