@@ -122,7 +122,7 @@ def _without_data(*_: object) -> NotATensor:
     return NotATensor("a tensor without data (device meta)")
 
 
-_REBUILD: Mapping[str, Callable[..., object]] = {
+_REBUILD: Mapping[str, Callable[..., object] | None] = {
     "torch._utils _rebuild_tensor": _tensor_v2,
     "torch._utils _rebuild_tensor_v2": _tensor_v2,
     "torch._utils _rebuild_tensor_v3": _tensor_v3,

@@ -88,11 +88,13 @@ def test_hostile_and_broken_sets_are_refused(tmp_path: Path) -> None:
     (inside / "link.safetensors").symlink_to(outside)
     (inside / "loop.safetensors").symlink_to(inside / "loop.safetensors")
     (inside / "folder").mkdir()
-    for name in ("../outside.safetensors", str(outside), "link.safetensors", "..", "", "a\0b"):
+    for name in ("../outside.safetensors", str(outside), "..", "", "a\0b"):
         with pytest.raises(UnsafeFileError, match=INDEX):
             read(index(inside, {"a": name}))
+    with pytest.raises(UnsafeFileError, match=r"link\.safetensors: a link that leads out of the folder"):
+        read(index(inside, {"a": "link.safetensors"}))
     for name in ("missing.safetensors", "loop.safetensors", "folder"):
-        with pytest.raises(FormatError, match=f"names (the file )?'{name}'"):
+        with pytest.raises(FormatError, match=name):
             read(index(inside, {"a": name}))
     for weight_map in ([], {"a": 1}, None, "x"):
         with pytest.raises(FormatError, match="'weight_map' must map tensors to file names"):

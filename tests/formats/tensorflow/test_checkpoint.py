@@ -230,7 +230,7 @@ def test_several_checkpoints_and_no_rule_are_listed(tmp_path: Path) -> None:
 def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
     write(tmp_path / "m", MLP)
     (tmp_path / "m.data-00000-of-00001").unlink()
-    with pytest.raises(FormatError, match=r"m\.data-00000-of-00001: the file cannot be opened"):
+    with pytest.raises(FormatError, match=r"m\.data-00000-of-00001: there is no such file beside"):
         read(tmp_path / "m")
 
 

@@ -129,7 +129,7 @@ def test_entries_that_cannot_be_are_refused(tmp_path: Path, pairs, message: str)
         (b"\0", "too short"),
         (
             block_of(
-                pair(b"a" * 60_000, b""), *(pair(b"%c" % (98 + i // 99), b"", shared=60_000 + i) for i in range(400))
+                pair(b"a" * 60_000, b""), *(pair(b"%c" % (98 + i // 99), b"", shared=60_000 + i) for i in range(900))
             ),
             "the names in it would take",
         ),

@@ -95,8 +95,10 @@ def test_dicts_of_several_nets_stay_whole(tmp_path: Path) -> None:
 
 def test_only_an_optimizer(tmp_path: Path) -> None:
     value, _ = training_checkpoint("model")
-    found = read(save(tmp_path / "optimizer.pt", value["optimizer"]))
-    assert "state/0/exp_avg" in found
+    path = save(tmp_path / "optimizer.pt", value["optimizer"])
+    with pytest.raises(FormatError, match=r"the state of a training .* and no weights of a net. key='state' reads"):
+        read(path)
+    assert "0/exp_avg" in read(path, key="state")
 
 
 class Inner(torch.nn.Module):
