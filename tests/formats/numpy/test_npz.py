@@ -261,8 +261,8 @@ def test_a_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
 
 def test_weights_that_are_nearly_all_zeros_are_no_bomb(tmp_path: Path) -> None:
     """Deflate makes 1000 bytes of one of them."""
-    pruned = np.zeros((1000, 30_000), "float32")
-    pruned[::100, ::1000] = np.random.default_rng(3).standard_normal((10, 30), "float32")
+    pruned = np.zeros((1000, 10_000), "float32")
+    pruned[::100, ::1000] = np.random.default_rng(3).standard_normal((10, 10), "float32")
     np.savez_compressed(tmp_path / "x.npz", pruned=pruned, fortran=pruned.T, zeros=np.zeros_like(pruned))
     assert (tmp_path / "x.npz").stat().st_size < 3 * pruned.nbytes / 500
     back = read(tmp_path / "x.npz")
@@ -270,8 +270,8 @@ def test_weights_that_are_nearly_all_zeros_are_no_bomb(tmp_path: Path) -> None:
 
 
 def test_the_largest_that_a_small_file_unpacks_stays_below_500_mb(tmp_path: Path) -> None:
-    array = np.zeros((1 << 10, 30 << 10), "float32")  # 120 MB, out of the 128 that are allowed
-    np.savez_compressed(tmp_path / "x.npz", a=array.T, b=array.T, c=array.T)
+    array = np.zeros((1 << 10, 30 << 10), "float32")  # 120 MB, about as much as is allowed
+    np.savez_compressed(tmp_path / "x.npz", a=array.T, b=array.T)
     code = """
 import sys
 from pathlib import Path
