@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 
 from msgspec.structs import replace
 
@@ -166,8 +167,8 @@ class Flax(Framework):
 
 def _part(spec: TensorSpec) -> Part:
     parts = spec.name.split("/")
-    while len(parts) > 1 and parts[0] in _COLLECTIONS:
-        del parts[0]
+    outside = takewhile(_COLLECTIONS.__contains__, parts[:-1])
+    del parts[: sum(1 for _ in outside)]
     if len(parts) > 1 and parts[-1] == "value":  # an nnx Variable
         del parts[-1]
     if parts[-1] in ("lora_a", "lora_b") and len(spec.shape) == 2:

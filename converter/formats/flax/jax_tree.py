@@ -8,7 +8,8 @@ states, where a stream of random numbers is a pair ``key``, ``count`` (flax/nnx/
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -17,7 +18,7 @@ import msgspec
 from converter.core.contents import LeftOut
 from converter.errors import FormatError
 
-__all__ = ["Chosen", "choose"]
+__all__ = ["Chosen", "Groups", "choose"]
 
 T = TypeVar("T")
 
@@ -37,6 +38,20 @@ class Chosen(msgspec.Struct, Generic[T], frozen=True):
     kept: Mapping[str, T]
     left_out: tuple[LeftOut, ...]
     is_tensor: bool = False
+
+
+class Groups:
+    """Subtrees by their names. To ask whether one of them holds a name takes the same time however many there are."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._tops: list[str] = []  # sorted, and none inside of another
+        for top in sorted(f"{name}/" for name in names):
+            if not self._tops or not top.startswith(self._tops[-1]):
+                self._tops.append(top)
+
+    def hold(self, name: str) -> bool:
+        at = bisect_right(self._tops, name)
+        return at > 0 and name.startswith(self._tops[at - 1])
 
 
 def choose(path: Path, leaves: Mapping[str, T], key: str | None = None) -> Chosen[T]:

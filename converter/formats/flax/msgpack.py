@@ -23,7 +23,7 @@ from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Probe, Reader, ReadOptions
-from converter.formats.flax.jax_tree import choose
+from converter.formats.flax.jax_tree import Groups, choose
 from converter.formats.flax.msgpack_scan import Cursor, Kind, MsgpackValue, Scan
 from converter.formats.flax.msgpack_writer import ARRAY, CHUNKED, FileWriter
 from converter.formats.io.files import open_source
@@ -179,8 +179,8 @@ def _contents(source: Source, key: str | None) -> tuple[Mapping[str, Stored], Co
         kept = {name: Stored(replace(stored.spec, name=name), stored.pieces) for name, stored in kept.items()}
     if not arrays and container == "tensor":
         raise FormatError(source.path, "holds no array, but a single msgpack value")
-    groups = tuple(line.name + "/" for line in chosen.left_out)
-    lines = [LeftOut(leaf.name, say(source, leaf)) for leaf in others.values() if not leaf.name.startswith(groups)]
+    groups = Groups(line.name for line in chosen.left_out)
+    lines = [LeftOut(leaf.name, say(source, leaf)) for leaf in others.values() if not groups.hold(leaf.name)]
     specs = tuple(stored.spec for stored in kept.values())
     container = "tensor" if chosen.is_tensor else container
     return kept, Contents(specs, container, keys=keys if key is None else {}, left_out=(*chosen.left_out, *lines))

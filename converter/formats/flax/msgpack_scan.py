@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from converter.errors import FormatError
 from converter.formats.io.source import Source
-from converter.formats.pickle.nested import MAX_DEPTH, MAX_ENTRIES, MAX_NAME_CHARACTERS
+from converter.formats.pickle.nested import MAX_DEPTH
 
 __all__ = ["Cursor", "Kind", "MsgpackValue", "Scan"]
 
@@ -152,7 +152,7 @@ class Scan:
             yield leaf
             return
         pending = [_opened(cursor, leaf, "", ())]
-        entries = characters = 0
+        budget = self._source.budget
         while pending:
             prefix, keys, is_map, count, index = pending.pop()
             if index == count:
@@ -162,10 +162,7 @@ class Scan:
             name = prefix + key
             if keys or "/" in key:
                 keys = (*(keys or prefix.split("/")[:-1]), key)
-            entries += 1
-            characters += len(name)
-            if entries > MAX_ENTRIES or characters > MAX_NAME_CHARACTERS:
-                raise FormatError(self._source.path, f"more than {MAX_ENTRIES} values, or names beyond reason")
+            budget.charge_name(name)
             leaf = _next(cursor, name, keys)
             if not _is_filled(leaf):
                 yield leaf

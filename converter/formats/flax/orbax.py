@@ -15,7 +15,7 @@ from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import Array
 from converter.errors import FormatError
 from converter.formats.base import Probe, Reader, ReadOptions
-from converter.formats.flax.jax_tree import choose
+from converter.formats.flax.jax_tree import Groups, choose
 from converter.formats.flax.orbax_tree import METADATA, Held, Tree, is_tree, read_tree
 from converter.formats.flax.orbax_writer import FileWriter
 from converter.formats.io.files import beside
@@ -95,8 +95,8 @@ class FileReader(Reader):
         chosen = choose(self.path, leaves, self.options.key)
         kept = {name: Held(replace(held.spec, name=name), held.read) for name, held in chosen.kept.items()}
         specs = tuple(held.spec for held in kept.values())
-        groups = tuple(line.name + "/" for line in chosen.left_out)
-        lines = [*chosen.left_out, *(line for line in skipped if not line.name.startswith(groups))]
+        groups = Groups(line.name for line in chosen.left_out)
+        lines = [*chosen.left_out, *(line for line in skipped if not groups.hold(line.name))]
         if folders != [self.path]:
             others = {child.name for child in self.path.iterdir() if child.is_dir()} - {f.name for f in folders}
             lines += [LeftOut(name, "an item that holds no arrays") for name in sorted(others)]

@@ -2,7 +2,7 @@
 
 Formats: the zarr v2 and v3 specifications; dtypes beyond NumPy's by name, as tensorstore writes them
 (``"bfloat16"``). An array of uncompressed chunks is read here; any other, and everything inside of OCDBT, by
-tensorstore, after the metadata was checked to claim no more than the files justify.
+tensorstore in another process, whose memory is limited by what the metadata says and the files justify.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -22,6 +24,8 @@ import numpy as np
 
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
+from converter.formats.io.budget import LIMIT, Budget
+from converter.formats.io.child import SLACK, Child, child_for
 from converter.formats.io.files import beside, open_source, read_whole
 from converter.formats.io.json import MAX_JSON, parse_json
 from converter.formats.io.source import check_shape, frozen
@@ -29,10 +33,10 @@ from converter.formats.locations import is_url
 
 __all__ = ["Store", "ZarrArray", "grid"]
 
-#: An array may take so many bytes, and in addition EXPAND times what the files of its checkpoint hold:
-#: zstd makes 128 KiB of zeros from 4 bytes, but nobody's whole checkpoint is that.
+#: How often the bytes of an array are in memory while it is unpacked.
+_COPIES = 3
+#: For the metadata of a small checkpoint.
 FREE_BYTES = 64 << 20
-EXPAND = 5_000
 #: Chunks that are missing (all of them the fill value) may be so many; a stored one takes 16 bytes at least.
 FREE_CHUNKS = 1_000
 MIN_CHUNK = 16
@@ -79,8 +83,9 @@ class ZarrArray(msgspec.Struct, frozen=True):
 class Store:
     """The arrays of one tree: folders beside each other, or the keys of one OCDBT database."""
 
-    def __init__(self, root: Path, *, zarr3: bool, whole: bool) -> None:
+    def __init__(self, root: Path, *, zarr3: bool, whole: bool, budget: Budget | None = None) -> None:
         self.root = root
+        self.budget = budget or Budget(root)
         self.whole = whole  # every chunk must be there, even one that holds the fill value only
         self.driver = "zarr3" if zarr3 else "zarr"
         self.metadata = "zarr.json" if zarr3 else ".zarray"
@@ -107,32 +112,31 @@ class Store:
             return self._read_raw_chunks(array)
         if is_url(self.root):
             raise FormatError(self.root, _COPY_IT)
-        ts = _tensorstore(self.root)
-        spec: dict[str, Any] = {"driver": self.driver, "kvstore": self._kvstore(array.storage + "/")}
+        return self._unpacked(array, count)
+
+    def _unpacked(self, array: ZarrArray, count: int) -> Array:
+        """By tensorstore, which unpacks whatever a chunk unpacks to."""
+        spec = array.spec
+        values = np.empty(spec.shape, spec.dtype)
+        store = self.driver, self._kvstore(array.storage + "/"), list(spec.shape), spec.dtype.name
+        least_keys = count + 1 if self.whole else 0  # the chunks, and the metadata
+        memory = self._memory(array)
         try:
-            if self.whole:
-                keys = ts.KvStore.open(spec["kvstore"], context=self._context).result().list().result()
-                if len(keys) <= count:  # one of them is the metadata
-                    raise FormatError(self.root, f"of '{array.spec.name}' {count + 1 - len(keys)} chunks are missing")
-            store = ts.open(spec, open=True, read=True, context=self._context).result()
-            if tuple(store.shape) != array.spec.shape or store.dtype.numpy_dtype != array.spec.dtype:
-                raise FormatError(self.root, f"'{array.spec.name}' was changed while it was read")
-            values = np.asarray(store.read(order="C").result())
-        except (ValueError, TypeError, RuntimeError, OSError, KeyError, NotImplementedError, MemoryError) as error:
-            raise FormatError(self.root, f"'{array.spec.name}' cannot be read: {_first_words(error)}") from None
-        return frozen(np.ascontiguousarray(values).reshape(array.spec.shape))
+            with (
+                self.budget.lent(max(0, memory + SLACK - _COPIES * self.disk_bytes), f"'{spec.name}'"),
+                _tensorstore(self.root) as child,
+            ):
+                child.fill(
+                    memoryview(values.reshape(-1).view(np.uint8)), self.root, memory, "array", *store, least_keys
+                )
+        except FormatError as error:
+            raise FormatError(self.root, f"'{spec.name}' cannot be read: {error.reason}") from None
+        return frozen(values)
 
     @cached_property
     def disk_bytes(self) -> int:
         """Bytes of all files of the checkpoint, after making sure that none lies elsewhere."""
         return _file_sizes(self.root)
-
-    @cached_property
-    def _context(self) -> Any:
-        # what each thread of tensorstore frees stays with it: one that reads is enough, and takes a quarter less memory
-        return _tensorstore(self.root).Context(
-            {"cache_pool": {"total_bytes_limit": 0}, "file_io_concurrency": {"limit": 1}}
-        )
 
     def _kvstore(self, subpath: str) -> dict[str, Any]:
         folder = os.path.abspath(self.root)
@@ -153,17 +157,17 @@ class Store:
             yield read_whole(file, MAX_JSON)
 
     def _ocdbt_texts(self, storages: Sequence[tuple[str, str]]) -> Iterator[bytes]:
-        ts = _tensorstore(self.root)
+        keys = [f"{storage}/{self.metadata}" for _, storage in storages]
+        memory = min(LIMIT - SLACK, _COPIES * self.disk_bytes + FREE_BYTES)
         try:
-            database = ts.KvStore.open(self._kvstore(""), context=self._context).result()
-            futures = [database.read(f"{storage}/{self.metadata}") for _, storage in storages]
-            results = [future.result() for future in futures]
-        except (ValueError, TypeError, RuntimeError, OSError, KeyError, NotImplementedError, MemoryError) as error:
-            raise FormatError(self.root, f"its OCDBT database cannot be read: {_first_words(error)}") from None
-        for (name, storage), result in zip(storages, results, strict=True):
-            if result.state != "value":
+            with _tensorstore(self.root) as child:
+                texts = child.ask(self.root, memory, "texts", self._kvstore(""), keys)
+        except FormatError as error:
+            raise FormatError(self.root, f"its OCDBT database cannot be read: {error.reason}") from None
+        for (name, storage), text in zip(storages, texts, strict=True):
+            if not text:
                 raise FormatError(self.root, f"'{name}' is announced, but the database has no '{storage}'")
-            yield bytes(result.value)
+            yield text
 
     def _parse(self, name: str, storage: str, text: bytes) -> ZarrArray:
         where = self.root if self.is_ocdbt else self.root / storage / self.metadata
@@ -226,13 +230,18 @@ class Store:
         """The number of chunks, after refusing an array that claims more than its files can hold."""
         spec = array.spec
         count = math.prod(-(-size // chunk) for size, chunk in zip(spec.shape, array.chunks, strict=True))
-        nbytes = max(spec.nbytes, math.prod(array.chunks) * spec.dtype.itemsize)
-        if nbytes > FREE_BYTES + EXPAND * self.disk_bytes or count > FREE_CHUNKS + self.disk_bytes // MIN_CHUNK:
+        nbytes = self._memory(array)
+        self.budget.check(max(0, nbytes - _COPIES * self.disk_bytes), f"'{spec.name}'")
+        if count > FREE_CHUNKS + self.disk_bytes // MIN_CHUNK:
             raise FormatError(
                 self.root,
-                f"'{spec.name}' claims {nbytes} bytes in {count} chunks, but all files have {self.disk_bytes} bytes",
+                f"'{spec.name}' claims {spec.nbytes} bytes in {count} chunks, and all files have {self.disk_bytes}",
             )
         return count
+
+    def _memory(self, array: ZarrArray) -> int:
+        """The result, and a chunk that is unpacked, piece by piece and then in one."""
+        return array.spec.nbytes + (_COPIES - 1) * math.prod(array.chunks) * array.spec.dtype.itemsize
 
 
 def _dtype(text: object) -> DType | None:
@@ -289,16 +298,13 @@ def _file_sizes(root: Path, subpath: str = "") -> int:
     return total
 
 
-def _tensorstore(root: Path) -> Any:
-    try:
-        import tensorstore
-    except ImportError:
+@contextmanager
+def _tensorstore(root: Path) -> Iterator[Child]:
+    """The process that has it."""
+    if find_spec("tensorstore") is None:
         raise MissingLibraryError(
             f"{root}: this Orbax checkpoint is compressed, which tensorstore reads: "
             "pip install 'weights-converter[orbax]'"
-        ) from None
-    return tensorstore
-
-
-def _first_words(error: Exception) -> str:
-    return str(error).split(" [")[0].split("\n")[0][:300]
+        )
+    with child_for("converter.formats.flax.tensorstore_child") as child:
+        yield child
