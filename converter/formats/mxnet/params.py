@@ -5,10 +5,10 @@ Format: ``NDArray::Save(Stream*, vector<NDArray>, vector<string>)`` in ``src/nda
 names as {u64 length, bytes}. ``npx.save`` of one array writes a list of one, read here as a tensor.
 
 Which record version is written. MXNet 1.9.1 refuses V2 in ``npx.load``, and V3 outside of NumPy mode
-(``npx.set_np()``); only ``load_parameters`` takes V2 in both modes, and only where a name has a dot. So
-the parameters of a net, known by their names, are written as V2: structural (``0.weight``), of a graph
-(``arg:``, ``aux:``) or prefixed (``dense0_weight``). Everything else (the chapter's tensor, list and dict,
-a layer saved alone) and what V2 cannot hold (0-d arrays) is written as V3.
+(``npx.set_np()``); only ``load_parameters`` takes V2 in both modes, and only where a name has a dot. So a clone's
+version is kept. Without one, the parameters of a net, known by their names, are written as V2: structural
+(``0.weight``), of a graph (``arg:``, ``aux:``) or prefixed (``dense0_weight``). Everything else (the chapter's tensor,
+list and dict, a layer saved alone) and what V2 cannot hold (0-d arrays) is written as V3.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAGIC = 0x112
 NO_DATA = "an array without shape and data"
 
 #: Names that only the parameters of a net have.
-OF_A_NET = re.compile(r".*\.|arg:|aux:|[a-z]+[0-9]+_.*(weight|bias|gamma|beta|alpha|mean|var|parameters)$")
+OF_A_NET = re.compile(r".*\.|arg:|aux:|(?:.*_)?[a-z]+[0-9]+_.*(weight|bias|gamma|beta|alpha|mean|var|parameters)$")
 #: What MXNet 1.9.1 loads; it has no flag for the other integers.
 WRITABLE = frozenset("bool int8 int32 int64 uint8 float16 float32 float64 bfloat16".split())
 
@@ -93,7 +93,7 @@ class FileWriter(InPlaceWriter):
             if spec.dtype.name not in WRITABLE:
                 problem = f"'{spec.name}' is {spec.dtype}, which MXNet cannot load"
                 raise OutputError(f"{path}: {problem}. Cast it, or choose another format.")
-        magic = V2 if _is_net(contents) else V3
+        magic = _version(contents)
         pieces = {0: _u64(MAGIC, 0, len(contents.specs))}
         end = len(pieces[0])
         self._offsets: dict[str, int] = {}
@@ -114,10 +114,12 @@ def _variable(name: str) -> str:
     return re.sub("^(arg|aux):", "", name)
 
 
-def _is_net(contents: Contents) -> bool:
-    """Whether the file holds the parameters of a net, none of them 0-d."""
-    named = contents.container == "dict" and any(OF_A_NET.match(spec.name) for spec in contents.specs)
-    return named and all(spec.shape for spec in contents.specs)
+def _version(contents: Contents) -> int:
+    """That of the clone; without one V2 for the parameters of a net. V2 holds no 0-d array."""
+    of_net = contents.container == "dict" and any(OF_A_NET.match(spec.name) for spec in contents.specs)
+    known = contents.writer in (*mxnet_record.WRITERS.values(), mxnet_record.OLDEST)
+    is_old = contents.writer != mxnet_record.WRITERS[V3] if known else of_net
+    return V2 if is_old and all(spec.shape for spec in contents.specs) else V3
 
 
 def _name_table(contents: Contents) -> bytes:

@@ -18,6 +18,7 @@ import converter.mxnet_numpy2  # noqa: F401  # before mxnet
 import mxnet as mx  # isort: skip
 from mxnet import gluon, npx  # isort: skip
 
+from converter.commands.convert import convert
 from converter.errors import ConversionError, FormatError, OutputError
 from converter.formats import Contents, by_name, open_reader, open_writer
 from converter.formats.mxnet import record as mxnet_record
@@ -323,3 +324,30 @@ def test_any_record_ends_in_data_or_a_format_error(
                 assert reader.read(spec.name).shape == spec.shape
     except ConversionError as error:
         assert str(error).startswith(str(path))
+
+
+@pytest.mark.parametrize("prefix", ["model_", "encoder_left_", None])
+def test_a_clone_of_collect_params_gets_a_file_that_mxnet_loads(tmp_path: Path, prefix: str | None) -> None:
+    """Its names may be any, so that they do not tell; the records of the clone do."""
+    saved = net(prefix)
+    saved.collect_params().save(str(tmp_path / "clone.params"))
+    names = [name for name, _ in saved.collect_params().items()]
+    tensors = {name: saved.collect_params()[name].data().asnumpy() + 1 for name in names}
+    source = tmp_path / "net.npz"
+    np.savez(source, **tensors)
+    for like in (tmp_path / "clone.params", None):
+        out = tmp_path / f"out-{like is None}.params"
+        convert("mxnet->mxnet", source, out, like=like)
+        other = net(prefix)
+        other.collect_params().load(str(out))
+        for name in names:
+            np.testing.assert_array_equal(other.collect_params()[name].data().asnumpy(), tensors[name])
+
+
+@pytest.mark.parametrize("version", [mxnet_record.V2, mxnet_record.V3])
+def test_the_version_of_a_clone_is_kept(tmp_path: Path, version: int) -> None:
+    specs = specs_of({"weight": random_array((2, 3), "float32", 1)})
+    contents = Contents(specs, writer=mxnet_record.WRITERS[version])
+    with open_writer(by_name("mxnet"), tmp_path / "x.params", contents) as writer:
+        writer.write("weight", random_array((2, 3), "float32", 1))
+    assert (tmp_path / "x.params").read_bytes()[24:28] == struct.pack("<I", version)
