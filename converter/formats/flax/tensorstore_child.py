@@ -37,7 +37,7 @@ def _array(driver: str, store: dict[str, Any], shape: list[int], dtype: str, lea
     if tuple(opened.shape) != tuple(shape) or opened.dtype.numpy_dtype != DTYPES[dtype]:
         raise ValueError("was changed while it was read")
     values = np.ascontiguousarray(opened.read(order="C").result())
-    yield memoryview(values.reshape(-1).view(np.uint8))
+    yield values.reshape(-1).view(np.uint8).data
 
 
 ANSWERS: Answers = {"texts": _texts, "array": _array}

@@ -127,7 +127,7 @@ class Store:
                 _tensorstore(self.root) as child,
             ):
                 child.fill(
-                    memoryview(values.reshape(-1).view(np.uint8)), self.root, memory, "array", *store, least_keys
+                    values.reshape(-1).view(np.uint8).data, self.root, memory, "array", *store, least_keys
                 )
         except FormatError as error:
             raise FormatError(self.root, f"'{spec.name}' cannot be read: {error.reason}") from None
