@@ -26,6 +26,9 @@ COPIES = 2.6
 #: The same of a tensor that is stored as it is, and what its pages and the result take besides.
 STORED_COPIES = 4
 
+#: Names, shapes, layers and steps of a tensor.
+PER_TENSOR = 2500
+
 
 class Budget:
     """Of one opened checkpoint, whose files share it. Safe for several threads."""
@@ -87,6 +90,11 @@ class Loan:
     def __exit__(self, *raised: object) -> None:
         self.budget.release(self._charged)
         self._charged = 0
+
+
+def names_beyond(count: int, stored: int) -> int:
+    """What to charge for so many tensors on their way through the program, beyond the bytes that are stored of them."""
+    return max(0, PER_TENSOR * count - stored)
 
 
 def beyond(nbytes: int, stored: int) -> int:

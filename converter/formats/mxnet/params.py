@@ -31,6 +31,8 @@ from converter.formats.mxnet import record as mxnet_record
 from converter.formats.mxnet.record import V2, V3, Record
 
 MAGIC = 0x112
+#: Bytes of memory for a record without data and its name; so many are charged at once.
+_RECORD, _STEP = 800, 1000
 NO_DATA = "an array without shape and data"
 
 #: Names that only the parameters of a net have.
@@ -141,6 +143,8 @@ def _read_records(source: Source) -> tuple[dict[str, Record], Container]:
     records: list[Record] = []
     end = 24
     while len(records) < count:
+        if len(records) % _STEP == 0:
+            source.budget.charge(_RECORD * _STEP, "the headers of its arrays")
         records.append(mxnet_record.parse(source, end, f"array {len(records)} of {count}"))
         end = records[-1].end
     named = number(end, "the number of names")

@@ -18,6 +18,7 @@ from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions, check_names
+from converter.formats.io.budget import names_beyond
 from converter.formats.io.sparse import to_dense
 from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
@@ -71,6 +72,8 @@ class FileReader(Reader):
         except BaseException:
             self._members.close()
             raise
+        source = self._members.source
+        source.budget.charge(names_beyond(len(specs), source.size), "the names of its arrays")
         self._specs = specs
         self._by_name = dict(self._found)
 

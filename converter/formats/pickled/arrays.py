@@ -11,7 +11,8 @@ What each framework leaves in a pickle, beside NumPy's own (`pickle.numpy`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,14 +22,14 @@ from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import check_names
-from converter.formats.io.budget import Budget, Loan
+from converter.formats.io.budget import Budget, Loan, names_beyond
 from converter.formats.io.source import MemorySource
 from converter.formats.mxnet import record as mxnet_record
 from converter.formats.pickle.load import COLLECTION_GLOBALS, Global, Opaque, PickleError, Shell, inert_class, load
-from converter.formats.pickle.nested import NamedValue, flatten
+from converter.formats.pickle.nested import Child, NamedValue, flatten
 from converter.formats.pickle.numpy import NUMPY_GLOBALS
 from converter.formats.pickled.torch import torch_globals
-from converter.formats.torch.objects import PER_TENSOR, ObjectChildren
+from converter.formats.torch.objects import ObjectChildren
 
 #: What training loops keep beside the weights.
 TRAINING = frozenset("opt_state optimizer optimizer_state optim rng rng_key".split())
@@ -50,20 +51,26 @@ def read_pickle(
     passed: see `load`. Nothing is run. Raises FormatError.
     """
     with Loan(budget) as loan:
-        known = {**torch_globals(path, loan), **GLOBALS}
+        mxnet = dict.fromkeys(_MXNET, partial(_MxnetShell, loan.budget))
+        known = {**torch_globals(path, loan), **GLOBALS, **mxnet}
         value, size = load(data, path, known, unknown=inert_class, passed=passed, loan=loan)
         if size != len(data):
             raise FormatError(path, f"goes on for {len(data) - size} bytes after its pickle")
         boxed = isinstance(value, np.ndarray) and value.dtype.hasobject and not value.ndim
         root: object = value.item() if boxed else value  # type: ignore[attr-defined]
-        items = root.items() if isinstance(root, dict) else ()
-        training = [key for key, _ in items if key in TRAINING]
-        weights = {key: item for key, item in items if key not in TRAINING} if training else root
-        flat = flatten(weights, path, ObjectChildren(), _is_array, _what, loan)
+        children = ObjectChildren()
+        training = [key for _, key, _ in children(root) or () if key in TRAINING]
+
+        def weights(container: object) -> Iterable[Child] | None:
+            inside = children(container)
+            is_root = inside is not None and container is root
+            return (child for child in inside or () if child[1] not in TRAINING) if is_root else inside
+
+        flat = flatten(root, path, weights, _is_array, _what, loan)
     arrays = {entry.name: entry.value for entry in flat.kept if isinstance(entry.value, np.ndarray)}
     specs = check_names(path, [TensorSpec(entry.name, *_form(entry.value)) for entry in flat.kept])
-    budget.charge(max(0, PER_TENSOR * len(specs) - len(data)), "the names of its arrays")
-    beside = [LeftOut(str(key), "state of the training, not weights") for key in training]
+    budget.charge(names_beyond(len(specs), len(data)), "the names of its arrays")
+    beside = [LeftOut(key, "state of the training, not weights") for key in training]
     return PickledArrays(Contents(specs, _container(root, flat.kept), left_out=(*beside, *flat.left_out)), arrays)
 
 
@@ -103,8 +110,8 @@ def _what(value: object) -> str:
 class _MxnetShell(Shell):
     """``NDArray(None)``, waiting for its state."""
 
-    def __init__(self, *_: object) -> None:
-        pass
+    def __init__(self, budget: Budget, *_: object) -> None:
+        self._budget = budget
 
     def finish(self, state: object) -> object:
         record = state.get("handle") if isinstance(state, dict) else None
@@ -112,11 +119,11 @@ class _MxnetShell(Shell):
             return Opaque("mxnet NDArray")
         if not isinstance(record, (bytes, memoryview)):
             raise PickleError("an MXNet array without its bytes")
-        return _mxnet_array(record)
+        return _mxnet_array(record, self._budget)
 
 
-def _mxnet_array(record: bytes | memoryview) -> Array | Opaque:
-    source = MemorySource(Path("the MXNet array"), record)
+def _mxnet_array(record: bytes | memoryview, budget: Budget) -> Array | Opaque:
+    source = MemorySource(budget.path, record, budget)
     try:
         parsed = mxnet_record.parse(source, 0, "the MXNet array")
         return mxnet_record.read(source, parsed, "the MXNet array") if parsed.parts else Opaque("mxnet NDArray")
@@ -159,6 +166,16 @@ class _VariableShell(Shell):
         return Global(_VARIABLE, lambda: value)
 
 
+#: The classes of MXNet's arrays.
+_MXNET = (
+    "mxnet.ndarray NDArray",
+    "mxnet.ndarray.ndarray NDArray",
+    "mxnet.ndarray.sparse CSRNDArray",
+    "mxnet.ndarray.sparse RowSparseNDArray",
+    "mxnet.numpy ndarray",
+    "mxnet.numpy.multiarray ndarray",
+)
+
 #: For `known` of `load`, beside PyTorch's: our own function for each global of a pickle of arrays.
 GLOBALS: Mapping[str, Callable[..., object] | None] = {
     **COLLECTION_GLOBALS,
@@ -170,12 +187,6 @@ GLOBALS: Mapping[str, Callable[..., object] | None] = {
     _VARIABLE: None,
     "jax._src.array _reconstruct_array": _jax_array,
     "jax._src.device_array reconstruct_device_array": _jax_array,
-    "mxnet.ndarray NDArray": _MxnetShell,
-    "mxnet.ndarray.ndarray NDArray": _MxnetShell,
-    "mxnet.ndarray.sparse CSRNDArray": _MxnetShell,
-    "mxnet.ndarray.sparse RowSparseNDArray": _MxnetShell,
-    "mxnet.numpy ndarray": _MxnetShell,
-    "mxnet.numpy.multiarray ndarray": _MxnetShell,
     "flax.core.frozen_dict FrozenDict": COLLECTION_GLOBALS["builtins dict"],
     "haiku._src.data_structures frozendict": COLLECTION_GLOBALS["builtins dict"],
 }

@@ -83,7 +83,7 @@ class _ChunkedTensor(FileTensor, frozen=True, eq=False):
             check_tiling(self.shape, [chunk.slice for chunk in self.chunks])
         except ValueError as error:
             raise PickleError(f"in chunks, {error}") from None
-        file.budget.check(self.beyond, "the whole of it")
+        self.check_growth(file)
 
     def read(self, file: TorchFile) -> Array:
         assert isinstance(file, DistributedCheckpoint)

@@ -19,7 +19,7 @@ from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import FormatError, Remedy
 from converter.formats.base import Reader, ReadOptions, check_names
-from converter.formats.io.budget import Budget, Loan
+from converter.formats.io.budget import Budget, Loan, names_beyond
 from converter.formats.pickle.load import Global, Opaque, PickleError
 from converter.formats.pickle.nested import Child, Search, flatten, plain_children
 from converter.formats.torch.tensors import TORCH_DTYPES, FileTensor, NotATensor, Storage, TorchFile
@@ -45,8 +45,6 @@ _NEVER_WEIGHTS = ("numpy.random", "random ", "builtins ", "__builtin__ ", "funct
 _LOOKED_AT = 100
 #: All tensors of a file together may be written as so many bytes, or so many times what their storages hold.
 MAX_TOTAL, MOST_NAMES = 1 << 30, 16
-#: Bytes of memory that each tensor takes on its way through the program, beside its data.
-PER_TENSOR = 2500
 _NUMBERS = frozenset(DTYPES.values())
 _OPTIMIZER, _OF_TRAINING = {"state", "param_groups"}, "state of the training, not weights"
 
@@ -75,7 +73,7 @@ class Weights(msgspec.Struct, frozen=True):
             total += specs[-1].nbytes
         if total > MAX_TOTAL and total > MOST_NAMES * sum(stored.values()):
             raise FormatError(path, f"its tensors would take {total} bytes, all expanded from a few")
-        file.budget.charge(max(0, PER_TENSOR * len(specs) - sum(stored.values())), "the names of its tensors")
+        file.budget.charge(names_beyond(len(specs), sum(stored.values())), "the names of its tensors")
         writer = self.writer or file.writer
         return Contents(check_names(path, specs), self.container, left_out=self.left_out, writer=writer)
 
@@ -268,7 +266,7 @@ class _Choice:
         if not self._search.holds(rest):
             self._refuse_training(value, training, prefix)
         elif self._is_optimizer(rest):
-            self._refuse_training(value, {"state" if isinstance(rest, dict) else "0/state": None}, prefix)
+            self._refuse_training(value, {"0/state" if isinstance(rest, (list, tuple)) else "state": None}, prefix)
         return rest, tuple(beside)
 
     def _refuse_training(self, value: object, training: Mapping[object, object], prefix: str) -> None:
@@ -290,9 +288,10 @@ class _Choice:
         return str(name) in TRAINING_KEYS or str(name).endswith("rng_state") or self._is_optimizer(value)
 
     def _is_optimizer(self, value: object) -> bool:
-        """Whether it is the ``state_dict`` of an optimizer, or a list of such."""
-        if isinstance(value, dict):
-            return value.keys() >= _OPTIMIZER
+        """Whether it is an optimizer, its ``state_dict``, or a list of such."""
+        inside = value.state if isinstance(value, Opaque) else value
+        if isinstance(inside, dict):
+            return inside.keys() >= _OPTIMIZER
         if not isinstance(value, (list, tuple)) or not value:
             return False
         if id(value) not in self._optimizers:

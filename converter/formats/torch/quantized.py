@@ -22,6 +22,8 @@ _ADVICE = "make it a plain tensor in PyTorch first (dequantize())"
 Values: TypeAlias = "StridedTensor | float | tuple[float, ...]"
 #: Times a scale of 24 bits this is exact in float64.
 _MOST_STEPS = 1 << 29
+#: Bytes for each element.
+_ON_THE_WAY = 28
 
 
 class QuantizedTensor(FileTensor, frozen=True, eq=False):
@@ -41,6 +43,11 @@ class QuantizedTensor(FileTensor, frozen=True, eq=False):
         return DTYPES["float32"]
 
     @property
+    def beyond(self) -> int:
+        """Its elements are integers and floats of 64 bits on the way."""
+        return super().beyond + _ON_THE_WAY * self.steps.nbytes
+
+    @property
     def parts(self) -> tuple[StridedTensor, ...]:
         return tuple(part for part in (self.steps, self.scales, self.zero_points) if isinstance(part, StridedTensor))
 
@@ -52,7 +59,7 @@ class QuantizedTensor(FileTensor, frozen=True, eq=False):
         self.check_shape()
         for part in self.parts:
             part.check(file)
-        file.budget.check(self.beyond, "the whole of it")
+        self.check_growth(file)
 
     def read(self, file: TorchFile) -> Array:
         steps = self.steps.read(file).astype(np.int64) - self._along_axis(self.zero_points, file).astype(np.int64)

@@ -37,7 +37,7 @@ class SparseTensor(FileTensor, frozen=True, eq=False):
         self.check_shape()
         for part in self.parts:
             part.check(file)
-        file.budget.check(self.beyond, "the whole of it")
+        self.check_growth(file)
 
     @property
     def beyond(self) -> int:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from converter.core.tensors import DTYPES, Array, DType
+from converter.errors import FormatError
 from converter.formats.io.budget import Budget, Loan, beyond
 from converter.formats.pickle.load import Global, PickleError
 
@@ -137,6 +138,13 @@ class FileTensor(msgspec.Struct, frozen=True, eq=False):
         stored = {storage.key: storage.nbytes for storage in self.storages}
         return beyond(math.prod(self.shape) * self.dtype.itemsize, sum(stored.values()))
 
+    def check_growth(self, file: TorchFile) -> None:
+        """Raise PickleError when its memory costs more than is left of the budget."""
+        try:
+            file.budget.check(self.beyond, "the whole of it")
+        except FormatError as error:
+            raise PickleError(error.reason) from None
+
     def check_shape(self) -> None:
         """Raise PickleError for a shape that no array can have, not even an empty one."""
         size = self.dtype.itemsize
@@ -209,7 +217,7 @@ class StridedTensor(FileTensor, frozen=True, eq=False):
             raise PickleError(f"its storage has {self.storage.nbytes} bytes, the file {available}")
         if (self.offset + self.extent) * self.dtype.itemsize > self.storage.nbytes and not self.problem:
             raise PickleError(f"shape {self.shape} does not fit into its storage of {self.storage.nbytes} bytes")
-        file.budget.check(self.beyond, "the whole of it")
+        self.check_growth(file)
 
     def read(self, file: TorchFile) -> Array:
         if self.problem:

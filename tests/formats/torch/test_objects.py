@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import datetime
 import enum
 import functools
 import io
+import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +98,17 @@ def test_dicts_of_several_nets_stay_whole(tmp_path: Path) -> None:
 
 def test_only_an_optimizer(tmp_path: Path) -> None:
     value, _ = training_checkpoint("model")
-    path = save(tmp_path / "optimizer.pt", value["optimizer"])
-    with pytest.raises(FormatError, match=r"the state of a training .* and no weights of a net. key='state' reads"):
-        read(path)
-    assert "0/exp_avg" in read(path, key="state")
+    for key, saved in {
+        "state": value["optimizer"],
+        "0/state": [value["optimizer"]],
+        "optimizer": {"optimizer": value["optimizer"], "epoch": 3},
+        "rng_state": {"rng_state": torch.get_rng_state()},
+    }.items():
+        path = save(tmp_path / "optimizer.pt", saved)
+        with pytest.raises(FormatError, match="the state of a training") as raised:
+            read(path)
+        assert raised.value.problems[0].remedies[0].value == key
+        assert read(path, key=key)
 
 
 class Inner(torch.nn.Module):
@@ -181,6 +191,47 @@ def test_objects_of_unknown_classes(tmp_path: Path) -> None:
     path = save(tmp_path / "a", {"config": config, "colour": Colour.RED})
     assert_same(read(path), {"config.weight": config.weight})
     assert left_out(path)["colour"].endswith("Colour")
+
+
+@dataclasses.dataclass
+class Settings:
+    rate: float = 0.1
+
+
+def in_a_notebook(thing: type) -> type:
+    """The class as one of the program that is run, which no other program can import."""
+    thing.__module__ = "__main__"
+    setattr(sys.modules["__main__"], thing.__qualname__, thing)
+    return thing
+
+
+@BOTH
+def test_things_of_a_notebook_beside_the_weights(tmp_path: Path, zipped: bool) -> None:
+    net_class = in_a_notebook(type("my_net", (Inner,), {}))
+    colour = in_a_notebook(enum.Enum("Tone", "DARK LIGHT"))  # type: ignore[arg-type]
+    value = {
+        "model": net_class(),
+        "config": in_a_notebook(Settings)(),
+        "tone": colour.DARK,  # type: ignore[attr-defined]
+        "range": range(3),
+        "slice": slice(1, 2),
+        "partial": functools.partial(torch.nn.functional.gelu, approximate="tanh"),
+        "generator": np.random.default_rng(1),
+        "old_generator": np.random.RandomState(1),
+        "random": random.Random(3),
+    }
+    path = save(tmp_path / "a", value, _use_new_zipfile_serialization=zipped)
+    assert_same(read(path), dict(value["model"].state_dict()))  # type: ignore[attr-defined]
+    assert left_out(path).keys() >= value.keys() - {"model"}
+
+
+def test_a_module_of_torch_fx(tmp_path: Path) -> None:
+    traced = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1)))
+    assert_same(read(save(tmp_path / "a", traced)), dict(traced.state_dict()))
+    weights = {"w": random_tensor((2,), "float32", 1)}
+    path = save(tmp_path / "b", {"state_dict": weights, "graph": traced})
+    assert_same(read(path), weights)
+    assert left_out(path) == {"graph": "other tensors; --key graph reads them instead"}
 
 
 def test_what_is_beside_the_tensors(tmp_path: Path) -> None:

@@ -359,13 +359,13 @@ def test_a_bomb_does_not_unpack(tmp_path: Path) -> None:
                 new.writestr(name, old.read(name))
         new.writestr("a/data.pkl", b"\x80\x02}" + b"0}" * (12 << 20) + b".")
     path.write_bytes(rewritten.getvalue())
-    with pytest.raises(FormatError, match="unpacked and parsed, would take"):
+    with pytest.raises(FormatError, match="bytes that the file does not store"):
         read(path)
 
 
 def test_an_expanded_tensor_larger_than_the_file_justifies(tmp_path: Path) -> None:
     path = save(tmp_path / "a", {"w": torch.ones(1).expand(1 << 20, 1 << 12)})
-    with pytest.raises(FormatError, match="bytes that the file does not store"):
+    with pytest.raises(FormatError, match=r"'w'.*bytes that the file does not store"):
         contents(path)
     path = save(tmp_path / "a", {f"w{i}": torch.ones(1).expand(1 << 12, 1 << 12) for i in range(40)})
     with pytest.raises(FormatError, match="all expanded from a few"):
