@@ -1,0 +1,87 @@
+"""Packed tensors are named and refused, whatever file they are in; plain ones of the same dtypes are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import converter
+from converter.core.contents import Contents
+from converter.core.tensors import Array, TensorSpec
+from converter.errors import ConversionError, FormatError
+from converter.formats import by_name, open_writer
+from tests.formats.contract import random_array
+
+
+def written(path: Path, arrays: dict[str, Array]) -> Path:
+    contents = Contents(tuple(TensorSpec(name, array.shape, array.dtype) for name, array in arrays.items()))
+    with open_writer(by_name("torch" if path.suffix == ".pt" else "safetensors"), path, contents) as writer:
+        for name, array in arrays.items():
+            writer.write(name, array)
+    return path
+
+
+def some(**tensors: tuple[str, tuple[int, ...]]) -> dict[str, Array]:
+    return {name: random_array(shape, dtype, seed) for seed, (name, (dtype, shape)) in enumerate(tensors.items())}
+
+
+INTEGERS = {"qweight": ("int32", (8, 16)), "qzeros": ("int32", (1, 2)), "scales": ("float16", (1, 16))}
+PACKED = {
+    "GPTQ": some(**INTEGERS, g_idx=("int32", (64,))),
+    "AWQ": some(**INTEGERS),
+    "bitsandbytes (4 bits)": {
+        f"weight{name}": array
+        for name, array in some(
+            **{"": ("uint8", (64, 1)), ".absmax": ("uint8", (2,)), ".quant_map": ("float32", (16,))},
+            **{".quant_state.bitsandbytes__nf4": ("uint8", (90,)), ".nested_absmax": ("float32", (1,))},
+        ).items()
+    },
+    "bitsandbytes (8 bits)": some(weight=("int8", (4, 3)), SCB=("float32", (4,)), weight_format=("uint8", ())),
+    "FP8": some(weight=("float8_e4m3fn", (8, 8)), weight_scale_inv=("float32", (1, 1)), bias=("float32", (8,))),
+    "compressed-tensors": some(
+        weight_packed=("int32", (8, 2)), weight_scale=("float16", (8, 1)), weight_shape=("int64", (2,))
+    ),
+    "MXFP4": some(w_blocks=("uint8", (2, 3, 4, 16)), w_scales=("uint8", (2, 3, 4)), w_bias=("bfloat16", (2, 3))),
+    "MLX": some(weight=("uint32", (8, 2)), scales=("float16", (8, 1)), biases=("float16", (8, 1))),
+    "HQQ": some(W_q=("uint8", (8, 4)), scale=("float16", (8, 1)), zero=("float16", (8, 1))),
+    "torch.ao.quantization": {
+        "scale": random_array((), "float32"),
+        "_packed_params._packed_params/0": random_array((2, 3), "float16"),
+        "_packed_params._packed_params/1": random_array((2,), "float32"),
+    },
+    "FSDP": some(_flat_param=("float32", (900,))),
+    "ZeRO-3": {"weight": np.empty(0, np.float32), "bias": random_array((3,), "float32")},
+}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("title", PACKED)
+def test_each_packing_is_refused_by_its_name(tmp_path: Path, title: str, suffix: str) -> None:
+    arrays = {f"model.layers.3.proj.{name}": array for name, array in PACKED[title].items()}
+    path = written(tmp_path / f"a{suffix}", {**arrays, "norm.weight": random_array((8,), "float32")})
+    with converter.open(path) as weights:
+        with pytest.raises(FormatError, match=r"a layer is packed by .*'model\.layers\.3\.proj") as raised:
+            assert weights.net
+        assert title in str(raised.value)
+        assert len(weights) == len(arrays) + 1  # the tensors themselves can be looked at
+    with pytest.raises(ConversionError, match="packed by"):
+        converter.convert("torch->flax", path, tmp_path / "out.msgpack")
+    assert not (tmp_path / "out.msgpack").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_plain_tensors_of_such_dtypes_and_names_are_read(tmp_path: Path, suffix: str) -> None:
+    arrays = some(weight=("float8_e4m3fn", (8, 8)), bias=("float32", (8,)))
+    arrays |= {f"steps.{name}": array for name, array in some(weight=("int8", (4, 3)), scale=("float32", (3,))).items()}
+    arrays["scales"] = random_array((3,), "float32")
+    with converter.open(written(tmp_path / f"a{suffix}", arrays)) as weights:
+        assert sum(len(layer.tensors) for layer in weights.net.layers) == len(arrays)
+
+
+def test_nothing_to_convert_is_an_error(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.safetensors", {})
+    with pytest.raises(ConversionError, match="there are no weights to convert"):
+        converter.convert("torch->flax", path, tmp_path / "out.msgpack")
+    assert not (tmp_path / "out.msgpack").exists()
