@@ -145,7 +145,9 @@ def _repeated(document: written.Certificate, places: Mapping[str, Path]) -> list
             weights = stack.enter_context(open_weights(source, way.source.name, read))
             target = stack.enter_context(open_weights(output, way.target.name))
             planned, problems = written.replayed(report.plan, weights, target)
-        except (ConversionError, TypeError) as error:  # options of other types, too
+        except ConversionError as error:  # without its remedies: a certificate takes no options
+            return [f"the conversion cannot be repeated: {problem.text}" for problem in error.problems]
+        except TypeError as error:  # options of other types
             return [f"the conversion cannot be repeated: {error}"]
     left_out, now = document.left_out, report.plan.left_out
     if left_out != written.left_out_of(report.plan):

@@ -116,7 +116,7 @@ class Hints(msgspec.Struct, frozen=True):
         problems = [
             Problem(f"the source has no leading module '{name}'.", "unknown name", name, about=Remedy("strip", name))
             for name in strip
-            if not any(name in (parts if name == COMPILED else parts[:2]) for parts in map(split_path, net.by_path))
+            if not any(_leads(name, parts) for parts in map(split_path, net.by_path))
         ]
         problems += [
             Problem(f"two layers would be named '{path}'.", "same name", path, about=Remedy("strip", strip[0]))
@@ -130,8 +130,9 @@ class Hints(msgspec.Struct, frozen=True):
     def _stripped(self, path: str) -> str:
         # torch.compile puts its wrapper around any module, not only around the whole net
         parts = list(without_compiled(path) if COMPILED in self.options.strip else split_path(path))
-        while parts and parts[0] in self.options.strip:
-            del parts[0]
+        modules = [list(split_path(name)) for name in self.options.strip]
+        while leading := next((names for names in modules if names and parts[: len(names)] == names), None):
+            del parts[: len(leading)]
         return join_path(parts)
 
     def mapped(self, path: str) -> str | None:
@@ -208,6 +209,13 @@ def _entry(option: str, values: Mapping[str, Any] | Iterable[str], pattern: str)
         return Remedy(option, pattern)
     value = values[pattern]
     return Remedy(option, (pattern, channels_text(value) if isinstance(value, tuple) else value))
+
+
+def _leads(name: str, path: tuple[str, ...]) -> bool:
+    """Whether a module that is to be stripped (``model``, ``model._orig_mod``) leads this path, or comes second."""
+    names = split_path(name)
+    starts = range(len(path)) if name == COMPILED else range(2)
+    return bool(names) and any(path[start : start + len(names)] == names for start in starts)
 
 
 #: Words in the path of an attention, or of one of its projections.

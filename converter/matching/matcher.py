@@ -230,7 +230,8 @@ class Matcher:
                 text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}."
                 self.problems.append(Problem(text, "no such kind", path))
             elif not self.free_targets:
-                self.problems.append(questions.without_counterpart(layer, modules[path]))
+                fitting = next((pair.target for pair in self.pairs if self.fits(layer, pair.target)), None)
+                self.problems.append(questions.without_counterpart(layer, modules[path], fitting))
         if self.problems:
             raise MatchError(self.problems)
 
@@ -254,7 +255,9 @@ class Matcher:
             if fitting:
                 yield questions.ambiguous(target, fitting, maps.get(path, ()))
             else:
-                yield questions.without_source(target, modules[path])
+                paired = next((pair.source for pair in self.pairs if self.fits(pair.source, target)), None)
+                free = list(self.free_sources)
+                yield questions.without_source(target, modules[path], self.source, free, paired)
 
     def _pair(self, source: Layer, target: Layer, reason: str) -> None:
         del self.free_sources[source.path], self.free_targets[target.path]

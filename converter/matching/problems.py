@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -40,23 +41,37 @@ def ambiguous(target: Layer, sources: Sequence[Layer], modules: tuple[Remedy, ..
     return replace(_problem("ambiguous", target, text, maps, (*modules, _SCHEMA)), candidates=paths)
 
 
-def without_source(target: Layer, module: str) -> Problem:
-    """A layer of the clone that nothing in the source fits. module: the outermost one that has no other layers."""
+def without_source(target: Layer, module: str, source: Net, free: Sequence[str], fitting: Layer | None) -> Problem:
+    """A layer of the clone that nothing in the source fits. module: the outermost one that has no other layers.
+
+    free: the source layers that are left. fitting: one that would fit, and is paired with another layer.
+    """
     text = f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}."
-    mapped = Remedy("map", (Placeholder("SOURCE"), target.path), "gives it one")
-    missing = Remedy("allow_missing", target.path, "leaves it as it is")
-    problem = _problem("no source", target, text, (mapped, missing), [Remedy("allow_missing", module)])
+    text += f" Left in the source: {listed(free)}." if free else ""
+    remedies = [Remedy("allow_missing", target.path, "leaves it as it is")]
+    if _has_no_names(source):
+        remedies.insert(0, Remedy("names_from", Placeholder("FILE"), "names the tensors, which have none, as there"))
+    elif fitting is not None:
+        remedies.insert(0, Remedy("map", (fitting.path, target.path), "gives it one that is paired with another"))
+    problem = _problem("no source", target, text, remedies, [Remedy("allow_missing", module)])
     return replace(problem, expected=shapes(target))
 
 
-def without_counterpart(source: Layer, module: str) -> Problem:
-    """A layer of the source that the clone has no layer for. module: the outermost one that has no other layers."""
+def _has_no_names(net: Net) -> bool:
+    """Whether its tensors are in an order and have no names (Equinox, ``arr_0`` of NumPy)."""
+    return all(re.fullmatch(r"(arr_)?[0-9]+", spec.name) for layer in net.layers for spec in layer.tensors)
+
+
+def without_counterpart(source: Layer, module: str, fitting: Layer | None) -> Problem:
+    """A layer of the source that the clone has no layer for. module: the outermost one that has no other layers.
+
+    fitting: a layer of the clone that would fit, and is paired with another.
+    """
     text = f"'{source.path}' ({shapes(source)}) has no counterpart in the clone{noted(source)}."
-    mapped = Remedy("map", (source.path, Placeholder("TARGET")), "gives it one")
-    ignored = Remedy("ignore", source.path, "leaves it out")
-    return replace(
-        _problem("no target", source, text, (mapped, ignored), [Remedy("ignore", module)]), met=shapes(source)
-    )
+    remedies = [Remedy("ignore", source.path, "leaves it out")]
+    if fitting is not None:
+        remedies.insert(0, Remedy("map", (source.path, fitting.path), "gives it one that is paired with another"))
+    return replace(_problem("no target", source, text, remedies, [Remedy("ignore", module)]), met=shapes(source))
 
 
 def unknown_sources(source: Net, hints: Hints) -> list[Problem]:

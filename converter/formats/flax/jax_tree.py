@@ -70,6 +70,11 @@ def choose(path: Path, leaves: Mapping[str, T], key: str | None = None) -> Chose
         if not leaves:
             raise FormatError(path, f"holds nothing under '{key}'; at its top are {', '.join(list(tops)[:20])}")
         beside = {top: f"outside of '{key}'" for top in tops if top != key.split("/")[0]}
+        if second := _SECOND.fullmatch(start):  # of the parameters alone: the statistics are those beside them
+            statistics = f"{second['parent']}batch_stats/"
+            shared = {name: leaf for name, leaf in everything.items() if name.startswith(statistics)}
+            leaves |= {name[len(second["parent"]) :]: leaf for name, leaf in shared.items()}
+            beside = {top: why for top, why in beside.items() if not shared or f"{top}/" != statistics}
     parents = _params_parents(leaves)
     reasons = {name: reason for name in leaves if (reason := _aside(name, leaves, parents)) is not None}
     groups = dict(reasons.values())

@@ -1,0 +1,105 @@
+"""The advice of an error leads on: each option that it names is one that settles it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import converter
+from tests.command import ok, refused, run
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def random(shapes: Shapes) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+NET: Shapes = {"hidden.weight": (5, 4), "hidden.bias": (5,), "out.weight": (3, 5), "out.bias": (3,)}
+COMMAND = ["torch->torch", "source.safetensors", "--like", "clone.safetensors", "-o", "made.safetensors"]
+
+
+@pytest.mark.usefixtures("here")
+def test_tensors_without_names_get_them_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("source.npz", *random(NET).values())
+    save_file(random(NET), "clone.safetensors")
+    command = ["torch->torch", "source.npz", "--like", "clone.safetensors", "-o", "made.safetensors"]
+    said = refused(capsys, *command)
+    assert "--names-from FILE names the tensors" in said and "--map" not in said
+    np.savez("names.npz", **random(NET))  # which keeps their order
+    ok(capsys, *command, "--names-from", "names.npz")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_layer_that_nothing_fits_is_not_mapped(capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(random({"stack.weight": (2, 5, 4), "head.weight": (3, 5), "head.bias": (3,)}), "source.safetensors")
+    save_file(random({**NET, "head.weight": (3, 5), "head.bias": (3,)}), "clone.safetensors")
+    said = refused(capsys, *COMMAND)
+    assert "Left in the source: 'stack'" in said and "--map SOURCE" not in said
+    assert "--map head=out gives it one that is paired with another" in said
+    ok(capsys, *COMMAND, "--allow-missing", "hidden", "--allow-missing", "out", "--ignore", "stack")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("strip", [["model._orig_mod"], ["model", "_orig_mod"], ["_orig_mod", "model"]])
+def test_modules_are_stripped_one_by_one_or_together(strip: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(random({f"model._orig_mod.{name}": shape for name, shape in NET.items()}), "source.safetensors")
+    save_file(random(NET), "clone.safetensors")
+    ok(capsys, *COMMAND, *(word for module in strip for word in ("--strip", module)))
+    said = refused(capsys, *COMMAND, "--force", "--strip", "modul._orig_mod")
+    assert "the source has no leading module 'modul._orig_mod'" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_a_second_set_of_parameters_keeps_the_statistics(capsys: pytest.CaptureFixture[str]) -> None:
+    params = {"Dense_0": random({"kernel": (4, 5), "bias": (5,)}), "BatchNorm_0": random({"scale": (5,), "bias": (5,)})}
+    state = {
+        "step": np.int32(3),
+        "params": params,
+        "ema_params": {module: {name: a + 1 for name, a in inside.items()} for module, inside in params.items()},
+        "batch_stats": {"BatchNorm_0": random({"mean": (5,), "var": (5,)})},
+        "opt_state": {"0": {"count": np.int32(3)}},
+    }
+    Path("state.msgpack").write_bytes(flax.serialization.msgpack_serialize(state))
+    said = ok(capsys, "flax->torch", "state.msgpack", "-o", "plain.safetensors")
+    assert "--key ema_params takes it" in said
+    ok(capsys, "flax->torch", "state.msgpack", "-o", "ema.safetensors", "--key", "ema_params")
+    plain, ema = converter.read("plain.safetensors"), converter.read("ema.safetensors")
+    assert plain.keys() == ema.keys() and len(ema) == 6
+    assert np.array_equal(ema["BatchNorm_0.running_mean"], plain["BatchNorm_0.running_mean"])
+    assert np.array_equal(ema["Dense_0.bias"], plain["Dense_0.bias"] + 1)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_certificate_is_not_told_to_take_options(capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(random(NET), "source.safetensors")
+    ok(capsys, "torch->flax", "source.safetensors", "-o", "made.msgpack", "--certificate", "cert.json")
+    document = json.loads(Path("cert.json").read_text())
+    document["options"]["map"] = {"hiden": "hidden"}
+    Path("cert.json").write_text(json.dumps(document))
+    said = run(capsys, "verify", "cert.json").out
+    assert "the source has no layer 'hiden'. Did you mean 'hidden'?" in said and "map=" not in said
+
+
+@pytest.mark.usefixtures("here")
+def test_what_verify_advises_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(random({"a.weight": (4, 4), "b.weight": (4, 4)}), "source.safetensors")
+    save_file(random({"c.weight": (4, 4), "d.weight": (4, 4)}), "clone.safetensors")
+    said = refused(capsys, "verify", "source.safetensors", "clone.safetensors")
+    flags = {word for word in shlex.split(said.replace("'", "")) if word.startswith("--")}
+    offered = ok(capsys, "verify", "--help")
+    assert flags and all(flag in offered for flag in flags)
