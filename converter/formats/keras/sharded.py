@@ -47,6 +47,7 @@ class FileReader(Reader):
             if name is None:
                 raise FormatError(path, f"the index '{_USUAL}' is missing")
             index = path / name
+        self._index = index
         self._map = _weight_map(index, read_json(index, files))
         self._shards: dict[str, H5File] = {}
         try:
@@ -59,7 +60,7 @@ class FileReader(Reader):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.path, *(self.path.with_name(name) for name in self._shards))
+        return (self._index, *map(self._index.with_name, self._shards))
 
     def close(self) -> None:
         for shard in self._shards.values():
