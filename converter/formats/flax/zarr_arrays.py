@@ -126,9 +126,7 @@ class Store:
                 self.budget.lent(max(0, memory + SLACK - _COPIES * self.disk_bytes), f"'{spec.name}'"),
                 _tensorstore(self.root) as child,
             ):
-                child.fill(
-                    values.reshape(-1).view(np.uint8).data, self.root, memory, "array", *store, least_keys
-                )
+                child.fill(values.reshape(-1).view(np.uint8).data, self.root, memory, "array", *store, least_keys)
         except FormatError as error:
             raise FormatError(self.root, f"'{spec.name}' cannot be read: {error.reason}") from None
         return frozen(values)
