@@ -338,10 +338,11 @@ def test_a_clone_of_collect_params_gets_a_file_that_mxnet_loads(tmp_path: Path, 
     for like in (tmp_path / "clone.params", None):
         out = tmp_path / f"out-{like is None}.params"
         convert("mxnet->mxnet", source, out, like=like)
-        other = net(prefix)
-        other.collect_params().load(str(out))
+        for parameter in saved.collect_params().values():
+            parameter.set_data(parameter.data() * 0)
+        saved.collect_params().load(str(out))  # without a prefix, another net has names with another number
         for name in names:
-            np.testing.assert_array_equal(other.collect_params()[name].data().asnumpy(), tensors[name])
+            np.testing.assert_array_equal(saved.collect_params()[name].data().asnumpy(), tensors[name])
 
 
 @pytest.mark.parametrize("version", [mxnet_record.V2, mxnet_record.V3])
