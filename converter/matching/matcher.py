@@ -230,7 +230,7 @@ class Matcher:
                 text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}."
                 self.problems.append(Problem(text, "no such kind", path))
             elif not self.free_targets:
-                fitting = next((pair.target for pair in self.pairs if self.fits(layer, pair.target)), None)
+                fitting = next((pair.target for pair in self._unsaid if self.fits(layer, pair.target)), None)
                 self.problems.append(questions.without_counterpart(layer, modules[path], fitting))
         if self.problems:
             raise MatchError(self.problems)
@@ -255,9 +255,14 @@ class Matcher:
             if fitting:
                 yield questions.ambiguous(target, fitting, maps.get(path, ()))
             else:
-                paired = next((pair.source for pair in self.pairs if self.fits(pair.source, target)), None)
+                paired = next((pair.source for pair in self._unsaid if self.fits(pair.source, target)), None)
                 free = list(self.free_sources)
                 yield questions.without_source(target, modules[path], self.source, free, paired)
+
+    @property
+    def _unsaid(self) -> Iterator[Pair]:
+        """The pairs that the user did not say, so that a map may part them."""
+        return (pair for pair in self.pairs if pair.reason not in (MAP, SCHEMA))
 
     def _pair(self, source: Layer, target: Layer, reason: str) -> None:
         del self.free_sources[source.path], self.free_targets[target.path]

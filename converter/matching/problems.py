@@ -52,7 +52,7 @@ def without_source(target: Layer, module: str, source: Net, free: Sequence[str],
     if _has_no_names(source):
         remedies.insert(0, Remedy("names_from", Placeholder("FILE"), "names the tensors, which have none, as there"))
     elif fitting is not None:
-        remedies.insert(0, Remedy("map", (fitting.path, target.path), "gives it one that is paired with another"))
+        remedies.append(Remedy("map", (fitting.path, target.path), "gives it one that is paired with another"))
     problem = _problem("no source", target, text, remedies, [Remedy("allow_missing", module)])
     return replace(problem, expected=shapes(target))
 
@@ -70,7 +70,7 @@ def without_counterpart(source: Layer, module: str, fitting: Layer | None) -> Pr
     text = f"'{source.path}' ({shapes(source)}) has no counterpart in the clone{noted(source)}."
     remedies = [Remedy("ignore", source.path, "leaves it out")]
     if fitting is not None:
-        remedies.insert(0, Remedy("map", (source.path, fitting.path), "gives it one that is paired with another"))
+        remedies.append(Remedy("map", (source.path, fitting.path), "gives it one that is paired with another"))
     return replace(_problem("no target", source, text, remedies, [Remedy("ignore", module)]), met=shapes(source))
 
 
