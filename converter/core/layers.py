@@ -300,7 +300,9 @@ def join_path(parts: Iterable[str]) -> str:
 
 
 def split_path(path: str) -> tuple[str, ...]:
-    return tuple(re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:[^.\\]|\\.)+", path))
+    if "\\" not in path:
+        return tuple(filter(None, path.split(".")))  # most paths, and a file may have long ones
+    return tuple(re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:[^.\\]+|\\.)+", path))
 
 
 def stacked(role: str, gates: str) -> str:
