@@ -23,6 +23,11 @@ def printable(line: str) -> str:
     return UNPRINTABLE.sub(lambda met: met[0].encode("unicode_escape").decode(), line)
 
 
+def text_of(lines: Iterable[str]) -> str:
+    """The lines, each of which is one whatever the names in it hold."""
+    return "\n".join(map(printable, lines))
+
+
 #: How a remedy is written.
 Language = Callable[["Remedy"], str]
 #: So many problems of one kind are told one by one; more are told together.
@@ -220,7 +225,7 @@ def _together(alike: Sequence[Problem], language: Language) -> str:
     if wide:
         settle = [f"{language(remedy)} (settles {count})" for remedy, count in wide.most_common(NAMED)]
         lines.append(f"  Many at once: {either(settle)}.")
-    return "\n".join(map(printable, lines))
+    return text_of(lines)
 
 
 def near_misses(name: str, known: Iterable[str]) -> tuple[str, ...]:

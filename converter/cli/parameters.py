@@ -100,9 +100,9 @@ def as_text(result: Result, as_json: bool) -> str:
 
 def on_terminal(text: str) -> str:
     """The lines without anything that a terminal would obey, whatever the names in a file hold."""
-    from converter.errors import printable
+    from converter.errors import text_of
 
-    return "\n".join(map(printable, text.split("\n")))
+    return text_of(text.split("\n"))
 
 
 def json_text(document: Any) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -110,20 +110,16 @@ def refuse_certificate(
         raise OutputError(text, Remedy("force", effect="replaces it"))
 
 
-def refuse_outside(certificate: StrPath, files: Iterable[StrPath], records: Sequence[Options]) -> None:
-    """Raises ConversionError, before anything is written, where a file is not in the folder of the certificate.
-
-    records: of the options, which name files, too.
-    """
-    home = Path(certificate).parent.resolve()
-    named = {name: value for record in records for name, value in record.to_dict().items()}
-    for file in (*files, *named_files(named).values()):
-        if not Path(file).resolve().is_relative_to(home):
-            text = f"a certificate names files in its own folder and below it, and {os.fspath(file)} is not in {home}."
-            shared = os.path.commonpath([home, Path(file).resolve().parent])
-            if os.path.dirname(shared) == shared:
-                raise ConversionError(f"{text} Copy the files into one folder first.")
-            raise ConversionError(text, Remedy("certificate", os.path.join(shared, os.path.basename(certificate))))
+def _refuse_outside(certificate: Path, file: Path) -> None:
+    """Raises ConversionError for a file that is not in the folder of the certificate."""
+    home, place = certificate.parent.resolve(), file.resolve()
+    if place.is_relative_to(home):
+        return
+    text = f"a certificate names files in its own folder and below it, and {file} is not in {home}."
+    shared = os.path.commonpath([home, place.parent])
+    if os.path.dirname(shared) == shared:
+        raise ConversionError(f"{text} Copy the files into one folder first.")
+    raise ConversionError(text, Remedy("certificate", os.path.join(shared, certificate.name)))
 
 
 def inside(certificate: Path, name: str) -> Path:
@@ -142,7 +138,10 @@ def refuse_place(
     path: StrPath, output: Destination, source: Endpoint, clone: Endpoint | None, records: Sequence[Options]
 ) -> None:
     """Before anything is written, too: raises OutputError where the certificate would replace a file that is read or
-    written, or would have to name one whose name is no text.
+    written, or would have to name one whose name is no text, and ConversionError where it would have to name one that
+    is not in its folder.
+
+    records: of the options, which name files, too.
     """
     certificate = Path(path)
     named = {name: Path(file) for record in records for name, file in named_files(record.to_dict()).items()}
@@ -150,8 +149,9 @@ def refuse_place(
     refuse_read(certificate, clone.files if clone else (), "the clone")
     refuse_read(certificate, tuple(named.values()), "a file of the options")
     refuse_part(certificate, output)
-    for file in (source.path, output.path, clone.path if clone else None, *named.values()):
-        shown = relative(file, certificate.parent) if file else ""
+    for file in filter(None, (source.path, output.path, clone.path if clone else None, *named.values())):
+        _refuse_outside(certificate, file)
+        shown = relative(file, certificate.parent)
         if shown != shown.encode(errors="replace").decode():
             raise OutputError(f"{shown}: this name is no text (UTF-8), which a certificate is. Rename the file first.")
 

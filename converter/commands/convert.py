@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,7 +70,7 @@ def convert(
         stack.enter_context(unmapped())
         end = opened(source, stack, framework=way.source.name, options=read)
         if certificate is not None:
-            from converter.commands.certificate import certify, refuse_certificate, refuse_outside, refuse_place
+            from converter.commands.certificate import certify, refuse_certificate, refuse_place
 
             refuse_certificate(certificate, write.force, dry_run, like, source, output)
         inputs = as_inputs(example_input)
@@ -80,9 +79,7 @@ def convert(
         target = destination(end, clone, way.target, output, write)
         refuse_existing(target, end.files, write.force)
         if certificate is not None:
-            files = [file for file in (source, target.path, like) if isinstance(file, (str, os.PathLike))]
             refuse_place(certificate, target, end, clone, (read, match))
-            refuse_outside(certificate, files, (read, match))
         planned = Plan(end, way.target, clone, hints, target.form)
         if dry_run:
             return planned.report_for(target, write)

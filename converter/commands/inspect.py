@@ -12,9 +12,9 @@ from msgspec.structs import asdict
 from converter.core.layers import Net
 from converter.core.tensors import Array, TensorSpec
 from converter.endpoints.checkpoint import Weights
-from converter.errors import ConversionError
+from converter.errors import ConversionError, text_of
 from converter.frameworks.neutral import architecture_in
-from converter.reports.tables import shape_dict, table, text_of
+from converter.reports.tables import shape_dict, table
 
 
 class Statistics(msgspec.Struct, frozen=True):

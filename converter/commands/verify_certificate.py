@@ -15,12 +15,11 @@ from converter.commands import certificate as written
 from converter.commands.convert import convert
 from converter.endpoints.checkpoint import open_weights
 from converter.endpoints.destination import parse_direction
-from converter.errors import ConversionError, FormatError
+from converter.errors import ConversionError, FormatError, text_of
 from converter.formats.io.budget import Budget
 from converter.formats.io.files import read_whole
 from converter.formats.io.json import MAX_JSON
 from converter.options import MatchOptions, ReadOptions, StrPath, WriteOptions, options_of
-from converter.reports.tables import text_of
 
 #: What a certificate may say of the options.
 _KNOWN = {"direction", "like"}

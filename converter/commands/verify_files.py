@@ -17,13 +17,13 @@ from converter.core.ops import Split
 from converter.core.tensors import Array
 from converter.core.transposing import digest
 from converter.endpoints.endpoint import Endpoint
-from converter.errors import MatchError
+from converter.errors import MatchError, text_of
 from converter.matching.compatibility import Agreement, Move, Supply, agreements
 from converter.matching.hints import Hints
 from converter.matching.matcher import Pair
 from converter.planning.plan import plan_into
 from converter.planning.prepare import prepared
-from converter.reports.tables import table, text_of
+from converter.reports.tables import table
 
 #: Bytes of an array that are looked at together when two differ.
 _CHUNK_BYTES = 16 << 20

@@ -14,12 +14,12 @@ from converter.commands.verify_files import errors
 from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer
 from converter.core.tensors import Array
-from converter.errors import ConversionError, MatchError
+from converter.errors import ConversionError, MatchError, text_of
 from converter.matching.hints import Hints
 from converter.matching.matcher import Pair, match
 from converter.planning.prepare import prepared
 from converter.reports.checklist import differences
-from converter.reports.tables import table, text_of
+from converter.reports.tables import table
 
 if TYPE_CHECKING:
     from converter.live import LiveNet

@@ -26,16 +26,21 @@ def partial_path(final: Path) -> Path:
 
     Raises OutputError when the folder does not exist or cannot be written to; for a URL, writing tells.
     """
-    folder = final.parent
-    partial = folder / f".{final.name}.{os.urandom(4).hex()}.partial"
+    check_folder(final)
+    partial = final.parent / f".{final.name}.{os.urandom(4).hex()}.partial"
     _unfinished.add(partial)
+    return partial
+
+
+def check_folder(final: Path) -> None:
+    """Raises OutputError where ``final`` has no folder, or one that cannot be written to; for a URL, writing tells."""
+    folder = final.parent
     if is_url(final):
-        return partial
+        return
     if not folder.is_dir():
         raise OutputError(f"{final}: the folder '{folder}' does not exist. Create it, or choose another -o.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{final}: the folder '{folder}' cannot be written to. Choose another -o.")
-    return partial
 
 
 @contextmanager

@@ -9,10 +9,11 @@ import msgspec
 from msgspec.structs import asdict
 
 from converter.core.tensors import TensorSpec
+from converter.errors import text_of
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
 from converter.reports.checklist import Check
-from converter.reports.tables import shape_dict, table, text_of
+from converter.reports.tables import shape_dict, table
 
 
 class Report(msgspec.Struct, frozen=True):

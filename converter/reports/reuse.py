@@ -9,13 +9,14 @@ import msgspec
 from msgspec.structs import asdict
 
 from converter.core.layers import Net
+from converter.errors import text_of
 from converter.flattening.walk import Flattened
 from converter.formats import LeftOut
 from converter.matching.partial import SLICED, Skipped
 from converter.planning.reuse import Reused
 from converter.reports.checklist import Check
 from converter.reports.conversion import named
-from converter.reports.tables import shape_dict, table, text_of
+from converter.reports.tables import shape_dict, table
 
 
 class ReuseReport(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -21,11 +21,6 @@ def shape_dict(spec: TensorSpec) -> dict[str, Any]:
 @cache  # NumPy takes two microseconds to say it
 def _name(dtype: DType) -> str:
     return str(dtype.name)
-
-
-def text_of(lines: Iterable[str]) -> str:
-    """The lines, each of which is one whatever the names in it hold."""
-    return "\n".join(map(printable, lines))
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

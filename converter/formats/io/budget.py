@@ -25,7 +25,6 @@ FORMS_OF_A_NAME, RECORD = 8, 400
 COPIES = 2.6
 #: The same of a tensor that is stored as it is, and what its pages and the result take besides.
 STORED_COPIES = 4
-
 #: Names, shapes, layers and steps of a tensor.
 PER_TENSOR = 2500
 

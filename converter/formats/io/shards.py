@@ -16,7 +16,7 @@ import msgspec
 from converter.core.contents import Contents, LeftOut
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError, OutputError, UnsafeFileError
-from converter.formats.atomic import discard, partial_path, publish
+from converter.formats.atomic import check_folder, discard, partial_path, publish
 from converter.formats.base import Probe, Reader, ReadOptions, Writer
 from converter.formats.io.files import Beside, beside
 from converter.formats.io.in_place import InPlaceWriter
@@ -248,7 +248,7 @@ class Staging:
         self.folder = partial_path(path) if work is None else path.with_name(f".{path.name}.resume")
         self._work = self.folder / "work"
         if work is None or not exists(self._work) or self._work.read_text(encoding="utf-8") != work:
-            partial_path(path)  # raises for a folder that is not there
+            check_folder(path)
             self._refuse_other()
             discard(self.folder)
             self.folder.mkdir()

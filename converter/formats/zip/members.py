@@ -28,7 +28,7 @@ from converter.formats.io.files import open_source
 from converter.formats.io.source import SourceFile, frozen
 from converter.formats.zip_directory import READ_ENTRY, TAIL, entries_at_most
 
-__all__ = ["Member", "ZipMembers", "most_unpacked"]
+__all__ = ["Member", "ZipMembers"]
 
 T = TypeVar("T")
 _LOCAL = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, packed, size, name, extra
@@ -307,8 +307,3 @@ class ZipMembers:
             raise FormatError(self.path, f"the member '{name}' is stored, but has two sizes")
         offset = entry.header_offset + _LOCAL.size + header[9] + header[10]
         return Member(name, offset, entry.compress_size, entry.file_size, stored, entry.CRC)
-
-
-def most_unpacked(packed: int, whole: int) -> int:
-    """The bytes that ``packed`` bytes of deflate in a file of ``whole`` bytes may unpack to."""
-    return min(DEFLATE * packed, max(128 << 20, 200 * whole))
