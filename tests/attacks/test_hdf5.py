@@ -15,6 +15,7 @@ import pytest
 
 from converter.errors import FormatError
 from converter.formats import open_reader
+from converter.formats.io import child as io_child
 from converter.formats.keras import hdf5_child
 from converter.formats.keras.hdf5_file import H5File
 from tests.attacks.limits import harmless, refused
@@ -183,7 +184,7 @@ def test_ordinary_files_cost_no_process(tmp_path: Path, monkeypatch: pytest.Monk
         options = {"compression": "gzip", "shuffle": True, "fletcher32": True, "chunks": (7, 9)}
         file.create_dataset("layers/dense_1/vars/0", data=values, **options)
         file["layers/dense/vars"].attrs["name"] = "hidden"
-    monkeypatch.setattr(hdf5_child.subprocess, "Popen", None)
+    monkeypatch.setattr(io_child.subprocess, "Popen", None)
     _, reader = open_reader(tmp_path / "m.weights.h5")
     with reader:
         assert reader.contents.labels == {"layers/dense/vars": "hidden"}

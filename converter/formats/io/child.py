@@ -1,7 +1,8 @@
 """A library in a process of its own, with limits of memory and time: what strangers' bytes make it do is an error here.
 
 The process is asked one thing at a time: a line of JSON goes in; frames of bytes come out, and at last one that says
-that all is done, or why not.
+that all is done, or why not. `Process` and `answer` are the two ends of that, for any library; `Child` and `serve` are
+those of a library that may be asked about one checkpoint after the other.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
-from converter.errors import FormatError
+from converter.errors import FormatError, UnsafeFileError
 
-__all__ = ["SLACK", "Answers", "Child", "child_for", "serve"]
+__all__ = ["SLACK", "Answers", "Child", "Process", "addresses", "answer", "child_for", "limit_seconds", "serve"]
 
 #: Beyond what the process has when it has started, and what a question allows it: threads, queues, buffers.
 SLACK = 100_000_000
-#: Of processor time, for a question and for each byte that it may take.
+#: Of processor time, for whatever is asked and for each byte that it may take.
 _SECONDS, _BYTES_PER_SECOND = 8, 20_000_000
 _DATA, _DONE, _FAILED = 0, 1, 2
 _FRAME = struct.Struct("<BQ")
 _BLOCK, _MOST_TEXT = 1 << 20, 1 << 16
+_ERRORS: Mapping[str, type[FormatError]] = {kind.__name__: kind for kind in (FormatError, UnsafeFileError)}
 #: The process imports from where this one does, and not from the folder in which it was started.
 _START = "import sys; sys.path[:] = {path}; from converter.formats.io.child import serve; serve({module!r})"
 
@@ -37,43 +40,53 @@ _START = "import sys; sys.path[:] = {path}; from converter.formats.io.child impo
 Answers = Mapping[str, Callable[..., Iterator[bytes | memoryview]]]
 
 
-class Child:
-    """module: has the `Answers`; only there it is imported."""
+class Process:
+    """start: its Python, which calls `answer` for each line on stdin. files: open files that it gets, too."""
 
-    def __init__(self, module: str) -> None:
+    #: What is said of a file with which it does not come to an end, or crashes.
+    endless = "damaged: the library that reads it does not come to an end with it"
+    crashed = "damaged, or larger than it says: the library that reads it takes too much memory, or crashes"
+
+    def __init__(self, start: str, files: Sequence[int] = ()) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _START.format(path=sys.path, module=module)],
+            [sys.executable, "-I", "-c", start],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            pass_fds=files,
             start_new_session=True,  # Ctrl-C is for this process, which closes the other
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._questions, self._answers = self._process.stdin, self._process.stdout
 
-    def ask(self, path: Path, memory: int, question: str, *words: object) -> list[bytes]:
-        """The frames of the answer, in all no more than ``memory`` bytes, which is what the process may take, too.
+    def frames(self, path: Path, *question: object) -> Iterator[int]:
+        """The size of each, whose bytes the caller receives. Raises FormatError for the path."""
+        try:
+            self._questions.write(json.dumps(question).encode() + b"\n")
+            self._questions.flush()
+        except BrokenPipeError:
+            raise self._ended(path) from None
+        while True:
+            kind, size = _FRAME.unpack(self.received(path, _FRAME.size))
+            if kind == _DONE:
+                return
+            if kind == _FAILED:
+                name, reason = json.loads(self.received(path, min(size, _MOST_TEXT)))
+                raise _ERRORS.get(name, FormatError)(path, reason)
+            yield size
 
-        Raises FormatError for the path when there is no answer.
-        """
-        frames, size = [], 0
-        for nbytes in self._frames(path, memory, question, words):
-            size += nbytes
-            if size > memory:
-                raise FormatError(path, f"to read it would take more than {memory} bytes")
-            frames.append(bytes(self._received(path, memoryview(bytearray(nbytes)))))
-        return frames
+    def received(self, path: Path, nbytes: int) -> bytearray:
+        data = bytearray(nbytes)
+        self.receive(path, memoryview(data))
+        return data
 
-    def fill(self, into: memoryview, path: Path, memory: int, question: str, *words: object) -> None:
-        """As `ask`, for an answer of just so many bytes."""
-        for nbytes in self._frames(path, memory, question, words):
-            if nbytes > len(into):
-                raise FormatError(path, "has more elements than its shape")
-            self._received(path, into[:nbytes])
-            into = into[nbytes:]
-        if into:
-            raise FormatError(path, "has fewer elements than its shape")
+    def receive(self, path: Path, memory: memoryview) -> None:
+        while memory:
+            got = os.readv(self._answers.fileno(), [memory[:_BLOCK]])
+            if not got:
+                raise self._ended(path)
+            memory = memory[got:]
 
     def close(self) -> None:
         self._process.kill()
@@ -81,37 +94,39 @@ class Child:
         self._questions.close()
         self._answers.close()
 
-    def _frames(self, path: Path, memory: int, question: str, words: tuple[object, ...]) -> Iterator[int]:
-        """The size of each, whose bytes the caller receives."""
-        try:
-            self._questions.write(json.dumps([memory, question, *words]).encode() + b"\n")
-            self._questions.flush()
-        except BrokenPipeError:
-            raise self._ended(path) from None
-        while True:
-            kind, size = _FRAME.unpack(self._received(path, memoryview(bytearray(_FRAME.size))))
-            if kind == _DONE:
-                return
-            if kind == _FAILED:
-                text = self._received(path, memoryview(bytearray(min(size, _MOST_TEXT))))
-                raise FormatError(path, bytes(text).decode(errors="replace"))
-            yield size
-
-    def _received(self, path: Path, memory: memoryview) -> memoryview:
-        rest = memory
-        while rest:
-            got = os.readv(self._answers.fileno(), [rest[:_BLOCK]])
-            if not got:
-                raise self._ended(path)
-            rest = rest[got:]
-        return memory
-
     def _ended(self, path: Path) -> FormatError:
         code = self._process.wait()
-        if code == -signal.SIGXCPU:
-            return FormatError(path, "damaged: the library that reads it does not come to an end with it")
-        why = f"the library that reads it takes too much memory, or crashes (exit code {code})"
-        return FormatError(path, f"damaged, or larger than it says: {why}")
+        return FormatError(path, self.endless if code == -signal.SIGXCPU else f"{self.crashed} (exit code {code})")
+
+
+class Child(Process):
+    """module: has the `Answers`; only there it is imported."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(_START.format(path=sys.path, module=module))
+
+    def ask(self, path: Path, memory: int, question: str, *words: object) -> list[bytes]:
+        """The frames of the answer, in all no more than ``memory`` bytes, which is what the process may take, too.
+
+        Raises FormatError for the path when there is no answer.
+        """
+        frames, size = [], 0
+        for nbytes in self.frames(path, memory, question, *words):
+            size += nbytes
+            if size > memory:
+                raise FormatError(path, f"to read it would take more than {memory} bytes")
+            frames.append(bytes(self.received(path, nbytes)))
+        return frames
+
+    def fill(self, into: memoryview, path: Path, memory: int, question: str, *words: object) -> None:
+        """As `ask`, for an answer of just so many bytes."""
+        for nbytes in self.frames(path, memory, question, *words):
+            if nbytes > len(into):
+                raise FormatError(path, "has more elements than its shape")
+            self.receive(path, into[:nbytes])
+            into = into[nbytes:]
+        if into:
+            raise FormatError(path, "has fewer elements than its shape")
 
 
 # -- those that wait for the next question ----------------------------------------------------------------------------
@@ -160,20 +175,36 @@ def serve(module: str) -> None:
     answers: Answers = importlib.import_module(module).ANSWERS
     output = FileIO(os.dup(1), "w")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    start = _addresses()
+    start = addresses()
     for line in sys.stdin.buffer:
         memory, question, *words = json.loads(line)
-        _limit(start, memory)
-        try:
-            for data in answers[question](*words):
-                _send(output, _DATA, data)
-            _send(output, _DONE, b"")
-        except Exception as error:
-            text = str(error).split(" [")[0].split("\n")[0][:300] or type(error).__name__
-            _send(output, _FAILED, text.encode())
+        if start:
+            _limit(resource.RLIMIT_AS, start + memory + SLACK)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limit_seconds(memory, after=int(used.ru_utime + used.ru_stime))
+        answer(output, partial(answers[question], *words), _told)
 
 
-def _addresses() -> int:
+def answer(
+    output: FileIO, frames: Callable[[], Iterable[bytes | memoryview]], told: Callable[[Exception], FormatError | str]
+) -> None:
+    """Send the frames of an answer, or why there is none. told: what to say of an error."""
+    try:
+        for data in frames():
+            _send(output, _DATA, data)
+        _send(output, _DONE, b"")
+    except Exception as error:
+        said = told(error)
+        pair = [type(said).__name__, said.reason] if isinstance(said, FormatError) else [FormatError.__name__, said]
+        _send(output, _FAILED, json.dumps(pair).encode())
+
+
+def _told(error: Exception) -> str:
+    """The first line, without what a library adds for its developers."""
+    return str(error).split(" [")[0].split("\n")[0][:300] or type(error).__name__
+
+
+def addresses() -> int:
     """Bytes of address space that are in use; 0 where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -181,16 +212,15 @@ def _addresses() -> int:
         return 0
 
 
-def _limit(start: int, memory: int) -> None:
-    """For the next question, the hard limits left as they are: the one after it may need more."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if start:
-        most = start + memory + SLACK
-        resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + _SECONDS + memory // _BYTES_PER_SECOND
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds if hard < 0 else min(seconds, hard), hard))
+def limit_seconds(nbytes: int, after: int = 0) -> None:
+    """Of processor time, for so many bytes. after: seconds that do not count."""
+    _limit(resource.RLIMIT_CPU, after + _SECONDS + nbytes // _BYTES_PER_SECOND)
+
+
+def _limit(kind: int, most: int) -> None:
+    """The hard limit is left as it is: the next question may need more."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
 
 def _send(output: FileIO, kind: int, data: bytes | memoryview) -> None:

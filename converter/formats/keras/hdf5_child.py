@@ -11,12 +11,10 @@ import json
 import os
 import resource
 import shutil
-import signal
-import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from io import FileIO
 from pathlib import Path
@@ -27,18 +25,15 @@ import numpy as np
 
 from converter.core.contents import LeftOut
 from converter.core.tensors import DTYPES, Array, TensorSpec
-from converter.errors import FormatError, MissingLibraryError, UnsafeFileError
+from converter.errors import FormatError, MissingLibraryError
 from converter.formats.io.budget import LIMIT
+from converter.formats.io.child import Process, addresses, answer, limit_seconds
 from converter.formats.io.files import FileSource
 from converter.formats.io.source import Part, Source, SourceFile, frozen
 from converter.formats.keras.hdf5_tree import Content, Dataset, Tree
 
 __all__ = ["ChildFile", "serve"]
 
-#: Of processor time, for the file as a whole and for each of its bytes that is read or comes out.
-_SECONDS, _BYTES_PER_SECOND = 8, 20_000_000
-_DATA, _DONE, _FAILED = 0, 1, 2
-_FRAME = struct.Struct("<BQ")
 _BLOCK = 1 << 20
 #: The process imports from where this one does, and not from the folder in which it was started.
 _START = "import sys; sys.path[:] = {path}; from converter.formats.keras.hdf5_child import serve; serve(*{words})"
@@ -54,21 +49,10 @@ class ChildFile(Content):
         self._copy: IO[bytes] | None = None
         descriptor, start = self._descriptor(source)
         words = (descriptor, start, source.size)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _START.format(path=sys.path, words=words)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(descriptor,),
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )
+        self._process = _Library(_START.format(path=sys.path, words=words), [descriptor])
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._process.close()
         if self._copy is not None:
             self._copy.close()
 
@@ -79,12 +63,10 @@ class ChildFile(Content):
     def read(self, spec: TensorSpec) -> Array:
         whole = np.empty(spec.shape, spec.dtype)
         memory, filled = whole.reshape(-1).view(np.uint8).data, 0
-        for kind, size in self._frames("read", spec.name, list(spec.shape), spec.dtype.name):
-            if kind != _DATA:
-                continue
+        for size in self._process.frames(self._source.path, "read", spec.name, list(spec.shape), spec.dtype.name):
             if size > len(memory) - filled:
                 raise FormatError(self._source.path, f"'{spec.name}' has more elements than its shape")
-            self._receive(memory[filled : filled + size])
+            self._process.receive(self._source.path, memory[filled : filled + size])
             filled += size
         if filled != len(memory):
             raise FormatError(self._source.path, f"'{spec.name}' has fewer elements than its shape")
@@ -113,47 +95,15 @@ class ChildFile(Content):
 
     def _answer(self, question: str, *words: object) -> bytes:
         answer = b""
-        for kind, size in self._frames(question, *words):
-            if kind == _DATA:
-                self._source.budget.charge(size, "the list of what is in it")
-                data = bytearray(size)
-                self._receive(memoryview(data))
-                answer += data
+        for size in self._process.frames(self._source.path, question, *words):
+            self._source.budget.charge(size, "the list of what is in it")
+            answer += self._process.received(self._source.path, size)
         return answer
 
-    def _frames(self, question: str, *words: object) -> Iterator[tuple[int, int]]:
-        """(kind, size) of each, whose bytes the caller receives. Raises FormatError."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps([question, *words]).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._ended() from None
-        kind = _DATA
-        while kind == _DATA:
-            head = bytearray(_FRAME.size)
-            self._receive(memoryview(head))
-            kind, size = _FRAME.unpack(head)
-            if kind == _FAILED:
-                text = bytearray(min(size, _BLOCK))
-                self._receive(memoryview(text))
-                raise _error(self._source.path, json.loads(text))
-            yield kind, size
 
-    def _receive(self, memory: memoryview) -> None:
-        assert self._process.stdout is not None
-        pipe = self._process.stdout.fileno()
-        while memory:
-            got = os.readv(pipe, [memory[:_BLOCK]])
-            if not got:
-                raise self._ended()
-            memory = memory[got:]
-
-    def _ended(self) -> FormatError:
-        code = self._process.wait()
-        if code == -signal.SIGXCPU:
-            return FormatError(self._source.path, "damaged HDF5: the library does not come to an end with it")
-        return FormatError(self._source.path, f"damaged HDF5: the library crashes on it (exit code {code})")
+class _Library(Process):
+    endless = "damaged HDF5: the library does not come to an end with it"
+    crashed = "damaged HDF5: the library crashes on it"
 
 
 class _TreeAnswer(msgspec.Struct):
@@ -176,14 +126,6 @@ class _TreeAnswer(msgspec.Struct):
         return Tree(datasets, self.groups, self.links, [LeftOut(name, why) for name, why in self.left_out])
 
 
-_KINDS: dict[str, type[FormatError]] = {kind.__name__: kind for kind in (FormatError, UnsafeFileError)}
-
-
-def _error(path: Path, told: list[str]) -> FormatError:
-    kind, reason = told
-    return _KINDS.get(kind, FormatError)(path, reason)
-
-
 # -- in the other process ---------------------------------------------------------------------------------------------
 
 
@@ -191,56 +133,35 @@ def serve(descriptor: int, start: int, size: int) -> None:
     """Answer the questions on stdin until it ends."""
     from converter.formats.keras.hdf5_library import LibraryFile
 
-    _limit_memory()
-    _limit_time(size)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if before := addresses():
+        resource.setrlimit(resource.RLIMIT_AS, (before + LIMIT, before + LIMIT))
+    limit_seconds(size)
     output = FileIO(os.dup(1), "w")
     source = Part(FileSource(Path("the file"), file=FileIO(descriptor)), start, size, "the file")
     library: list[LibraryFile] = []
     sent = 0
+
+    def asked(line: bytes) -> Iterator[memoryview]:
+        nonlocal sent
+        if not library:
+            library.append(LibraryFile(source))
+        question, *words = json.loads(line)
+        for data in _ANSWERS[question](library[0], *words):
+            view = memoryview(data) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data
+            sent += view.nbytes
+            limit_seconds(size + sent)  # of all that was done and will be
+            yield view
+
     for line in sys.stdin.buffer:
-        try:
-            if not library:
-                library.append(LibraryFile(source))
-            question, *words = json.loads(line)
-            for data in _ANSWERS[question](library[0], *words):
-                sent += len(data) if isinstance(data, bytes) else data.nbytes
-                _limit_time(size + sent)
-                _send(output, _DATA, data)
-            _send(output, _DONE, b"")
-        except Exception as error:
-            _send(output, _FAILED, json.dumps(_told(error)).encode())
+        answer(output, partial(asked, line), _told)
 
 
-def _limit_memory() -> None:
-    """What is in memory already, and `LIMIT`. No file of a crash."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except OSError:  # no Linux
-        return
-    most = pages * resource.getpagesize() + LIMIT
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _limit_time(nbytes: int) -> None:
-    """Of all that was done and will be."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    seconds = _SECONDS + nbytes // _BYTES_PER_SECOND
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds if hard < 0 else min(seconds, hard), hard))
-
-
-def _send(output: FileIO, kind: int, data: bytes | Array) -> None:
-    view = memoryview(data) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8).data
-    output.write(_FRAME.pack(kind, len(view)))
-    while view:
-        view = view[output.write(view) or 0 :]
-
-
-def _told(error: Exception) -> list[str]:
+def _told(error: Exception) -> FormatError | str:
     if isinstance(error, FormatError):
-        return [type(error).__name__, error.reason]
+        return error
     text = str(error).strip("'\"") or type(error).__name__
-    return [FormatError.__name__, f"damaged or incomplete HDF5 ({text[:200]})"]
+    return f"damaged or incomplete HDF5 ({text[:200]})"
 
 
 def _read(file: Any, name: str, shape: list[int], dtype: str) -> Iterator[Array]:
