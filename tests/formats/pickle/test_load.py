@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import os
 import pickle
 import pickletools
 import random
 import struct
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -259,16 +259,9 @@ def test_arrays_whose_bytes_do_not_fit() -> None:
 
 
 def quick(data: bytes) -> None:
-    """It ends in data or in an error, and takes no more memory than the budget pays for."""
-    tracemalloc.start()
-    try:
+    """It ends in data or in an error; for what it takes see tests/attacks."""
+    with contextlib.suppress(ConversionError):
         load(data, PATH, KNOWN, None, inert_class, loan=Loan(Budget(PATH, 8 << 20)))
-    except ConversionError:
-        pass
-    finally:
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    assert peak < (12 << 20) + 5 * len(data)
 
 
 def test_bombs_are_harmless() -> None:
