@@ -91,7 +91,8 @@ class ShardReader(Reader):
             for spec in reader.contents.specs
             if self._weight_map.get(spec.name) != shard
         ]
-        return Contents(specs, left_out=tuple(surplus), metadata=metadata)
+        beside = [item for reader in self._shards.values() for item in reader.contents.left_out]
+        return Contents(specs, left_out=(*surplus, *beside), metadata=metadata)
 
     @property
     def files(self) -> tuple[Path, ...]:

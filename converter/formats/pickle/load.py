@@ -16,7 +16,7 @@ is only mentioned; `Opaque` for an instance of an unknown class, when `unknown` 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -65,24 +65,34 @@ def load(
             gc.enable()
 
 
-def _plain(items: object) -> Iterable[Any]:
+def _plain(items: object) -> Collection[Any]:
     """Items that exist already; those of an array or a text would be made, one by one."""
     if not isinstance(items, (list, tuple, dict, set, frozenset)):
         raise PickleError(f"the items of a {type(items).__name__}")
     return items
 
 
+def _have_simple_hashes(keys: Collection[object]) -> bool:
+    """`has_simple_hash` of all of them; of texts and of small numbers without a call for each."""
+    kinds = set(map(type, keys))
+    if kinds <= {str, bytes, float}:
+        return True
+    if kinds == {int}:
+        return all(has_simple_hash(key) for key in (min(keys), max(keys)))  # type: ignore[type-var]
+    return all(map(has_simple_hash, keys))
+
+
 def _pairs(items: object = ()) -> dict[object, object]:
     if not items:
         return {}
     pairs = items.items() if isinstance(items, dict) else _plain(items)
-    if not all(has_simple_hash(key) for key, _ in pairs):
+    if not _have_simple_hashes([key for key, _ in pairs]):
         raise PickleError("an unusual key of a dict")
     return dict(pairs)
 
 
 def _members(items: object = ()) -> set[object]:
-    if not all(has_simple_hash(item) for item in _plain(items)):
+    if not _have_simple_hashes(_plain(items)):
         raise PickleError("an unusual member of a set")
     return set(_plain(items))
 

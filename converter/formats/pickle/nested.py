@@ -142,19 +142,22 @@ class _Level(msgspec.Struct):
 
 
 _BARREN = object()
+#: What is never wanted and holds nothing.
+_SIMPLE = frozenset({bool, int, float, str, bytes, type(None)})
 
 
 def flatten(
     value: object,
     path: Path,
     children: Children = plain_children,
-    wanted: Callable[[object], bool] = lambda value: plain_children(value) is None,
+    wanted: Callable[[object], bool] = lambda value: isinstance(value, np.ndarray) and value.dtype != object,
     reason: Callable[[object], str] = repr,
     loan: Loan | None = None,
 ) -> Flat:
     """The leaves in the order of the containers. A container that holds itself ends there.
 
-    wanted: which leaves are kept. reason: why another one is left out; a whole container is said to hold no weights.
+    wanted: which leaves are kept; never numbers and texts of Python.
+    reason: why another one is left out; a whole container is said to hold no weights.
     loan: what pays for the names. What holds nothing that is wanted is walked once, however often it is shared.
     Raises FormatError for nesting, sharing or names beyond reason.
     """
@@ -200,23 +203,26 @@ class _Walk:
         self.levels.append(_Level(key, parts, order, iter(inside), []))
 
     def step(self) -> None:
+        """Go on in the innermost container, up to its end or down into the next one."""
         level = self.levels[-1]
-        child = next(level.items, None)
-        if child is None:
-            self._up()
-            return
-        separator, key, item = child
-        self._entries += 1
-        if self._entries > MAX_ENTRIES:
-            self._refuse()
-        if id(item) in self._open:
-            level.lowest = min(level.lowest, self._open[id(item)])
-        elif self._wanted(item):
-            level.kept = True
-            self.kept.append(NamedValue((*level.parts, separator + key), item))
-            self._charge(self.kept[-1].parts)
-        else:
-            self._beside(level, separator + key, item)
+        depth = len(self.levels)
+        for separator, key, item in level.items:
+            self._entries += 1
+            if self._entries > MAX_ENTRIES:
+                self._refuse()
+            if type(item) in _SIMPLE:
+                level.note(self._entries, separator + key, item)
+            elif id(item) in self._open:
+                level.lowest = min(level.lowest, self._open[id(item)])
+            elif self._wanted(item):
+                level.kept = True
+                self.kept.append(NamedValue((*level.parts, separator + key), item))
+                self._charge(self.kept[-1].parts)
+            else:
+                self._beside(level, separator + key, item)
+                if len(self.levels) > depth:
+                    return
+        self._up()
 
     def _beside(self, level: _Level, key: str, item: object) -> None:
         """Something that is not wanted, or a container."""

@@ -113,10 +113,7 @@ def _object_array(items: object, shape: object) -> Array:
     sizes = _shape(shape)
     if not isinstance(items, list) or math.prod(sizes) != len(items):
         raise PickleError("an array of objects whose number does not fit its shape")
-    array = np.empty(len(items), object)
-    for index, item in enumerate(items):
-        array[index] = item
-    return array.reshape(sizes)
+    return np.fromiter(items, object, len(items)).reshape(sizes)
 
 
 def _scalar(dtype: object, raw: object = b"") -> object:

@@ -173,7 +173,6 @@ _RARE: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
         ord("I"): lambda m: m.push(_int_line(m)),
         ord("L"): lambda m: m.push(_parsed(int, m.small_line().rstrip(b"L"))),
         ord("F"): lambda m: m.push(_parsed(float, m.small_line())),
-        ord("G"): lambda m: m.push(m.number(_DOUBLE)),
         0x8A: lambda m: m.push(_signed(m, _U1)),
         0x8B: lambda m: m.push(_signed(m, _I4)),
         # text and bytes
@@ -221,8 +220,9 @@ _RARE: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
 )
 
 _BINGET, _BININT, _BININT1, _BININT2, _BINPERSID, _BINPUT, _BINUNICODE, _EMPTY_TUPLE, _LONG_BINPUT = b"hJKMQqX)r"
+_BINFLOAT = ord("G")
 _MARK, _NEWFALSE, _REDUCE, _STOP, _TUPLE, _TUPLE1, _TUPLE2 = b"(\x89R.t\x85\x86"
-_COMMON = frozenset(b"hJKMQqX)r(\x89R.t\x85\x86")
+_COMMON = frozenset(b"hJKMQqX)rG(\x89R.t\x85\x86")
 #: All that there are.
 OPCODES = _COMMON.union(_RARE)
 
@@ -246,7 +246,8 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
     data, marked, memo, call = machine.data, machine.marked, machine.memo, machine.call
     stack, position, left = machine.stack, 0, machine.left
     size = len(data)
-    i4, u4, u2, rare = _I4.unpack_from, _U4.unpack_from, _U2.unpack_from, _RARE.get
+    i4, u4, u2, double = (layout.unpack_from for layout in (_I4, _U4, _U2, _DOUBLE))
+    rare = _RARE.get
     try:
         while True:
             if left < 0:
@@ -314,6 +315,10 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
                 stack.append(False)
                 left -= SLOT
                 position += 1
+            elif code == _BINFLOAT:
+                stack.append(double(data, position + 1)[0])
+                left -= NUMBER
+                position += 9
             elif code == _EMPTY_TUPLE:
                 stack.append(())
                 left -= SLOT

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from converter.errors import ConversionError, FormatError, UnsafeFileError
 from converter.formats.io.budget import Budget, Loan
+from converter.formats.pickle import nested
 from converter.formats.pickle.load import COLLECTION_GLOBALS, Opaque, inert_class, load
 from converter.formats.pickle.machine import STEP, Machine
-from converter.formats.pickle.nested import flatten, plain_children
+from converter.formats.pickle.nested import Search, flatten, plain_children
 from converter.formats.pickle.numpy import NUMPY_GLOBALS
 from converter.formats.pickle.opcodes import OPCODES, run
 from converter.formats.pickle.values import PickleError
@@ -131,7 +132,7 @@ def test_arrays_of_objects_are_containers(protocol: int) -> None:
     uneven = np.empty(2, object)
     uneven[:] = [np.ones(2), np.ones(3)]
     found = flatten(value_of(pickle.dumps(box, protocol)), PATH).kept
-    assert [entry.name for entry in found] == ["w", "more/0", "more/1"]
+    assert [entry.name for entry in found] == ["w", "more/0"]
     found = flatten(value_of(pickle.dumps(uneven, protocol)), PATH).kept
     assert [(entry.name, entry.value.shape) for entry in found] == [("0", (2,)), ("1", (3,))]  # type: ignore[attr-defined]
 
@@ -260,15 +261,15 @@ def test_arrays_whose_bytes_do_not_fit() -> None:
 def quick(data: bytes) -> None:
     """It ends in data or in an error; for what it takes see tests/attacks."""
     with contextlib.suppress(ConversionError):
-        load(data, PATH, KNOWN, None, inert_class)
+        load(data, PATH, KNOWN, None, inert_class, loan=Loan(Budget(PATH, 8 << 20)))
 
 
 def test_bombs_are_harmless() -> None:
     quick(b"N" + b"r\xff\xff\xff\xff" + b"r\xfe\xff\xff\x7f" + b".")  # memo far away
-    quick(b"\x8f" * (1 << 16) + b".")  # empty sets
-    quick(b"(" * (1 << 18) + b".")  # marks
-    quick(b"N" + b"\x94" * (1 << 18) + b".")  # memo entries
-    quick(b")" + b"\x85" * (1 << 18) + b".")  # nesting
+    quick(b"\x8f" * (1 << 17) + b".")  # empty sets
+    quick(b"(" * (1 << 17) + b".")  # marks
+    quick(b"N" + b"\x94" * (1 << 17) + b".")  # memo entries
+    quick(b")" + b"\x85" * (1 << 17) + b".")  # nesting
     quick(b")" + b"2\x86" * 200 + b".")  # shared nesting, 2 ** 200 leaves
     quick(b"}(" + b"".join(b"\x8a\x10" + ((i << 61) - i).to_bytes(16, "little") + b"N" for i in range(50_000)) + b"u.")
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20) + b"\x940"
@@ -276,12 +277,14 @@ def test_bombs_are_harmless() -> None:
     quick(text + call)  # one text, encoded again and again
 
 
-def test_shared_containers_do_not_multiply_names() -> None:
-    value: list[Any] = [1]
+def test_shared_containers_do_not_multiply_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nested, "MAX_ENTRIES", 10_000)
+    value, numbers = [np.ones(1)], [1]  # type: list[Any], list[Any]
     for _ in range(60):
-        value = [value, value]
+        value, numbers = [value, value], [numbers, numbers]
     with pytest.raises(FormatError, match="names have no end"):
         flatten(value, PATH)
+    assert not flatten(numbers, PATH).kept  # what holds nothing is walked once
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]
@@ -290,15 +293,37 @@ def test_shared_containers_do_not_multiply_names() -> None:
 
 
 def test_a_container_that_holds_itself_ends_there() -> None:
-    value: dict[str, Any] = {"w": 1}
+    value: dict[str, Any] = {"w": np.ones(1)}
     value["self"] = value
-    value["list"] = [value, 2]
-    assert [(entry.name, entry.value) for entry in flatten(value, PATH).kept] == [("w", 1), ("list/1", 2)]
+    value["list"] = [value, 2, np.ones(2)]
+    found = flatten(value, PATH)
+    assert [entry.name for entry in found.kept] == ["w", "list/2"]
+    assert [(item.name, item.reason) for item in found.left_out] == [("list/1", "2")]
+
+
+def test_what_is_shared_is_searched_once_also_in_circles() -> None:
+    weight, calls = np.ones(1), 0
+
+    def children(value: object) -> Any:
+        nonlocal calls
+        calls += 1
+        return plain_children(value)
+
+    circle: list[Any] = [list(range(5))]
+    circle.append([circle, {"back": circle}])
+    full: list[Any] = [circle, [circle, [weight]]]
+    full.append(full)
+    search = Search(children, lambda value: value is weight)
+    for _ in range(50):
+        assert not search.holds(circle) and search.holds(full) and not search.holds(3) and search.holds(weight)
+        assert search.holds([circle, full]) and not search.holds({"c": circle})
+    assert calls < 500
 
 
 def test_leaves_have_no_children() -> None:
     assert plain_children(5) is None and plain_children(np.ones(3)) is None
-    assert [entry.name for entry in flatten(5, PATH).kept] == ["0"]
+    assert [entry.name for entry in flatten(np.ones(2), PATH).kept] == ["0"]
+    assert [(item.name, item.reason) for item in flatten(5, PATH).left_out] == [("0", "5")]
 
 
 def test_every_opcode_of_pickletools_is_known_or_refused() -> None:
