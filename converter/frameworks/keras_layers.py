@@ -29,6 +29,7 @@ CLASSES = class_table(
         "einsum_of_other_axes": "",
         **{f"attention {name}": FROM_HEADS if name == "output" else TO_HEADS for name in ATTENTION},
         "embedding": "embedding",
+        "reversible_embedding": "embedding",
         **{f"conv{space}d": "conv" for space in (1, 2, 3)},
         **{f"depthwise_conv{space}d": "depthwise" for space in (1, 2)},
         **{f"conv{space}d_transpose": "conv_transpose" for space in (1, 2, 3)},

@@ -223,6 +223,8 @@ def _numbered(spec: TensorSpec, labels: Mapping[str, str], classes: Collection[s
         elif label:
             wrapped = re.sub("^(for|back)ward_", "", label)  # inside a Bidirectional
             layer_class = wrapped if automatic or wrapped != label else ""
+    if _without_number(layer_class) == "reversible_embedding" and number == "1":  # its output layer, if it is not tied
+        return Part(spec, join_path((*path, "reverse")), "0", "dense")
     return Part(spec, join_path(path), number, layer_class)
 
 

@@ -10,7 +10,7 @@ from itertools import product
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.axes import REPEATED, Sizes, groups, solve
+from converter.core.axes import REPEATED, Sizes, groups, solve, wild_axes
 from converter.core.kinds import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Role
 from converter.core.layers import Layer, Leaf, Reading, Stored, shown, words_in
 
@@ -65,7 +65,9 @@ def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agre
 
 def possibilities(source: Layer, target: Layer, same_framework: bool) -> Iterator[tuple[Reading, Reading, Agreement]]:
     """Every reading of both in which they agree, whatever the form."""
-    for ours, theirs in product(source.readings, target.readings):
+    for one, other in product(source.readings, target.readings):
+        mixed = {one.kind, other.kind} == {"conv", "linear"}
+        ours, theirs = (_as_linear(one), _as_linear(other)) if mixed else (one, other)
         alike = ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN)
         moves = _moves(ours, theirs) if alike else None
         if moves is not None:
@@ -119,7 +121,8 @@ def assign(source: Reading, target: Reading) -> Assignment:
 
 
 def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
-    source, target = _repeating(*_scalars(source, target)), _repeating(*_scalars(target, source))
+    source, target = _without_ones(source, target), _without_ones(target, source)
+    source, target = _repeating(source, target), _repeating(target, source)
     assignment = assign(source, target)
     sizes = dict(source.sizes)
     if assignment.missing or assignment.surplus or any(sizes.get(axis, size) != size for axis, size in target.sizes):
@@ -141,15 +144,42 @@ def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
     return tuple(moves)
 
 
-def _scalars(reading: Reading, other: Reading) -> tuple[Reading, Reading]:
-    """Both, where they are bare tensors of one number, with however many axes: () and (1,) hold the same."""
-    if reading.kind != "parameter" or any(set(i.spec.shape) - {1} for side in (reading, other) for i in side.stored):
-        return reading, other
-    return reading.with_tensors(_without_axes), other.with_tensors(_without_axes)
+def _without_ones(reading: Reading, other: Reading) -> Reading:
+    """Where both are bare tensors that differ in axes of length one alone: the tensor without these."""
+    shapes = [[item.spec.shape for item in side.stored] for side in (reading, other)]
+    squeezed = [list(map(_squeezed, side)) for side in shapes]
+    if reading.kind != "parameter" or shapes[0] == shapes[1] or squeezed[0] != squeezed[1]:
+        return reading
+    return reading.with_tensors(_without_axes_of_one)
 
 
-def _without_axes(item: Stored) -> Stored:
-    return replace(item, leaf=replace(item.leaf, axes=" ".join("1" for _ in item.spec.shape), neutral=""))
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _without_axes_of_one(item: Stored) -> Stored:
+    axes = ["1" if size == 1 else f"axis{i}" for i, size in enumerate(item.spec.shape)]
+    named = [axis for axis in axes if axis != "1"]
+    numbers = {axis: f"axis{i}" for i, axis in enumerate(named)}
+    written = " ".join(numbers.get(axis, axis) for axis in axes)
+    return replace(item, leaf=replace(item.leaf, axes=written, neutral=" ".join(numbers.values())))
+
+
+def _as_linear(reading: Reading) -> Reading:
+    """A convolution of one position, which is a linear layer for each of them."""
+    if reading.kind != "conv" or reading.form:
+        return reading
+    spatial = [wild_axes(item.leaf.axes, len(item.spec.shape)) for item in reading.stored if "+" in item.leaf.axes]
+    linear = replace(reading, kind="linear", stored=tuple(_at_one_position(item) for item in reading.stored))
+    return linear if spatial and all(item.neutral_shape() for item in linear.stored) else reading
+
+
+def _at_one_position(item: Stored) -> Stored:
+    if "+" not in item.leaf.axes:
+        return item
+    ones = " ".join("1" * wild_axes(item.leaf.axes, len(item.spec.shape)))
+    axes = item.leaf.axes.replace("~+", "+").replace("+", ones)
+    return replace(item, leaf=replace(item.leaf, axes=axes, neutral=item.leaf.neutral.replace(" +", "")))
 
 
 def _repeating(reading: Reading, other: Reading) -> Reading:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.layers import Layer, Net, Reading, Stored
+from converter.core.layers import Layer, Net, Reading, Stored, split_path
 from converter.core.patterns import indices_of
 from converter.errors import ConversionError, MatchError
+from converter.matching.looks import Fitting
 
 _PART = re.compile(r"(?P<whole>.+)\[(?P<position>\d+)/(?P<count>\d+)\]")
 
@@ -82,6 +83,37 @@ def apart(net: Net, names: Iterable[str]) -> Net:
         layers += parts or [layer]
     if problems:
         raise MatchError(problems)
+    return replace(net, layers=tuple(layers))
+
+
+#: Names of a layer that holds several, one after the other. (``query_key_value`` of GPT-NeoX, BLOOM and Falcon holds
+#: them by heads, so nobody but the user can say what is in a layer of that name.)
+_JOINED: Mapping[str, tuple[str, ...]] = {
+    r"w?_?qkv(_proj)?|c_attn|in_proj": ("query", "key", "value"),
+    r"w?_?kv(_proj)?": ("key", "value"),
+    r"gate_up(_proj)?": ("gate", "up"),
+}
+
+
+def held_in(path: str) -> tuple[str, ...]:
+    """What a layer of this name holds, if it holds several."""
+    *_, name = "", *split_path(path)
+    return next((words for pattern, words in _JOINED.items() if re.fullmatch(pattern, name, re.IGNORECASE)), ())
+
+
+def taken_apart(net: Net, other: Net) -> Net:
+    """The net with the queries, keys and values of one matrix as layers of their own, where nothing in the other net
+    fits the whole, and something fits each of them.
+    """
+    fitting = Fitting(net.framework == other.framework)
+    others = {fitting.look(layer): layer for layer in other.layers}.values()
+    layers: list[Layer] = []
+    for layer in net.layers:
+        count = len(held_in(layer.path))
+        parts = [_part(layer, PartName(layer.path, place, count)) for place in range(count)]
+        apart = parts and not any(fitting.fits(layer, one) for one in others)
+        fits = apart and all(any(fitting.fits(part, one) for one in others) for part in parts)
+        layers += parts if fits else [layer]
     return replace(net, layers=tuple(layers))
 
 

@@ -18,7 +18,8 @@ from converter.frameworks import FRAMEWORKS, named_forms
 from converter.frameworks.linear import CONV1D, HEADS
 from converter.matching.compatibility import shapes
 from converter.matching.fused import apart, expanded
-from converter.matching.names import COMPILED, meaning, without_compiled
+from converter.matching.names import COMPILED, without_compiled
+from converter.matching.words import tokens_of
 from converter.options import Channels, MatchOptions, channels_text
 from converter.schema.loader import Schema, SchemaLayer, load_schema
 
@@ -219,14 +220,14 @@ def _leads(name: str, path: tuple[str, ...]) -> bool:
 
 
 #: Words in the path of an attention, or of one of its projections.
-_ATTENTION = frozenset("attention mha multihead q k v query key value qkv kv".split())
+_ATTENTION = frozenset("attention attn att mha multihead q k v query key value qkv kv".split())
 
 
 def _may_have_heads(layer: Layer) -> bool:
     """Whether it may be a projection of an attention: no other layer has heads."""
     formed = any(reading.form in HEADS for reading in layer.readings)
     linear = any(reading.kind == "linear" for reading in layer.readings)
-    words = {word for part in split_path(layer.path) for word in meaning(part).split(".")}
+    words = {token for part in split_path(layer.path) for token in tokens_of(part)}
     return formed or (linear and bool(words & _ATTENTION))
 
 

@@ -1,8 +1,9 @@
-"""Which source layer goes into which target layer, and why: never a guess.
+"""Which source layer goes into which target layer, and why.
 
-A reason is one of those below. Where two pairings are equally good the match is refused, with the candidates and the
-``map`` that decides. All problems are collected and raised together. Partial reuse pairs some layers of the source
-alone, so there is less evidence for a pair (see `Matcher.partial`).
+What the user or a schema says, and equal names, are certain; what all evidence speaks for is likely (see `evidence`).
+Where two pairings are as good the match is refused, with the candidates and the ``map`` that decides. All problems are
+collected and raised together. Partial reuse pairs some layers of the source alone, so there is less evidence for a pair
+(see `Matcher.partial`).
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
 from converter.errors import MatchError, Problem, Remedy, listed
 from converter.matching import problems as questions
-from converter.matching.compatibility import agreements, disagreement, noted, shapes
+from converter.matching.compatibility import disagreement, noted, shapes
+from converter.matching.evidence import ONLY_ONE, POSITION, Evidence
 from converter.matching.forms import as_there
 from converter.matching.hints import Hints, narrowed
-from converter.matching.names import Naming, numbered_alike, plain_names, same_tails
-from converter.matching.order import in_turn, true_order
+from converter.matching.looks import Fitting, Groups
+from converter.matching.names import Naming, numbered_alike, plain_names
+from converter.matching.order import true_order
 from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
-from converter.matching.structure import Alignment
 from converter.matching.tied import Ties, tied_to, twins
 
-SCHEMA, MAP, SAME_NAME, ONLY_ONE = "schema", "map", "same name", "only one with this shape"
-STRUCTURE, SAME_TAIL, POSITION = "same place in the tree", "same end of the name", "position"
+SCHEMA, MAP, SAME_NAME = "schema", "map", "same name"
 #: ``strict`` accepts these alone.
 CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
-#: The reason of each step of an `Alignment`.
-_STEPS = (STRUCTURE, ONLY_ONE, POSITION)
 
 
 class Pair(msgspec.Struct, frozen=True, gc=False):
+    """likely: whether it is what the evidence speaks for, and not certain (see `evidence`)."""
+
     source: Layer
     target: Layer
     reason: str
+    likely: bool = False
 
 
 class Matched(msgspec.Struct, frozen=True):
@@ -55,11 +57,7 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
     matcher.by_map(hints)
     matcher.by_name(lambda path: path, lambda path: path)
     matcher.by_name(plain_names(source), plain_names(target))
-    matcher.by_structure()
-    matcher.by_tail()
-    matcher.by_elimination()
-    matcher.by_position()
-    matcher.by_elimination(anywhere=True)
+    matcher.by_evidence()
     kept = matcher.let_go(hints)
     ties = matcher.tied()
     matcher.explain()
@@ -97,11 +95,10 @@ class Matcher:
         self.same_framework = source.framework == target.framework
         self.free_sources = {layer.path: layer for layer in (source.layers if wanted is None else wanted)}
         self.free_targets = dict(target.by_path)
+        self._fitting = Fitting(self.same_framework)
         self.pairs: list[Pair] = []
         self.misfits: list[Pair] = []
         self.problems: list[Problem] = []
-        #: path -> the modules around it that belong together, of source and target (see `Alignment`)
-        self._regions: tuple[Mapping[str, int], Mapping[str, int]] = {}, {}
 
     # -- the evidence, the surest first ------------------------------------------------------------------------------
 
@@ -136,42 +133,23 @@ class Matcher:
             if source is not None and self._are_free(source, target) and alike(source, target):
                 self._pair(source, target, SAME_NAME)
 
-    def by_structure(self) -> None:
-        """Pair layers that have the same position in the two trees of modules."""
+    def by_evidence(self) -> None:
+        """Pair layers that all the evidence there is speaks for."""
         if not self.free_sources or not self.free_targets:
             return
         paired = {pair.source.path: pair.target.path for pair in self.pairs}
-        alignment = Alignment(self.source, self.target, self.fits, paired)
-        for source, target, step in alignment.pairs():
-            if self._are_free(source, target):
-                self._pair(source, target, _STEPS[step])
-        self._regions = alignment.source_regions, alignment.target_regions
+        groups = Groups(self.source, self.target, self._fitting, paired)
+        for likely in Evidence(self.source, self.target, groups, paired).pairs():
+            if self._are_free(likely.source, likely.target):
+                self._pair(likely.source, likely.target, likely.reason, likely=likely.reason != ONLY_ONE)
 
-    def by_tail(self) -> None:
-        """Pair layers of one region whose names end alike below other modules, where they fit."""
-        for source, target in same_tails(self.source, self.target, self.free_sources, self.free_targets):
-            if self._in_one_region(source, target) and self.fits(source, target):
-                self._pair(source, target, SAME_TAIL)
-
-    def by_elimination(self, anywhere: bool = False) -> None:
-        """Pair layers that fit each other and nothing else that is free, in their region or anywhere."""
-        fitting = self._fitting(anywhere)
+    def by_elimination(self) -> None:
+        """Of a part: pair layers that fit each other and nothing else that is free."""
+        fitting = self._fitting_any()
         uses = Counter(layer.path for layers in fitting.values() for layer in layers)
         for path, layers in fitting.items():
             if len(layers) == 1 and uses[layers[0].path] == 1 and layers[0].path in self.free_sources:
                 self._pair(layers[0], self.target.by_path[path], ONLY_ONE)
-
-    def by_position(self) -> None:
-        """Pair layers that all fit each other in the order in which they are called, where both sides tell it."""
-        groups: dict[tuple[str, ...], list[Layer]] = {}
-        for path, layers in self._fitting().items():
-            groups.setdefault(tuple(layer.path for layer in layers), []).append(self.free_targets[path])
-        for paths, targets in groups.items():
-            if len(paths) == len(targets) > 1:
-                beside = [(pair.source, pair.target) for pair in self.pairs]
-                sources = [self.source.by_path[path] for path in paths]
-                for source, target in in_turn(self.source, self.target, sources, targets, beside):
-                    self._pair(source, target, POSITION)
 
     def by_number(self) -> None:
         """Of a part: pair layers of the same position in the order of calls, among those whose names differ in numbers
@@ -244,7 +222,7 @@ class Matcher:
         return [target for target in self.free_targets.values() if self.fits(source, target)]
 
     def fits(self, source: Layer, target: Layer) -> bool:
-        return bool(agreements(source, target, self.same_framework))
+        return self._fitting.fits(source, target)
 
     def _unfilled(self) -> Iterator[Problem]:
         """Each layer of the clone that has no source: several fit it, or none does."""
@@ -264,23 +242,18 @@ class Matcher:
         """The pairs that the user did not say, so that a map may part them."""
         return (pair for pair in self.pairs if pair.reason not in (MAP, SCHEMA))
 
-    def _pair(self, source: Layer, target: Layer, reason: str) -> None:
+    def _pair(self, source: Layer, target: Layer, reason: str, likely: bool = False) -> None:
         del self.free_sources[source.path], self.free_targets[target.path]
-        (self.pairs if self.fits(source, target) else self.misfits).append(Pair(source, target, reason))
+        (self.pairs if self.fits(source, target) else self.misfits).append(Pair(source, target, reason, likely))
 
-    def _fitting(self, anywhere: bool = False) -> dict[str, list[Layer]]:
-        """For each free target the sources that it could take; of a part, also those that are not wanted."""
+    def _fitting_any(self) -> dict[str, list[Layer]]:
+        """For each free target the sources that it could take, also those that are not wanted."""
         paired = {pair.source.path for pair in (*self.pairs, *self.misfits)}
         whole = [layer for layer in self.source.layers if layer.path not in paired]
-        pool = whole if self.partial else list(self.free_sources.values())
-        fitting: dict[str, list[Layer]] = {}
-        for path, target in self.free_targets.items():
-            near = (one for one in pool if anywhere or self._in_one_region(one, target))
-            fitting[path] = [source for source in near if self.fits(source, target)]
-        return fitting
-
-    def _in_one_region(self, source: Layer, target: Layer) -> bool:
-        return self._regions[0].get(source.path) == self._regions[1].get(target.path)
+        return {
+            path: [source for source in whole if self.fits(source, target)]
+            for path, target in self.free_targets.items()
+        }
 
     def _are_free(self, source: Layer, target: Layer) -> bool:
         return source.path in self.free_sources and target.path in self.free_targets

@@ -1,50 +1,16 @@
-"""What the names of layers tell: plain names, words that mean the same, numbers, and the end that two names share."""
+"""What the names of layers tell as a whole: plain names, and numbers that mean the same."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
-from converter.core.kinds import KINDS
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.matching.order import counted
 
 #: The wrapper of torch.compile.
 COMPILED = "_orig_mod"
-
-#: What people write for the same word in names.
-_WORDS: Mapping[str, str] = {
-    other: word
-    for word, others in {
-        **{name: kind.words for name, kind in KINDS.items()},
-        "query": "q",
-        "key": "k",
-        "value": "v",
-        "output": "o out",
-        "attention": "attn att",
-        "batchnorm": "bn",
-        "encoder": "enc",
-        "decoder": "dec",
-        "position": "pos positional",
-    }.items()
-    for other in others.split()
-}
-#: Words without a meaning beside others: ``q_proj``, ``W_q``, ``layer_norm``.
-_FILLERS = frozenset({"proj", "projection", "layer", "w"})
-
-
-def bare_word(name: str) -> str:
-    """Without case and separators."""
-    return re.sub(r"[^\w#]|_", "", name).casefold()
-
-
-def meaning(name: str) -> str:
-    """What the words of the name mean: ``q_proj``, ``W_q`` and ``query`` -> the same text."""
-    words = [word.casefold() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|#", name)]
-    telling = [word for word in words if word not in _FILLERS] or words
-    return ".".join(_WORDS.get(word, word) for word in telling)
-
 
 #: How a path is compared with those of another net: without case, wrappers …
 Naming = Callable[[str], str]
@@ -113,64 +79,3 @@ def _numbered_stems(path: str, naming: Naming) -> Iterator[tuple[str, str]]:
 def is_numbered(path: str) -> bool:
     """Whether some part of it is a number or an automatic name, and not the user's word."""
     return any(counted(part) is not None for part in split_path(path))
-
-
-#: Beyond so many free layers it takes too long to see whether any of them is called alike.
-_MOST_RIVALS = 2_000
-
-
-def same_tails(source: Net, target: Net, free: Iterable[str], wanted: Iterable[str]) -> list[tuple[Layer, Layer]]:
-    """Free layers whose names end alike, as no others in the nets do: ``model.encoder.fc`` and ``encoder/fc``.
-
-    The longest tails first. A number or an automatic name says nothing; nor do words, where another free layer
-    shares one with either that these two do not share.
-    """
-    left = {path: _words(path) for path in free}
-    open_ = {path: _words(path) for path in wanted}
-    if len(left) + len(open_) > _MOST_RIVALS:
-        return []
-    depth = max((len(split_path(path)) for path in (*left, *open_)), default=0)
-    pairs = []
-    for length in range(depth, 0, -1):
-        ours, theirs = _by_tail(source.layers, length), _by_tail(target.layers, length)
-        for tail in sorted(ours.keys() & theirs.keys()):
-            if len(ours[tail]) == len(theirs[tail]) == 1:
-                one, other = ours[tail][0], theirs[tail][0]
-                if one.path in left and other.path in open_ and not _has_rival(one.path, other.path, left, open_):
-                    pairs.append((one, other))
-        for one, other in pairs:
-            left.pop(one.path, None)
-            open_.pop(other.path, None)
-    return pairs
-
-
-def _has_rival(one: str, other: str, ours: Mapping[str, Set[str]], theirs: Mapping[str, Set[str]]) -> bool:
-    """Whether some third layer is called like one of the two, by a word that the other does not have."""
-
-    def like(word: str, other: str) -> bool:
-        return word in other or other in word
-
-    return any(
-        any(like(word, rival) for rival in words for word in mine if not any(like(word, w) for w in its))
-        for mine, its, rivals, own in ((ours[one], theirs[other], theirs, other), (theirs[other], ours[one], ours, one))
-        for path, words in rivals.items()
-        if path != own
-    )
-
-
-def _words(path: str) -> Set[str]:
-    """The user's own words in a path."""
-    return {_joined_words([part]) for part in split_path(path) if counted(part) is None}
-
-
-def _by_tail(layers: Iterable[Layer], length: int) -> Mapping[str, list[Layer]]:
-    result: dict[str, list[Layer]] = {}
-    for layer in layers:
-        parts = split_path(layer.path)
-        if len(parts) >= length and counted(parts[-1]) is None:
-            result.setdefault(_joined_words(parts[-length:]), []).append(layer)
-    return result
-
-
-def _joined_words(parts: Sequence[str]) -> str:
-    return ".".join(re.sub(r"[\W_]", "", part).casefold() for part in parts)

@@ -8,7 +8,7 @@ they are called. Numbers that a framework itself gives do: the children of a Seq
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property, cmp_to_key
 
 from converter.core.layers import Layer, Net, split_path
@@ -21,7 +21,7 @@ _COUNTED = frozenset(
 
 #: What is numbered in the order of use, by people (``ln1`` and ``ln2``, ``block0`` and ``block1``) and as the layers of
 #: a recurrent module (``l0``).
-_NUMBERED = frozenset("ln norm bn fc linear dense conv attn attention block blk stage stem cell l".split())
+NUMBERED = frozenset("ln norm bn fc linear dense conv attn attention block blk stage stem cell l".split())
 
 
 class _UnknownError(Exception):
@@ -77,14 +77,7 @@ class _Order:
             several = stem in siblings and f"{stem}_1" in siblings
             return (stem, int(number or 0)) if several else None
         is_list = self._framework.suffixes_lists and line and number
-        return (stem, int(number)) if number and (is_list or stem.casefold() in _NUMBERED) else None
-
-    def before(self, layer: Layer, others: Iterable[Layer]) -> int | None:
-        """How many of the others are called before it; None where that is not known."""
-        try:
-            return sum(self.compare(other, layer) < 0 for other in others)
-        except _UnknownError:
-            return None
+        return (stem, int(number)) if number and (is_list or stem.casefold() in NUMBERED) else None
 
 
 def true_order(net: Net, layers: Iterable[Layer]) -> list[Layer] | None:
@@ -93,24 +86,6 @@ def true_order(net: Net, layers: Iterable[Layer]) -> list[Layer] | None:
         return sorted(layers, key=cmp_to_key(_Order(net).compare))
     except _UnknownError:
         return None
-
-
-def in_turn(
-    source: Net, target: Net, ours: Sequence[Layer], theirs: Sequence[Layer], beside: Iterable[tuple[Layer, Layer]]
-) -> list[tuple[Layer, Layer]]:
-    """As many layers of either net, one by one in the order in which they are called.
-
-    Empty where an order is not known, or where what is paired ``beside`` them has another.
-    """
-    first, second = true_order(source, ours), true_order(target, theirs)
-    if not first or not second:
-        return []
-    orders = _Order(source), _Order(target)
-    for one, other in beside:
-        before = orders[0].before(one, ours), orders[1].before(other, theirs)
-        if None not in before and before[0] != before[1]:
-            return []
-    return list(zip(first, second, strict=True))
 
 
 def counted(name: str) -> tuple[str, int] | None:

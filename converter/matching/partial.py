@@ -16,8 +16,9 @@ from converter.core.layers import Layer, Net, Reading, Stored
 from converter.errors import MatchError, Placeholder, Problem, Remedy, listed, unknown_name
 from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import agreements, shapes
+from converter.matching.evidence import POSITION
 from converter.matching.hints import Hints, covers
-from converter.matching.matcher import CERTAIN, POSITION, Matcher, Pair, check_strict
+from converter.matching.matcher import CERTAIN, Matcher, Pair, check_strict
 from converter.matching.names import plain_names
 from converter.matching.order import true_order
 from converter.matching.problems import unknown_sources
@@ -68,7 +69,7 @@ def select(old: Net, new: Net, options: ReuseOptions, hints: Hints) -> Selection
     matcher.by_name(plain_names(old), plain_names(new))
     matcher.by_number()
     matcher.by_own_number()
-    matcher.by_elimination(anywhere=True)
+    matcher.by_elimination()
     return _judged(matcher, layers, options, hints, order)
 
 

@@ -1,19 +1,20 @@
-"""Layers that go from one form into another within a framework, and those beside them whose shapes tell neither.
+"""Layers whose shapes do not tell in which form they are stored, and those beside them that do.
 
 A GPT-2 of `Conv1D` that goes into a net of `nn.Linear` is transposed, as its oblong matrices prove; a square one would
 fit as it is, and would be wrong. So where some layers of a kind change their form, those that could do either follow
-them, or are asked about where others of the same form stay.
+them, or are asked about where others of the same form stay. Between frameworks each side follows its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 
 import msgspec
 from msgspec.structs import replace
 
 from converter.core.layers import Layer, Reading
 from converter.errors import Problem
+from converter.frameworks.linear import CONV1D
 from converter.matching.compatibility import possibilities
 from converter.matching.matcher import Pair
 from converter.planning.questions import differ, in_doubt, undecided
@@ -62,6 +63,38 @@ def followed(pairs: Sequence[Pair], strict: bool) -> tuple[tuple[Pair, ...], lis
     return tuple(result), problems
 
 
+def oriented(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """The pairs of two frameworks, with the matrices that could lie either way as all others of their side lie."""
+    possible = [list(possibilities(pair.source, pair.target, same_framework=False)) for pair in pairs]
+    ours = _oriented([pair.source for pair in pairs], [[one for one, _, _ in each] for each in possible])
+    theirs = _oriented([pair.target for pair in pairs], [[other for _, other, _ in each] for each in possible])
+    return tuple(map(_turned, pairs, ours, theirs))
+
+
+def _turned(pair: Pair, ours: Layer, theirs: Layer) -> Pair:
+    if ours is pair.source and theirs is pair.target:
+        return pair
+    return replace(pair, source=ours, target=theirs, reason=f"{pair.reason}, lying as the others do", likely=True)
+
+
+def _lying(layer: Layer, not_so: Set[str]) -> Layer:
+    readings = tuple(one for one in layer.readings if one.kind != "linear" or one.form not in not_so & _ORIENTATIONS)
+    return replace(layer, readings=readings)
+
+
+#: The usual form of a linear layer, and the two of GPT-2's Conv1D.
+_ORIENTATIONS = CONV1D | {""}
+
+
+def _oriented(layers: Sequence[Layer], possible: Sequence[Sequence[Reading]]) -> list[Layer]:
+    forms = [{one.form for one in readings if one.kind == "linear"} for readings in possible]
+    known = {form for each in forms if len(each) == 1 for form in each} & _ORIENTATIONS
+    return [
+        _lying(layer, each - known) if len(each) > 1 and len(each & known) == 1 else layer
+        for layer, each in zip(layers, forms, strict=True)
+    ]
+
+
 def _ways(pairs: Iterable[Pair]) -> list[tuple[_Way, ...]]:
     known: dict[Hashable, tuple[_Way, ...]] = {}
     ways = []
@@ -90,7 +123,9 @@ def _question(pair: Pair) -> Problem:
 def _led(pair: Pair, way: _Way, leader: str) -> Pair:
     """The pair in the form of the others of this kind; what else it could be, it can still be."""
     source, target = _only(pair.source, way.kind, way.ours), _only(pair.target, way.kind, way.theirs)
-    return replace(pair, source=source, target=target, reason=f"{pair.reason}, in another form as '{leader}' is")
+    return replace(
+        pair, source=source, target=target, reason=f"{pair.reason}, in another form as '{leader}' is", likely=True
+    )
 
 
 def _only(layer: Layer, kind: str, form: tuple[str, frozenset[str]]) -> Layer:

@@ -22,6 +22,7 @@ from converter.matching.matcher import MAP, SAME_NAME, SCHEMA, Pair
 from converter.matching.problems import unknown_sources
 from converter.matching.schema_layers import layers_by_entry
 from converter.matching.tied import aliases
+from converter.matching.usual import AS_USUAL, usual
 from converter.planning.plan import TensorPlan, assembled, left_out_of, without_idle
 from converter.planning.questions import differ, homeless, no_shape, undecided, unknown
 from converter.planning.step_cache import StepCache
@@ -35,6 +36,7 @@ class Renaming(msgspec.Struct, frozen=True, gc=False):
     source: Layer
     path: str
     reason: str
+    likely: bool = False
 
 
 def rename(source: Net, framework_name: str, hints: Hints) -> tuple[Renaming, ...]:
@@ -68,7 +70,12 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     """Lay out a new file of that framework and format. ``contents`` is the source's. Raises MatchError."""
     dialect = framework.dialect_for(format_name)
     source = without_idle(source, framework.name)
-    renamings = rename(source, framework.name, hints)
+    same_framework = source.framework == framework.name
+    source, taken = (source, frozenset[str]()) if hints.options.strict or same_framework else usual(source)
+    renamings = tuple(
+        replace(item, reason=f"{item.reason}; {AS_USUAL}", likely=True) if item.source.path in taken else item
+        for item in rename(source, framework.name, hints)
+    )
     same_names = source.framework == framework.name and framework.dialect_of(contents) == dialect
     options = hints.options
     as_it_is = not options.strip and not (options.ignore and framework.name == "neutral")  # which lists its layers
@@ -160,7 +167,7 @@ def _lay_out(
         if len(readings) > 1 and len({reading.stored for reading in readings}) > 1:
             problems.append(undecided(source))
         else:
-            pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason))
+            pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason, renaming.likely))
     return pairs, problems
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 
 import msgspec
@@ -18,10 +18,12 @@ from converter.flattening.apply import flattened
 from converter.flattening.walk import Flattened
 from converter.matching.compatibility import agreements, lookalikes
 from converter.matching.forms import in_pieces, normalisations, wrapped
+from converter.matching.fused import taken_apart
 from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair, match
 from converter.matching.tied import loosened, tied_to
-from converter.planning.families import followed
+from converter.matching.usual import AS_USUAL, usual
+from converter.planning.families import followed, oriented
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
@@ -53,8 +55,12 @@ class TensorPlan(msgspec.Struct, frozen=True):
 def plan_into(source: Net, target: Net, template: Contents, hints: Hints) -> TensorPlan:
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
     source = without_idle(source, target.framework)
+    source, target = taken_apart(source, target), taken_apart(target, source)
+    source, taken = (source, frozenset[str]()) if hints.options.strict else usual(source)
     (source, repeated), (target, repeating) = loosened(source, target), loosened(target, source)
-    return plan_matched(source, target, template, hints, match(source, target, hints), {**repeated}, {**repeating})
+    return plan_matched(
+        source, target, template, hints, said(match(source, target, hints), taken), {**repeated}, {**repeating}
+    )
 
 
 def plan_matched(
@@ -71,9 +77,11 @@ def plan_matched(
     """
     same_framework = source.framework == target.framework
     formed: Sequence[Pair] = [_in_form(pair, same_framework) for pair in matched.pairs]
-    doubts = [] if same_framework else unknown_layers(source, hints)
     if same_framework:
         formed, doubts = followed(formed, hints.options.strict)
+    else:
+        formed = formed if hints.options.strict else oriented(formed)
+        doubts = unknown_layers(source, hints)
     fixed, pairs, problems = flattened(source, target, formed, hints)
     problems += doubts
     normalised = [pair.target for pair in pairs if normalisations(pair.target)]
@@ -98,6 +106,15 @@ def plan_matched(
     again = (LeftOut(name, tied_to(twin)) for name, twin in repeated.items())
     left_out = (*left_out_of(source, ordered), *again, *matched.ties.left_out)
     return TensorPlan(ordered, replace(template, specs=specs, left_out=()), left_out, fixed, pairs)
+
+
+def said(matched: Matched, taken: Set[str]) -> Matched:
+    """What is taken as is usual says so."""
+    pairs = tuple(
+        replace(pair, reason=f"{pair.reason}; {AS_USUAL}", likely=True) if pair.source.path in taken else pair
+        for pair in matched.pairs
+    )
+    return replace(matched, pairs=pairs)
 
 
 def without_idle(source: Net, framework_name: str) -> Net:

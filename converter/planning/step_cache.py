@@ -19,7 +19,7 @@ from converter.planning.steps import LayerMove, Step, assemble
 
 
 def layer_moves(pair: Pair, agreement: Agreement) -> list[LayerMove]:
-    return [LayerMove(pair.source.path, agreement.kind, pair.reason, move) for move in agreement.moves]
+    return [LayerMove(pair.source.path, agreement.kind, pair.reason, move, pair.likely) for move in agreement.moves]
 
 
 class StepCache:
@@ -84,7 +84,7 @@ class _NamelessSteps(msgspec.Struct, frozen=True):
         for one in self.each:
             sources = tuple([specs[position] for position in one.sources])
             target = TensorSpec(targets[one.target].spec.name, one.spec.shape, one.spec.dtype)
-            steps.append(Step(pair.source.path, self.kind, sources, one.ops, target, pair.reason))
+            steps.append(Step(pair.source.path, self.kind, sources, one.ops, target, pair.reason, likely=pair.likely))
         return steps
 
 

@@ -19,6 +19,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     """One target tensor: ``ops`` turn ``sources``, and after them ``own``, into it.
 
     layer: the source path. own: tensors of the clone, where its own values are kept in whole or in part.
+    likely: whether the reason is no proof.
     """
 
     layer: str
@@ -28,6 +29,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     target: TensorSpec
     reason: str
     own: tuple[TensorSpec, ...] = ()
+    likely: bool = False
 
     @property
     def done(self) -> str:
@@ -43,6 +45,7 @@ class LayerMove(msgspec.Struct, frozen=True, gc=False):
     kind: str
     reason: str
     move: Move
+    likely: bool = False
 
 
 def assemble(moves: Iterable[LayerMove]) -> tuple[Step, ...]:
@@ -66,7 +69,7 @@ def _step(items: Sequence[LayerMove]) -> Step:
         )
     if not any(move.supplies for move in moves):
         full = Full(target.spec.shape, target.spec.dtype, first.move.fill)
-        return Step(first.layer, first.kind, (), (full,), target.spec, first.reason)
+        return Step(first.layer, first.kind, (), (full,), target.spec, first.reason, likely=first.likely)
     sources, ops = _whole(moves) or _pieces(moves, first.kind)
     back = target.to_neutral()
     if back is None:
@@ -74,7 +77,7 @@ def _step(items: Sequence[LayerMove]) -> Step:
     ops = simplified([*ops, *(op.inverse() for op in reversed(back))])
     if sources[0].dtype != target.spec.dtype:
         ops = (*ops, Cast(target.spec.dtype, sources[0].dtype))
-    return Step(first.layer, first.kind, sources, ops, target.spec, first.reason)
+    return Step(first.layer, first.kind, sources, ops, target.spec, first.reason, likely=first.likely)
 
 
 def _whole(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]] | None:

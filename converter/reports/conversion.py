@@ -15,6 +15,9 @@ from converter.planning.steps import Step
 from converter.reports.checklist import Check
 from converter.reports.tables import shape_dict, table
 
+#: What is said once of all that is likely. {}: how many layers are.
+LIKELY = "likely, and not certain: the pairs of {} layers ('map' and 'kind' say otherwise, 'strict' refuses them)"
+
 
 class Report(msgspec.Struct, frozen=True):
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
@@ -51,10 +54,12 @@ class Report(msgspec.Struct, frozen=True):
             layer = step.layer
             sources = " + ".join([*map(named, step.sources), *(f"clone: {named(spec)}" for spec in step.own)])
             head = [step.layer, step.kind] if first else ["", ""]
-            rows.append([*head, sources, "→", named(step.target), step.done, step.reason if first else ""])
+            rows.append([*head, sources, "→", named(step.target), step.done, _why(step) if first else ""])
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
         lines += map(str, self.plan.flattened)
+        likely = len({step.layer for step in self.plan.steps if step.likely})
+        lines += [LIKELY.format(likely)] if likely else []
         lines += [
             f"overflow: {count} values of {name} are too large for {self.plan.contents.by_name[name].dtype.name}, "
             "and became inf"
@@ -66,6 +71,10 @@ class Report(msgspec.Struct, frozen=True):
         return text_of(lines)
 
 
+def _why(step: Step) -> str:
+    return f"likely: {step.reason}" if step.likely else step.reason
+
+
 def _step_dict(step: Step) -> dict[str, Any]:
     return {
         "layer": step.layer,
@@ -75,6 +84,7 @@ def _step_dict(step: Step) -> dict[str, Any]:
         "target": shape_dict(step.target),
         "done": [str(op) for op in step.ops],
         "reason": step.reason,
+        "likely": step.likely,
     }
 
 

@@ -316,7 +316,7 @@ def test_shapes_alone_tell_no_square_kernel_and_the_class_does(
     source(code, tmp_path)
     tree = code.Linen().init(jax.random.PRNGKey(1), np.moveaxis(IMAGE, 1, -1))
     (tmp_path / "like.msgpack").write_bytes(flax.serialization.to_bytes(tree))
-    message = refused(capsys, "torch->flax", "net.pt", "-o", "x.msgpack", "--like", "like.msgpack")
+    message = refused(capsys, "torch->flax", "net.pt", "-o", "x.msgpack", "--like", "like.msgpack", "--strict")
     assert "could be conv, conv_transpose or transpose_kernel" in message
 
 

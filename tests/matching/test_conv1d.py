@@ -48,7 +48,7 @@ def test_one_pattern_tells_it_of_both_nets_and_leaves_the_embeddings(
 ) -> None:
     output = tmp_path / f"out{files[target].suffix}"
     command = [f"{source}->{target}", files[source], "--like", files[target], "-o", output]
-    assert "'h.0.c_proj'" in refused(capsys, *command)
+    assert "'h.0.c_proj'" in refused(capsys, *command, "--strict")
     ok(capsys, *command, "--kind", f"*={form}")
     made, wanted = converter.read(output), converter.read(files[target])
     assert made.keys() == wanted.keys()

@@ -1,0 +1,234 @@
+"""Which layers of two nets belong together, by all that their files tell at once: shapes, names, order, and places.
+
+Shapes are hard. Modules of the same content are paired first, and layers inside of them (see `modules`). Names and
+numbers are weighed. An order counts where numbers or a framework tell that it is the order of the calls; where it only
+tells how an author wrote the net down, something else has to confirm it. A pair is taken when each of the two is by far
+the best for the other; what could as well be swapped is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.core.layers import Layer, Net
+from converter.matching.anchors import separated, tells
+from converter.matching.looks import SIDES, Groups, Side
+from converter.matching.modules import Element, Member, Module, Region, region_of, regions
+from converter.matching.placing import Placing, is_listed, placing
+from converter.matching.words import spellings
+
+#: Why a pair is taken: the first is certain, the others are likely.
+ONLY_ONE = "only one with this shape"
+PLACE, NAMES, POSITION = "same place in the tree", "names", "position"
+BESIDE, ELSEWHERE = "what stands beside it", "as in other modules"
+#: By so much a pair must be better than any other of its two sides.
+_MARGIN = 0.5
+#: What the evidence weighs: a rare word, an equal number, one place in the order, a neighbour, a pair of other modules
+#: whose names are the same inside.
+_WORD, _NUMBER, _STEP, _NEIGHBOUR, _AS_ELSEWHERE = 1.0, 1.5, 1.0, 1.0, 2.0
+#: Beyond so many places apart one order says no more against a pair than at that distance.
+_FAR = 4
+
+Scores: TypeAlias = NDArray[np.float64]
+
+
+class Likely(msgspec.Struct, frozen=True, gc=False):
+    source: Layer
+    target: Layer
+    reason: str
+
+
+class Evidence:
+    """groups: of the layers of both. paired: source path -> target path of what is paired already."""
+
+    def __init__(self, source: Net, target: Net, groups: Groups, paired: Mapping[str, str]) -> None:
+        self._nets = source, target
+        self._groups = groups
+        self._paired = dict(paired)
+        self._taken = set(paired.values())
+        #: the names inside of their modules of what was paired
+        self._elsewhere: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+
+    def pairs(self) -> Iterator[Likely]:
+        """What is likely; the surest first."""
+        sides = [self._members(net, side) for net, side in zip(self._nets, SIDES, strict=True)]
+        for ours, theirs in region_of(sides[0], sides[1]).groups():
+            if len(ours) == len(theirs) == 1 and all(self._free(ours, theirs)):
+                one, other = ours[0].layer, theirs[0].layer
+                if self._groups.fit(one, other):
+                    yield self._taking(Likely(one, other, ONLY_ONE))
+        all_regions = list(regions(sides[0], sides[1], self._modules))
+        fresh = True
+        while fresh:
+            fresh = False
+            for region in all_regions:
+                for ours, theirs in region.groups():
+                    for likely in self._settled(region, *self._free(ours, theirs)):
+                        fresh = True
+                        yield self._taking(likely)
+
+    def _taking(self, likely: Likely) -> Likely:
+        self._paired[likely.source.path] = likely.target.path
+        self._taken.add(likely.target.path)
+        return likely
+
+    def _members(self, net: Net, side: Side) -> tuple[Member, ...]:
+        spelled = spellings(net)
+        return tuple(
+            Member(layer, spelled[layer.path], position, self._groups.of(layer, side))
+            for position, layer in enumerate(net.layers)
+        )
+
+    def _free(self, ours: Sequence[Member], theirs: Sequence[Member]) -> tuple[list[Member], list[Member]]:
+        return (
+            [one for one in ours if one.layer.path not in self._paired],
+            [one for one in theirs if one.layer.path not in self._taken],
+        )
+
+    def _modules(self, ours: Sequence[Module], theirs: Sequence[Module], region: Region) -> list[tuple[Module, Module]]:
+        """Which of these modules of one content belong together."""
+        if len(ours) != len(theirs):
+            return []
+        if len(ours) == 1:
+            return [(ours[0], theirs[0])]
+        scores, orders = self._by_name(region, ours, theirs), self._orders(region, ours, theirs)
+        if orders and ((orders[0].is_called and orders[1].is_called) or separated(region, ours, theirs, orders, {})):
+            scores += _by_order(*orders)
+        return [(ours[i], theirs[j]) for i, j in _clear(scores)]
+
+    def _settled(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Iterator[Likely]:
+        """The pairs that are clear among layers of one group."""
+        if not ours or not theirs:
+            return
+        possible = np.array([[self._groups.fit(one.layer, other.layer) for other in theirs] for one in ours])
+        if len(ours) == len(theirs) == 1:
+            if possible.all():
+                yield self._likely(region, ours[0], theirs[0], PLACE)
+            return
+        impossible = np.where(possible, 0.0, -np.inf)
+        names, elsewhere = self._by_name(region, ours, theirs), self._as_elsewhere(region, ours, theirs)
+        beside = self._beside(region, ours, theirs)
+        orders = self._orders(region, ours, theirs)
+        order = (
+            _by_order(*orders) if orders and tells(region, ours, theirs, orders, self._paired) else np.zeros_like(names)
+        )
+        for i, j in _clear(names + elsewhere + beside + order + impossible):
+            told = ((NAMES, names), (POSITION, order), (ELSEWHERE, elsewhere))
+            reason = next((reason for reason, scores in told if _leads(scores + impossible, i, j)), BESIDE)
+            yield self._likely(region, ours[i], theirs[j], reason)
+
+    def _likely(self, region: Region, one: Member, other: Member, reason: str) -> Likely:
+        for here, there in (region.starts, region.outer):
+            self._elsewhere.add((one.tokens(here), other.tokens(there)))
+        return Likely(one.layer, other.layer, reason)
+
+    # -- evidence -----------------------------------------------------------------------------------------------------
+
+    def _by_name(self, region: Region, ours: Sequence[Element], theirs: Sequence[Element]) -> Scores:
+        spelled = [[one.spelling for one in side] for side in (ours, theirs)]
+        both = list(zip(spelled, region.starts, strict=True))
+        words = [[one.words(start) for one in side] for side, start in both]
+        numbers = [[one.numbers(start) for one in side] for side, start in both]
+        return _by_words(words[0], words[1]) + _by_numbers(numbers[0], numbers[1])
+
+    def _as_elsewhere(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:
+        """More where layers whose names end so are paired elsewhere."""
+        known = {(len(one), len(other)) for one, other in self._elsewhere}
+        names = [[one.tokens(start) for one in side] for side, start in zip((ours, theirs), region.starts, strict=True)]
+        scores = np.zeros((len(ours), len(theirs)))
+        for here, there in known:
+            ends = [[name[-length:] for name in side] for side, length in zip(names, (here, there), strict=True)]
+            met = [[(one, other) in self._elsewhere for other in ends[1]] for one in ends[0]]
+            scores = np.maximum(scores, _AS_ELSEWHERE * np.array(met, float))
+        return scores
+
+    def _beside(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:
+        """More where what stands before them, or behind them, is paired: the norm of a convolution."""
+        scores = np.zeros((len(ours), len(theirs)))
+        if not (is_listed(self._nets[0], region.ours) and is_listed(self._nets[1], region.theirs)):
+            return scores
+        for step in (-1, 1):
+            behind = {one.layer.path: j for j, one in _neighbours(region.theirs, theirs, step)}
+            for i, one in _neighbours(region.ours, ours, step):
+                j = behind.get(self._paired.get(one.layer.path, ""))
+                if j is not None:
+                    scores[i, j] += _NEIGHBOUR
+        return scores
+
+    def _orders(
+        self, region: Region, ours: Sequence[Element], theirs: Sequence[Element]
+    ) -> tuple[Placing, Placing] | None:
+        if len(ours) != len(theirs):
+            return None
+        orders = [
+            placing(net, side, start)
+            for net, side, start in zip(self._nets, (ours, theirs), region.starts, strict=True)
+        ]
+        return (orders[0], orders[1]) if orders[0] and orders[1] else None
+
+
+def _neighbours(region: Sequence[Member], members: Sequence[Member], step: int) -> Iterator[tuple[int, Member]]:
+    """The position of each of the members, and what stands so many places behind it, if it looks otherwise."""
+    places = {one.layer.path: place for place, one in enumerate(region)}
+    for i, member in enumerate(members):
+        place = places[member.layer.path] + step
+        if 0 <= place < len(region) and region[place].look != member.look:
+            yield i, region[place]
+
+
+def _by_words(ours: Sequence[frozenset[str]], theirs: Sequence[frozenset[str]]) -> Scores:
+    """Words that both sides know: more for one that both have, less for one that one has; the rarer, the more."""
+    scores = np.zeros((len(ours), len(theirs)))
+    for word in frozenset().union(*ours) & frozenset().union(*theirs):
+        here, there = (np.array([word in words for words in side], float) for side in (ours, theirs))
+        weight = _WORD * math.log2(1 + (len(ours) + len(theirs)) / (here.sum() + there.sum()))
+        scores += weight * (3 * np.outer(here, there) - here[:, None] - there[None, :])
+    return scores
+
+
+def _by_numbers(ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...]]) -> Scores:
+    """Equal numbers, where both sides have the same ones."""
+    if set(ours) != set(theirs) or len(set(ours)) == 1:
+        return np.zeros((len(ours), len(theirs)))
+    return np.array([[_NUMBER * (one == other) for other in theirs] for one in ours])
+
+
+def _by_order(ours: Placing, theirs: Placing) -> Scores:
+    apart = abs(ours.ranks[:, None] - theirs.ranks[None, :])
+    scores: Scores = -_STEP * np.minimum(apart, _FAR).astype(np.float64)
+    return scores
+
+
+def _leads(scores: Scores, i: int, j: int) -> bool:
+    """Whether nothing else is as good for the row of the pair."""
+    return bool(scores[i, j] - np.delete(scores[i], j).max(initial=-np.inf) >= _MARGIN)
+
+
+def _clear(scores: Scores) -> list[tuple[int, int]]:
+    """The pairs that are by far the best for both sides, again and again without those found."""
+    rows, columns = (np.arange(size) for size in scores.shape)
+    found: list[tuple[int, int]] = []
+    while len(rows) and len(columns):
+        left = scores[np.ix_(rows, columns)]
+        best = left.argmax(axis=1)
+        top = left[np.arange(len(rows)), best]
+        rivals = np.maximum(_second(left, best), _second(left.T, left.argmax(axis=0))[best])
+        clear = (left.argmax(axis=0)[best] == np.arange(len(rows))) & (top > -np.inf) & (top - rivals >= _MARGIN)
+        if not clear.any():
+            break
+        found += zip(rows[clear].tolist(), columns[best[clear]].tolist(), strict=True)
+        rows, columns = rows[~clear], np.delete(columns, best[clear])
+    return found
+
+
+def _second(scores: Scores, best: NDArray[np.int64]) -> Scores:
+    """The best of each row but for the one that is the best."""
+    others = scores.copy()
+    others[np.arange(len(scores)), best] = -np.inf
+    return others.max(axis=1)
