@@ -267,6 +267,8 @@ def _outcome(task: ShardTask, future: Future[Done]) -> Done:
     except Exception as error:
         reason = str(error) or "its task was given up"
         raise ConversionError(f"the shard '{name}' was not written: {type(error).__name__}: {reason}") from error
+    if not _is_answer(done):
+        raise ConversionError(f"the shard '{name}' was not written: what came from its worker is no answer to the task")
     if done.failure:
         raise ConversionError(f"the shard '{name}' was not written by {done.host}: {done.failure}")
     if not _seen(task.folder / name, done.size):
@@ -275,6 +277,12 @@ def _outcome(task: ShardTask, future: Future[Done]) -> Done:
             "Choose an -o in a folder that all machines share, or a URL."
         )
     return done
+
+
+def _is_answer(done: object) -> bool:
+    """It comes from another machine, where anything may run."""
+    is_done = isinstance(done, Done) and isinstance(done.host, str) and isinstance(done.failure, str)
+    return is_done and isinstance(done.size, int) and isinstance(done.overflowed, Counter)
 
 
 def _seen(file: Path, size: int) -> bool:
