@@ -12,6 +12,7 @@ import io
 import json
 import pickletools
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -137,7 +138,8 @@ def _zip_parts(data: bytes) -> list[Tree]:
 
 def _zip(parts: Sequence[Tree]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
+        warnings.simplefilter("ignore")  # a name that is there twice is what is wanted
         for part in parts:
             name, *content = part[1:]
             archive.writestr(zipfile.ZipInfo(str(name)), b"".join(map(made, content)))
