@@ -281,8 +281,10 @@ def _outcome(task: ShardTask, future: Future[Done]) -> Done:
 
 def _is_answer(done: object) -> bool:
     """It comes from another machine, where anything may run."""
-    is_done = isinstance(done, Done) and isinstance(done.host, str) and isinstance(done.failure, str)
-    return is_done and isinstance(done.size, int) and isinstance(done.overflowed, Counter)
+    if not isinstance(done, Done):
+        return False
+    kinds = {"host": str, "failure": str, "size": int, "overflowed": Counter}
+    return all(isinstance(getattr(done, name), kind) for name, kind in kinds.items())
 
 
 def _seen(file: Path, size: int) -> bool:
