@@ -7,7 +7,7 @@ SITE := .venv-site
 INSTALL = $(TEST)/bin/pip install --quiet --progress-bar off --no-compile --constraint tests/constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench machines weightbridge huggingface docs site fuzz parity mutation schemas fixtures clean
+.PHONY: demo test lint bench machines weightbridge huggingface docs site fuzz attacks parity mutation schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -39,6 +39,10 @@ site: $(SITE)/ready
 # Every reader on damaged files, so long with each; writes docs/fuzz.md.
 fuzz: $(TEST)/ready
 	$(TEST)/bin/python -m tests.fuzz $${FUZZ_SECONDS:-60}
+
+# Every attack, with what it takes; writes docs/attacks.md.
+attacks: $(TEST)/ready
+	$(TEST)/bin/python -m tests.attacks
 
 # Every layer kind from every flavour of net into every other; writes docs/parity.md.
 parity: $(TEST)/ready

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from converter.commands.plan import Plan, as_inputs, opened_source, refuse_unused
 from converter.endpoints.destination import destination, own_framework, parse_direction
@@ -140,7 +140,8 @@ def load_into(
     its format leaves that open. example_input: an array that the net takes, or a tuple of them: it gives lazy layers
     their shapes, and shows in which order the layers are called and what is flattened, of a live source, too (with its
     channels where it has them). options, keywords: see `converter.options` (ReadOptions, MatchOptions).
-    Raises MatchError when a layer cannot be paired, FormatError when the file is damaged; then the net is as it was.
+    Raises MatchError when a layer cannot be paired, FormatError when the file is damaged, and ConversionError when both
+    nets are live and give something else for the example input; then the net is as it was.
     Warns (CloneWarning) of what the net sets otherwise than the source, if that is live, too, or else than the
     defaults of its framework: the epsilon of a BatchNorm, say, which weights do not carry.
     Tensors that are stored as the net wants them are mapped, the others in memory until all are there.
@@ -151,4 +152,9 @@ def load_into(
         inputs = as_inputs(example_input)
         clone = opened(net, stack, inputs=inputs)
         end = opened_source(source, stack, framework, read, inputs, clone)
-        return Plan(end, clone.framework, clone, Hints.of(match), None).fill(net, stacklevel=3)
+        plan = Plan(end, clone.framework, clone, Hints.of(match), None)
+        if not inputs or end.live is None or match.flatten or match.unflatten:  # what the user says of the order holds
+            return plan.fill(net, stacklevel=3)
+        from converter.commands.check_loaded import fill_checked
+
+        return cast("_Net", fill_checked(plan, net, inputs, stacklevel=3))

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from converter.core.layers import Net
 from converter.core.tensors import Array, TensorSpec
 from converter.endpoints.checkpoint import Weights
-from converter.errors import ConversionError, text_of
+from converter.errors import ConversionError, FormatError, text_of
 from converter.frameworks.neutral import architecture_in
 from converter.reports.tables import shape_dict, table
 
@@ -57,6 +57,7 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
             },
             "architecture": None if architecture is None else msgspec.json.decode(architecture),
             "left_out": [{"name": item.name, "reason": item.reason} for item in self._net.left_out],
+            "refused": self._refusal,
         }
 
     def __str__(self) -> str:
@@ -71,6 +72,7 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
             rows.append(row + self._row(spec))
         lines += [*table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self._net.left_out]
+        lines += [f"not converted: {self._refusal}"] if self._refusal else []
         if architecture_in(contents) is not None:
             lines.append("it holds the architecture, too: converter scaffold prints the code of the net")
         elements, size = (sum(getattr(spec, of) for spec in contents.specs) for of in ("size", "nbytes"))
@@ -88,12 +90,21 @@ class Inspection(msgspec.Struct, frozen=True, dict=True):
         return {spec.name: (layer.path, layer.kind) for layer in self._net.layers for spec in layer.tensors}
 
     @cached_property
-    def _net(self) -> Net:
-        """Empty where the names form no net: the tensors are still worth a look."""
+    def _found(self) -> tuple[Net, str]:
+        """The net, and why there is none: then it is empty, and the tensors are still worth a look."""
         try:
-            return self.weights.net
-        except ConversionError:
-            return Net(self.weights.framework, (), left_out=self.weights.contents.left_out)
+            return self.weights.net, ""
+        except ConversionError as error:
+            reason = error.reason if isinstance(error, FormatError) else str(error)
+            return Net(self.weights.framework, (), left_out=self.weights.contents.left_out), reason
+
+    @property
+    def _net(self) -> Net:
+        return self._found[0]
+
+    @property
+    def _refusal(self) -> str:
+        return self._found[1]
 
 
 def inspect(weights: Weights, statistics: bool = False) -> Inspection:

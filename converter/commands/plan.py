@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -17,7 +17,7 @@ from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, destination
 from converter.endpoints.endpoint import Endpoint, Inputs, clone_of, opened, turned
 from converter.endpoints.replacing import refuse_existing
-from converter.errors import ConversionError, MatchError, Placeholder, Problem, Remedy
+from converter.errors import CloneWarning, ConversionError, MatchError, Placeholder, Problem, Remedy
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
 from converter.formats import Format
@@ -249,11 +249,16 @@ class Plan:
         # all of them before the first is set: a damaged tensor must not leave the net half filled
         steps = [step for step in self.tensors.steps if step.reason != KEPT]
         arrays = [(step.target.name, compute(step, source.reader.read)) for step in steps]
-        paired = pairs(self.tensors.steps, self.clone.net)
-        settings = source.settings(), self.clone.settings() or {}
-        for warning in differences(paired, source.origin, self.target.name, *settings):
+        for warning in self.set_otherwise():
             warnings.warn(warning, stacklevel=stacklevel)
         return cast("_Net", self.clone.live.fill(arrays))
+
+    def set_otherwise(self) -> Iterable[CloneWarning]:
+        """What a live clone sets otherwise than the source."""
+        assert self.clone is not None
+        paired = pairs(self.tensors.steps, self.clone.net)
+        settings = self.source.settings(), self.clone.settings() or {}
+        return differences(paired, self.source.origin, self.target.name, *settings)
 
     def laid_out(self, form: Format) -> Plan:
         """This plan, or one for a format that spells names otherwise."""

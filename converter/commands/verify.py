@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from converter.commands.plan import opened_source
 from converter.endpoints.checkpoint import Weights
-from converter.endpoints.endpoint import opened
+from converter.endpoints.endpoint import not_advised_to_read, opened
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.formats.io.files import unmapped
 from converter.matching.hints import Hints
@@ -97,7 +97,8 @@ def verify(
     with ExitStack() as stack:
         stack.enter_context(unmapped())
         source = opened_source(a, stack, source_framework, read, (), None)
-        target = opened(b, stack, framework=target_framework)
+        with not_advised_to_read():
+            target = opened(b, stack, framework=target_framework)
         return verify_weights(source, target, hints)
 
 

@@ -82,7 +82,8 @@ class WeightComparison(msgspec.Struct, frozen=True):
         different = [tensor for tensor in self.tensors if not tensor.same]
         count = len(self.tensors)
         if not different:
-            return f"{self.source} and {self.target} hold the same weights: {count} tensors are equal bit for bit"
+            verdict = f"{self.source} and {self.target} hold the same weights: {count} tensors are equal bit for bit"
+            return text_of([verdict])
         rows = [["layer", "role", "source", "target", "shape", "max abs", "max rel"], *map(_row, different)]
         verdict = f"{self.source} and {self.target} are different: {len(different)} of {count} tensors differ"
         return text_of([*table(rows), "", verdict])

@@ -115,22 +115,35 @@ class Tolerance(msgspec.Struct, frozen=True):
 def verify_nets(a: object, b: object, x: Any, hints: Hints, how: Tolerance) -> ForwardComparison:
     """Run two live nets of any frameworks on the same input; see `converter.verify`."""
     from converter.live import open_net
-    from converter.live.run import as_arrays, run
+    from converter.live.run import as_arrays
 
     live_a, live_b = open_net(a), open_net(b)
     pairs, unpaired = _pairs(live_a, live_b, hints)
-    couples = _couples(pairs, live_a, live_b)
-    other_axes = live_a.framework.channels_last != live_b.framework.channels_last and how.move_channels is not False
     inputs = as_arrays(x)
+    other_axes = _have_other_axes(live_a, live_b) and how.move_channels is not False
     turned = [_for_b(array, live_a, other_axes, how.move_channels) for array in inputs]
     inputs_b = as_arrays(how.x_b) if how.x_b is not None else turned
-    run_a = run(live_a, inputs, {couple[0] for around in couples for couple in around}, before_activation=True)
-    run_b = run(live_b, inputs_b, {couple[1] for around in couples for couple in around}, before_activation=True)
+    compared = compared_nets(live_a, live_b, pairs, (inputs, inputs_b), how)
+    return replace(compared, unpaired=unpaired, settings=() if unpaired else compared.settings)
+
+
+def compared_nets(
+    a: LiveNet, b: LiveNet, pairs: Sequence[Pair], inputs: tuple[Sequence[Array], Sequence[Array]], how: Tolerance
+) -> ForwardComparison:
+    """The same of layers that are paired already. inputs: of a and of b."""
+    from converter.live.run import run
+
+    couples = _couples(pairs, a, b)
+    run_a = run(a, inputs[0], {couple[0] for around in couples for couple in around}, before_activation=True)
+    run_b = run(b, inputs[1], {couple[1] for around in couples for couple in around}, before_activation=True)
     layers, unseen = _layers(pairs, couples, run_a, run_b, how.rtol)
-    outputs = _outputs(run_a, run_b, other_axes, how.rtol)
-    settings = () if unpaired else _settings(pairs, live_a, live_b)
-    frameworks = (live_a.framework.title, live_b.framework.title)
-    return ForwardComparison(frameworks, how.rtol, outputs, layers, unseen, unpaired, settings)
+    outputs = _outputs(run_a, run_b, _have_other_axes(a, b) and how.move_channels is not False, how.rtol)
+    frameworks = (a.framework.title, b.framework.title)
+    return ForwardComparison(frameworks, how.rtol, outputs, layers, unseen, settings=_settings(pairs, a, b))
+
+
+def _have_other_axes(a: LiveNet, b: LiveNet) -> bool:
+    return a.framework.channels_last != b.framework.channels_last
 
 
 # -- which layers ---------------------------------------------------------------------------------------------------

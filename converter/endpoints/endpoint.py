@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,6 +25,7 @@ from converter.options import ReadOptions, StrPath
 if TYPE_CHECKING:
     from converter.live import LiveNet
 
+_OF_READING = frozenset(ReadOptions.__struct_fields__)
 Inputs: TypeAlias = Sequence[Array]
 
 
@@ -99,7 +100,21 @@ def clone_of(like: StrPath | object, stack: ExitStack, framework: str | None, in
     """A clone: a file, a live net, or the name of one in the user's code (see `converter.live.user_code`)."""
     from converter.live.user_code import is_name, net_of
 
-    return opened(net_of(str(like)) if is_name(like) else like, stack, framework=framework, inputs=inputs)
+    with not_advised_to_read():
+        return opened(net_of(str(like)) if is_name(like) else like, stack, framework=framework, inputs=inputs)
+
+
+@contextmanager
+def not_advised_to_read() -> Iterator[None]:
+    """Around the second file: options of what is read are for the first alone, and are no way out of its errors."""
+    try:
+        yield
+    except ConversionError as error:
+        error.problems = tuple(
+            replace(problem, remedies=tuple(way for way in problem.remedies if way.option not in _OF_READING))
+            for problem in error.problems
+        )
+        raise
 
 
 def turned(inputs: Inputs, taken_by: Framework, wanted: Framework) -> Inputs:

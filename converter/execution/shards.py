@@ -267,6 +267,8 @@ def _outcome(task: ShardTask, future: Future[Done]) -> Done:
     except Exception as error:
         reason = str(error) or "its task was given up"
         raise ConversionError(f"the shard '{name}' was not written: {type(error).__name__}: {reason}") from error
+    if not _is_answer(done):
+        raise ConversionError(f"the shard '{name}' was not written: what came from its worker is no answer to the task")
     if done.failure:
         raise ConversionError(f"the shard '{name}' was not written by {done.host}: {done.failure}")
     if not _seen(task.folder / name, done.size):
@@ -275,6 +277,14 @@ def _outcome(task: ShardTask, future: Future[Done]) -> Done:
             "Choose an -o in a folder that all machines share, or a URL."
         )
     return done
+
+
+def _is_answer(done: object) -> bool:
+    """It comes from another machine, where anything may run."""
+    if not isinstance(done, Done):
+        return False
+    kinds = {"host": str, "failure": str, "size": int, "overflowed": Counter}
+    return all(isinstance(getattr(done, name), kind) for name, kind in kinds.items())
 
 
 def _seen(file: Path, size: int) -> bool:

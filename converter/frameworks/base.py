@@ -257,7 +257,7 @@ class Framework(ABC):
         if known:
             likely = tuple(r for r in readings if (r.form or r.kind) not in self.on_demand) or readings
             unlikely = tuple(reading for reading in readings if reading not in likely)
-            yield Layer(path, likely or (_unknown(known),), unlikely)
+            yield Layer(path, likely or (_unnamed(known),), unlikely)
         leaves = {part.leaf for part in known}  # each once in a group, which may be a whole file of another framework
         for part in parts:
             if part.leaf not in leaves:
@@ -345,10 +345,18 @@ def parameter(path: str, spec: TensorSpec, sources: tuple[TensorSpec, ...] = ())
     return Layer(path, (Reading("parameter", (Stored(spec, _BARE, sources=sources),)),))
 
 
-def _unknown(parts: Sequence[Part]) -> Reading:
+def unknown(reading: Reading) -> Reading:
+    """The same tensors, of which nobody knows what they do."""
+    return Reading(UNKNOWN, tuple(_of_unknown(item.spec, item.leaf.name) for item in reading.stored))
+
+
+def _unnamed(parts: Sequence[Part]) -> Reading:
     stored = []
     for part in parts:
         for spec in part.sources or (part.spec,):
-            name = spec.name.removeprefix(f"{part.path}.") if part.sources else part.leaf
-            stored.append(Stored(spec, Leaf(name, (frozenset((name,)),), "*", "*")))
+            stored.append(_of_unknown(spec, spec.name.removeprefix(f"{part.path}.") if part.sources else part.leaf))
     return Reading(UNKNOWN, tuple(stored))
+
+
+def _of_unknown(spec: TensorSpec, name: str) -> Stored:
+    return Stored(spec, Leaf(name, (frozenset((name,)),), "*", "*"))

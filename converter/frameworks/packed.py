@@ -52,6 +52,9 @@ PACKINGS: tuple[Packing, ...] = (
     Packing("MXFP4", {".*_blocks": "uint8 .", ".*_scales": "uint8 ."}),
     Packing("MLX", {"weight": "uint32 2", "scales": "b?float.*"}),
     Packing("quanto", {"_data": "u?int.*|float8.*", "_scale": ".*"}),
+    Packing(
+        "quanto", {"_scale": ".*", "_shift|_zeropoint": ".*"}
+    ),  # of fewer bits: its data are in a tensor of their own
     Packing("PyTorch (torch.ao.quantization)", {"_packed_params.*": ".*"}),
     Packing("MXNet (contrib.quantization)", {".*_quantized?": "u?int8 .", ".*_quantized?_(min|max)": ".*"}),
     Packing(

@@ -23,13 +23,15 @@ from converter.core.layers import Form, Layer, Net, Reading, batch_norm, form, j
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.frameworks import keras_layers, linear
-from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter
+from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter, unknown
 from converter.frameworks.cells import stacked_cell, without_old_cells
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _KERNELS = (("kernel", "input", "in (g h)"), ("recurrent_kernel", "recurrent", "r (g h)"))
 #: Recurrent kinds whose one bias is the sum of both, and their gates in order.
 _ONE_BIAS = (("rnn", "h"), ("lstm", "ifgo"))
+#: Kinds whose kernels other frameworks store in another order of axes.
+_TURNED = frozenset(("linear", "conv", "conv_transpose"))
 _FORMAT_DIALECTS = {"keras": "vars", "keras-h5": "vars", "keras2-h5": "keras2", "tf-checkpoint": "attributes"}
 
 
@@ -134,9 +136,11 @@ class TensorFlow(Framework):
     def _recognise(self, path: str, parts: Sequence[Part], dialect: str) -> Iterable[Layer]:
         """In HDF5 the weights of a model, and those of a user's own layer, are called by index: ``vars.0``."""
         known = _without_number(parts[0].layer_class) in self.classes
-        if dialect == "vars" and not known and (not path or (len(parts) > 1 and not self._readings(parts, dialect))):
+        if dialect != "vars" or known:
+            return super()._recognise(path, parts, dialect)
+        if not path or (len(parts) > 1 and not self._readings(parts, dialect)):
             return [parameter(join_path((*split_path(path), "vars", part.leaf)), part.spec) for part in parts]
-        return super()._recognise(path, parts, dialect)
+        return map(_doubted, super()._recognise(path, parts, dialect))
 
     def split(self, contents: Contents) -> Iterable[Part]:
         dialect = self.dialect_of(contents)
@@ -171,10 +175,16 @@ class TensorFlow(Framework):
             alone = {path: place for path, place in groups.items() if not keras_layers.is_cell_of_stack(place)}
             labels = {f"{place}/vars": split_path(path)[-1] for path, place in alone.items()}
             containers = _container_links((*groups.values(), *further))
-            return replace(contents, labels=labels, links={**flat, **further, **containers})
+            classes = {spec.name: name for layer in layers if (name := _told_class(layer)) for spec in layer.tensors}
+            return replace(contents, labels=labels, links={**flat, **further, **containers}, classes=classes)
         if dialect == "attributes" and not source.is_data:
             return replace(contents, links=_other_edges(contents, layers))
         return contents
+
+
+def _told_class(layer: Layer) -> str:
+    """The class that a new file has to tell, for the shapes do not: see `_doubted`."""
+    return keras_layers.class_name(layer) if layer.readings[0].kind in _TURNED else ""
 
 
 def _container_links(groups: Iterable[str]) -> Mapping[str, str]:
@@ -226,6 +236,18 @@ def _numbered(spec: TensorSpec, labels: Mapping[str, str], classes: Collection[s
     if _without_number(layer_class) == "reversible_embedding" and number == "1":  # its output layer, if it is not tied
         return Part(spec, join_path((*path, "reverse")), "0", "dense")
     return Part(spec, join_path(path), number, layer_class)
+
+
+def _doubted(layer: Layer) -> Layer:
+    """Of a class that the file does not tell. The shapes of a kernel and a bias are those of any matrix and vector that
+    a user's own layer may have, and do something else with: it is a layer of Keras only when somebody says so.
+    """
+    kernels = [reading for reading in layer.readings if reading.kind in _TURNED and len(reading.stored) > 1]
+    return (
+        replace(layer, readings=(unknown(kernels[0]),), unlikely=(*layer.readings, *layer.unlikely))
+        if kernels
+        else layer
+    )
 
 
 def _without_number(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from tests.attacks import measured
 from tests.places import ROOT
 
+#: The file to which each run adds what it took, for the page; see `page`.
+LOG = "ATTACKS_LOG"
 #: What SECURITY.md promises of any file.
 MOST_SECONDS, MOST_BYTES = 20, 500_000_000
 
@@ -44,7 +47,12 @@ def converter(*words: object, cwd: Path) -> Outcome:
             timeout=10 * MOST_SECONDS,
         )
         took = json.loads(report.read_text()) if report.exists() else {"seconds": 0.0, "peak": 0}
-    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode(), took["seconds"], took["peak"])
+    outcome = Outcome(done.returncode, done.stdout.decode(), done.stderr.decode(), took["seconds"], took["peak"])
+    if LOG in os.environ:
+        test = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)")
+        with Path(os.environ[LOG]).open("a") as log:
+            log.write(json.dumps([test, outcome.seconds, outcome.peak]) + "\n")
+    return outcome
 
 
 def harmless(*words: object, cwd: Path, code: int | None = None) -> Outcome:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 from converter.core.contents import Contents
 from converter.core.tensors import TensorSpec
 from converter.formats import by_name, open_writer
-from tests.places import ROOT
+from tests.places import ROOT, SAMPLES
 
 #: The command line, which does something before the tensor of this number is read (or, for -1, when it has started).
 RUN = """
@@ -94,6 +96,75 @@ def test_a_source_that_is_cut_while_it_is_read(tmp_path: Path, form: str, moment
     assert code == 1, (code, said)
     assert said.startswith("error: ") and said.count("\n") == 1, said
     assert not list((tmp_path / "out").iterdir())
+
+
+#: The command line, which cuts its source short when something in it is parsed for the first time.
+PARSING = """
+import os, sys
+from converter.formats.pickle.machine import Machine
+from converter.formats.tensorflow import saved_model
+from converter.cli import main
+def cutting(parse):
+    def once(*given):
+        os.truncate({file!r}, {size})
+        return parse(*given)
+    return once
+Machine.find, saved_model.Message = cutting(Machine.find), cutting(saved_model.Message)
+main(sys.argv[1:])
+"""
+
+
+def _parsed(folder: Path, form: str) -> Path:
+    """A file of much to be parsed, which is read by what the name of its form says."""
+    random = np.random.default_rng(3)
+    tensors = {f"layer{number}.weight": random.normal(size=(2, 3)).astype(np.float32) for number in range(4000)}
+    path = folder / "net"
+    if form.startswith("torch"):
+        with open_writer(
+            by_name(form), path, Contents(tuple(TensorSpec(n, (2, 3), np.dtype("f4")) for n in tensors))
+        ) as w:
+            for name, array in tensors.items():
+                w.write(name, array)
+    elif form == "npy":
+        np.save(folder / "net.npy", tensors)  # type: ignore[arg-type]
+        path = folder / "net.npy"
+    else:
+        path.write_bytes(pickle.dumps(tensors))
+    return path
+
+
+@pytest.mark.parametrize("form", ["torch", "torch-legacy", "npy", "pickle"])
+def test_a_source_that_is_cut_while_it_is_parsed(tmp_path: Path, form: str) -> None:
+    source = _parsed(tmp_path, form)
+    code = PARSING.format(file=str(source), size=1 << 12)
+    command = [sys.executable, "-c", code, "inspect", str(source)]
+    done = subprocess.run(command, check=False, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1, done.stderr
+    assert b"became shorter while it was read" in done.stderr
+
+
+def test_a_graph_that_is_cut_while_it_is_parsed(tmp_path: Path) -> None:
+    """What it says is known before: the version of the program that wrote it."""
+    graph = next(SAMPLES.glob("**/saved_model.pb"))
+    shutil.copytree(graph.parent, tmp_path / "saved")
+    code = PARSING.format(file=str(tmp_path / "saved" / graph.name), size=0)
+    command = [sys.executable, "-c", code, "inspect", "saved"]
+    done = subprocess.run(command, check=False, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+
+
+def test_a_small_array_of_a_pickle_that_is_cut(tmp_path: Path) -> None:
+    from converter.errors import FormatError
+    from converter.formats import open_reader
+
+    source = tmp_path / "net.pkl"
+    source.write_bytes(pickle.dumps({name: np.full((60, 40), 3.0) for name in "ab"}))
+    _, reader = open_reader(source)
+    with reader:
+        os.truncate(source, 1 << 12)
+        with pytest.raises(FormatError, match="became shorter while it was read"):
+            reader.read("b")
 
 
 def test_a_source_that_is_cut_before_it_is_mapped(tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import msgpack
 import numpy as np
 import pytest
 
 from tests.attacks.limits import harmless, refused
+from tests.places import SAMPLES
 
 RANDOM = np.random.default_rng(5)
 
@@ -92,17 +95,51 @@ def test_what_is_right_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_forged_tables_of_ocdbt(tmp_path: Path, seed: int) -> None:
     """Bytes of the database changed at random: whatever the library does with it, this program ends with a sentence."""
-    import shutil
-
-    from tests.places import ROOT
-
-    shutil.copytree(ROOT / "tests/samples/jax/orbax-0.12.8/devices-ocdbt", tmp_path / "in")
+    shutil.copytree(SAMPLES / "jax/orbax-0.12.8/devices-ocdbt", tmp_path / "in")
     random = np.random.default_rng(seed)
     for file in [path for path in (tmp_path / "in").rglob("*") if path.parent.name == "d" or "manifest" in path.name]:
         data = bytearray(file.read_bytes())
         for at in random.integers(0, len(data), 3):
             data[at] = random.integers(256)
         file.write_bytes(data)
+    refused("flax->neutral", "in", "-o", "out.safetensors", cwd=tmp_path)
+
+
+def manifest(body: bytes, compression: int = 0, version: int = 0) -> bytes:
+    """A manifest of OCDBT of the right length and with the right checksum: only what is in it is forged."""
+    head = bytes.fromhex("0cdb3a2a") + (18 + len(body)).to_bytes(8, "little")
+    data = head + bytes([version, compression]) + body
+    return data + google_crc32c.value(data).to_bytes(4, "little")
+
+
+MANIFESTS = {
+    "nothing in it": manifest(b""),
+    "all bits set": manifest(b"\xff" * 200),
+    "endless numbers": manifest(b"\x80" * 5000),
+    "random": manifest(RANDOM.bytes(400)),
+    "a zstd frame of a gigabyte": manifest(zstd(9_000), compression=1),
+    "a zstd frame that is cut": manifest(zstd(3)[:-3], compression=1),
+    "a version of the future": manifest(b"\0" * 60, version=127),
+    "a compression that is none": manifest(b"\0" * 60, compression=99),
+    "a length that lies": manifest(b"\0" * 60)[:4] + (1 << 62).to_bytes(8, "little") + bytes(60),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_forged_manifests_of_ocdbt(tmp_path: Path, name: str) -> None:
+    shutil.copytree(SAMPLES / "jax/orbax-0.12.8/devices-ocdbt", tmp_path / "in")
+    for file in (tmp_path / "in").rglob("manifest.ocdbt"):
+        file.write_bytes(MANIFESTS[name])
+    refused("flax->neutral", "in", "-o", "out.safetensors", cwd=tmp_path)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_manifest_that_leads_out(tmp_path: Path) -> None:
+    """The names of its data files are those of another folder: of as many letters, and with the right checksum."""
+    shutil.copytree(SAMPLES / "jax/orbax-0.12.8/devices-ocdbt", tmp_path / "in")
+    for file in (tmp_path / "in").rglob("manifest.ocdbt"):
+        data = file.read_bytes()[:-4].replace(b"d/", b"..")
+        file.write_bytes(data + google_crc32c.value(data).to_bytes(4, "little"))
     refused("flax->neutral", "in", "-o", "out.safetensors", cwd=tmp_path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import converter
 from converter._version import __version__
@@ -283,3 +284,20 @@ def test_remedies_of_python_are_keywords(tmp_path: Path) -> None:
     option, value = problem.remedies[0].option, problem.remedies[0].value
     assert f"Say {option}={ {value[0]: value[1]} } or " in str(error.value)
     converter.convert("torch->flax", source, like=clone, **{option: dict([value])})
+
+
+def test_the_second_file_is_not_advised_what_goes_to_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = torch.nn.Linear(3, 2)
+    torch.save(net.state_dict(), tmp_path / "a.pt")
+    training = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 3)).sum().backward()
+    training.step()
+    torch.save({"optimizer": training.state_dict()}, tmp_path / "b.pt")
+    assert "--key optimizer" in refused(capsys, "verify", tmp_path / "b.pt", tmp_path / "a.pt")
+    first, second = tmp_path / "a.pt", tmp_path / "b.pt"
+    cloned = ("torch->torch", first, "-o", tmp_path / "c.pt", "--like", second)
+    for words in (("verify", first, second), cloned):
+        said = refused(capsys, *words)
+        assert "the state of a training" in said and "--key" not in said

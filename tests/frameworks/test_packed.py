@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import mxnet
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError, FormatError
 from converter.formats import by_name, open_writer
+from tests.command import ok
 from tests.formats.contract import random_array
 
 
@@ -46,6 +49,26 @@ PACKED = {
     "MXFP4": some(w_blocks=("uint8", (2, 3, 4, 16)), w_scales=("uint8", (2, 3, 4)), w_bias=("bfloat16", (2, 3))),
     "MLX": some(weight=("uint32", (8, 2)), scales=("float16", (8, 1)), biases=("float16", (8, 1))),
     "HQQ": some(W_q=("uint8", (8, 4)), scale=("float16", (8, 1)), zero=("float16", (8, 1))),
+    # the names and shapes are those of QuantLinear.pack of exllamav2, QuantizedLinear of AQLM and QTensor of quanto
+    "EXL2": some(
+        q_weight=("int32", (20, 16)),
+        q_scale=("int32", (4, 2)),
+        q_scale_max=("float16", (4,)),
+        q_groups=("int16", (8,)),
+        q_invperm=("int16", (64,)),
+    ),
+    "AQLM": some(
+        codes=("int8", (8, 4, 1)),
+        codebooks=("float16", (1, 256, 1, 8)),
+        scales=("float16", (8, 1, 1, 1)),
+        bias=("float16", (8,)),
+    ),
+    "quanto": {
+        f"weight.{name}": array
+        for name, array in some(
+            **{"_data._data": ("uint8", (16, 4)), "_scale": ("float32", (8, 1)), "_shift": ("float32", (8, 1))}
+        ).items()
+    },
     "torch.ao.quantization": {
         "scale": random_array((), "float32"),
         "_packed_params._packed_params/0": random_array((2, 3), "float16"),
@@ -85,3 +108,25 @@ def test_nothing_to_convert_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="there are no weights to convert"):
         converter.convert("torch->flax", path, tmp_path / "out.msgpack")
     assert not (tmp_path / "out.msgpack").exists()
+
+
+def test_integers_of_mxnet_are_refused(tmp_path: Path) -> None:
+    """As ``quantize_model`` of `mxnet.contrib.quantization` names and makes them."""
+    parameters = {}
+    for name, shape in (("fc_weight", (4, 3)), ("fc_bias", (4,))):
+        value = mxnet.nd.array(random_array(shape, "float32"))
+        made = mxnet.nd.contrib.quantize(value, mxnet.nd.min(value), mxnet.nd.max(value), out_type="int8")
+        parameters |= {
+            f"arg:{name}_quantize{part}": array for part, array in zip(("", "_min", "_max"), made, strict=True)
+        }
+    mxnet.nd.save(str(tmp_path / "net-0000.params"), parameters)
+    with pytest.raises(FormatError, match=r"packed by MXNet \(contrib.quantization\)"):
+        converter.convert("mxnet->torch", tmp_path / "net-0000.params", tmp_path / "out.pt")
+
+
+def test_what_is_in_a_packed_file_is_shown_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path / "a.safetensors", PACKED["GPTQ"])
+    shown = ok(capsys, "inspect", path)
+    assert "qzeros" in shown and "packed by GPTQ" in shown
+    found = json.loads(ok(capsys, "inspect", path, "--json"))
+    assert "packed by GPTQ" in found["refused"] and len(found["tensors"]) == 4

@@ -15,6 +15,7 @@ from functools import cache, lru_cache, reduce
 from hypothesis import strategies as st
 
 from tests.fuzz.seeds import Seed
+from tests.fuzz.structure import Change, changed, changes, has_structure
 
 #: What counts, sizes and tags of the formats are made of.
 WORDS = [
@@ -45,6 +46,7 @@ class Case:
     """A damaged seed and how it is read: ``directly`` is by the row's own reader, whatever the content says.
 
     file: of the seed. member: of the archive that this file is, which gets a right CRC; "" for the bytes of the file.
+    changes: of the structure of the file, after which all sizes and checksums are right; before the edits.
     """
 
     row: str
@@ -54,9 +56,10 @@ class Case:
     edits: tuple[Edit, ...]
     verify: bool
     directly: bool
+    changes: tuple[Change, ...] = ()
 
     def files(self, seed: Seed) -> dict[str, bytes]:
-        data = seed.files[self.file]
+        data = changed(seed.files[self.file], self.changes)
         if not self.member:
             return {**seed.files, self.file: self._damaged(data)}
         members = _members(data)
@@ -71,13 +74,20 @@ class Case:
     @classmethod
     def from_json(cls, text: str) -> Case:
         fields = json.loads(text)
-        return cls(**{**fields, "edits": tuple(Edit(**edit) for edit in fields["edits"])})
+        edits = tuple(Edit(**edit) for edit in fields["edits"])
+        return cls(**{**fields, "edits": edits, "changes": tuple(Change(**change) for change in fields["changes"])})
 
 
 @st.composite
 def cases(draw: st.DrawFn, row: str, seeds: Mapping[str, Seed]) -> Case:
-    """Any seed of the row with one file, or one member of an archive, damaged in one or a few places."""
+    """Any seed of the row with one file, or one member of an archive, damaged in one or a few places; or with the
+    structure of a file changed."""
     seed = draw(st.sampled_from([seed for seed in seeds.values() for _ in range(seed.weight)]))
+    structured = [name for name, data in seed.files.items() if has_structure(data)]
+    if structured and draw(st.booleans()):
+        several = draw(st.lists(changes(), min_size=1, max_size=draw(st.sampled_from(MOST_CHANGES))))
+        file, verify, directly = draw(st.sampled_from(structured)), draw(st.booleans()), draw(st.booleans())
+        return Case(row, seed.name, file, "", (), verify, directly, tuple(several))
     part = draw(_parts(seed))
     others = tuple(data for other in seeds.values() for data in other.files.values())
     edits = draw(st.lists(_edits(part.data, others), min_size=1, max_size=draw(st.sampled_from(MOST_EDITS))))
@@ -135,6 +145,7 @@ def _cut(draw: st.DrawFn, place: int, data: bytes, others: tuple[bytes, ...]) ->
 
 #: Cuts are the fewest: what stands behind them is not read.
 KINDS = (_flip, _flip, _flip, _word, _word, _word, _remove, _remove, _splice, _splice, _repeat, _repeat, _cut)
+MOST_CHANGES = (1, 1, 2, 4)
 #: Mostly a single one, for what is behind the first damage is seldom reached.
 MOST_EDITS = (1, 1, 1, 2, 4, 16)
 

@@ -66,7 +66,7 @@ class Outcome:
         """What went wrong, with what damage, and how to see it again; "" where all went well."""
         if not self.smallest:
             return ""
-        damage = "\n".join(f"  {edit}" for edit in self.smallest.edits)
+        damage = "\n".join(f"  {each}" for each in (*self.smallest.changes, *self.smallest.edits))
         command = f"python -m tests.fuzz --again {shlex.quote(self.smallest.as_json())}"
         part = f"{self.smallest.file} {self.smallest.member}".strip()
         return f"{self.row}: {self.told}\n{part} of {self.smallest.seed}, with\n{damage}\nAgain: {command}"

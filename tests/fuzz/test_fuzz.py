@@ -34,14 +34,16 @@ def test_damage_ends_in_data_or_an_error(row: str) -> None:
 
 
 @pytest.mark.parametrize(("read", "told"), BUGS, ids=[read.__name__ for read, _ in BUGS])
-def test_a_bug_is_found_and_shrinks_to_one_edit(read: Read, told: str, tmp_path: Path) -> None:
+def test_a_bug_is_found_and_shrinks_to_one_damage(read: Read, told: str, tmp_path: Path) -> None:
     outcome = fuzz("npy", tries=300, read=read, patience=0.3 if read is hangs else HANG_SECONDS, kept=tmp_path)
     assert outcome.other == 1 and outcome.told.startswith(told)
-    assert outcome.smallest is not None and len(outcome.smallest.edits) == 1, outcome.failure
+    assert outcome.smallest is not None, outcome.told
+    assert len(outcome.smallest.edits) + len(outcome.smallest.changes) == 1, outcome.failure
     assert not outcome.smallest.verify and not outcome.smallest.directly
     seed = seeds_of("npy")[outcome.smallest.seed]
     assert b"{" not in (tmp_path / "npy" / seed.entry).read_bytes()
-    assert outcome.failure.count("Edit(") == 1 and outcome.smallest.as_json() in shlex.split(outcome.failure)
+    assert len(re.findall(r"(?:Edit|Change)\(", outcome.failure)) == 1
+    assert outcome.smallest.as_json() in shlex.split(outcome.failure)
 
 
 def test_the_command_of_a_failure_repeats_it() -> None:

@@ -42,6 +42,8 @@ def unmapped() -> Iterator[None]:
 class FileSource(Source):
     """A regular file on the disk. file: where it is open already."""
 
+    maps = True
+
     def __init__(self, path: Path, budget: Budget | None = None, file: FileIO | None = None) -> None:
         self._file = file or open_regular(path)
         super().__init__(path, os.fstat(self._file.fileno()).st_size, budget)
@@ -195,7 +197,7 @@ def mapped_apart(source: Source, start: int, whole: Array, array: Array) -> Arra
     """
     inside = array.ctypes.data - whole.ctypes.data
     is_part = isinstance(source, FileSource) and 0 <= inside <= whole.nbytes - array.nbytes
-    if is_part and array.nbytes >= MAP_FROM:
+    if is_part and array.nbytes:
         return source.array(start + inside, array.shape, array.dtype, "an array in the pickle")
     return array if array.flags.aligned else frozen(array.copy())
 

@@ -29,11 +29,14 @@ def read_json(path: Path, files: Beside | None = None) -> dict[str, Any]:
     with closing((files or Beside(path)).open(path)) as source:
         if source.size > MAX_JSON:
             raise FormatError(path, f"{source.size} bytes of JSON; at most {MAX_JSON} are allowed")
-        return parse_json(path, source.take(0, source.size, "it"), "it")
+        return parse_json(path, source.take(0, source.size, "it"), "it", source.budget)
 
 
-def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
-    """``what``, a part of the file or "it", says errors apart. Raises FormatError for anything but an object."""
+def parse_json(path: Path, text: bytes, what: str, budget: Budget | None = None) -> dict[str, Any]:
+    """``what``, a part of the file or "it", says errors apart. Raises FormatError for anything but an object.
+
+    budget: of the checkpoint; by default that of a file that stands alone.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         parsed = dict(pairs)
@@ -43,7 +46,7 @@ def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
 
     if len(text) > MAX_JSON:
         raise FormatError(path, f"{what} has {len(text)} bytes of JSON; at most {MAX_JSON} are allowed")
-    Budget(path).check(_parsed_size(text) - len(text), f"the JSON of {what}")
+    (budget or Budget(path)).check(_parsed_size(text) - len(text), f"the JSON of {what}")
     try:
         parsed = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:

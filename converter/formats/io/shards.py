@@ -70,7 +70,9 @@ class ShardReader(Reader):
             self._index = path / name
         self._shards: dict[str, Reader] = {}
         self._opening = Lock()
-        weight_map = read_json(self._index, Beside(path)).get("weight_map")
+        files = Beside(path)
+        self.budget = files.budget  # of all shards together
+        weight_map = read_json(self._index, files).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise FormatError(self._index, "its 'weight_map' must map tensors to file names")
         self._weight_map: dict[str, str] = weight_map

@@ -28,6 +28,9 @@ class Source(ABC):
     budget: of the checkpoint that the file belongs to; its own where it is the only file.
     """
 
+    #: Whether `view` is a map of the file, which may be cut.
+    maps = False
+
     def __init__(self, path: Path, size: int, budget: Budget | None = None) -> None:
         self.path = path
         self.size = size
@@ -133,6 +136,27 @@ class SourceFile(io.RawIOBase):
         self._source.into(self._start + self._position, memory)
         self._position += len(memory)
         return len(memory)
+
+
+class Parsed:
+    """A part of a source that is parsed from one end to the other. `take` reads what is looked at: in a map of the file
+    that would be the end of the process, if the file were cut at that moment. `view` gives large data to be kept, at
+    which nobody looks yet."""
+
+    def __init__(self, source: Source, start: int, what: str, size: int | None = None) -> None:
+        self._source, self._start, self._what = source, start, what
+        self.whole = source.view(start, source.size - start if size is None else size, what)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def take(self, begin: int, size: int) -> memoryview:
+        if not self._source.maps:
+            return self.view(begin, min(size, len(self) - begin))
+        return memoryview(self._source.take(self._start + begin, min(size, len(self) - begin), self._what))
+
+    def view(self, begin: int, size: int) -> memoryview:
+        return self.whole.data[begin : begin + size]
 
 
 class MemorySource(Source):

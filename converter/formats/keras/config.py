@@ -15,6 +15,9 @@ from typing import Any
 
 from converter.formats.io.budget import Budget
 
+#: Stands for any class of a user.
+OWN = "own class"
+
 
 def layer_names(config: Any, budget: Budget, container: str = "layers") -> Mapping[str, str]:
     """Path of a layer (``layers/sequential/layers/dense_1``) -> its name. Tolerates any JSON."""
@@ -22,7 +25,7 @@ def layer_names(config: Any, budget: Budget, container: str = "layers") -> Mappi
     return {path: name for path, name in named if isinstance(name, str)}
 
 
-def gru_classes(config: Any, budget: Budget, container: str = "layers") -> Mapping[str, str]:
+def gru_classes(config: Any, budget: Budget, container: str = "layers") -> dict[str, str]:
     """Path of a layer with a GRU in it -> ``gru_reset_after`` or ``gru_reset_before``: its weights may not tell."""
     classes = {}
     for path, layer in _walk(config, budget, container):
@@ -30,6 +33,15 @@ def gru_classes(config: Any, budget: Budget, container: str = "layers") -> Mappi
         if len(said) == 1:
             classes[path] = "gru_reset_after" if said == {True} else "gru_reset_before"
     return classes
+
+
+def own_classes(config: Any, budget: Budget, container: str = "layers") -> dict[str, str]:
+    """Path of a layer of a class that is no part of Keras -> that class, which may be called ``Dense``, too."""
+    return {
+        path: OWN
+        for path, layer in _walk(config, budget, container)
+        if "module" in layer and not str(layer["module"]).startswith(("keras.", "tf_keras.")) and not _layers(layer)
+    }
 
 
 def _reset_after(item: Any) -> set[bool]:

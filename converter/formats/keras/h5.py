@@ -10,12 +10,13 @@ several names (hard links) is listed once, under ``layers/`` where it has such a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 from converter.core.contents import Contents, LeftOut
 from converter.core.natural_order import natural_key
+from converter.core.tensors import TensorSpec
 from converter.errors import OutputError
 from converter.formats.base import Probe, check_names
 from converter.formats.keras import legacy_h5 as keras2_h5
@@ -24,6 +25,8 @@ from converter.formats.keras.hdf5_tree import Dataset, Tree
 from converter.formats.keras.hdf5_writer import H5Writer
 
 VARS = "vars"
+#: An attribute of our own, beside the name of a layer: its class, which Keras itself writes nowhere.
+CLASS = "class"
 #: What the model holds at the top that is not a weight. (Both are reserved names of a Keras model.)
 _STATES = {"optimizer": "state of the optimizer", "metrics": "state of a metric"}
 
@@ -53,6 +56,7 @@ def keras_contents(file: H5File) -> Contents:
         specs=check_names(file.path, (spec for spec in ordered if not _state(spec.name))),
         labels=_labels(file, tree),
         links=tree.links,
+        classes=_classes(file, ordered),
         left_out=(*states, *tree.left_out),
     )
 
@@ -76,6 +80,13 @@ def _labels(file: H5File, tree: Tree) -> Mapping[str, str]:
     return {path: name for path in groups if (name := file.text(path, "name"))}
 
 
+def _classes(file: H5File, specs: Iterable[TensorSpec]) -> Mapping[str, str]:
+    """Tensor -> the class of its layer, in files that this program wrote."""
+    groups = {spec.name: spec.name.rpartition("/")[0] for spec in specs}
+    told = {group: file.text(group, CLASS) for group in set(groups.values()) if is_vars(group)}
+    return {name: told[group] for name, group in groups.items() if told.get(group)}
+
+
 def _state(path: str) -> str | None:
     """Why what has this path is not a weight."""
     top, slash, _ = path.partition("/")
@@ -97,6 +108,8 @@ class FileWriter(H5Writer):
         self.file.require_group(VARS)  # those of the model itself, which tf_keras asks for though there are none
         for group, name in self.contents.labels.items():
             self.file.require_group(group).attrs["name"] = name
+        for tensor, name in self.contents.classes.items():
+            self.file.require_group(tensor.rpartition("/")[0]).attrs[CLASS] = name
         for other, path in self.contents.links.items():
             if path not in self.file:
                 raise OutputError(f"{self.path}: the link '{other}' leads to '{path}', which holds no tensor")

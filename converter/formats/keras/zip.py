@@ -26,7 +26,7 @@ from converter.formats.io.files import Beside, FileSource
 from converter.formats.io.json import MAX_JSON, parse_json
 from converter.formats.io.source import Part, Source
 from converter.formats.keras import h5 as keras_h5
-from converter.formats.keras.config import below, gru_classes, layer_names
+from converter.formats.keras.config import below, gru_classes, layer_names, own_classes
 from converter.formats.keras.h5 import VARS, keras_contents
 from converter.formats.keras.hdf5_file import H5File
 from converter.formats.zip.members import Member, ZipMembers
@@ -77,13 +77,13 @@ class FileReader(Reader):
         container = _OLD_CONTAINER if old else "layers"
         config, budget = self._json(CONFIG), self._file.budget
         names = layer_names(config, budget, container)
-        grus = gru_classes(config, budget, container)
+        told = own_classes(config, budget, container) | gru_classes(config, budget, container)
         labels = {f"{path}/{VARS}": name for path, name in names.items()}
         version = self._json(METADATA).get("keras_version", "")
         return replace(
             contents,
             labels={**labels, **contents.labels},
-            classes=below((spec.name for spec in contents.specs), grus),
+            classes={**contents.classes, **below((spec.name for spec in contents.specs), told)},
             writer=f"keras {version}" if version else "",
             metadata={name: self._members.read(name).decode("utf-8", "replace") for name in (CONFIG, METADATA)},
         )

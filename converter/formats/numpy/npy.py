@@ -8,7 +8,7 @@ is written as one. A dict is a pickled 0-d array of one object; it is read as da
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.files import let_go, mapped_apart, open_source
 from converter.formats.io.in_place import InPlaceWriter
-from converter.formats.io.source import Source
+from converter.formats.io.source import Parsed, Source
 from converter.formats.numpy import npy_header
 from converter.formats.numpy.npy_header import Header
 from converter.formats.numpy.npy_pickle import pickle_pieces
@@ -57,7 +57,7 @@ class FileReader(Reader):
     def read(self, name: str) -> Array:
         if self._first.is_pickle:
             array = self._pickled.arrays[name]
-            return mapped_apart(self._source, self._first.start, self._pickle, array)
+            return mapped_apart(self._source, self._first.start, self._pickle.whole, array)
         offset, header = self._plain[name]
         raw = self._source.array(offset + header.start, (header.nbytes,), DTYPES["uint8"], f"'{name}'")
         return npy_header.to_array(header, raw)
@@ -66,13 +66,12 @@ class FileReader(Reader):
         self._source.close()
 
     @cached_property
-    def _pickle(self) -> Array:
-        start = self._first.start
-        return self._source.view(start, self._source.size - start, "the pickle")
+    def _pickle(self) -> Parsed:
+        return Parsed(self._source, self._first.start, "the pickle")
 
     @cached_property
     def _pickled(self) -> PickledArrays:
-        found = read_pickle(self._pickle.data, self.path, self._source.budget, lambda: let_go(self._pickle))
+        found = read_pickle(self._pickle, self.path, self._source.budget, partial(let_go, self._pickle.whole))
         refuse_empty(self.path, found.contents)
         return found
 

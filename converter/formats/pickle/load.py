@@ -23,6 +23,7 @@ from typing import Any
 
 from converter.errors import FormatError, UnsafeFileError
 from converter.formats.io.budget import Budget, Loan
+from converter.formats.io.source import Parsed
 from converter.formats.pickle.inert import inert_class
 from converter.formats.pickle.machine import Machine
 from converter.formats.pickle.opcodes import run
@@ -32,7 +33,7 @@ __all__ = ["COLLECTION_GLOBALS", "Global", "Opaque", "PickleError", "Shell", "in
 
 
 def load(
-    data: bytes | memoryview,
+    data: bytes | memoryview | Parsed,
     path: Path,
     known: Mapping[str, Callable[..., object] | None],
     persistent: Callable[[object], object] | None = None,
@@ -51,7 +52,8 @@ def load(
     loan: what pays for the objects, as long as they live; by default the budget of a file that stands alone.
     Raises UnsafeFileError, which names the global, or FormatError, which names the byte.
     """
-    machine = Machine(memoryview(data).cast("B"), known, persistent, unknown, loan or Loan(Budget(path)), passed)
+    stored = data if isinstance(data, Parsed) else memoryview(data).cast("B")
+    machine = Machine(stored, known, persistent, unknown, loan or Loan(Budget(path)), passed)
     collecting = gc.isenabled()
     gc.disable()  # it would look through all objects again and again, of which none is garbage
     try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from converter.errors import FormatError
 from converter.formats.io.budget import Loan
+from converter.formats.io.source import Parsed
 from converter.formats.pickle.inert import InertClass
 from converter.formats.pickle.values import (
     Global,
@@ -28,6 +29,8 @@ from converter.formats.pickle.values import (
 
 #: Longer bytes are views of the data.
 VIEW_FROM = 4096
+#: Bytes of a file that are read at a time.
+WINDOW = 1 << 15
 #: `passed` is called after every PASSED_EVERY byte strings of at least LARGE bytes.
 LARGE, PASSED_EVERY = 1 << 20, 5
 #: The budget is charged in steps of so many bytes: a lock for each object would double the time.
@@ -51,14 +54,18 @@ class Machine:
 
     def __init__(
         self,
-        data: memoryview,
+        data: memoryview | Parsed,
         known: Mapping[str, Callable[..., object] | None],
         persistent: Callable[[object], object] | None,
         unknown: Callable[[str], Callable[..., object] | None] | None,
         loan: Loan,
         passed: Callable[[], None] | None = None,
     ) -> None:
-        self.data = data.toreadonly()
+        self.parsed = data if isinstance(data, Parsed) else None
+        self.size = len(data)
+        #: The bytes around the position, which begin at ``base``: of a file some, of what is in memory all.
+        self.window = memoryview(b"") if isinstance(data, Parsed) else data.toreadonly()
+        self.base = 0
         self.loan = loan
         self.passed = passed
         self.large = 0
@@ -113,15 +120,29 @@ class Machine:
 
     # -- the data -------------------------------------------------------------------------------------------
 
+    def cover(self, begin: int, size: int) -> None:
+        """Have so many bytes in the window, or those up to the end."""
+        is_inside = self.base <= begin and min(begin + size, self.size) <= self.base + len(self.window)
+        if self.parsed is not None and not is_inside:
+            self.base, self.window = begin, self.parsed.take(begin, max(size, WINDOW))
+
     def view(self, size: int) -> memoryview:
         end = self.position + size
-        if end > len(self.data):
-            raise PickleError(f"{size} bytes announced, {len(self.data) - self.position} left")
-        self.position, begin = end, self.position
-        return self.data[begin:end]
+        if end > self.size:
+            raise PickleError(f"{size} bytes announced, {self.size - self.position} left")
+        self.cover(self.position, size)
+        self.position, begin = end, self.position - self.base
+        return self.window[begin : begin + size]
+
+    def kept(self, size: int) -> memoryview:
+        """As `view`, of data at which nobody looks before its tensor is read."""
+        if self.parsed is None or self.position + size > self.size:
+            return self.view(size)
+        self.position += size
+        return self.parsed.view(self.position - size, size)
 
     def blob(self, size: int) -> bytes | memoryview:
-        view = self.view(size)
+        view = self.kept(size) if size > VIEW_FROM else self.view(size)
         if size >= LARGE and self.passed is not None:
             self.large += 1
             if self.large % PASSED_EVERY == 0:
@@ -131,8 +152,10 @@ class Machine:
     def line(self) -> bytes:
         """Up to the next newline, which is taken too."""
         size, chunk = 128, b""
-        while self.position + len(chunk) < len(self.data) or not chunk:
-            chunk = self.data[self.position : self.position + size].tobytes()
+        while self.position + len(chunk) < self.size or not chunk:
+            self.cover(self.position, size)
+            begin = self.position - self.base
+            chunk = self.window[begin : begin + size].tobytes()
             end = chunk.find(b"\n")
             if end >= 0:
                 self.position += end + 1

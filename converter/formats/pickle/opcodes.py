@@ -60,8 +60,7 @@ def _old_text(machine: Machine, size: int) -> str | memoryview:
     """A str of Python 2: text, or raw bytes; as Latin-1 it can be turned back into both."""
     if size < 0:
         raise PickleError(f"a text of {size} bytes")
-    view = machine.view(size)
-    return view if size > VIEW_FROM else view.tobytes().decode("latin-1")
+    return machine.kept(size) if size > VIEW_FROM else machine.view(size).tobytes().decode("latin-1")
 
 
 def _quoted(machine: Machine) -> str:
@@ -159,6 +158,8 @@ def _new_object(machine: Machine) -> None:
 _U1, _U2, _I4, _U4, _U8 = (struct.Struct(code) for code in ("<B", "<H", "<i", "<I", "<Q"))
 _DOUBLE = struct.Struct(">d")
 
+#: Bytes of the longest opcode of those in `run`.
+LONGEST = 9
 #: Opcode -> what it does, but for the common ones, which are in `run`.
 _RARE: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
     {
@@ -177,6 +178,7 @@ _RARE: Mapping[int, Callable[[Machine], object]] = MappingProxyType(
         0x8B: lambda m: m.push(_signed(m, _I4)),
         # text and bytes
         ord("S"): lambda m: m.push(_quoted(m)),
+        ord("X"): lambda m: m.push(_text(m, m.number(_U4))),  # one that goes beyond the window
         ord("T"): lambda m: m.push(_old_text(m, m.number(_I4))),
         ord("U"): lambda m: m.push(_old_text(m, m.number(_U1))),
         ord("V"): lambda m: m.push(_paid(m, decoded(m.line(), "raw-unicode-escape"))),
@@ -234,7 +236,9 @@ def run(machine: Machine) -> object:
     except UnicodeDecodeError:
         raise PickleError("text that is not utf-8") from None
     except (IndexError, struct.error) as error:
-        rest = bytes(machine.data[machine.start : machine.start + 2])
+        machine.cover(machine.start, 2)
+        begin = machine.start - machine.base
+        rest = bytes(machine.window[begin : begin + 2])
         if not rest:
             raise PickleError("it ends without a STOP") from None
         if isinstance(error, struct.error) or rest in (b"K", b"h", b"q"):
@@ -243,9 +247,9 @@ def run(machine: Machine) -> object:
 
 
 def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a call for each opcode is what it saves
-    data, marked, memo, call = machine.data, machine.marked, machine.memo, machine.call
-    stack, position, left = machine.stack, 0, machine.left
-    size = len(data)
+    marked, memo, call = machine.marked, machine.memo, machine.call
+    stack, position, left = machine.stack, 0, machine.left  # the position is that in the window
+    data, base, safe = _window(machine, 0)
     i4, u4, u2, double = (layout.unpack_from for layout in (_I4, _U4, _U2, _DOUBLE))
     rare = _RARE.get
     try:
@@ -254,6 +258,10 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
                 machine.left = left
                 machine.charge(0)
                 left = machine.left
+            if position >= safe:
+                start = base + position
+                data, base, safe = _window(machine, start)
+                position = start - base
             code = data[position]
             if code == _LONG_BINPUT:
                 memo[u4(data, position + 1)[0]] = stack[-1]
@@ -277,10 +285,7 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
                 stack = []
                 left -= MARK
                 position += 1
-            elif code == _BINUNICODE:
-                end = position + 5 + u4(data, position + 1)[0]
-                if end > size:
-                    raise PickleError(f"{end - position - 5} bytes announced, {size - position - 5} left")
+            elif code == _BINUNICODE and (end := position + 5 + u4(data, position + 1)[0]) <= len(data):
                 text = str(data[position + 5 : end], "utf-8")
                 stack.append(text)
                 left -= TEXT if text.isascii() else TEXT + 4 * len(text)
@@ -336,14 +341,25 @@ def _run(machine: Machine) -> object:  # noqa: PLR0912, PLR0915  # one loop: a c
                 left -= MEMO
                 position += 2
             elif code == _STOP:
-                machine.position = position + 1
+                machine.position = base + position + 1
                 return stack.pop()
             else:
                 action = rare(code)
                 if action is None:
                     raise PickleError(f"there is no opcode {code:#04x}")
-                machine.stack, machine.position, machine.left = stack, position + 1, left - TEXT
+                machine.stack, machine.position, machine.left = stack, base + position + 1, left - TEXT
                 action(machine)
-                stack, position, left = machine.stack, machine.position, machine.left
+                stack, left = machine.stack, machine.left
+                if machine.window is not data:
+                    data, base, safe = _window(machine, machine.position)
+                position = machine.position - base
     finally:
-        machine.stack, machine.start, machine.left = stack, position, left
+        machine.stack, machine.left = stack, left
+        machine.start = base + position
+
+
+def _window(machine: Machine, begin: int) -> tuple[memoryview, int, int]:
+    """The window with the next opcode, what it begins at, and from where on opcodes in it may go beyond its end."""
+    machine.cover(begin, LONGEST)
+    is_last = machine.base + len(machine.window) >= machine.size
+    return machine.window, machine.base, machine.size + 1 if is_last else len(machine.window) - LONGEST

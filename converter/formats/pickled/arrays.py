@@ -23,7 +23,7 @@ from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import check_names
 from converter.formats.io.budget import Budget, Loan, names_beyond
-from converter.formats.io.source import MemorySource
+from converter.formats.io.source import MemorySource, Parsed
 from converter.formats.mxnet import record as mxnet_record
 from converter.formats.pickle.load import COLLECTION_GLOBALS, Global, Opaque, PickleError, Shell, inert_class, load
 from converter.formats.pickle.nested import Child, NamedValue, flatten
@@ -44,7 +44,7 @@ class PickledArrays(msgspec.Struct, frozen=True):
 
 
 def read_pickle(
-    data: bytes | memoryview, path: Path, budget: Budget, passed: Callable[[], None] | None = None
+    data: bytes | memoryview | Parsed, path: Path, budget: Budget, passed: Callable[[], None] | None = None
 ) -> PickledArrays:
     """All arrays of the pickle, named by where they stand; the state of an optimizer beside them is left out.
 

@@ -5,12 +5,14 @@ It is read as data by `pickles`: no class is imported, nothing is run, unknown g
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from converter.core.contents import Contents
 from converter.core.tensors import Array
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.files import let_go, mapped_apart, open_source
+from converter.formats.io.source import Parsed
 from converter.formats.pickled.arrays import read_pickle, refuse_empty
 
 #: How pickles of protocols 0 and 1 start: a dict, a list, a tuple or a global.
@@ -46,8 +48,9 @@ class FileReader(Reader):
         super().__init__(path, options)
         self._source = open_source(path)
         try:
-            self._whole = self._source.view(0, self._source.size, "the pickle")
-            self._found = read_pickle(self._whole.data, path, self._source.budget, lambda: let_go(self._whole))
+            self._pickle = Parsed(self._source, 0, "the pickle")
+            let_pass = partial(let_go, self._pickle.whole)
+            self._found = read_pickle(self._pickle, path, self._source.budget, let_pass)
             refuse_empty(path, self._found.contents)
         except BaseException:
             self._source.close()
@@ -58,7 +61,7 @@ class FileReader(Reader):
         return self._found.contents
 
     def read(self, name: str) -> Array:
-        return mapped_apart(self._source, 0, self._whole, self._found.arrays[name])
+        return mapped_apart(self._source, 0, self._pickle.whole, self._found.arrays[name])
 
     def close(self) -> None:
         self._source.close()

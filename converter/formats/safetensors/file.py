@@ -23,6 +23,7 @@ from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.core.transposing import blocks, contiguous
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.budget import Budget, names_beyond
 from converter.formats.io.files import open_source
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.io.source import frozen
@@ -51,13 +52,16 @@ class FileReader(Reader):
     dtypes = tuple(name for name in CODES.values() if name in DTYPES)
     parallel = True
 
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
+    def __init__(self, path: Path, options: ReadOptions = ReadOptions(), budget: Budget | None = None) -> None:
+        """budget: of the checkpoint that the file belongs to."""
         super().__init__(path, options)
-        self._source = open_source(path)
+        self._source = open_source(path, budget)
         try:
             self._data, self._metadata, self._entries = read_header(self._source)
             self._digests = digests_of(path, self._metadata.pop(HASHES, None), self._entries, options.checksums)
             self._named = named((entry.spec for entry in self._entries.values()), self._metadata)
+            paid = names_beyond(len(self._named), self._source.size)
+            self._source.budget.charge(paid, "the names of its tensors")
         except BaseException:
             self._source.close()
             raise

@@ -72,7 +72,7 @@ def read_header(source: Source) -> tuple[int, dict[str, str], dict[str, TensorIn
     length = int.from_bytes(source.take(0, 8, "the length of the header"), "little")
     if length > MAX_HEADER:
         raise FormatError(path, f"claims a header of {length} bytes; at most {MAX_HEADER} are allowed")
-    header = parse_json(path, source.take(8, length, "the header"), "the header")
+    header = parse_json(path, source.take(8, length, "the header"), "the header", source.budget)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FormatError(path, "'__metadata__' in the header must map names to texts")

@@ -34,7 +34,7 @@ class FileReader(ShardReader):
     usual = USUAL
 
     def open_shard(self, path: Path) -> Reader:
-        return safetensors.FileReader(path, self.options)
+        return safetensors.FileReader(path, self.options, self.budget)
 
 
 class FileWriter(ShardWriter):

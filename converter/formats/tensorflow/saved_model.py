@@ -49,10 +49,14 @@ def _writer(folder: Path) -> str:
     """SavedModel.meta_graphs = 2 {meta_info_def = 1 {tensorflow_version = 5}}; "" when it does not say."""
     try:
         with closing(Beside(folder).open(folder / _GRAPH)) as source:
-            data = source.view(0, source.size, "the graph").data
-        for graph in Message(data).messages(2):
-            if version := Message(graph.data(1)).text(5):
-                return f"tensorflow {version}"
+            with source.budget.lent(source.size, "the graph"):
+                return _version(source.take(0, source.size, "the graph"))
     except (FormatError, ValueError, WireError):
-        pass
+        return ""
+
+
+def _version(data: bytes) -> str:
+    for graph in Message(data).messages(2):
+        if version := Message(graph.data(1)).text(5):
+            return f"tensorflow {version}"
     return ""

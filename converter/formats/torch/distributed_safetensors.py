@@ -20,6 +20,7 @@ from converter.core.natural_order import natural_key
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import FormatError
 from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.io.budget import Budget
 from converter.formats.io.json import parse_json
 from converter.formats.io.shards import shard_path
 from converter.formats.io.source import MAX_AXES, frozen
@@ -56,10 +57,11 @@ class FileReader(Reader):
         super().__init__(path, options)
         self._folder = path if path.is_dir() else path.parent
         self._files: dict[str, safetensors.FileReader] = {}
+        self._budget = Budget(path)
         try:
             for name in sorted(filter(_FILE.fullmatch, (file.name for file in self._folder.iterdir()))):
                 file = shard_path(path, self._folder, name)
-                self._files[name] = safetensors.FileReader(file, options)
+                self._files[name] = safetensors.FileReader(file, options, self._budget)
         except BaseException:
             self.close()
             raise
@@ -104,9 +106,8 @@ class FileReader(Reader):
         pieces: dict[str, list[_Piece]] = {}
         for file, reader in self._files.items():
             text = reader.contents.metadata.get(_SHARDING_INFO)
-            starts = (
-                None if text is None else parse_json(reader.path, text.encode(), f"'{_SHARDING_INFO}' in the header")
-            )
+            what = f"'{_SHARDING_INFO}' in the header"
+            starts = None if text is None else parse_json(reader.path, text.encode(), what, self._budget)
             for spec in reader.contents.specs:
                 piece = _Piece(file, Slice(_starts(reader.path, spec, starts), spec.shape))
                 pieces.setdefault(spec.name, []).append(piece)

@@ -18,6 +18,7 @@ from converter.formats.base import Probe
 from converter.formats.io.budget import Budget, Loan
 from converter.formats.io.files import open_source
 from converter.formats.io.in_place import InPlaceWriter
+from converter.formats.io.source import Parsed
 from converter.formats.pickle.load import PickleError, inert_class, load
 from converter.formats.torch.description import check_dtypes, described
 from converter.formats.torch.objects import TorchReader
@@ -95,8 +96,12 @@ class LegacyStream(TorchFile):
         """Bytes of the whole."""
         return self.data[start : start + length]
 
+    def rest(self, start: int) -> memoryview | Parsed:
+        """All bytes from there on."""
+        return self.data[start:].data
+
     def _next(self, loan: Loan, described: bool = False) -> object:
-        rest = self.data[self.position :].data
+        rest = self.rest(self.position)
         unknown = inert_class if described else None
         value, used = load(rest, self.path, TENSOR_GLOBALS, self._persistent if described else None, unknown, loan=loan)
         self.position += used
@@ -145,12 +150,12 @@ def _part_of(root: Storage, view: object) -> Storage:
 
 
 class _LegacyFile(LegacyStream):
-    """On disk: the pickles are read through one map of the file, each tensor through its own."""
+    """On disk: the pickles are read piece by piece, each tensor through a map of its own."""
 
     def __init__(self, path: Path, budget: Budget | None) -> None:
         self._source = open_source(path, budget)
         super().__init__(self._source.view(0, self._source.size, "the file"), path, self._source.budget)
-        if _is_tar(self.data[:512].tobytes()):
+        if _is_tar(self._source.take(0, min(512, self._source.size), "the file")):
             self.close()
             raise FormatError(
                 path,
@@ -160,6 +165,9 @@ class _LegacyFile(LegacyStream):
 
     def part(self, start: int, length: int) -> Array:
         return self._source.array(start, (length,), DTYPES["uint8"], "a storage")
+
+    def rest(self, start: int) -> Parsed:
+        return Parsed(self._source, start, "the file")
 
     def close(self) -> None:
         self._source.close()

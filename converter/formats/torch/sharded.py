@@ -9,7 +9,6 @@ from pathlib import Path
 
 from converter.errors import FormatError
 from converter.formats.base import Probe, Reader, ReadOptions
-from converter.formats.io.budget import Budget
 from converter.formats.io.shards import ShardReader, ShardWriter, index_name
 from converter.formats.torch import legacy as torch_legacy
 from converter.formats.torch import zip as torch_zip
@@ -37,16 +36,12 @@ class FileReader(ShardReader):
     extension = _EXTENSION
     usual = _USUAL
 
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()) -> None:
-        super().__init__(path, options)
-        self._budget = Budget(path)
-
     def open_shard(self, path: Path) -> Reader:
         probe = Probe(path)
         module = next((module for module in (torch_zip, torch_legacy) if module.detect(probe)), None)
         if module is None:
             raise FormatError(path, "not a PyTorch file, as its index says")
-        opened: Reader = module.FileReader(path, ReadOptions(checksums=self.options.checksums), self._budget)
+        opened: Reader = module.FileReader(path, ReadOptions(checksums=self.options.checksums), self.budget)
         return opened
 
 

@@ -25,7 +25,7 @@ from converter.errors import FormatError, UnsafeFileError
 from converter.formats.io.budget import Budget, beyond
 from converter.formats.io.checksums import Crc32, crc32
 from converter.formats.io.files import open_source
-from converter.formats.io.source import SourceFile, frozen
+from converter.formats.io.source import Parsed, SourceFile, frozen
 from converter.formats.zip_directory import READ_ENTRY, TAIL, entries_at_most
 
 __all__ = ["Member", "ZipMembers"]
@@ -142,14 +142,13 @@ class ZipMembers:
         except zlib.error as error:
             raise FormatError(self.path, f"'{name}' is damaged: {error}") from None
 
-    def rest(self, name: str, begin: int) -> memoryview:
+    def rest(self, name: str, begin: int) -> memoryview | Parsed:
         """What follows in a member that describes objects."""
         member = self.member(name)
         if not member.stored:
             return memoryview(self.read(name))[begin:]
-        data = self.source.view(self.begin + member.offset + begin, member.size - begin, f"'{name}'")
-        self._verify(member, data)
-        return data.data
+        self._verify(member, None)
+        return Parsed(self.source, self.begin + member.offset + begin, f"'{name}'", member.size - begin)
 
     def array(self, name: str, begin: int, length: int) -> Array:
         """A part of the member as bytes; mapped, not copied, when it is stored and large. Verifies the member's CRC."""
