@@ -1,9 +1,12 @@
-"""Builders: a net of random weights out of each code base, by its name there. Frameworks are imported when asked for."""
+"""Builders: a net out of each code base, by its name there. Frameworks are imported when they are asked for."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import operator
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -38,9 +41,20 @@ def torchvision(name: str, **keywords: Any) -> Net:
 
 
 def timm(name: str, **keywords: Any) -> Net:
-    return Net(
-        "timm", "torch", lambda: torch_module("timm").create_model(name, **{"num_classes": CLASSES, **keywords})
-    )
+    return Net("timm", "torch", lambda: torch_module("timm").create_model(name, num_classes=CLASSES, **keywords))
+
+
+def torch_class(code: str, path: str, *arguments: Any, **keywords: Any) -> Net:
+    """A class of PyTorch code by its path, for nets smaller than those that have a name. A text that begins with
+    ``:`` stands for something of the same module."""
+    module, name = path.rsplit(".", 1)
+
+    def build() -> Any:
+        found = torch_module(module)
+        given = [getattr(found, item[1:]) if isinstance(item, str) and item[0] == ":" else item for item in arguments]
+        return getattr(found, name)(*given, **keywords)
+
+    return Net(code, "torch", build)
 
 
 def pytorchcv(name: str, **keywords: Any) -> Net:
@@ -52,7 +66,7 @@ def pytorchcv(name: str, **keywords: Any) -> Net:
 
 def keras_applications(name: str, size: int, **keywords: Any) -> Net:
     def build() -> Any:
-        return getattr(_imported("keras.applications"), name)(
+        return operator.attrgetter(name)(_imported("keras.applications"))(
             weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None, **keywords
         )
 
@@ -115,3 +129,78 @@ def flaxmodels(name: str, size: int, **keywords: Any) -> Net:
         return linen(module, _imported("jax.numpy").zeros((1, size, size, 3)), train=False)
 
     return Net("flaxmodels", "linen", build)
+
+
+def keras_hub(
+    name: str, inputs: Callable[[Any], Any], output: Callable[[Any], Any] = lambda y: y, **config: Any
+) -> Net:
+    return Net("KerasHub", "keras", lambda: getattr(_imported("keras_hub.models"), name)(**config), inputs, output)
+
+
+def _configured(model: Any, config: Any) -> Any:
+    made = model.config_class(**config)
+    made._attn_implementation = "eager"
+    return made
+
+
+def hidden(y: Any) -> Any:
+    """Of what transformers returns."""
+    return y.logits if "logits" in y else y.last_hidden_state
+
+
+def transformers(name: str, inputs: Callable[[Any], Any] = lambda x: x, output: Any = hidden, **config: Any) -> Net:
+    def build() -> Any:
+        model = getattr(torch_module("transformers"), name)
+        return model(_configured(model, config))
+
+    return Net("transformers", "torch", build, inputs, output)
+
+
+def flax_transformers(
+    name: str, sample: Any, inputs: Callable[[Any], Any] = lambda x: x, output: Any = hidden, **config: Any
+) -> Net:
+    """sample: what the module is built with, before ``inputs``."""
+
+    def build() -> Any:
+        model = getattr(_imported("transformers"), name)
+        xs = inputs(sample)
+        return linen(model.module_class(_configured(model, config)), *(xs if isinstance(xs, tuple) else (xs,)))
+
+    return Net("transformers-flax", "linen", build, inputs, output)
+
+
+def litgpt(**config: Any) -> Net:
+    def build() -> Any:
+        config_class = torch_module("litgpt.config").Config
+        return torch_module("litgpt.model").GPT(config_class(**config))
+
+    return Net("LitGPT", "torch", build)
+
+
+def efficientnet_pytorch(name: str, size: int) -> Net:
+    def build() -> Any:
+        found = torch_module("efficientnet_pytorch").EfficientNet
+        return found.from_name(name, image_size=size, num_classes=CLASSES)
+
+    return Net("efficientnet-pytorch", "torch", build)
+
+
+def vit_keras(*arguments: Any) -> Net:
+    return Net("vit-keras", "keras", lambda: _imported("vit_keras.vit").build_model(*arguments))
+
+
+def openai_clip(dim: int, vision: dict[str, Any], text: dict[str, Any], **how: Any) -> Net:
+    def build() -> Any:
+        return torch_module("open_clip").CLIP(dim, vision, text)
+
+    return Net("OpenCLIP", "torch", build, **how)
+
+
+def openai_whisper(*dimensions: int, **how: Any) -> Net:
+    def build() -> Any:
+        for name in ("numba", "triton"):  # for the times of words, which are not asked for
+            sys.modules.setdefault(name, types.SimpleNamespace(jit=lambda *_, **__: lambda function: function))  # type: ignore[arg-type]
+        module = torch_module("whisper.model")
+        return module.Whisper(module.ModelDimensions(*dimensions))
+
+    return Net("openai-whisper", "torch", build, **how)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.zoo import convolutional
+from tests.zoo import convolutional, measured, text, vision
 
-FAMILIES = (*convolutional.FAMILIES,)
+FAMILIES = (*convolutional.FAMILIES, *measured.FAMILIES, *text.FAMILIES, *vision.FAMILIES)

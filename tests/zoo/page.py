@@ -21,16 +21,16 @@ first remedy that each question names, taken up to six times. *wrong*: not refus
 code bases compute something else, for the reason in the row. *failed*: the row could not be run. *live*: the same by
 `converter.load_into(clone, net, example_input=x)`.
 
-Families are *tuned* or *measured*: failures of the tuned ones were looked at while the pairing was written, those of the
-measured ones were not.
+Families are *tuned* or *measured*: failures of the tuned were looked at while the pairing was written, those of the
+measured were not.
 
 """
 
 
 def page(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> str:
     """Sums by status and way, the rows by family, then what was patched in the nets."""
-    lines = ["| families | way | rows | " + " | ".join(RESULTS) + " | right with the advice |", "|---|---|--:" + "|--:" * 6]
-    lines[1] += "|"
+    heads = ["families", "way", "rows", *RESULTS, "right with the advice"]
+    lines = [f"| {' | '.join(heads)} |", "|---|---" + "|--:" * (len(heads) - 2) + "|"]
     for status in (TUNED, MEASURED):
         for way in ways:
             lines.append(f"| {status} | {way} | {_sums([row for row in rows if row['status'] == status], way)} |")

@@ -1,0 +1,34 @@
+"""Changes of nets that make them smaller, or equal to what another code base computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Units of the hidden linear layers of AlexNet and VGG, which have 4096: 500 MB a file.
+UNITS = 64
+
+
+def narrow_torch(net: Any) -> Any:
+    from torch import nn
+
+    linear = [place for place, layer in enumerate(net.classifier) if isinstance(layer, nn.Linear)]
+    sizes = [net.classifier[linear[0]].in_features, UNITS, UNITS, net.classifier[linear[-1]].out_features]
+    for place, inputs, outputs in zip(linear, sizes, sizes[1:], strict=True):
+        net.classifier[place] = nn.Linear(inputs, outputs)
+    return net
+
+
+def narrow_gluon(net: Any) -> None:
+    """Before its arrays are made."""
+    for layer in net.features:
+        if type(layer).__name__ == "Dense":
+            layer._units = UNITS
+            layer.weight._shape, layer.bias._shape = (UNITS, 0), (UNITS,)
+
+
+def even_padding(net: Any) -> Any:
+    """(0, 1), as TensorFlow pads for a stride of two, becomes (1, 1)."""
+    for layer in net._flatten_layers():
+        if type(layer).__name__ == "ZeroPadding2D":
+            layer.padding = ((1, 1), (1, 1))
+    return net
