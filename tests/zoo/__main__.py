@@ -82,14 +82,14 @@ def family_rows(
             row["failed"] = source if isinstance(source, str) else clone
             yield row | {way: asdict(Answer(FAILED, message=str(row["failed"]))) for way in ways}
             continue
-        if cache:
-            keep(cache, family, source, clone)
         row["why"] = (family.differ or {}).get(frozenset(net.code for net in pair), "")
         for way in ways:
             answer = WAYS[way](family, source, clone, folder)
             if row["why"] and answer.result == WRONG:
                 answer.result = DIFFERS
-            row[way] = asdict(answer)
+            if cache:
+                keep(cache, family, source, clone, answer if way == "files" else None)
+            row[way] = {name: value for name, value in asdict(answer).items() if name != "pairing"}
         yield row
 
 

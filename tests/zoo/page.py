@@ -17,9 +17,9 @@ with every tensor random is saved by its framework, converted with the file of a
 (`convert --like CLONE`) and nothing else, loaded strictly by the real framework, and run on the same input.
 
 *right*: the outputs agree (1e-3 of the largest). *asked*: refused, with so many questions; behind it, what comes of the
-first remedy that each question names, taken up to six times. *wrong*: not refused, and not right. *differs*: the two
-code bases compute something else, for the reason in the row. *failed*: the row could not be run. *live*: the same by
-`converter.load_into(clone, net, example_input=x)`.
+remedies that the questions name, taken up to ten times: of several the one whose two names are most alike. *wrong*: not
+refused, and not right. *differs*: the two code bases compute something else, for the reason in the row. *failed*: the
+row could not be run. *live*: the same by `converter.load_into(clone, net, example_input=x)`.
 
 Families are *tuned* or *measured*: failures of the tuned were looked at while the pairing was written, those of the
 measured were not.

@@ -13,7 +13,7 @@ def narrow_torch(net: Any) -> Any:
 
     linear = [place for place, layer in enumerate(net.classifier) if isinstance(layer, nn.Linear)]
     sizes = [net.classifier[linear[0]].in_features, UNITS, UNITS, net.classifier[linear[-1]].out_features]
-    for place, inputs, outputs in zip(linear, sizes, sizes[1:], strict=True):
+    for place, inputs, outputs in zip(linear, sizes[:-1], sizes[1:], strict=True):
         net.classifier[place] = nn.Linear(inputs, outputs)
     return net
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import converter
+from converter.errors import Placeholder
 from tests.zoo.net import Family, Net, row_name
 from tests.zoo.sides import Array
 
 #: Largest difference of two outputs that are the same, relative to the largest output.
 TOLERANCE = 1e-3
 #: So often the advice of an error is taken.
-ROUNDS = 6
+ROUNDS = 10
 RIGHT, ASKED, WRONG, DIFFERS, FAILED = "right", "asked", "wrong", "differs", "failed"
 
 
@@ -29,6 +31,7 @@ class Answer:
     """How one way of a row went.
 
     questions: of the first refusal. advised: how it went with what the errors advise. options: what that was.
+    pairing: tensor of the clone -> tensors of the source, of the last conversion.
     """
 
     result: str
@@ -38,6 +41,7 @@ class Answer:
     options: dict[str, Any] = field(default_factory=dict)
     message: str = ""
     seconds: float = 0.0
+    pairing: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,17 +80,22 @@ def difference(given: Array, expected: Array) -> float:
 def by_files(family: Family, source: Ready, clone: Ready, folder: Path) -> Answer:
     """``converter.convert(…, like=CLONE)`` and nothing else; then with what the errors advise."""
     output = folder / f"converted{clone.net.side.ending}"
+    pairing: dict[str, list[str]] = {}
 
     def once(**options: Any) -> Array:
         way = f"{source.net.side.name}->{clone.net.side.name}"
-        converter.convert(way, source.source, output, like=clone.clone, force=True, **options)
+        report = converter.convert(way, source.source, output, like=clone.clone, force=True, **options)
+        for step in report.to_dict()["tensors"]:
+            pairing[step["target"]["name"]] = [spec["name"] for spec in step["sources"]]
         clone.built = clone.net.side.load(clone.built, output)
         return family.run(clone.net, clone.built)
 
     try:
-        return answered(once, source.output)
+        answer = answered(once, source.output)
     finally:
         output.unlink(missing_ok=True)
+    answer.pairing = pairing
+    return answer
 
 
 def by_live_nets(family: Family, source: Ready, clone: Ready, folder: Path) -> Answer:
@@ -147,33 +156,48 @@ def compared(given: Array, expected: Array) -> Answer:
 
 
 def take(error: converter.ConversionError, options: dict[str, Any]) -> bool:
-    """Add the first remedy of every problem to the options; False where that adds nothing."""
+    """Add one remedy of every problem to the options, as a user would; False where that adds nothing."""
     before = repr(options)
     for problem in error.problems:
-        for remedy in (*problem.remedies, *problem.wide)[:1]:
-            if isinstance(remedy.value, tuple):
-                options.setdefault(remedy.option, {}).setdefault(*remedy.value)
-            elif isinstance(remedy.value, str):
-                options.setdefault(remedy.option, remedy.value)
-            else:
-                options[remedy.option] = remedy.value
+        taken = options.get("map", {})
+        remedies = [
+            remedy
+            for remedy in (*problem.remedies, *problem.wide)
+            if not (remedy.effect or isinstance(remedy.value, Placeholder))
+            and not (remedy.option == "map" and (remedy.value[0] in taken or remedy.value[1] in taken.values()))
+        ]
+        if not remedies:
+            continue
+        remedy = max(remedies, key=lambda remedy: likeness(remedy.value))
+        if isinstance(remedy.value, tuple):
+            options.setdefault(remedy.option, {}).setdefault(*remedy.value)
+        else:
+            options[remedy.option] = remedy.value
     return repr(options) != before
+
+
+def likeness(value: Any) -> float:
+    """Of the two names of a pair: a user takes the candidate that is called most alike, in the block of that number."""
+    if not isinstance(value, tuple):
+        return 0.0
+    words = [re.findall(r"[a-z]+|\d+", str(name).lower()) for name in value]
+    numbers = [[word for word in name if word.isdigit()] for name in words]
+    return SequenceMatcher(None, *words).ratio() + SequenceMatcher(None, *numbers).ratio()
 
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def keep(cache: Path, family: Family, source: Ready, clone: Ready) -> None:
-    """The two files of a row, for whoever works on the pairing."""
+def keep(cache: Path, family: Family, source: Ready, clone: Ready, answer: Answer | None) -> None:
+    """The two files of a row, for whoever works on the pairing, and the pairing where it was right."""
     folder = cache / row_name(family, source.net, clone.net)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, file in (("source", source.source), ("clone", clone.clone)):
-        place = folder / f"{name}{''.join(file.suffixes)}"
+    for file in (source.source, clone.clone):
+        place = folder / file.name
         place.unlink(missing_ok=True)
-        try:
-            place.hardlink_to(file)
-        except OSError:
-            shutil.copy(file, place)
+        place.hardlink_to(file)
     about = {"from": source.net.side.name, "to": clone.net.side.name, "family": family.name, "status": family.status}
     (folder / "row.json").write_text(json.dumps(about))
+    if answer and RIGHT in (answer.result, answer.advised):
+        (folder / "truth.json").write_text(json.dumps(answer.pairing, indent=1))
