@@ -105,10 +105,4 @@ FAMILIES = (
     Family("repvgg_a0", MEASURED, image(64), (timm("repvgg_a0"), kimm("RepVGGA0", 64)), 1e-5),
     Family("hgnetv2_b0", MEASURED, image(64), (timm("hgnetv2_b0"), kimm("HGNetV2B0", 64)), 1e-5),
     Family("mobilevit_xxs", MEASURED, image(64), (timm("mobilevit_xxs"), kimm("MobileViTXXS", 64)), 1e-5),
-    Family(
-        "resnet10_se",
-        MEASURED,
-        image(64),
-        (pytorchcv("seresnet10"), gluoncv2("seresnet10", 64)),
-    ),
 )
