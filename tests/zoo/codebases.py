@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import operator
 import sys
 import types
 from collections.abc import Callable
@@ -16,6 +15,12 @@ from tests.zoo.sides import linen
 
 def _imported(module: str) -> Any:
     return importlib.import_module(module)
+
+
+def _of(public: str, private: str, name: str) -> Any:
+    """A class by its public name, or as ``module.Class`` where only nets of fixed sizes are public."""
+    module, _, found = name.rpartition(".")
+    return getattr(_imported(f"{private}.{module}" if module else public), found)
 
 
 @functools.cache
@@ -66,7 +71,7 @@ def pytorchcv(name: str, **keywords: Any) -> Net:
 
 def keras_applications(name: str, size: int, **keywords: Any) -> Net:
     def build() -> Any:
-        return operator.attrgetter(name)(_imported("keras.applications"))(
+        return _of("keras.applications", "keras.src.applications", name)(
             weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None, **keywords
         )
 
@@ -75,7 +80,7 @@ def keras_applications(name: str, size: int, **keywords: Any) -> Net:
 
 def kimm(name: str, size: int, **keywords: Any) -> Net:
     def build() -> Any:
-        return getattr(_imported("kimm.models"), name)(
+        return _of("kimm.models", "kimm._src.models", name)(
             weights=None,
             input_shape=(size, size, 3),
             classes=CLASSES,

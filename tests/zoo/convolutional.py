@@ -152,7 +152,7 @@ FAMILIES = (
             torch_class("timm", "timm.models.convnext.ConvNeXt", num_classes=CLASSES, depths=DEPTHS, dims=DIMS),
             transformers("ConvNextForImageClassification", **CONVNEXT),
             keras_convnext(),
-            kimm("ConvNeXt", 64, depths=DEPTHS, hidden_channels=DIMS),
+            kimm("convnext.ConvNeXt", 64, depths=DEPTHS, hidden_channels=DIMS),
         ),
         1e-6,
     ),

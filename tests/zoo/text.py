@@ -106,7 +106,7 @@ DISTILBERT = {
     "n_heads": HEADS,
     "dim": WIDTH,
     "hidden_dim": INNER,
-    "activation": "gelu_pytorch_tanh",
+    "activation": "gelu",
 }
 GPT2 = {
     "vocab_size": VOCABULARY,
@@ -153,7 +153,7 @@ BART = SIDES | {
     "vocab_size": VOCABULARY,
     "max_position_embeddings": POSITIONS,
     "d_model": WIDTH,
-    "activation_function": "gelu_pytorch_tanh",
+    "activation_function": "gelu",
 }
 T5 = {
     "vocab_size": VOCABULARY,
