@@ -10,7 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.zoo.net import CLASSES, Net
+from tests.zoo.patches import any_size
 from tests.zoo.sides import linen
+
+ANY_SIZE = "its last pooling takes images of any size"
 
 
 def _imported(module: str) -> Any:
@@ -64,9 +67,9 @@ def torch_class(code: str, path: str, *arguments: Any, **keywords: Any) -> Net:
 
 def pytorchcv(name: str, **keywords: Any) -> Net:
     def build() -> Any:
-        return torch_module("pytorchcv.model_provider").get_model(name, num_classes=CLASSES, **keywords)
+        return any_size(torch_module("pytorchcv.model_provider").get_model(name, num_classes=CLASSES, **keywords))
 
-    return Net("pytorchcv", "torch", build)
+    return Net("pytorchcv", "torch", build, patched=ANY_SIZE)
 
 
 def keras_applications(name: str, size: int, **keywords: Any) -> Net:
@@ -106,9 +109,9 @@ def gluon(name: str, size: int, change: Callable[[Any], None] = lambda net: None
 def gluoncv2(name: str, size: int, **keywords: Any) -> Net:
     def build() -> Any:
         provider = _imported("gluoncv2.model_provider")
-        return allocated(provider.get_model(name, classes=CLASSES, **keywords), size)
+        return allocated(any_size(provider.get_model(name, classes=CLASSES, **keywords)), size)
 
-    return Net("gluoncv2", "gluon", build)
+    return Net("gluoncv2", "gluon", build, patched=ANY_SIZE)
 
 
 def allocated(net: Any, size: int) -> Any:
@@ -209,3 +212,19 @@ def openai_whisper(*dimensions: int, **how: Any) -> Net:
         return module.Whisper(module.ModelDimensions(*dimensions))
 
     return Net("openai-whisper", "torch", build, **how)
+
+
+def pretrained_vit(size: int, **config: Any) -> Net:
+    """Its class makes only nets that have a name."""
+
+    def build() -> Any:
+        module = torch_module("pytorch_pretrained_vit.model")
+        rest = {"attention_dropout_rate": 0.0, "dropout_rate": 0.0, "representation_size": None, "classifier": "token"}
+        module.PRETRAINED_MODELS["small"] = {
+            "config": {**config, **rest},
+            "image_size": (size, size),
+            "num_classes": CLASSES,
+        }
+        return module.ViT("small", pretrained=False)
+
+    return Net("pytorch-pretrained-vit", "torch", build)

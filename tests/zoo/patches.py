@@ -32,3 +32,27 @@ def even_padding(net: Any) -> Any:
         if type(layer).__name__ == "ZeroPadding2D":
             layer.padding = ((1, 1), (1, 1))
     return net
+
+
+def any_size(net: Any) -> Any:
+    """The last pooling of pytorchcv's and gluoncv2's nets is of seven pixels."""
+    children = net.features._children if hasattr(net.features, "_children") else net.features._modules
+    name, last = list(children.items())[-1]
+    if type(last).__name__ in ANY_POOLING:
+        children[name] = ANY_POOLING[type(last).__name__]()
+    return net
+
+
+def _torch_pooling() -> Any:
+    from torch import nn
+
+    return nn.AdaptiveAvgPool2d(1)
+
+
+def _gluon_pooling() -> Any:
+    from mxnet.gluon import nn
+
+    return nn.GlobalAvgPool2D()
+
+
+ANY_POOLING = {"AvgPool2d": _torch_pooling, "AvgPool2D": _gluon_pooling}

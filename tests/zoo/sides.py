@@ -36,9 +36,9 @@ def fan_first(shape: tuple[int, ...]) -> int:
     return math.prod(shape[1:])
 
 
-def fan_last(path: str, shape: tuple[int, ...]) -> int:
-    """The same where outputs come last (Keras, Flax); a depthwise kernel of Keras has one input a channel."""
-    return math.prod(shape[:-2] if "depthwise" in path else shape[:-1])
+def fan_last(shape: tuple[int, ...]) -> int:
+    """The same where outputs come last (Keras, Flax); in Keras a depthwise kernel has one input a channel."""
+    return math.prod(shape[:-2] if len(shape) == 4 and shape[-1] == 1 else shape[:-1])
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _keras_random(net: Any, rng: np.random.Generator) -> Any:
     for value in net.weights:
         shape = tuple(value.shape)
         if "float" in str(value.dtype) and not CONSTANT.search(value.path):
-            value.assign(random_value(value.path, shape, fan_last(value.path, shape), rng))
+            value.assign(random_value(value.path, shape, fan_last(shape), rng))
     return net
 
 
@@ -168,7 +168,7 @@ def _linen_random(net: Linen, rng: np.random.Generator) -> Linen:
 
     def made(path: Any, value: Array) -> Array:
         name = "/".join(str(getattr(key, "key", key)) for key in path)
-        return random_value(name, value.shape, fan_last("", value.shape), rng)
+        return random_value(name, value.shape, fan_last(value.shape), rng)
 
     return replace(net, variables=jax.tree_util.tree_map_with_path(made, net.variables))
 

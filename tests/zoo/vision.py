@@ -11,6 +11,7 @@ from tests.zoo.codebases import (
     kimm,
     openai_clip,
     openai_whisper,
+    pretrained_vit,
     torch_class,
     transformers,
     vit_keras,
@@ -156,17 +157,7 @@ FAMILIES = (
         MEASURED,
         PIXELS,
         (
-            torch_class(
-                "pytorch-pretrained-vit",
-                "pytorch_pretrained_vit.ViT",
-                patches=PATCH,
-                dim=WIDTH,
-                ff_dim=INNER,
-                num_heads=HEADS,
-                num_layers=BLOCKS,
-                image_size=SIZE,
-                num_classes=CLASSES,
-            ),
+            pretrained_vit(SIZE, patches=(PATCH, PATCH), dim=WIDTH, ff_dim=INNER, num_heads=HEADS, num_layers=BLOCKS),
             vit_keras(SIZE, PATCH, BLOCKS, WIDTH, HEADS, "vit", INNER, CLASSES),
             kimm(
                 "vision_transformer.VisionTransformer",
