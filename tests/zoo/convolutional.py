@@ -101,18 +101,6 @@ FAMILIES = (
     Family("alexnet", TUNED, image(224), (torchvision_narrow("alexnet"), gluon_narrow("alexnet"))),
     Family("vgg11", TUNED, image(224), (torchvision_narrow("vgg11"), gluon_narrow("vgg11"))),
     Family(
-        "densenet121",
-        TUNED,
-        image(224),
-        (
-            torchvision("densenet121"),
-            gluon("densenet121", 224),
-            keras_applications("DenseNet121", 224),
-            kimm("DenseNet121", 224),
-        ),
-        1e-5,
-    ),
-    Family(
         "mobilenet_v1",
         TUNED,
         image(64),
@@ -155,5 +143,17 @@ FAMILIES = (
             kimm("convnext.ConvNeXt", 64, depths=DEPTHS, hidden_channels=DIMS),
         ),
         1e-6,
+    ),
+    Family(
+        "densenet121",
+        TUNED,
+        image(224),
+        (
+            torchvision("densenet121"),
+            gluon("densenet121", 224),
+            keras_applications("DenseNet121", 224),
+            kimm("DenseNet121", 224),
+        ),
+        1e-5,
     ),
 )

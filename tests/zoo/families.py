@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from tests.zoo import convolutional, measured, text, vision
 
-FAMILIES = (*convolutional.FAMILIES, *measured.FAMILIES, *text.FAMILIES, *vision.FAMILIES)
+FAMILIES = (*text.FAMILIES, *vision.FAMILIES, *measured.FAMILIES, *convolutional.FAMILIES)
