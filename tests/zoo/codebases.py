@@ -194,7 +194,17 @@ def efficientnet_pytorch(name: str, size: int) -> Net:
 
 
 def vit_keras(*arguments: Any) -> Net:
-    return Net("vit-keras", "keras", lambda: _imported("vit_keras.vit").build_model(*arguments))
+    def build() -> Any:
+        _stand_in("cv2", "validators")  # for the pages and pictures of its examples
+        return _imported("vit_keras.vit").build_model(*arguments)
+
+    return Net("vit-keras", "keras", build)
+
+
+def _stand_in(*modules: str, **members: Any) -> None:
+    """For what a package imports and a net does not need."""
+    for name in modules:
+        sys.modules.setdefault(name, types.SimpleNamespace(**members))  # type: ignore[arg-type]
 
 
 def openai_clip(dim: int, vision: dict[str, Any], text: dict[str, Any], **how: Any) -> Net:
@@ -206,8 +216,7 @@ def openai_clip(dim: int, vision: dict[str, Any], text: dict[str, Any], **how: A
 
 def openai_whisper(*dimensions: int, **how: Any) -> Net:
     def build() -> Any:
-        for name in ("numba", "triton"):  # for the times of words, which are not asked for
-            sys.modules.setdefault(name, types.SimpleNamespace(jit=lambda *_, **__: lambda function: function))  # type: ignore[arg-type]
+        _stand_in("numba", "triton", jit=lambda *_, **__: lambda function: function)  # for the times of words
         module = torch_module("whisper.model")
         return module.Whisper(module.ModelDimensions(*dimensions))
 

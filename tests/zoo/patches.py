@@ -26,11 +26,13 @@ def narrow_gluon(net: Any) -> None:
             layer.weight._shape, layer.bias._shape = (UNITS, 0), (UNITS,)
 
 
-def even_padding(net: Any) -> Any:
-    """(0, 1), as TensorFlow pads for a stride of two, becomes (1, 1)."""
+def plain_mobilenet(net: Any) -> Any:
+    """Of Keras: (0, 1), as TensorFlow pads for a stride of two, becomes (1, 1), and its activation has no bound of 6."""
     for layer in net._flatten_layers():
         if type(layer).__name__ == "ZeroPadding2D":
             layer.padding = ((1, 1), (1, 1))
+        if type(layer).__name__ == "ReLU":
+            layer.max_value = None
     return net
 
 
