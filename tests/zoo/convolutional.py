@@ -22,6 +22,7 @@ from tests.zoo.codebases import (
 from tests.zoo.net import CLASSES, TUNED, Family, Net, image
 from tests.zoo.patches import narrow_gluon, narrow_torch, plain_mobilenet
 
+PLAIN = "pads alike on both sides, and its ReLU has no bound"
 NARROW = "its two hidden linear layers have 64 units"
 DEPTHS, DIMS = (1, 1, 3, 1), (24, 48, 72, 96)
 
@@ -37,9 +38,7 @@ def gluon_narrow(name: str) -> Net:
 
 def keras_mobilenet() -> Net:
     net = keras_applications("MobileNet", 64, alpha=0.25)
-    return replace(
-        net, build=lambda: plain_mobilenet(net.build()), patched="pads alike on both sides, ReLU without its bound"
-    )
+    return replace(net, build=lambda: plain_mobilenet(net.build()), patched=PLAIN)
 
 
 def keras_efficientnet() -> Net:

@@ -27,7 +27,7 @@ def narrow_gluon(net: Any) -> None:
 
 
 def plain_mobilenet(net: Any) -> Any:
-    """Of Keras: (0, 1), as TensorFlow pads for a stride of two, becomes (1, 1), and its activation has no bound of 6."""
+    """Of Keras: (0, 1), as TensorFlow pads for a stride of two, becomes (1, 1); its activation loses the bound of 6."""
     for layer in net._flatten_layers():
         if type(layer).__name__ == "ZeroPadding2D":
             layer.padding = ((1, 1), (1, 1))
