@@ -7,6 +7,7 @@ import importlib
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tests.zoo.net import CLASSES, Net
@@ -143,6 +144,17 @@ def keras_hub(
     name: str, inputs: Callable[[Any], Any], output: Callable[[Any], Any] = lambda y: y, **config: Any
 ) -> Net:
     return Net("KerasHub", "keras", lambda: getattr(_imported("keras_hub.models"), name)(**config), inputs, output)
+
+
+def keras_hub_lm(name: str, inputs: Callable[[Any], Any], **config: Any) -> Net:
+    """With its output layer, which a backbone holds and does not use."""
+    backbone = keras_hub(name, inputs, **config)
+
+    def build() -> Any:
+        net = backbone.build()
+        return _imported("keras").Model(net.input, net.token_embedding(net.output, reverse=True))
+
+    return replace(backbone, build=build)
 
 
 def _configured(model: Any, config: Any) -> Any:

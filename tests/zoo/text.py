@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.zoo import codebases
-from tests.zoo.codebases import keras_hub, litgpt, transformers
+from tests.zoo.codebases import keras_hub, keras_hub_lm, litgpt, transformers
 from tests.zoo.net import MEASURED, TUNED, Family, tokens
 from tests.zoo.sides import Array
 
@@ -280,13 +280,13 @@ FAMILIES = (
         ),
     ),
     Family(
-        "mistral",
+        "mistral_lm",
         MEASURED,
         SAMPLE,
         (
-            keras_hub("MistralBackbone", hub, **HUB_ROTARY),
-            transformers("MistralModel", **ROTARY),
-            flax("FlaxMistralModel", inputs=placed, **ROTARY),
+            keras_hub_lm("MistralBackbone", hub, **HUB_ROTARY),
+            transformers("MistralForCausalLM", **ROTARY),
+            flax("FlaxMistralForCausalLM", inputs=placed, **ROTARY),
         ),
     ),
     Family(
