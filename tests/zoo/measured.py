@@ -53,13 +53,22 @@ FAMILIES = (
         1e-3,
     ),
     Family(
+        "regnetx_004",
+        MEASURED,
+        image(64),
+        (
+            timm("regnetx_004"),
+            kimm("RegNetX004", 64),
+            transformers("RegNetForImageClassification", **REGNET),
+        ),
+        1e-5,
+    ),
+    Family(
         "regnetx_400mf",
         MEASURED,
         image(64),
         (
             torchvision("regnet_x_400mf"),
-            timm("regnetx_004"),
-            kimm("RegNetX004", 64),
             transformers("RegNetForImageClassification", **REGNET | {"hidden_sizes": [32, 64, 160, 400]}),
         ),
         1e-5,
