@@ -3,11 +3,12 @@ DEMO := .venv-demo
 TEST := .venv-test
 HF := .venv-hugging-face
 SITE := .venv-site
+ZOO := .venv-zoo
 # A new pip resolves faster; modules are compiled when they are first imported, which few of them ever are.
-INSTALL = $(TEST)/bin/pip install --quiet --progress-bar off --no-compile --constraint tests/constraints.txt
+INSTALL = $(@D)/bin/pip install --quiet --progress-bar off --no-compile --constraint tests/constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench machines weightbridge huggingface docs site fuzz attacks parity mutation schemas fixtures clean
+.PHONY: demo test lint bench machines weightbridge huggingface zoo docs site fuzz attacks parity mutation schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -78,6 +79,11 @@ weightbridge: $(TEST)/ready
 huggingface: $(HF)/ready $(DEMO)/ready
 	$(HF)/bin/python -m benchmarks.hugging_face $(DEMO)/bin/convert
 
+# Nets of the code bases of other people, each into those that compute the same; writes docs/zoo.md. For live nets, too,
+# and some rows: ZOO_OPTIONS="--files --live --only 'resnet18*'"
+zoo: $(ZOO)/ready
+	$(ZOO)/bin/python -m tests.zoo $(ZOO_OPTIONS)
+
 $(HF)/ready: benchmarks/hugging_face.txt
 	$(PYTHON) -m venv $(HF)
 	$(HF)/bin/pip install --quiet --requirement benchmarks/hugging_face.txt
@@ -93,13 +99,22 @@ $(SITE)/ready: setup.cfg
 	$(SITE)/bin/pip install --quiet '.[docs]'
 	@touch $@
 
+define frameworks
+$(PYTHON) -m venv $(@D)
+$(INSTALL) --upgrade pip setuptools
+$(INSTALL) --no-deps torch mxnet tf_keras & \
+    $(INSTALL) --no-build-isolation --requirement tests/frameworks.txt --editable '.[test]' && wait $$!
+$(INSTALL) torch
+endef
+
 $(TEST)/ready: setup.cfg tests/constraints.txt tests/frameworks.txt
-	$(PYTHON) -m venv $(TEST)
-	$(INSTALL) --upgrade pip setuptools
-	$(INSTALL) --no-deps torch mxnet tf_keras & \
-	    $(INSTALL) --no-build-isolation --requirement tests/frameworks.txt --editable '.[test]' && wait $$!
-	$(INSTALL) torch
+	$(frameworks)
+	@touch $@
+
+$(ZOO)/ready: setup.cfg tests/constraints.txt tests/frameworks.txt tests/zoo/requirements.txt
+	$(frameworks)
+	$(INSTALL) --no-deps --requirement tests/zoo/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) $(HF) $(SITE) build dist *.egg-info
+	rm -rf $(DEMO) $(TEST) $(HF) $(SITE) $(ZOO) build dist *.egg-info
