@@ -8,6 +8,7 @@ the best for the other; what could as well be swapped is left alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -193,10 +194,19 @@ def _by_words(ours: Sequence[frozenset[str]], theirs: Sequence[frozenset[str]]) 
 
 
 def _by_numbers(ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...]]) -> Scores:
-    """Equal numbers, where both sides have the same ones."""
+    """Equal numbers, where both sides have the same ones, but for those that all have."""
+    ours, theirs = _telling(ours), _telling(theirs)
     if set(ours) != set(theirs) or len(set(ours)) == 1:
         return np.zeros((len(ours), len(theirs)))
     return np.array([[_NUMBER * (one == other) for other in theirs] for one in ours])
+
+
+def _telling(numbers: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Without the places at which all have the same number."""
+    if len({len(each) for each in numbers}) > 1:
+        return list(numbers)
+    varied = [len(set(column)) > 1 for column in zip(*numbers, strict=True)]
+    return [tuple(itertools.compress(each, varied)) for each in numbers]
 
 
 def _by_order(ours: Placing, theirs: Placing) -> Scores:
@@ -231,4 +241,5 @@ def _second(scores: Scores, best: NDArray[np.int64]) -> Scores:
     """The best of each row but for the one that is the best."""
     others = scores.copy()
     others[np.arange(len(scores)), best] = -np.inf
-    return others.max(axis=1)
+    second: Scores = others.max(axis=1)
+    return second

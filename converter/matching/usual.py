@@ -16,6 +16,7 @@ from converter.matching.words import tokens_of
 #: What is said of a layer that is taken so.
 AS_USUAL = "a convolution, as is usual"
 _CONV, _TRANSPOSED = "conv", "conv_transpose"
+CONVOLUTIONS = frozenset({_CONV, _TRANSPOSED})
 #: Words for a transposed convolution, and words that may be for one.
 _SAY_SO = frozenset("transpose transposed deconv deconvolution convt tconv upconv convtranspose".split())
 _MAY_SAY_SO = frozenset("up upsample upsampling upscale upscaling unpool decoder generator gen dec".split())
@@ -23,7 +24,7 @@ _MAY_SAY_SO = frozenset("up upsample upsampling upscale upscaling unpool decoder
 
 def usual(net: Net) -> tuple[Net, frozenset[str]]:
     """The net with each such layer as what it is likely to be, and the paths of those that are taken as is usual."""
-    open_ = {layer.path for layer in net.layers if {_CONV, _TRANSPOSED} <= {r.kind for r in layer.readings}}
+    open_ = {layer.path for layer in net.layers if {r.kind for r in layer.readings} >= CONVOLUTIONS}
     if not open_:
         return net, frozenset()
     told = {path: kind for path in open_ if (kind := _named(path))} | _by_norm(net, open_)

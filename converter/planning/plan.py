@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -22,7 +22,7 @@ from converter.matching.fused import taken_apart
 from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair, match
 from converter.matching.tied import loosened, tied_to
-from converter.matching.usual import AS_USUAL, usual
+from converter.matching.usual import AS_USUAL, CONVOLUTIONS, usual
 from converter.planning.families import followed, oriented
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
@@ -56,11 +56,8 @@ def plan_into(source: Net, target: Net, template: Contents, hints: Hints) -> Ten
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
     source = without_idle(source, target.framework)
     source, target = taken_apart(source, target), taken_apart(target, source)
-    source, taken = (source, frozenset[str]()) if hints.options.strict else usual(source)
     (source, repeated), (target, repeating) = loosened(source, target), loosened(target, source)
-    return plan_matched(
-        source, target, template, hints, said(match(source, target, hints), taken), {**repeated}, {**repeating}
-    )
+    return plan_matched(source, target, template, hints, match(source, target, hints), {**repeated}, {**repeating})
 
 
 def plan_matched(
@@ -80,7 +77,7 @@ def plan_matched(
     if same_framework:
         formed, doubts = followed(formed, hints.options.strict)
     else:
-        formed = formed if hints.options.strict else oriented(formed)
+        formed = formed if hints.options.strict else oriented(as_usual(formed, source))
         doubts = unknown_layers(source, hints)
     fixed, pairs, problems = flattened(source, target, formed, hints)
     problems += doubts
@@ -108,13 +105,20 @@ def plan_matched(
     return TensorPlan(ordered, replace(template, specs=specs, left_out=()), left_out, fixed, pairs)
 
 
-def said(matched: Matched, taken: Set[str]) -> Matched:
-    """What is taken as is usual says so."""
-    pairs = tuple(
-        replace(pair, reason=f"{pair.reason}; {AS_USUAL}", likely=True) if pair.source.path in taken else pair
-        for pair in matched.pairs
-    )
-    return replace(matched, pairs=pairs)
+def as_usual(pairs: Sequence[Pair], source: Net) -> list[Pair]:
+    """The pairs, with what could be either convolution as what it is likely to be, where the clone leaves that open."""
+    likely, taken = usual(source)
+    result: list[Pair] = []
+    for pair in pairs:
+        told = likely.by_path.get(pair.source.path, pair.source)
+        narrowed = len(told.readings) < len(pair.source.readings) and {r.kind for r in told.readings} <= CONVOLUTIONS
+        if not narrowed or not differ(pair, agreements(pair.source, pair.target, same_framework=False)):
+            result.append(pair)
+        elif pair.source.path in taken:
+            result.append(replace(pair, source=told, reason=f"{pair.reason}; {AS_USUAL}", likely=True))
+        else:
+            result.append(replace(pair, source=told))
+    return result
 
 
 def without_idle(source: Net, framework_name: str) -> Net:

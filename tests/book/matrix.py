@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import converter.mxnet_numpy2  # noqa: F401 - before MXNet
-from tests.book.runs import ALL_PLAIN, FILE, LIVE, PAIRS, SCHEMA, Runs, all_cases, is_asked
+from tests.book.runs import FILE, LIVE, PAIRS, SCHEMA, Runs, all_cases
 from tests.places import ROOT
 
 PAGE = ROOT / "docs" / "schemas.md"
@@ -31,12 +31,9 @@ Written by `make schemas`. Each net is built as the book builds it in each of th
 Every weight and statistic is random; the file is saved by the one framework, converted by the command line, loaded
 strictly by the other, and the outputs compared (relative error 1e-5). `converter schema show NAME` prints a schema.
 
-*asked*: refused, for neither file tells whether a convolution of as many channels out as in is a transposed one, with
-the option that settles it (`--kind '*=conv'`), and right with that. A live clone tells.
-
 """
 
-#: (architecture, source, target, way) -> "yes", "asked", or what went wrong.
+#: (architecture, source, target, way) -> "yes", or what went wrong.
 Results = Mapping[tuple[str, str, str, str], str]
 
 
@@ -48,10 +45,9 @@ def results() -> Results:
             runs = Runs(case, Path(folder))
             for way in HEADS:
                 for source, target in PAIRS:
-                    asked = way == FILE and is_asked(name, source, target)
                     try:
-                        runs.converted(source, target, way, *(ALL_PLAIN if asked else ()))
-                        found[name, source, target, way] = "asked" if asked else "yes"
+                        runs.converted(source, target, way)
+                        found[name, source, target, way] = "yes"
                     except Exception as error:
                         found[name, source, target, way] = str(error).strip().replace(f"{folder}/", "")
     return found
@@ -68,9 +64,9 @@ def page(found: Results) -> str:
         lines += ["| net | " + " | ".join(f"{TITLES[a]} → {TITLES[b]}" for a, b in PAIRS) + " |"]
         lines += ["|---" + "|:-:" * len(PAIRS) + "|"]
         for name in nets:
-            cells = [said[name, a, b] if said[name, a, b] in ("yes", "asked") else "no" for a, b in PAIRS]
+            cells = ["yes" if said[name, a, b] == "yes" else "no" for a, b in PAIRS]
             lines.append(f"| [{name}](../schemas/{name}.yaml) | {' | '.join(cells)} |")
-        failed = [(key, answer) for key, answer in said.items() if answer not in ("yes", "asked")]
+        failed = [(key, answer) for key, answer in said.items() if answer != "yes"]
         lines += ["", *(f"- {a}, {TITLES[b]} to {TITLES[c]}: {_first(answer)}" for (a, b, c), answer in failed)]
         lines += [""] * bool(failed)
     return HEAD + "\n".join(lines).rstrip() + "\n"
@@ -86,7 +82,7 @@ def main() -> int:
     text = page(found)
     PAGE.write_text(text)
     print(text[len(HEAD) :])
-    return 0 if {*found.values()} <= {"yes", "asked"} else 1
+    return 0 if {*found.values()} <= {"yes"} else 1
 
 
 if __name__ == "__main__":

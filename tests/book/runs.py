@@ -20,15 +20,6 @@ RING = [*zip(FLAVOURS, (*FLAVOURS[1:], FLAVOURS[0]), strict=True)]
 #: How a conversion is told what is what, and what that is called.
 SCHEMA, FILE, LIVE = "schema", "clone file", "live clone"
 WAYS = (SCHEMA, FILE, LIVE)
-#: Nets with convolutions of as many channels out as in. Neither the files of PyTorch and MXNet nor those of a Flax
-#: Sequential tell whether such a kernel is that of a transposed one, so that the user is asked.
-SQUARE = frozenset({"alexnet", "vgg", "nin", "googlenet", "resnet", "resnext"})
-ALL_PLAIN = ("--kind", "*=conv")
-
-
-def is_asked(name: str, source: str, target: str) -> bool:
-    """Whether a conversion by a clone's file alone asks for `ALL_PLAIN`."""
-    return name in SQUARE and ("linen" in (source, target)) and "keras" not in (source, target) and source != target
 
 
 @dataclass

@@ -97,6 +97,7 @@ def test_json_says_the_same_to_programs(mlp: Path, capsys: pytest.CaptureFixture
         "target": {"name": "params/hidden/kernel", "shape": [20, 256], "dtype": "float32"},
         "done": ["transposed"],
         "reason": "same name",
+        "likely": False,
     }
     assert report["left_out"] == []
 

@@ -93,7 +93,7 @@ def torch_clone(names: Mapping[str, str]) -> Net:
 def flat_name(path: str) -> str:
     """As keras.applications has it: ``conv2_block1_1_bn``, the shortcut is number 0."""
     if path in ("conv1", "bn1", "fc"):
-        return {"conv1": "conv1_conv", "bn1": "conv1_bn", "fc": "predictions"}[path]
+        return {"conv1": "conv1_conv", "bn1": "conv1_bn", "fc": "dense"}[path]
     match = re.fullmatch(r"layer(\d)\.(\d)\.(conv|bn|downsample\.)(\d)", path)
     assert match is not None
     stage, block, what, number = match.groups()
@@ -110,7 +110,9 @@ def block_name(path: str) -> str:
 
 
 def unrelated_name(path: str) -> str:
-    """Letters that tell nothing, whose alphabet is another order than that of the net."""
+    """Letters that tell nothing, in another order than that of the net; Keras names the class of a Dense."""
+    if path == "fc":
+        return "dense"
     return "".join("abcdefghij"[int(digit)] for digit in str(int(hashlib.md5(path.encode()).hexdigest(), 16))[:8])
 
 
