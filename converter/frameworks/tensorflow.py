@@ -22,6 +22,7 @@ from converter.core.kinds import KINDS
 from converter.core.layers import Form, Layer, Net, Reading, batch_norm, form, join_path, split_path, stacked, words_in
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
+from converter.formats.keras.config import OWN
 from converter.frameworks import keras_layers, linear
 from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter, unknown
 from converter.frameworks.cells import stacked_cell, without_old_cells
@@ -140,7 +141,8 @@ class TensorFlow(Framework):
             return super()._recognise(path, parts, dialect)
         if not path or (len(parts) > 1 and not self._readings(parts, dialect)):
             return [parameter(join_path((*split_path(path), "vars", part.leaf)), part.spec) for part in parts]
-        return map(_doubted, super()._recognise(path, parts, dialect))
+        layers = super()._recognise(path, parts, dialect)
+        return map(_doubted, layers) if _tells_class(parts[0]) else layers
 
     def split(self, contents: Contents) -> Iterable[Part]:
         dialect = self.dialect_of(contents)
@@ -180,6 +182,14 @@ class TensorFlow(Framework):
         if dialect == "attributes" and not source.is_data:
             return replace(contents, links=_other_edges(contents, layers))
         return contents
+
+
+def _tells_class(part: Part) -> bool:
+    """Whether the file tells the class of this very layer, by its group in a container or by its config: of what an
+    attribute holds it tells none, and nearly all of that are layers of Keras.
+    """
+    *_, container, _, _, _ = "", "", "", "", *part.spec.name.split("/")
+    return container == "layers" or part.layer_class == OWN
 
 
 def _told_class(layer: Layer) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -22,7 +23,7 @@ from converter.matching.anchors import separated, tells
 from converter.matching.looks import SIDES, Groups, Side
 from converter.matching.modules import Element, Member, Module, Region, region_of, regions
 from converter.matching.placing import Placing, is_listed, placing
-from converter.matching.words import spellings
+from converter.matching.words import Spelling, spellings
 
 #: Why a pair is taken: the first is certain, the others are likely.
 ONLY_ONE = "only one with this shape"
@@ -33,6 +34,8 @@ _MARGIN = 0.5
 #: What the evidence weighs: a rare word, an equal number, one place in the order, a neighbour, a pair of other modules
 #: whose names are the same inside.
 _WORD, _NUMBER, _STEP, _NEIGHBOUR, _AS_ELSEWHERE = 1.0, 1.5, 1.0, 1.0, 2.0
+#: Of more that look alike in one place the order alone is looked at; names cost time by the square of the number.
+_MANY = 1_000
 #: Beyond so many places apart one order says no more against a pair than at that distance.
 _FAR = 4
 
@@ -53,8 +56,8 @@ class Evidence:
         self._groups = groups
         self._paired = dict(paired)
         self._taken = set(paired.values())
-        #: the names inside of their modules of what was paired
-        self._elsewhere: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+        #: the names inside of their modules of what was paired, by how many tokens both have
+        self._elsewhere: dict[tuple[int, int], set[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
 
     def pairs(self) -> Iterator[Likely]:
         """What is likely; the surest first."""
@@ -98,14 +101,21 @@ class Evidence:
             return []
         if len(ours) == 1:
             return [(ours[0], theirs[0])]
-        scores, orders = self._by_name(region, ours, theirs), self._orders(region, ours, theirs)
-        if orders and ((orders[0].is_called and orders[1].is_called) or separated(region, ours, theirs, orders, {})):
-            scores += _by_order(*orders)
+        orders = self._orders(region, ours, theirs)
+        are_called = orders is not None and all(order.is_called for order in orders)
+        if len(ours) > _MANY:
+            return _zipped(ours, theirs, orders) if orders and are_called else []
+        scores = self._by_name(region, ours, theirs)
+        if orders and (are_called or separated(region, ours, theirs, orders, {})):
+            scores = scores + _by_order(*orders)  # a new array: those of names are kept
         return [(ours[i], theirs[j]) for i, j in _clear(scores)]
 
     def _settled(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Iterator[Likely]:
         """The pairs that are clear among layers of one group."""
         if not ours or not theirs:
+            return
+        if len(ours) > _MANY or len(theirs) > _MANY:
+            yield from self._many(region, ours, theirs)
             return
         possible = np.array([[self._groups.fit(one.layer, other.layer) for other in theirs] for one in ours])
         if len(ours) == len(theirs) == 1:
@@ -124,28 +134,42 @@ class Evidence:
             reason = next((reason for reason, scores in told if _leads(scores + impossible, i, j)), BESIDE)
             yield self._likely(region, ours[i], theirs[j], reason)
 
+    def _many(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Iterator[Likely]:
+        orders = self._orders(region, ours, theirs)
+        if orders and tells(region, ours, theirs, orders, self._paired):
+            for one, other in _zipped(ours, theirs, orders):
+                if self._groups.fit(one.layer, other.layer):
+                    yield self._likely(region, one, other, POSITION)
+
     def _likely(self, region: Region, one: Member, other: Member, reason: str) -> Likely:
         for here, there in (region.starts, region.outer):
-            self._elsewhere.add((one.tokens(here), other.tokens(there)))
+            names = one.tokens(here), other.tokens(there)
+            if not all(token.isdecimal() for token in (*names[0], *names[1])):  # else other modules count otherwise
+                self._elsewhere.setdefault((len(names[0]), len(names[1])), set()).add(names)
         return Likely(one.layer, other.layer, reason)
 
     # -- evidence -----------------------------------------------------------------------------------------------------
 
     def _by_name(self, region: Region, ours: Sequence[Element], theirs: Sequence[Element]) -> Scores:
-        spelled = [[one.spelling for one in side] for side in (ours, theirs)]
-        both = list(zip(spelled, region.starts, strict=True))
-        words = [[one.words(start) for one in side] for side, start in both]
-        numbers = [[one.numbers(start) for one in side] for side, start in both]
+        """Of names inside of the region, which are the same in block after block."""
+        sides = zip((ours, theirs), region.starts, strict=True)
+        return self._name_scores(*(tuple(one.spelling.tokens[start:] for one in side) for side, start in sides))
+
+    @staticmethod
+    @lru_cache(maxsize=16)
+    def _name_scores(ours: tuple[tuple[str, ...], ...], theirs: tuple[tuple[str, ...], ...]) -> Scores:
+        spelled = [[Spelling(tokens) for tokens in side] for side in (ours, theirs)]
+        words = [[one.words() for one in side] for side in spelled]
+        numbers = [[one.numbers() for one in side] for side in spelled]
         return _by_words(words[0], words[1]) + _by_numbers(numbers[0], numbers[1])
 
     def _as_elsewhere(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:
         """More where layers whose names end so are paired elsewhere."""
-        known = {(len(one), len(other)) for one, other in self._elsewhere}
         names = [[one.tokens(start) for one in side] for side, start in zip((ours, theirs), region.starts, strict=True)]
         scores = np.zeros((len(ours), len(theirs)))
-        for here, there in known:
+        for (here, there), known in self._elsewhere.items():
             ends = [[name[-length:] for name in side] for side, length in zip(names, (here, there), strict=True)]
-            met = [[(one, other) in self._elsewhere for other in ends[1]] for one in ends[0]]
+            met = [[(one, other) in known for other in ends[1]] for one in ends[0]]
             scores = np.maximum(scores, _AS_ELSEWHERE * np.array(met, float))
         return scores
 
@@ -174,6 +198,14 @@ class Evidence:
         return (orders[0], orders[1]) if orders[0] and orders[1] else None
 
 
+def _zipped(
+    ours: Sequence[Element], theirs: Sequence[Element], orders: tuple[Placing, Placing]
+) -> list[tuple[Element, Element]]:
+    """One by one in these orders."""
+    places = [np.argsort(order.ranks).tolist() for order in orders]
+    return [(ours[i], theirs[j]) for i, j in zip(*places, strict=True)]
+
+
 def _neighbours(region: Sequence[Member], members: Sequence[Member], step: int) -> Iterator[tuple[int, Member]]:
     """The position of each of the members, and what stands so many places behind it, if it looks otherwise."""
     places = {one.layer.path: place for place, one in enumerate(region)}
@@ -198,7 +230,9 @@ def _by_numbers(ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...
     ours, theirs = _telling(ours), _telling(theirs)
     if set(ours) != set(theirs) or len(set(ours)) == 1:
         return np.zeros((len(ours), len(theirs)))
-    return np.array([[_NUMBER * (one == other) for other in theirs] for one in ours])
+    known = {each: i for i, each in enumerate(dict.fromkeys(ours))}
+    here, there = (np.array([known[each] for each in side]) for side in (ours, theirs))
+    return np.where(here[:, None] == there[None, :], _NUMBER, 0.0)
 
 
 def _telling(numbers: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

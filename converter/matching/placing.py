@@ -38,19 +38,22 @@ def placing(net: Net, elements: Sequence[Element], start: int) -> Placing | None
     is_file = is_listed(net, [one.members[0] if isinstance(one, Module) else one for one in elements])
     pattern = _common([one.spelling.pattern(start) for one in elements])
     numbers = [one.spelling.numbers(start)[: pattern.count("#")] for one in elements]
+    listed = _ranks([one.position for one in elements])
     if len(set(numbers)) == len(numbers):
-        return Placing(_ranks(numbers), _counts_calls(elements, pattern, start), by_position=is_file, pattern=pattern)
+        ranks = _ranks(numbers)
+        is_listed_so = is_file and bool((ranks == listed).all())
+        return Placing(ranks, _counts_calls(elements, pattern, start), by_position=is_listed_so, pattern=pattern)
     meant = _meant(elements, start)
     if not is_file:
         return None if meant is None else Placing(meant, is_meant=True)
-    listed = _ranks([one.position for one in elements])
     is_called = framework(net.framework).counts_classes
-    return Placing(listed, is_called, is_meant=meant is not None and bool((meant == listed).all()), by_position=True)
+    agrees = meant is not None and bool((meant == listed).all())
+    return Placing(listed, is_called, is_meant=agrees, by_position=meant is None or agrees)
 
 
 def _meant(elements: Sequence[Element], start: int) -> NDArray[np.int64] | None:
     """The order of what their names mean, if each means something else."""
-    stages = [stage(one.spelling.words(start)) for one in elements]
+    stages = [stage(one.spelling.meaning(start)) for one in elements]
     return _ranks(stages) if None not in stages and len(set(stages)) == len(stages) else None
 
 

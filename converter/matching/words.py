@@ -46,9 +46,13 @@ _FILLERS = frozenset(
     "proj projection layer layers block blocks blk blks module modules model net backbone features w h self list "
     "sequential functional vars params cell unit units group groups branch op main body convs".split()
 )
+#: Words for what a layer is, which its shape tells already.
+_KINDS = frozenset({"dense", "conv", "norm", "embedding"})
 #: Names of several words, as people write them together.
 _COMPOUNDS = re.compile(r"(?i)feed_?forward|batch_?norm(?:alization)?|layer_?norm(?:alization)?|group_?norm|rms_?norm")
-_TOKEN = re.compile(r"\d+x\d+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_TOKEN = re.compile(r"\d{1,9}x\d{1,9}|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d{1,18}")
+#: A longer name is taken as if its end were one word: every beginning of it may be a module.
+_MOST_TOKENS = 40
 
 
 class Spelling(msgspec.Struct, frozen=True, gc=False):
@@ -66,10 +70,14 @@ class Spelling(msgspec.Struct, frozen=True, gc=False):
         """With every number aside."""
         return tuple("#" if token.isdecimal() else token for token in self.tokens[start:])
 
-    def words(self, start: int = 0) -> frozenset[str]:
-        """What they mean, without those that tell nothing."""
+    def meaning(self, start: int = 0) -> frozenset[str]:
+        """What the words mean, without those that tell nothing."""
         named = [_WORD.get(token, token) for token in self.tokens[start:] if not token.isdecimal()]
         return _meant(tuple(named)) - _FILLERS
+
+    def words(self, start: int = 0) -> frozenset[str]:
+        """The meaning, without what all layers are that look alike."""
+        return self.meaning(start) - _KINDS
 
 
 #: Two words in turn, and what they mean together: what follows an attention stands before the next.
@@ -113,17 +121,26 @@ def _spelling(parts: Iterable[str]) -> Spelling:
     tokens: list[str] = []
     numbered = set()
     for part in parts:
-        held = re.fullmatch(r"(.+)\[(\d+)/\d+\]", part)
-        tokens += tokens_of(part) if held is None else _held(held[1], int(held[2]))
-        if counted(part) is not None:
+        own, is_counted = _spelled(part)
+        tokens += own
+        if is_counted:
             numbered.add(len(tokens) - 1)
+    if len(tokens) > _MOST_TOKENS:
+        tokens[_MOST_TOKENS:] = ["".join(tokens[_MOST_TOKENS:])]
     return Spelling(tuple(tokens), frozenset(numbered))
 
 
-def _held(name: str, place: int) -> tuple[str, ...]:
-    """Of a part of a layer that holds several, as if it were a layer of its own inside of that."""
-    held = held_in(name)
-    return (*tokens_of(name), held[place] if place < len(held) else str(place))
+@lru_cache(maxsize=65536)
+def _spelled(part: str) -> tuple[tuple[str, ...], bool]:
+    """The tokens, and whether a container or a framework gave the last, a number.
+
+    A part of a layer that holds several is spelled as a layer of its own inside of that.
+    """
+    inner = re.fullmatch(r"(.+)\[(\d{1,9})/\d+\]", part)
+    if inner is None:
+        return tokens_of(part), counted(part) is not None
+    held, place = held_in(inner[1]), int(inner[2])
+    return (*tokens_of(inner[1]), held[place] if place < len(held) else str(place)), False
 
 
 @lru_cache(maxsize=65536)

@@ -76,11 +76,12 @@ def test_a_class_of_the_same_name_is_told_by_the_config(tmp_path: Path) -> None:
         converter.convert("tensorflow->torch", path, tmp_path / "net.pt")
 
 
-def test_a_class_of_which_nothing_is_told(tmp_path: Path) -> None:
-    path = saved(Net(Mixing(name="own")), tmp_path / "net.weights.h5")
-    with pytest.raises(converter.MatchError, match=r"'own' .*a layer of an unknown kind"):
-        converter.convert("tensorflow->torch", path, tmp_path / "net.pt")
-    converter.convert("tensorflow->torch", path, tmp_path / "net.pt", kind={"own": "linear"})
+def test_what_an_attribute_holds_is_taken_as_a_layer_of_keras(tmp_path: Path) -> None:
+    """Its class is told nowhere: the usual case, which --kind overrules."""
+    net = Net(keras.layers.Dense(4, name="own"))
+    net(np.zeros((1, 4)))
+    path = saved(net, tmp_path / "net.weights.h5")
+    converter.convert("tensorflow->torch", path, tmp_path / "net.pt")
     with converter.open(tmp_path / "net.pt") as weights:
         assert {layer.kind for layer in weights.net.layers} == {"linear"}
 
