@@ -108,7 +108,10 @@ class Evidence:
         scores = self._by_name(region, ours, theirs)
         if orders and (are_called or separated(region, ours, theirs, orders, {})):
             scores = scores + _by_order(*orders)  # a new array: those of names are kept
-        return [(ours[i], theirs[j]) for i, j in _clear(scores)]
+        found = _clear(scores)
+        if orders and are_called and any(orders[0].ranks[i] != orders[1].ranks[j] for i, j in found):
+            return []  # names speak against the order of the calls
+        return [(ours[i], theirs[j]) for i, j in found]
 
     def _settled(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Iterator[Likely]:
         """The pairs that are clear among layers of one group."""

@@ -113,6 +113,13 @@ def regions(
     yield replace(whole, left=(rest[0], rest[1]))
 
 
+def _are_counted(members: Sequence[Member], end: int) -> bool:
+    """Whether they are no module, but layers of one name that is counted: ``conv1`` and ``conv2``."""
+    return len({one.look for one in members}) == 1 and all(
+        len(one.spelling.tokens) == end + 1 and end not in one.spelling.heads for one in members
+    )
+
+
 def _by_content(members: Sequence[Member], start: int) -> dict[Hashable, list[Module]]:
     """The modules inside, by what is in them, the largest first; of those with the same layers the innermost alone."""
     inside: dict[tuple[str, ...], list[Member]] = {}
@@ -124,7 +131,7 @@ def _by_content(members: Sequence[Member], start: int) -> dict[Hashable, list[Mo
     modules = [
         Module(Spelling(tokens, found[0].spelling.counted), tuple(found))
         for tokens, found in inside.items()
-        if 1 < len(found) < len(members) and tokens not in wrapped
+        if 1 < len(found) < len(members) and tokens not in wrapped and not _are_counted(found, len(tokens))
     ]
     contents: dict[Hashable, list[Module]] = {}
     for module in sorted(modules, key=lambda module: -len(module.members)):

@@ -53,7 +53,8 @@ def placing(net: Net, elements: Sequence[Element], start: int) -> Placing | None
 
 def _meant(elements: Sequence[Element], start: int) -> NDArray[np.int64] | None:
     """The order of what their names mean, if each means something else."""
-    stages = [stage(one.spelling.meaning(start)) for one in elements]
+    meanings = [one.spelling.meaning(start) for one in elements]
+    stages = [stage(meaning - frozenset.intersection(*meanings)) for meaning in meanings]
     return _ranks(stages) if None not in stages and len(set(stages)) == len(stages) else None
 
 

@@ -57,11 +57,12 @@ _MOST_TOKENS = 40
 
 class Spelling(msgspec.Struct, frozen=True, gc=False):
     """A path, taken apart into words and numbers, in lower case. counted: the positions of numbers that a container or
-    a framework gave.
+    a framework gave. heads: those at which a part of the path begins.
     """
 
     tokens: tuple[str, ...]
     counted: frozenset[int] = frozenset()
+    heads: frozenset[int] = frozenset()
 
     def numbers(self, start: int = 0) -> tuple[int, ...]:
         return tuple(int(token) for token in self.tokens[start:] if token.isdecimal())
@@ -119,15 +120,16 @@ def spellings(net: Net) -> Mapping[str, Spelling]:
 
 def _spelling(parts: Iterable[str]) -> Spelling:
     tokens: list[str] = []
-    numbered = set()
+    numbered, heads = set[int](), set[int]()
     for part in parts:
         own, is_counted = _spelled(part)
+        heads.add(len(tokens))
         tokens += own
         if is_counted:
             numbered.add(len(tokens) - 1)
     if len(tokens) > _MOST_TOKENS:
         tokens[_MOST_TOKENS:] = ["".join(tokens[_MOST_TOKENS:])]
-    return Spelling(tuple(tokens), frozenset(numbered))
+    return Spelling(tuple(tokens), frozenset(numbered), frozenset(heads))
 
 
 @lru_cache(maxsize=65536)
@@ -159,7 +161,6 @@ _STAGES = (
     ("query",),
     ("key",),
     ("value",),
-    ("output",),
     ("cross",),
     ("mlp", "after"),
     ("gate",),
