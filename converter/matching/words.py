@@ -44,7 +44,7 @@ _WORD = {other: word for word, others in _SYNONYMS.items() for other in (word, *
 #: Words that tell nothing of one layer among others.
 _FILLERS = frozenset(
     "proj projection layer layers block blocks blk blks module modules model net backbone features w h self list "
-    "sequential functional vars params cell unit units group groups branch op main body convs".split()
+    "wrapped wrapper sequential functional vars params cell unit units group groups branch op main body convs".split()
 )
 #: Words for what a layer is, which its shape tells already.
 _KINDS = frozenset({"dense", "conv", "norm", "embedding"})
