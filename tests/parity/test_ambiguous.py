@@ -43,7 +43,7 @@ PAIRS = [("torch", "linen"), ("linen", "torch"), ("gluon", "nnx"), ("nnx", "gluo
 
 @pytest.mark.parametrize("made", ["conv", "conv_transpose", "transpose_kernel"])
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_a_square_kernel_is_refused_and_right_with_each_remedy(
+def test_a_square_kernel_is_refused_by_strict_and_right_with_each_remedy(
     source: str, target: str, made: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = square(made)
@@ -51,11 +51,12 @@ def test_a_square_kernel_is_refused_and_right_with_each_remedy(
     _, like = saved(target, case, tmp_path, 2, "like")
     ours, theirs = SIDES[source], SIDES[target]
     way, result = f"{ours.framework}->{theirs.framework}", tmp_path / f"result{theirs.ending}"
-    message = refused(capsys, way, given, "--like", like, "-o", result)
+    message = refused(capsys, way, given, "--like", like, "-o", result, "--strict")
     assert "could be" in message and all(f"--kind layer={kind}" in message for kind in ("conv", "conv_transpose"))
     assert "--schema" in message and not result.exists()
     (tmp_path / "net.yaml").write_text(f"name: net\nlayers:\n  - {{path: layer, kind: {made}}}\n")
-    for remedy in (("--kind", f"layer={made}"), ("--schema", tmp_path / "net.yaml")):
+    usual = [()] if made == "conv" else []  # what is taken where nothing is said
+    for remedy in (("--kind", f"layer={made}"), ("--schema", tmp_path / "net.yaml"), *usual):
         ok(capsys, way, given, "--like", like, "-o", result, "--force", *remedy)
         assert_same(case.run(target, theirs.load(case.fresh(target), result)), case.run(source, net))
     clone = theirs.randomise(case.fresh(target), np.random.default_rng(3))

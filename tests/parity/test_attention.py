@@ -156,11 +156,11 @@ def test_the_layer_of_gpt2_and_three(
         into(SQUARE_GPT2, "torch", THREE, flavour, tmp_path, run, GPT2_TO_THREE)
 
 
-def test_a_clone_s_square_layer_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clone_s_square_layer_is_not_guessed_by_strict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, given = saved(THREE, "linen", tmp_path, 1)
     _, like = saved(SQUARE_GPT2, "torch", tmp_path, 2, "like")
     words = ("flax->torch", given, "--like", like, "-o", tmp_path / "out.pt", *THREE_TO_GPT2[:4])
-    message = refused(capsys, *words)
+    message = refused(capsys, *words, "--strict")
     assert "Say --kind c_proj=linear or --kind c_proj=linear_in_out." in message
 
 
