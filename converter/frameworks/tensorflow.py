@@ -19,7 +19,19 @@ from msgspec.structs import replace
 
 from converter.core.contents import Contents
 from converter.core.kinds import KINDS
-from converter.core.layers import Form, Layer, Net, Reading, batch_norm, form, join_path, split_path, stacked, words_in
+from converter.core.layers import (
+    Form,
+    Layer,
+    Net,
+    Reading,
+    batch_norm,
+    form,
+    join_path,
+    sizes_of,
+    split_path,
+    stacked,
+    words_in,
+)
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.formats.keras.config import OWN
@@ -249,15 +261,15 @@ def _numbered(spec: TensorSpec, labels: Mapping[str, str], classes: Collection[s
 
 
 def _doubted(layer: Layer) -> Layer:
-    """Of a class that the file does not tell. The shapes of a kernel and a bias are those of any matrix and vector that
-    a user's own layer may have, and do something else with: it is a layer of Keras only when somebody says so.
+    """Of a class that is no part of Keras. The shapes of a kernel and a bias are those of any matrix and vector that a
+    user's own layer may have, and do something else with: where they do not tell what comes in and what goes out, it is
+    a layer of Keras only when somebody says so.
     """
     kernels = [reading for reading in layer.readings if reading.kind in _TURNED and len(reading.stored) > 1]
-    return (
-        replace(layer, readings=(unknown(kernels[0]),), unlikely=(*layer.readings, *layer.unlikely))
-        if kernels
-        else layer
-    )
+    sizes = sizes_of(replace(layer, readings=(kernels[0],))) if kernels else None
+    if sizes is None or sizes.inputs != sizes.outputs:
+        return layer
+    return replace(layer, readings=(unknown(kernels[0]),), unlikely=(*layer.readings, *layer.unlikely))
 
 
 def _without_number(name: str) -> str:

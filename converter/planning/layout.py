@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -71,11 +71,9 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     dialect = framework.dialect_for(format_name)
     source = without_idle(source, framework.name)
     same_framework = source.framework == framework.name
-    source, taken = (source, frozenset[str]()) if hints.options.strict or same_framework else usual(source)
-    renamings = tuple(
-        replace(item, reason=f"{item.reason}; {AS_USUAL}", likely=True) if item.source.path in taken else item
-        for item in rename(source, framework.name, hints)
-    )
+    renamings = rename(source, framework.name, hints)
+    if not (hints.options.strict or same_framework):
+        renamings = _as_usual(renamings, source)
     same_names = source.framework == framework.name and framework.dialect_of(contents) == dialect
     options = hints.options
     as_it_is = not options.strip and not (options.ignore and framework.name == "neutral")  # which lists its layers
@@ -107,6 +105,20 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
         layers = [replace(layer, also=hints.schema.others(framework.name, layer.path)) for layer in layers]
     dressed = framework.dress(Contents(specs, source.container, links=links), layers, dialect, origin)
     return TensorPlan(kept, dressed, left_out_of(source, steps), fixed, fixed_pairs)
+
+
+def _as_usual(renamings: Iterable[Renaming], source: Net) -> tuple[Renaming, ...]:
+    """What could be either convolution as what it is likely to be, unless a schema says what it is."""
+    likely, taken = usual(source)
+    result = []
+    for item in renamings:
+        path = item.source.path
+        if item.reason != SCHEMA and path in likely.by_path:
+            item = replace(item, source=likely.by_path[path])  # noqa: PLW2901
+            if path in taken:
+                item = replace(item, reason=f"{item.reason}; {AS_USUAL}", likely=True)  # noqa: PLW2901
+        result.append(item)
+    return tuple(result)
 
 
 def _without_repeats(steps: tuple[Step, ...], source: Net) -> tuple[tuple[Step, ...], Mapping[str, str]]:
