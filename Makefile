@@ -89,9 +89,11 @@ $(HF)/ready: benchmarks/hugging_face.txt
 	$(HF)/bin/pip install --quiet --requirement benchmarks/hugging_face.txt
 	@touch $@
 
+# A pip of its own takes the environment longer than all else, so it is there only where Python has none, or an old one.
 $(DEMO)/ready: setup.cfg
-	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/pip install --quiet --no-compile .
+	$(PYTHON) -m venv --without-pip $(DEMO)
+	$(PYTHON) -m pip --python $(DEMO)/bin/python install --quiet --no-compile . || \
+	    { $(PYTHON) -m venv $(DEMO) && $(DEMO)/bin/pip install --quiet --no-compile .; }
 	@touch $@
 
 $(SITE)/ready: setup.cfg
