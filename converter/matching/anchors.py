@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from converter.core.layers import sizes_of
-from converter.matching.modules import Element, Member, Region
+from converter.matching.modules import Member, Region
 from converter.matching.placing import Placing
 
 Orders = tuple[Placing, Placing]
@@ -38,18 +38,12 @@ def tells(
         return True
     if _separates(_by_numbers(region, ours, theirs, orders, anchors, same_names=False), len(ours)):
         return True
-    return separated(region, ours, theirs, orders, paired)
+    return all(order.by_position for order in orders) and _separates(_by_position(ours, theirs, anchors), len(ours))
 
 
-def separated(
-    region: Region, ours: Sequence[Element], theirs: Sequence[Element], orders: Orders, paired: Mapping[str, str]
-) -> bool:
-    """Whether between each two of them stands something that is paired, in the same order in both nets."""
-    if not all(order.by_position for order in orders):
-        return False
-    places = [(one.position, other.position) for one, other in _anchors(region, paired)]
-    before = [(_lower([e.position for e in ours], a), _lower([e.position for e in theirs], b)) for a, b in places]
-    return _separates(before, len(ours))
+def _by_position(ours: Sequence[Member], theirs: Sequence[Member], anchors: _Anchors) -> _Before:
+    places = [[one.position for one in side] for side in (ours, theirs)]
+    return [(_lower(places[0], one.position), _lower(places[1], other.position)) for one, other in anchors]
 
 
 def _is_sure(order: Placing, orders: Orders) -> bool:

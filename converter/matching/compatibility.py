@@ -42,6 +42,11 @@ class Agreement(msgspec.Struct, frozen=True, gc=False):
     kind: str
     moves: tuple[Move, ...]
 
+    @property
+    def is_exact(self) -> bool:
+        """Nothing is filled in, and nothing is left out."""
+        return all(move.supplies and not move.checked for move in self.moves)
+
 
 class Assignment(msgspec.Struct, frozen=True, gc=False):
     """For each role of the target what supplies it; and the roles that one side alone has."""
@@ -80,7 +85,7 @@ def _in_form(ours: Reading, theirs: Reading) -> bool:
 
 def _exact(agreeing: Sequence[Agreement]) -> tuple[Agreement, ...]:
     """Where both sides can have the same roles they have them, rather than that some are filled in and others lost."""
-    exact = [item for item in agreeing if all(move.supplies and not move.checked for move in item.moves)]
+    exact = [item for item in agreeing if item.is_exact]
     kinds = {item.kind for item in exact}
     return tuple(item for item in agreeing if item in exact or item.kind not in kinds)
 

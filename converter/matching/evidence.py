@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.core.layers import Layer, Net
-from converter.matching.anchors import separated, tells
+from converter.matching.anchors import Orders, tells
 from converter.matching.looks import SIDES, Groups, Side
 from converter.matching.modules import Element, Member, Module, Region, region_of, regions
 from converter.matching.placing import Placing, is_listed, placing
@@ -67,15 +67,15 @@ class Evidence:
                 one, other = ours[0].layer, theirs[0].layer
                 if self._groups.fit(one, other):
                     yield self._taking(Likely(one, other, ONLY_ONE))
-        all_regions = list(regions(sides[0], sides[1], self._modules))
+        all_regions = regions(sides[0], sides[1], self._modules)
+        groups = [(region, *group) for region in all_regions for group in region.groups()]
         fresh = True
         while fresh:
             fresh = False
-            for region in all_regions:
-                for ours, theirs in region.groups():
-                    for likely in self._settled(region, *self._free(ours, theirs)):
-                        fresh = True
-                        yield self._taking(likely)
+            for region, ours, theirs in groups:
+                for likely in self._settled(region, *self._free(ours, theirs)):
+                    fresh = True
+                    yield self._taking(likely)
 
     def _taking(self, likely: Likely) -> Likely:
         self._paired[likely.source.path] = likely.target.path
@@ -102,14 +102,12 @@ class Evidence:
         if len(ours) == 1:
             return [(ours[0], theirs[0])]
         orders = self._orders(region, ours, theirs)
-        are_called = orders is not None and all(order.is_called for order in orders)
+        called = orders if orders and all(order.is_called for order in orders) else None
         if len(ours) > _MANY:
-            return _zipped(ours, theirs, orders) if orders and are_called else []
+            return _zipped(ours, theirs, called) if called else []
         scores = self._by_name(region, ours, theirs)
-        if orders and (are_called or separated(region, ours, theirs, orders, {})):
-            scores = scores + _by_order(*orders)  # a new array: those of names are kept
-        found = _clear(scores)
-        if orders and are_called and any(orders[0].ranks[i] != orders[1].ranks[j] for i, j in found):
+        found = _clear(scores + _by_order(*called) if called else scores)
+        if called and any(called[0].ranks[i] != called[1].ranks[j] for i, j in found):
             return []  # names speak against the order of the calls
         return [(ours[i], theirs[j]) for i, j in found]
 
@@ -189,9 +187,7 @@ class Evidence:
                     scores[i, j] += _NEIGHBOUR
         return scores
 
-    def _orders(
-        self, region: Region, ours: Sequence[Element], theirs: Sequence[Element]
-    ) -> tuple[Placing, Placing] | None:
+    def _orders(self, region: Region, ours: Sequence[Element], theirs: Sequence[Element]) -> Orders | None:
         if len(ours) != len(theirs):
             return None
         orders = [
@@ -201,9 +197,7 @@ class Evidence:
         return (orders[0], orders[1]) if orders[0] and orders[1] else None
 
 
-def _zipped(
-    ours: Sequence[Element], theirs: Sequence[Element], orders: tuple[Placing, Placing]
-) -> list[tuple[Element, Element]]:
+def _zipped(ours: Sequence[Element], theirs: Sequence[Element], orders: Orders) -> list[tuple[Element, Element]]:
     """One by one in these orders."""
     places = [np.argsort(order.ranks).tolist() for order in orders]
     return [(ours[i], theirs[j]) for i, j in zip(*places, strict=True)]

@@ -105,6 +105,8 @@ def taken_apart(net: Net, other: Net) -> Net:
     """The net with the queries, keys and values of one matrix as layers of their own, where nothing in the other net
     fits the whole, and something fits each of them.
     """
+    if not any(held_in(layer.path) for layer in net.layers):
+        return net
     fitting = Fitting(net.framework == other.framework)
     others = {fitting.look(layer): layer for layer in other.layers}.values()
     layers: list[Layer] = []

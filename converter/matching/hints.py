@@ -19,7 +19,7 @@ from converter.frameworks.linear import CONV1D, HEADS
 from converter.matching.compatibility import shapes
 from converter.matching.fused import apart, expanded
 from converter.matching.names import COMPILED, without_compiled
-from converter.matching.words import tokens_of
+from converter.matching.words import tokens_in
 from converter.options import Channels, MatchOptions, channels_text
 from converter.schema.loader import Schema, SchemaLayer, load_schema
 
@@ -227,8 +227,7 @@ def _may_have_heads(layer: Layer) -> bool:
     """Whether it may be a projection of an attention: no other layer has heads."""
     formed = any(reading.form in HEADS for reading in layer.readings)
     linear = any(reading.kind == "linear" for reading in layer.readings)
-    words = {token for part in split_path(layer.path) for token in tokens_of(part)}
-    return formed or (linear and bool(words & _ATTENTION))
+    return formed or (linear and not _ATTENTION.isdisjoint(tokens_in(layer.path)))
 
 
 def _has_features(layer: Layer) -> bool:

@@ -42,8 +42,7 @@ class Fitting:
         looks = self.look(source), self.look(target)
         if looks not in self._known:
             found = agreements(source, target, self._same_framework)
-            exact = any(all(move.supplies and not move.checked for move in one.moves) for one in found)
-            self._known[looks] = bool(found), exact
+            self._known[looks] = bool(found), any(one.is_exact for one in found)
         return self._known[looks]
 
 

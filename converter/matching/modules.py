@@ -75,9 +75,13 @@ class Region(msgspec.Struct, frozen=True):
 def common(members: Sequence[Member]) -> int:
     """With how many tokens all names begin; of a layer alone all but the last."""
     tokens = [member.spelling.tokens for member in members]
-    first, last = min(tokens, default=()), max(tokens, default=())
-    alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return min(alike, max(len(first) - 1, 0))
+    return min(shared(tokens), max(min(map(len, tokens), default=0) - 1, 0))
+
+
+def shared(sequences: Sequence[tuple[str, ...]]) -> int:
+    """With how many items all of them begin."""
+    first, last = min(sequences, default=()), max(sequences, default=())
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
 def region_of(ours: tuple[Member, ...], theirs: tuple[Member, ...], outer: tuple[int, int] = (0, 0)) -> Region:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from converter.core.layers import Net
 from converter.frameworks import framework
-from converter.matching.modules import Element, Member, Module
+from converter.matching.modules import Element, Member, Module, shared
 from converter.matching.order import NUMBERED, true_order
 from converter.matching.words import stage
 
@@ -60,9 +60,8 @@ def _meant(elements: Sequence[Element], start: int) -> NDArray[np.int64] | None:
 
 def _common(patterns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """With what all of them begin, up to the last number in that."""
-    first, last = min(patterns), max(patterns)
-    alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[: max((i + 1 for i, token in enumerate(first[:alike]) if token == "#"), default=0)]
+    alike = patterns[0][: shared(patterns)]
+    return alike[: max((i + 1 for i, token in enumerate(alike) if token == "#"), default=0)]
 
 
 def _observed(net: Net, elements: Sequence[Element]) -> NDArray[np.int64] | None:
@@ -79,12 +78,10 @@ def is_listed(net: Net, members: Sequence[Member]) -> bool:
     """Whether their order in the file is that of definition: a Keras file sorts the attributes of a user's class."""
     if not net.ordered or not framework(net.framework).counts_classes:
         return net.ordered
-    places = [one.layer.tensors[0].name.split("/") for one in members]
+    places = [tuple(one.layer.tensors[0].name.split("/")) for one in members]
     if not all("vars" in place for place in places):
         return True
-    first, last = min(places), max(places)
-    depth = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-    return len(members) < 2 or (depth > 0 and first[depth - 1] == "layers")
+    return len(members) < 2 or places[0][: shared(places)][-1:] == ("layers",)
 
 
 def _counts_calls(elements: Sequence[Element], pattern: tuple[str, ...], start: int) -> bool:

@@ -6,34 +6,51 @@ has such layers, one of which nothing tells is asked about.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
+import msgspec
 from msgspec.structs import replace
 
 from converter.core.layers import Layer, Net, Reading, sizes_of, split_path
-from converter.matching.words import tokens_of
+from converter.matching.words import tokens_in
 
 #: What is said of a layer that is taken so.
-AS_USUAL = "a convolution, as is usual"
+_AS_USUAL = "a convolution, as is usual"
 _CONV, _TRANSPOSED = "conv", "conv_transpose"
-CONVOLUTIONS = frozenset({_CONV, _TRANSPOSED})
 #: Words for a transposed convolution, and words that may be for one.
 _SAY_SO = frozenset("transpose transposed deconv deconvolution convt tconv upconv convtranspose".split())
 _MAY_SAY_SO = frozenset("up upsample upsampling upscale upscaling unpool decoder generator gen dec".split())
 
 
-def usual(net: Net) -> tuple[Net, frozenset[str]]:
-    """The net with each such layer as what it is likely to be, and the paths of those that are taken as is usual."""
-    open_ = {layer.path for layer in net.layers if {r.kind for r in layer.readings} >= CONVOLUTIONS}
-    if not open_:
-        return net, frozenset()
-    told = {path: kind for path in open_ if (kind := _named(path))} | _by_norm(net, open_)
+class Usual(msgspec.Struct, frozen=True):
+    """What each layer that could be either convolution is likely to be, by its path; taken: those of them of which
+    nothing tells.
+    """
+
+    kinds: Mapping[str, str]
+    taken: frozenset[str]
+
+    def of(self, layer: Layer) -> Layer:
+        """The layer as what it is likely to be; as it is where somebody has said that already."""
+        kind = self.kinds.get(layer.path, "")
+        return _of_kind(layer, kind) if kind and _is_open(layer) else layer
+
+    def reason(self, path: str, reason: str) -> str:
+        return f"{reason}; {_AS_USUAL}" if path in self.taken else reason
+
+
+def usual(net: Net) -> Usual:
+    open_ = {layer.path for layer in net.layers if _is_open(layer)}
+    told = {path: kind for path in open_ if (kind := _named(path))} | (_by_norm(net, open_) if open_ else {})
     silent = open_ - told.keys()
     has_transposed = _TRANSPOSED in told.values() or any(layer.kind == _TRANSPOSED for layer in net.layers)
     taken = frozenset() if has_transposed else frozenset(path for path in silent if not _may_say_so(path))
-    told |= dict.fromkeys(taken, _CONV)
-    layers = tuple(_of_kind(layer, told[layer.path]) if layer.path in told else layer for layer in net.layers)
-    return replace(net, layers=layers), taken
+    return Usual(told | dict.fromkeys(taken, _CONV), taken)
+
+
+def _is_open(layer: Layer) -> bool:
+    return {reading.kind for reading in layer.readings} >= {_CONV, _TRANSPOSED}
 
 
 def _named(path: str) -> str:
@@ -45,7 +62,7 @@ def _may_say_so(path: str) -> bool:
 
 
 def _words(path: str) -> frozenset[str]:
-    return frozenset(token for part in split_path(path) for token in (*tokens_of(part), part.lower().replace("_", "")))
+    return frozenset((*tokens_in(path), *(part.lower().replace("_", "") for part in split_path(path))))
 
 
 def _by_norm(net: Net, open_: set[str]) -> dict[str, str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 import msgspec
 
-from converter.core.layers import Net
+from converter.core.layers import Net, split_path
 from converter.frameworks import framework
 from converter.matching.fused import held_in
 from converter.matching.names import without_compiled
@@ -152,6 +152,11 @@ def tokens_of(part: str) -> tuple[str, ...]:
     part = _COMPOUNDS.sub(lambda match: f"_{match[0].replace('_', '').lower()}_", part)
     part = re.sub(r"(?<=\d)([a-z])(?![a-z\d])", lambda match: f"_{ord(match[1]) - 97}", part)
     return tuple(token.lower() for token in _TOKEN.findall(part))
+
+
+def tokens_in(path: str) -> Iterator[str]:
+    """All of them, of each part of the path."""
+    return (token for part in split_path(path) for token in tokens_of(part))
 
 
 #: What all nets call in this order, by words that stand for it.

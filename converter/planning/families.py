@@ -41,7 +41,7 @@ def followed(pairs: Sequence[Pair], strict: bool) -> tuple[tuple[Pair, ...], lis
 
     strict: nothing follows, all is asked.
     """
-    ways = _ways(pairs)
+    ways = _ways(pairs, same_framework=True)
     decided: dict[_Way, str] = {}
     for pair, possible in zip(pairs, ways, strict=True):
         if len(possible) == 1:
@@ -65,9 +65,9 @@ def followed(pairs: Sequence[Pair], strict: bool) -> tuple[tuple[Pair, ...], lis
 
 def oriented(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     """The pairs of two frameworks, with the matrices that could lie either way as all others of their side lie."""
-    possible = [list(possibilities(pair.source, pair.target, same_framework=False)) for pair in pairs]
-    ours = _oriented([pair.source for pair in pairs], [[one for one, _, _ in each] for each in possible])
-    theirs = _oriented([pair.target for pair in pairs], [[other for _, other, _ in each] for each in possible])
+    ways = [[way for way in possible if way.kind == "linear"] for possible in _ways(pairs, same_framework=False)]
+    ours = _oriented([pair.source for pair in pairs], [{way.ours[0] for way in each} for each in ways])
+    theirs = _oriented([pair.target for pair in pairs], [{way.theirs[0] for way in each} for each in ways])
     return tuple(map(_turned, pairs, ours, theirs))
 
 
@@ -86,8 +86,8 @@ def _lying(layer: Layer, not_so: Set[str]) -> Layer:
 _ORIENTATIONS = CONV1D | {""}
 
 
-def _oriented(layers: Sequence[Layer], possible: Sequence[Sequence[Reading]]) -> list[Layer]:
-    forms = [{one.form for one in readings if one.kind == "linear"} for readings in possible]
+def _oriented(layers: Sequence[Layer], forms: Sequence[Set[str]]) -> list[Layer]:
+    """forms: of a linear layer, in which each of them agrees with its counterpart."""
     known = {form for each in forms if len(each) == 1 for form in each} & _ORIENTATIONS
     return [
         _lying(layer, each - known) if len(each) > 1 and len(each & known) == 1 else layer
@@ -95,13 +95,13 @@ def _oriented(layers: Sequence[Layer], possible: Sequence[Sequence[Reading]]) ->
     ]
 
 
-def _ways(pairs: Iterable[Pair]) -> list[tuple[_Way, ...]]:
+def _ways(pairs: Iterable[Pair], same_framework: bool) -> list[tuple[_Way, ...]]:
     known: dict[Hashable, tuple[_Way, ...]] = {}
     ways = []
     for pair in pairs:
         looks = tuple(tuple(reading.nameless for reading in layer.readings) for layer in (pair.source, pair.target))
         if looks not in known:
-            found = possibilities(pair.source, pair.target, same_framework=True)
+            found = possibilities(pair.source, pair.target, same_framework)
             known[looks] = tuple(dict.fromkeys(_Way(one.kind, _form(one), _form(other)) for one, other, _ in found))
         ways.append(known[looks])
     return ways

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from converter.matching.matcher import MAP, SAME_NAME, SCHEMA, Pair
 from converter.matching.problems import unknown_sources
 from converter.matching.schema_layers import layers_by_entry
 from converter.matching.tied import aliases
-from converter.matching.usual import AS_USUAL, usual
+from converter.matching.usual import Usual, usual
 from converter.planning.plan import TensorPlan, assembled, left_out_of, without_idle
 from converter.planning.questions import differ, homeless, no_shape, undecided, unknown
 from converter.planning.step_cache import StepCache
@@ -73,14 +73,15 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     same_framework = source.framework == framework.name
     renamings = rename(source, framework.name, hints)
     if not (hints.options.strict or same_framework):
-        renamings = _as_usual(renamings, source)
-    same_names = source.framework == framework.name and framework.dialect_of(contents) == dialect
+        likely = usual(source)
+        renamings = tuple(_as_usual(item, likely) for item in renamings)
+    same_names = same_framework and framework.dialect_of(contents) == dialect
     options = hints.options
     as_it_is = not options.strip and not (options.ignore and framework.name == "neutral")  # which lists its layers
     if same_names and as_it_is and all(item.path == item.source.path for item in renamings):
         return _copy(source, contents)
     pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)
-    problems += [] if source.framework == framework.name else unknown_layers(source, hints)
+    problems += [] if same_framework else unknown_layers(source, hints)
     new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own
     fixed, fixed_pairs, doubts = flattened(source, new, pairs, hints)
     problems += doubts
@@ -107,18 +108,12 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     return TensorPlan(kept, dressed, left_out_of(source, steps), fixed, fixed_pairs)
 
 
-def _as_usual(renamings: Iterable[Renaming], source: Net) -> tuple[Renaming, ...]:
-    """What could be either convolution as what it is likely to be, unless a schema says what it is."""
-    likely, taken = usual(source)
-    result = []
-    for item in renamings:
-        path = item.source.path
-        if item.reason != SCHEMA and path in likely.by_path:
-            item = replace(item, source=likely.by_path[path])  # noqa: PLW2901
-            if path in taken:
-                item = replace(item, reason=f"{item.reason}; {AS_USUAL}", likely=True)  # noqa: PLW2901
-        result.append(item)
-    return tuple(result)
+def _as_usual(item: Renaming, likely: Usual) -> Renaming:
+    """What could be either convolution as what it is likely to be."""
+    told, path = likely.of(item.source), item.source.path
+    if told is item.source:
+        return item
+    return replace(item, source=told, reason=likely.reason(path, item.reason), likely=path in likely.taken)
 
 
 def _without_repeats(steps: tuple[Step, ...], source: Net) -> tuple[tuple[Step, ...], Mapping[str, str]]:

@@ -22,7 +22,7 @@ from converter.matching.fused import taken_apart
 from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair, match
 from converter.matching.tied import loosened, tied_to
-from converter.matching.usual import AS_USUAL, CONVOLUTIONS, usual
+from converter.matching.usual import usual
 from converter.planning.families import followed, oriented
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
@@ -77,7 +77,7 @@ def plan_matched(
     if same_framework:
         formed, doubts = followed(formed, hints.options.strict)
     else:
-        formed = formed if hints.options.strict else oriented(as_usual(formed, source))
+        formed = formed if hints.options.strict else oriented(_as_usual(formed, source))
         doubts = unknown_layers(source, hints)
     fixed, pairs, problems = flattened(source, target, formed, hints)
     problems += doubts
@@ -105,19 +105,17 @@ def plan_matched(
     return TensorPlan(ordered, replace(template, specs=specs, left_out=()), left_out, fixed, pairs)
 
 
-def as_usual(pairs: Sequence[Pair], source: Net) -> list[Pair]:
+def _as_usual(pairs: Iterable[Pair], source: Net) -> list[Pair]:
     """The pairs, with what could be either convolution as what it is likely to be, where the clone leaves that open."""
-    likely, taken = usual(source)
+    likely = usual(source)
     result: list[Pair] = []
     for pair in pairs:
-        told = likely.by_path.get(pair.source.path, pair.source)
-        narrowed = len(told.readings) < len(pair.source.readings) and {r.kind for r in told.readings} <= CONVOLUTIONS
-        if not narrowed or not differ(pair, agreements(pair.source, pair.target, same_framework=False)):
-            result.append(pair)
-        elif pair.source.path in taken:
-            result.append(replace(pair, source=told, reason=f"{pair.reason}; {AS_USUAL}", likely=True))
+        told, path = likely.of(pair.source), pair.source.path
+        if told is not pair.source and differ(pair, agreements(pair.source, pair.target, same_framework=False)):
+            reason = likely.reason(path, pair.reason)
+            result.append(replace(pair, source=told, reason=reason, likely=pair.likely or path in likely.taken))
         else:
-            result.append(replace(pair, source=told))
+            result.append(pair)
     return result
 
 
