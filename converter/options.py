@@ -267,7 +267,9 @@ class MatchOptions(Options, frozen=True):
             "PATTERN",
         ),
     ] = ()
-    strict: Annotated[bool, Option("Pair layers by schema, map or the same name only.", FLAG)] = False
+    strict: Annotated[
+        bool, Option("Pair layers by schema, map or the same name; take nothing that is only likely.", FLAG)
+    ] = False
 
 
 class WriteOptions(Options, frozen=True):

@@ -15,8 +15,8 @@ from converter.planning.steps import Step
 from converter.reports.checklist import Check
 from converter.reports.tables import shape_dict, table
 
-#: What is said once of all that is likely. {}: how many layers are.
-LIKELY = "likely, and not certain: the pairs of {} layers ('map' and 'kind' say otherwise, 'strict' refuses them)"
+#: What is said once of all that is likely. {}: how many layers are, and of how many.
+LIKELY = "likely, and not certain: {} of {} layers ('map' and 'kind' say otherwise, 'strict' refuses them)"
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -58,8 +58,8 @@ class Report(msgspec.Struct, frozen=True):
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
         lines += map(str, self.plan.flattened)
-        likely = len({step.layer for step in self.plan.steps if step.likely})
-        lines += [LIKELY.format(likely)] if likely else []
+        likely = {step.layer for step in self.plan.steps if step.likely}
+        lines += [LIKELY.format(len(likely), len({step.layer for step in self.plan.steps}))] if likely else []
         lines += [
             f"overflow: {count} values of {name} are too large for {self.plan.contents.by_name[name].dtype.name}, "
             "and became inf"
