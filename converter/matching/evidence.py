@@ -160,7 +160,7 @@ class Evidence:
     @lru_cache(maxsize=16)
     def _name_scores(ours: tuple[tuple[str, ...], ...], theirs: tuple[tuple[str, ...], ...]) -> Scores:
         spelled = [[Spelling(tokens) for tokens in side] for side in (ours, theirs)]
-        words = [[one.words() for one in side] for side in spelled]
+        words = _with_parts([[one.words() for one in side] for side in spelled])
         numbers = [[one.numbers() for one in side] for side in spelled]
         return _by_words(words[0], words[1]) + _by_numbers(numbers[0], numbers[1])
 
@@ -212,14 +212,35 @@ def _neighbours(region: Sequence[Member], members: Sequence[Member], step: int) 
             yield i, region[place]
 
 
+def _with_parts(words: list[list[frozenset[str]]]) -> list[list[frozenset[str]]]:
+    """And the words of the other side that are written in theirs: there is ``query`` in ``myquery``."""
+    known = [frozenset[str]().union(*side) for side in words]
+    found: list[list[frozenset[str]]] = []
+    for side, own, others in zip(words, known, reversed(known), strict=True):
+        parts = {
+            word: frozenset(part for part in others - own if len(part) > 3 and part in word)
+            for word in own - others
+            if word.isalpha()  # and is no two words that mean something else together
+        }
+        found.append([each.union(*(parts.get(word, ()) for word in each)) for each in side])
+    return found
+
+
 def _by_words(ours: Sequence[frozenset[str]], theirs: Sequence[frozenset[str]]) -> Scores:
     """Words that both sides know: more for one that both have, less for one that one has; the rarer, the more."""
     scores = np.zeros((len(ours), len(theirs)))
-    for word in frozenset().union(*ours) & frozenset().union(*theirs):
+    for word in _known(ours) & _known(theirs):
         here, there = (np.array([word in words for words in side], float) for side in (ours, theirs))
         weight = _WORD * math.log2(1 + (len(ours) + len(theirs)) / (here.sum() + there.sum()))
         scores += weight * (3 * np.outer(here, there) - here[:, None] - there[None, :])
     return scores
+
+
+def _known(words: Sequence[frozenset[str]]) -> frozenset[str]:
+    """Single letters count where every name has one: there is an ``x`` in any name."""
+    known = frozenset[str]().union(*words)
+    letters = {word for word in known if len(word) == 1}
+    return known if all(each & letters for each in words) else known - letters
 
 
 def _by_numbers(ours: Sequence[tuple[int, ...]], theirs: Sequence[tuple[int, ...]]) -> Scores:

@@ -131,11 +131,16 @@ def _by_content(members: Sequence[Member], start: int) -> dict[Hashable, list[Mo
         tokens = member.spelling.tokens
         for end in range(start + 1, len(tokens) + 1):
             inside.setdefault(tokens[:end], []).append(member)
-    wrapped = {tokens[:-1] for tokens, found in inside.items() if len(found) == len(inside.get(tokens[:-1], ()))}
+    several = {
+        tokens: found
+        for tokens, found in inside.items()
+        if 1 < len(found) < len(members) and not _are_counted(found, len(tokens))
+    }
+    wrapped = {tokens[:-1] for tokens, found in several.items() if len(found) == len(several.get(tokens[:-1], ()))}
     modules = [
         Module(Spelling(tokens, found[0].spelling.counted), tuple(found))
-        for tokens, found in inside.items()
-        if 1 < len(found) < len(members) and tokens not in wrapped and not _are_counted(found, len(tokens))
+        for tokens, found in several.items()
+        if tokens not in wrapped
     ]
     contents: dict[Hashable, list[Module]] = {}
     for module in sorted(modules, key=lambda module: -len(module.members)):

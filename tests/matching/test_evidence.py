@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -102,6 +102,28 @@ def test_layers_that_the_user_mapped_hold_their_places() -> None:
         )
 
 
+def test_a_module_holds_what_is_counted_in_it() -> None:
+    """``stem`` that holds ``layers_0`` and ``layers_1`` is a module as ``stem`` of the other is, which holds 0 and 1."""
+    shapes = [(4, 5)] * 4
+    ours, theirs = (
+        ["0.stem.0", "0.stem.1", "0.body.layers_0", "0.body.layers_1"],
+        [
+            "0.stem.layers_0",
+            "0.stem.layers_1",
+            "0.body.0",
+            "0.body.1",
+        ],
+    )
+    found = pairs(stack("torch", ours, shapes), stack("flax", theirs[2:] + theirs[:2], shapes))
+    assert {one: other for one, (other, _) in found.items()} == dict(zip(ours, theirs, strict=True))
+
+
+def test_a_word_is_found_in_another() -> None:
+    ours, theirs = ["0.norm_x", "0.query_x"], ["0.myquery", "0.mynorm_x"]
+    found = pairs(stack("torch", ours, FOUR[:2]), stack("flax", theirs, FOUR[:2]))
+    assert {one: other for one, (other, _) in found.items()} == {"0.norm_x": "0.mynorm_x", "0.query_x": "0.myquery"}
+
+
 # --- at random
 
 WORDS = ["stem", "body", "neck", "head", "gate", "proj", "query", "key", "norm", "fc"]
@@ -115,7 +137,11 @@ PLANS: st.SearchStrategy[Plan] = st.recursive(
 )
 
 
-def spelled(plan: Plan, rng: random.Random, fresh: Sequence[int]) -> list[tuple[str, Shape]]:
+Edit = Callable[[str], str]
+EDITS: Sequence[Edit] = (str, str, str, str.title, lambda name: f"{name}_x", lambda name: f"y{name}")
+
+
+def spelled(plan: Plan, rng: random.Random, edit: Edit) -> list[tuple[str, Shape]]:
     """The paths of the layers, in the order of the plan, as some framework and some author would have them."""
     if isinstance(plan, tuple):
         return [("", plan)]
@@ -124,19 +150,16 @@ def spelled(plan: Plan, rng: random.Random, fresh: Sequence[int]) -> list[tuple[
         stem, step = rng.choice(["", "layers_", "dense_"]), rng.choice([1, 2])
         inside = [(f"{stem}{i * step}", part) for i, part in enumerate(plan)]
     else:
-        keep = rng.random() < 0.6
-        inside = [
-            (name if keep else rng.choice([name.title(), f"{name}_x", f"y{name}"]), p) for name, p in plan.items()
-        ]
+        inside = [(edit(name), part) for name, part in plan.items()]
     wrapper = rng.choice(["", "", "wrapped."])
     for name, part in inside:
-        found += [(f"{wrapper}{name}.{path}".strip("."), shape) for path, shape in spelled(part, rng, fresh)]
+        found += [(f"{wrapper}{name}.{path}".strip("."), shape) for path, shape in spelled(part, rng, edit)]
     return found
 
 
 @given(PLANS, st.randoms(use_true_random=False))
 def test_nets_spelled_at_random_are_paired_rightly_or_refused(plan: Plan, rng: random.Random) -> None:
-    ours, theirs = (spelled(plan, rng, ()) for _ in range(2))
+    ours, theirs = (spelled(plan, rng, rng.choice(EDITS)) for _ in range(2))
     if not ours[0][0] or len({path for path, _ in ours}) < len(ours) or len({path for path, _ in theirs}) < len(theirs):
         return  # one layer alone
     order = rng.sample(range(len(theirs)), len(theirs))  # files may have another order
