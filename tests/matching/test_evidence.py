@@ -103,7 +103,7 @@ def test_layers_that_the_user_mapped_hold_their_places() -> None:
 
 
 def test_a_module_holds_what_is_counted_in_it() -> None:
-    """``stem`` that holds ``layers_0`` and ``layers_1`` is a module as ``stem`` of the other is, which holds 0 and 1."""
+    """``stem`` with ``layers_0`` and ``layers_1`` is a module as ``stem`` of the other is, which holds 0 and 1."""
     shapes = [(4, 5)] * 4
     ours, theirs = (
         ["0.stem.0", "0.stem.1", "0.body.layers_0", "0.body.layers_1"],
