@@ -296,6 +296,10 @@ class Net(msgspec.Struct, frozen=True, dict=True):
 
 
 def join_path(parts: Iterable[str]) -> str:
+    parts = tuple(parts)
+    joined = ".".join(parts)
+    if "\\" not in joined and joined.count(".") == len(parts) - 1:
+        return joined  # most of them
     return ".".join(part.replace("\\", "\\\\").replace(".", "\\.") for part in parts)
 
 

@@ -277,5 +277,6 @@ def _letters(path: str) -> str:
 
 
 def _once(layers: Mapping[str, Layer], name: Naming) -> dict[str, Layer]:
-    count = Counter(name(path) for path in layers)
-    return {name(path): layer for path, layer in layers.items() if count[name(path)] == 1}
+    names = [name(path) for path in layers]
+    count = Counter(names)
+    return {called: layer for called, layer in zip(names, layers.values(), strict=True) if count[called] == 1}

@@ -22,7 +22,12 @@ def plain_names(net: Net) -> Naming:
     shared = 0
     while paths and all(len(path) > shared + 1 for path in paths) and len({path[: shared + 1] for path in paths}) == 1:
         shared += 1
-    return lambda path: _plain(join_path(without_compiled(path)[shared:]))
+
+    @cache
+    def plain(path: str) -> str:
+        return _plain(join_path(without_compiled(path)[shared:]))
+
+    return plain
 
 
 def _plain(name: str) -> str:
@@ -32,7 +37,8 @@ def _plain(name: str) -> str:
 
 def without_compiled(path: str) -> tuple[str, ...]:
     """The parts of a path without the wrappers of torch.compile."""
-    return tuple(part for part in split_path(path) if part != COMPILED)
+    parts = split_path(path)
+    return tuple(part for part in parts if part != COMPILED) if COMPILED in parts else parts
 
 
 def numbered_alike(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -53,8 +54,13 @@ def placing(net: Net, elements: Sequence[Element], start: int) -> Placing | None
 
 def _meant(elements: Sequence[Element], start: int) -> NDArray[np.int64] | None:
     """The order of what their names mean, if each means something else."""
-    meanings = [one.spelling.meaning(start) for one in elements]
-    stages = [stage(meaning - frozenset.intersection(*meanings)) for meaning in meanings]
+    return _by_stage(tuple(one.spelling.meaning(start) for one in elements))
+
+
+@lru_cache(maxsize=1024)
+def _by_stage(meanings: tuple[frozenset[str], ...]) -> NDArray[np.int64] | None:
+    alike = frozenset.intersection(*meanings)
+    stages = [stage(meaning - alike) for meaning in meanings]
     return _ranks(stages) if None not in stages and len(set(stages)) == len(stages) else None
 
 

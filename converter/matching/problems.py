@@ -86,6 +86,8 @@ def unknown_sources(source: Net, hints: Hints) -> list[Problem]:
 def outermost_modules(paths: Iterable[str], net: Net) -> Mapping[str, str]:
     """Each of these paths -> the outermost module around it all of whose layers are among them, or the path itself."""
     among = list(paths)
+    if not among:
+        return {}
     here = Counter(module for path in among for module in _around(path))
     total = Counter(module for path in net.by_path for module in _around(path))
     return {path: next((m for m in _around(path) if here[m] == total[m]), path) for path in among}
