@@ -77,7 +77,8 @@ class Problem(msgspec.Struct, frozen=True):
     text: one or two sentences without the remedies. kind: the same for problems that are told together; summary: what
     these have in common, with ``{count}`` for their number. subject: the layer, tensor, file or option that has it.
     about: the option that is wrong, which is said first. expected, met: where two things differ. candidates: what the
-    subject could be. wide: remedies that settle all problems of this kind at once.
+    subject could be. alike: other subjects of which the same is said. wide: remedies that settle many problems of this
+    kind at once, one for each subject that they settle.
     """
 
     text: str
@@ -86,6 +87,7 @@ class Problem(msgspec.Struct, frozen=True):
     expected: str = ""
     met: str = ""
     candidates: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
     remedies: tuple[Remedy, ...] = ()
     summary: str = ""
     wide: tuple[Remedy, ...] = ()
@@ -218,7 +220,7 @@ def grouped(problems: Sequence[Problem], language: Language) -> str:
 
 def _together(alike: Sequence[Problem], language: Language) -> str:
     first = alike[0]
-    lines = [first.summary.format(count=len(alike))]
+    lines = [first.summary.format(count=sum(1 + len(problem.alike) for problem in alike))]
     lines += [f"  {problem.said(language)}" for problem in alike[:2]]
     lines.append(f"  … and {len(alike) - 2} more: {listed(problem.subject for problem in alike[2:])}")
     wide = Counter(remedy for problem in alike for remedy in problem.wide)

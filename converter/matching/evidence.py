@@ -56,6 +56,7 @@ class Evidence:
         self._groups = groups
         self._paired = dict(paired)
         self._taken = set(paired.values())
+        self._open: list[tuple[Region, list[Member], list[Member]]] = []
         #: the names inside of their modules of what was paired, by how many tokens both have
         self._elsewhere: dict[tuple[int, int], set[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
 
@@ -67,15 +68,26 @@ class Evidence:
                 one, other = ours[0].layer, theirs[0].layer
                 if self._groups.fit(one, other):
                     yield self._taking(Likely(one, other, ONLY_ONE))
-        all_regions = regions(sides[0], sides[1], self._modules)
-        groups = [(region, *group) for region in all_regions for group in region.groups()]
+        all_regions = list(regions(sides[0], sides[1], self._modules))
+        for region in all_regions:
+            self._learn_from(region)
+        self._open = [(region, *group) for region in all_regions for group in region.groups()]
         fresh = True
         while fresh:
             fresh = False
-            for region, ours, theirs in groups:
+            for region, ours, theirs in self._open:
                 for likely in self._settled(region, *self._free(ours, theirs)):
                     fresh = True
                     yield self._taking(likely)
+
+    def rivals(self) -> Mapping[str, Sequence[Layer]]:
+        """Each target layer that is in no pair -> the source layers of its module that it could be."""
+        left = (self._free(ours, theirs) for _, ours, theirs in self._open)
+        return {
+            other.layer.path: [one.layer for one in ours if self._groups.fit(one.layer, other.layer)]
+            for ours, theirs in left
+            for other in theirs
+        }
 
     def _taking(self, likely: Likely) -> Likely:
         self._paired[likely.source.path] = likely.target.path
@@ -142,12 +154,23 @@ class Evidence:
                 if self._groups.fit(one.layer, other.layer):
                     yield self._likely(region, one, other, POSITION)
 
+    def _learn_from(self, region: Region) -> None:
+        """What was said of one module tells of others."""
+        theirs = {other.layer.path: other for other in region.left[1]}
+        for one in region.left[0]:
+            other = theirs.get(self._paired.get(one.layer.path, ""))
+            if other is not None:
+                self._learn(region, one, other)
+
     def _likely(self, region: Region, one: Member, other: Member, reason: str) -> Likely:
+        self._learn(region, one, other)
+        return Likely(one.layer, other.layer, reason)
+
+    def _learn(self, region: Region, one: Member, other: Member) -> None:
         for here, there in (region.starts, region.outer):
             names = one.tokens(here), other.tokens(there)
             if not all(token.isdecimal() for token in (*names[0], *names[1])):  # else other modules count otherwise
                 self._elsewhere.setdefault((len(names[0]), len(names[1])), set()).add(names)
-        return Likely(one.layer, other.layer, reason)
 
     # -- evidence -----------------------------------------------------------------------------------------------------
 

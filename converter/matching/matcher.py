@@ -96,6 +96,8 @@ class Matcher:
         self.free_sources = {layer.path: layer for layer in (source.layers if wanted is None else wanted)}
         self.free_targets = dict(target.by_path)
         self._fitting = Fitting(self.same_framework)
+        #: what each free target could be, as far as that is narrowed down
+        self._rivals: Mapping[str, Sequence[Layer]] = {}
         self.pairs: list[Pair] = []
         self.misfits: list[Pair] = []
         self.problems: list[Problem] = []
@@ -139,9 +141,11 @@ class Matcher:
             return
         paired = {pair.source.path: pair.target.path for pair in self.pairs}
         groups = Groups(self.source, self.target, self._fitting, paired)
-        for likely in Evidence(self.source, self.target, groups, paired).pairs():
+        evidence = Evidence(self.source, self.target, groups, paired)
+        for likely in evidence.pairs():
             if self._are_free(likely.source, likely.target):
                 self._pair(likely.source, likely.target, likely.reason, likely=likely.reason != ONLY_ONE)
+        self._rivals = evidence.rivals()
 
     def by_elimination(self) -> None:
         """Of a part: pair layers that fit each other and nothing else that is free."""
@@ -225,17 +229,20 @@ class Matcher:
         return self._fitting.fits(source, target)
 
     def _unfilled(self) -> Iterator[Problem]:
-        """Each layer of the clone that has no source: several fit it, or none does."""
+        """The layers of the clone that have no source: several fit them, or none does."""
         maps = questions.module_maps(self.free_sources, self.free_targets, self.fits)
         modules = questions.outermost_modules(self.free_targets, self.target)
+        doubts: list[questions.Doubt] = []
         for path, target in self.free_targets.items():
             fitting = [layer for layer in self.free_sources.values() if self.fits(layer, target)]
             if fitting:
-                yield questions.ambiguous(target, fitting, maps.get(path, ()))
+                doubts.append((target, self._rivals.get(path) or fitting))
             else:
                 paired = next((pair.source for pair in self._unsaid if self.fits(pair.source, target)), None)
                 free = list(self.free_sources)
                 yield questions.without_source(target, modules[path], self.source, free, paired)
+        for group in questions.together(doubts):
+            yield questions.ambiguous(group, [remedy for target, _ in group for remedy in maps.get(target.path, ())])
 
     @property
     def _unsaid(self) -> Iterator[Pair]:

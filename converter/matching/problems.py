@@ -33,12 +33,33 @@ def _problem(kind: str, layer: Layer, text: str, remedies: Iterable[Remedy], wid
     return Problem(text, kind, layer.path, remedies=tuple(remedies), summary=_SUMMARIES[kind], wide=tuple(wide))
 
 
-def ambiguous(target: Layer, sources: Sequence[Layer], modules: tuple[Remedy, ...]) -> Problem:
-    """A layer of the clone that fits several of the source. modules: see `module_maps`."""
+#: A layer of the clone, and those of the source that it fits.
+Doubt = tuple[Layer, Sequence[Layer]]
+
+
+def together(doubts: Iterable[Doubt]) -> Iterator[list[Doubt]]:
+    """Those that are one question: they could be the same layers, or those of that name in other blocks."""
+    groups: dict[frozenset[str], list[Doubt]] = {}
+    for doubt in doubts:
+        groups.setdefault(frozenset(numberless(source.path) for source in doubt[1]), []).append(doubt)
+    yield from groups.values()
+
+
+def numberless(path: str) -> str:
+    return re.sub(r"\d+", "#", path)
+
+
+def ambiguous(doubts: Sequence[Doubt], modules: Iterable[Remedy]) -> Problem:
+    """Layers of the clone that fit several of the source. modules: see `module_maps`."""
+    first, sources = doubts[0]
+    here = [target.path for target, others in doubts if others == sources]
+    elsewhere = [target.path for target, others in doubts if others != sources]
     paths = tuple(layer.path for layer in sources)
-    text = f"'{target.path}' of the clone could be {listed(paths)}."
-    maps = (Remedy("map", (path, target.path)) for path in paths[:NAMED])
-    return replace(_problem("ambiguous", target, text, maps, (*modules, _SCHEMA)), candidates=paths)
+    text = f"{listed(here)} of the clone could {'each ' if len(here) > 1 else ''}be {listed(paths)}."
+    text += f" As open, and told by the same answer: {listed(elsewhere)}." if elsewhere else ""
+    maps = (Remedy("map", (path, first.path)) for path in paths[:NAMED])
+    problem = _problem("ambiguous", first, text, maps, (*modules, *[_SCHEMA] * len(doubts)))
+    return replace(problem, candidates=paths, alike=(*here[1:], *elsewhere))
 
 
 def without_source(target: Layer, module: str, source: Net, free: Sequence[str], fitting: Layer | None) -> Problem:
