@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import product
 
 import msgspec
 from msgspec.structs import replace
@@ -13,6 +13,9 @@ from msgspec.structs import replace
 from converter.core.axes import REPEATED, Sizes, groups, solve, wild_axes
 from converter.core.kinds import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Role
 from converter.core.layers import Layer, Leaf, Reading, Stored, shown, words_in
+
+#: How a bare matrix is multiplied: nearly always from the right (``x @ w``); where its shape says so, the other way.
+MATRIX_AXES = ("in out", "out in")
 
 
 class Supply(msgspec.Struct, frozen=True, gc=False):
@@ -69,14 +72,38 @@ def agreements(source: Layer, target: Layer, same_framework: bool) -> tuple[Agre
 
 
 def possibilities(source: Layer, target: Layer, same_framework: bool) -> Iterator[tuple[Reading, Reading, Agreement]]:
-    """Every reading of both in which they agree, whatever the form."""
-    for one, other in product(source.readings, target.readings):
-        mixed = {one.kind, other.kind} == {"conv", "linear"}
-        ours, theirs = (_as_linear(one), _as_linear(other)) if mixed else (one, other)
+    """Every reading of both in which they agree, whatever the form; else as what they have in common."""
+    pairs = list(itertools.product(source.readings, target.readings))
+    agreed = False
+    for ours, theirs in pairs:
         alike = ours.kind == theirs.kind and (same_framework or ours.kind != UNKNOWN)
         moves = _moves(ours, theirs) if alike else None
         if moves is not None:
+            agreed = True
             yield ours, theirs, Agreement(ours.kind, moves)
+    for ours, theirs in () if agreed else itertools.chain.from_iterable(itertools.starmap(_as_one_kind, pairs)):
+        moves = _moves(ours, theirs)
+        if moves is not None:
+            yield ours, theirs, Agreement(ours.kind, moves)
+            break
+
+
+def _as_one_kind(one: Reading, other: Reading) -> Iterator[tuple[Reading, Reading]]:
+    """Both, as the kind that they have in common; the likely way first."""
+    kinds = {one.kind, other.kind}
+    if kinds == {"conv", "linear"}:
+        yield _as_linear(one), _as_linear(other)
+    elif kinds in ({"embedding", "parameter"}, {"linear", "parameter"}):
+        for axes in MATRIX_AXES:
+            yield _as_bare(one, axes), _as_bare(other, axes)
+
+
+def is_square_and_bare(source: Layer, target: Layer) -> bool:
+    """Whether one side is a linear layer, and the other a bare matrix whose shape does not tell which axis is which."""
+    kinds = [{reading.kind for reading in layer.readings} for layer in (source, target)]
+    shape = source.tensors[0].shape
+    mixed = ("linear" in kinds[0] and kinds[1] == {"parameter"}) or ("linear" in kinds[1] and kinds[0] == {"parameter"})
+    return mixed and len(shape) == 2 and shape[0] == shape[1]
 
 
 def _in_form(ours: Reading, theirs: Reading) -> bool:
@@ -177,6 +204,20 @@ def _as_linear(reading: Reading) -> Reading:
     spatial = [wild_axes(item.leaf.axes, len(item.spec.shape)) for item in reading.stored if "+" in item.leaf.axes]
     linear = replace(reading, kind="linear", stored=tuple(_at_one_position(item) for item in reading.stored))
     return linear if spatial and all(item.neutral_shape() for item in linear.stored) else reading
+
+
+def _as_bare(reading: Reading, axes: str) -> Reading:
+    """A layer of one matrix as that alone, in this order of axes: a table of positions, a projection without bias."""
+    if reading.kind == "parameter" or len(reading.stored) != 1 or len(reading.stored[0].spec.shape) != 2:
+        return reading
+    item = reading.stored[0]
+    order = axes if reading.kind == "linear" else item.leaf.neutral
+    bare = replace(item, leaf=replace(item.leaf, roles=(frozenset({"value"}),), neutral=order))
+    return (
+        replace(reading, kind="parameter", form="", lacks=frozenset(), stored=(bare,))
+        if bare.to_neutral() is not None
+        else reading
+    )
 
 
 def _at_one_position(item: Stored) -> Stored:
@@ -281,7 +322,7 @@ def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
     """Why two layers that belong together cannot be each other."""
     if not same_framework and UNKNOWN in (source.kind, target.kind):
         return unknown_kind(source if source.kind == UNKNOWN else target)
-    for ours, theirs in product(source.readings, target.readings):
+    for ours, theirs in itertools.product(source.readings, target.readings):
         if ours.kind == theirs.kind:
             return _difference(source, target, ours, theirs)
     return (
@@ -292,7 +333,11 @@ def disagreement(source: Layer, target: Layer, same_framework: bool) -> str:
 
 def unplaced(source: Layer, target: Layer) -> str:
     """What is to know of roles of the source that few frameworks have."""
-    pairs = ((ours, theirs) for ours, theirs in product(source.readings, target.readings) if ours.kind == theirs.kind)
+    pairs = (
+        (ours, theirs)
+        for ours, theirs in itertools.product(source.readings, target.readings)
+        if ours.kind == theirs.kind
+    )
     surplus = dict.fromkeys(role for ours, theirs in pairs for role in assign(ours, theirs).surplus)
     return "".join(f". Note: {ROLE_NOTES[role]}." for role in surplus if role in ROLE_NOTES)
 

@@ -167,9 +167,13 @@ class Evidence:
         return Likely(one.layer, other.layer, reason)
 
     def _learn(self, region: Region, one: Member, other: Member) -> None:
+        if len(region.ours) == len(self._nets[0].layers):
+            return  # the first ``conv1`` of a net is not as those inside of its modules
         for here, there in (region.starts, region.outer):
             names = one.tokens(here), other.tokens(there)
-            if not all(token.isdecimal() for token in (*names[0], *names[1])):  # else other modules count otherwise
+            if not any(
+                all(token.isdecimal() for token in name) for name in names
+            ):  # else other modules count otherwise
                 self._elsewhere.setdefault((len(names[0]), len(names[1])), set()).add(names)
 
     # -- evidence -----------------------------------------------------------------------------------------------------
@@ -188,13 +192,14 @@ class Evidence:
         return _by_words(words[0], words[1]) + _by_numbers(numbers[0], numbers[1])
 
     def _as_elsewhere(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:
-        """More where layers whose names end so are paired elsewhere."""
+        """More where layers whose names end so are paired elsewhere, and no others here end so."""
         names = [[one.tokens(start) for one in side] for side, start in zip((ours, theirs), region.starts, strict=True)]
         scores = np.zeros((len(ours), len(theirs)))
         for (here, there), known in self._elsewhere.items():
             ends = [[name[-length:] for name in side] for side, length in zip(names, (here, there), strict=True)]
-            met = [[(one, other) in known for other in ends[1]] for one in ends[0]]
-            scores = np.maximum(scores, _AS_ELSEWHERE * np.array(met, float))
+            met = np.array([[(one, other) in known for other in ends[1]] for one in ends[0]])
+            alone = (met.sum(axis=1, keepdims=True) == 1) & (met.sum(axis=0, keepdims=True) == 1)
+            scores = np.maximum(scores, _AS_ELSEWHERE * (met & alone))
         return scores
 
     def _beside(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:

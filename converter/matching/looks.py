@@ -25,7 +25,7 @@ class Fitting:
         return self._answer(source, target)[0]
 
     def exactly(self, source: Layer, target: Layer) -> bool:
-        """It fits, with nothing filled in and nothing lost."""
+        """It fits as what it is, with nothing filled in and nothing lost."""
         return self._answer(source, target)[1]
 
     def look(self, layer: Layer) -> _Look:
@@ -42,7 +42,8 @@ class Fitting:
         looks = self.look(source), self.look(target)
         if looks not in self._known:
             found = agreements(source, target, self._same_framework)
-            self._known[looks] = bool(found), any(one.is_exact for one in found)
+            kinds = [{reading.kind for reading in layer.readings} for layer in (source, target)]
+            self._known[looks] = bool(found), bool(kinds[0] & kinds[1]) and any(one.is_exact for one in found)
         return self._known[looks]
 
 

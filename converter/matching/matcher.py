@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+import numpy as np
 
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
@@ -26,9 +27,11 @@ from converter.matching.looks import Fitting, Groups
 from converter.matching.names import Naming, numbered_alike, plain_names
 from converter.matching.order import true_order
 from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
-from converter.matching.tied import Ties, tied_to, twins
+from converter.matching.tied import Ties, all_equal, tied_to, twins
 
 SCHEMA, MAP, SAME_NAME = "schema", "map", "same name"
+ONE_TENSOR = "one tensor under several names"
+INDEX = "whole numbers that a net computes, and no training changes"
 #: ``strict`` accepts these alone.
 CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
 
@@ -58,6 +61,7 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
     matcher.by_name(lambda path: path, lambda path: path)
     matcher.by_name(plain_names(source), plain_names(target))
     matcher.by_evidence()
+    matcher.by_equality()
     kept = matcher.let_go(hints)
     ties = matcher.tied()
     matcher.explain()
@@ -69,16 +73,23 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
 
 def check_strict(pairs: Iterable[Pair]) -> None:
     """Raises MatchError for pairs that rest on less than a name."""
-    problems: list[str | Problem] = []
-    summary, about = "{count} pairs rest on less than a name.", Remedy("strict")
-    for pair in pairs:
-        source, target = pair.source.path, pair.target.path
-        if pair.reason not in CERTAIN:
-            text, maps = f"'{source}' -> '{target}' rests on: {pair.reason}.", (Remedy("map", (source, target)),)
-            problem = Problem(text, "strict", source, candidates=(target,), remedies=maps, summary=summary, about=about)
-            problems.append(problem)
+    problems = [not_certain(pair, pair.reason) for pair in pairs if pair.reason not in CERTAIN]
     if problems:
         raise MatchError(problems)
+
+
+def not_certain(pair: Pair, reason: str) -> Problem:
+    """What ``strict`` says of a pair that rests on this."""
+    source, target = pair.source.path, pair.target.path
+    return Problem(
+        f"'{source}' -> '{target}' rests on: {reason}.",
+        "strict",
+        source,
+        candidates=(target,),
+        remedies=(Remedy("map", (source, target)),),
+        summary="{count} pairs rest on less than a name.",
+        about=Remedy("strict"),
+    )
 
 
 class Matcher:
@@ -147,6 +158,17 @@ class Matcher:
                 self._pair(likely.source, likely.target, likely.reason, likely=likely.reason != ONLY_ONE)
         self._rivals = evidence.rivals()
 
+    def by_equality(self) -> None:
+        """Pair layers that could be several, where these are one tensor under several names: any of them is right."""
+        for target in list(self.free_targets.values()):
+            ours = self._sources_of(target) if target.path in self.free_targets else []
+            theirs = [other for other in self.free_targets.values() if ours and self.fits(ours[0], other)]
+            if max(len(ours), len(theirs)) < 2 or not all_equal(ours, self.source.read):
+                continue
+            if len(theirs) <= len(ours) or all_equal(theirs, self.target.read):
+                for one, other in zip(ours, theirs, strict=False):
+                    self._pair(one, other, ONE_TENSOR)
+
     def by_elimination(self) -> None:
         """Of a part: pair layers that fit each other and nothing else that is free."""
         fitting = self._fitting_any()
@@ -178,8 +200,14 @@ class Matcher:
                 self._pair(layer, self.free_targets[path], SAME_NAME)
 
     def let_go(self, hints: Hints) -> tuple[Layer, ...]:
-        """Take away the target layers that the source may lack, and lacks."""
-        kept = tuple(layer for path, layer in self.free_targets.items() if hints.may_miss(path))
+        """Take away the target layers that the source may lack, and lacks: also what a net computes and no training
+        changes, such as a table of indices.
+        """
+        kept = tuple(
+            layer
+            for path, layer in self.free_targets.items()
+            if hints.may_miss(path) or (is_index(layer) and not self._sources_of(layer))
+        )
         for layer in kept:
             del self.free_targets[layer.path]
         return kept
@@ -194,7 +222,10 @@ class Matcher:
                 del self.free_targets[target.path]
                 copies |= equal
         taken = [spec for pair in self.pairs for spec in pair.source.tensors]
-        left_out: list[LeftOut] = []
+        indices = [layer for layer in self.free_sources.values() if is_index(layer) and not self.candidates(layer)]
+        left_out = [LeftOut(spec.name, INDEX) for layer in indices for spec in layer.tensors]
+        for layer in indices:
+            del self.free_sources[layer.path]
         for source in list(self.free_sources.values()) if not self.free_targets else ():
             equal = twins(source, taken, self.source.read)
             if equal is not None:
@@ -207,13 +238,15 @@ class Matcher:
         self.problems += [self.misfit(pair) for pair in self.misfits]
         self.problems += self._unfilled()
         modules = questions.outermost_modules(self.free_sources, self.source)
+        surplus: list[Problem] = []
         for path, layer in self.free_sources.items():
             if self.free_targets and not self.same_framework and noted(layer):
                 text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}."
                 self.problems.append(Problem(text, "no such kind", path))
             elif not self.free_targets:
                 fitting = next((pair.target for pair in self._unsaid if self.fits(layer, pair.target)), None)
-                self.problems.append(questions.without_counterpart(layer, modules[path], fitting))
+                surplus.append(questions.without_counterpart(layer, modules[path], fitting))
+        self.problems += questions.in_modules(surplus, self.source)
         if self.problems:
             raise MatchError(self.problems)
 
@@ -225,6 +258,10 @@ class Matcher:
         """The free target layers that it fits."""
         return [target for target in self.free_targets.values() if self.fits(source, target)]
 
+    def _sources_of(self, target: Layer) -> list[Layer]:
+        """The free source layers that fit it."""
+        return [source for source in self.free_sources.values() if self.fits(source, target)]
+
     def fits(self, source: Layer, target: Layer) -> bool:
         return self._fitting.fits(source, target)
 
@@ -233,14 +270,16 @@ class Matcher:
         maps = questions.module_maps(self.free_sources, self.free_targets, self.fits)
         modules = questions.outermost_modules(self.free_targets, self.target)
         doubts: list[questions.Doubt] = []
+        lacking: list[Problem] = []
         for path, target in self.free_targets.items():
-            fitting = [layer for layer in self.free_sources.values() if self.fits(layer, target)]
+            fitting = self._sources_of(target)
             if fitting:
                 doubts.append((target, self._rivals.get(path) or fitting))
             else:
                 paired = next((pair.source for pair in self._unsaid if self.fits(pair.source, target)), None)
                 free = list(self.free_sources)
-                yield questions.without_source(target, modules[path], self.source, free, paired)
+                lacking.append(questions.without_source(target, modules[path], self.source, free, paired))
+        yield from questions.in_modules(lacking, self.target)
         for group in questions.together(doubts):
             yield questions.ambiguous(group, [remedy for target, _ in group for remedy in maps.get(target.path, ())])
 
@@ -276,6 +315,16 @@ class Matcher:
         moved = any(positions.get(paired.get(one.path, ""), i) != i for i, one in enumerate(before))
         position = before.index(layer)
         return after[position] if position < len(after) and not moved else None
+
+
+def is_index(layer: Layer) -> bool:
+    """Whether it is a bare tensor of whole numbers: PyTorch counts and points with int64, which no weight is packed in,
+    and Keras keeps single numbers.
+    """
+    return layer.kind == "parameter" and all(
+        np.dtype(spec.dtype) == np.int64 or (spec.shape == () and np.dtype(spec.dtype).kind in "iu")
+        for spec in layer.tensors
+    )
 
 
 def _letters(path: str) -> str:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.errors import NAMED, Placeholder, Problem, Remedy, listed, unknown_name
 from converter.matching.compatibility import noted, shapes
-from converter.matching.hints import Hints
+from converter.matching.hints import Hints, covers
 
 #: Decides every pair: a schema names the layers of both nets.
 _SCHEMA = Remedy("schema", Placeholder("NAMES.yaml"))
@@ -76,6 +76,31 @@ def without_source(target: Layer, module: str, source: Net, free: Sequence[str],
         remedies.append(Remedy("map", (fitting.path, target.path), "gives it one that is paired with another"))
     problem = _problem("no source", target, text, remedies, [Remedy("allow_missing", module)])
     return replace(problem, expected=shapes(target))
+
+
+def in_modules(problems: Iterable[Problem], net: Net) -> Iterator[Problem]:
+    """The problems; those of one module, or of modules of one name but for the numbers in it, as one. net: theirs."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault(
+            (problem.kind, numberless(problem.wide[0].value) if problem.wide else problem.subject), []
+        ).append(problem)
+    for alike in groups.values():
+        subjects = [problem.subject for problem in alike]
+        pattern = _pattern([problem.wide[0].value for problem in alike], subjects, net) if len(alike) > 1 else ""
+        if not pattern:
+            yield from alike
+            continue
+        first = alike[0]
+        text = f"{first.text} The same of {listed(subjects[1:])}."
+        remedies = [replace(one, value=pattern) for one in first.remedies if one.option == first.wide[0].option]
+        yield replace(first, text=text, alike=tuple(subjects[1:]), remedies=tuple(remedies))
+
+
+def _pattern(modules: Sequence[str], subjects: Sequence[str], net: Net) -> str:
+    """What names these modules, and no other layers; "" where nothing does."""
+    pattern = modules[0] if len(set(modules)) == 1 else re.sub(r"\d+", "*", modules[0])
+    return pattern if {path for path in net.by_path if covers(pattern, path)} == set(subjects) else ""
 
 
 def _has_no_names(net: Net) -> bool:

@@ -46,6 +46,11 @@ def twins(layer: Layer, others: Iterable[TensorSpec], read: Read | None) -> Mapp
     return equal or None
 
 
+def all_equal(layers: Sequence[Layer], read: Read | None) -> bool:
+    """Whether they are the same tensors, bit for bit."""
+    return all(twins(layer, layers[0].tensors, read) for layer in layers[1:])
+
+
 def loosened(net: Net, other: Net) -> tuple[Net, Mapping[str, str]]:
     """The net with each output layer that is tied in all but its bias as that bias alone, where the other net has no
     more of it; and each matrix that is left out so -> the tensor that it is equal to.

@@ -39,6 +39,8 @@ _SYNONYMS: Mapping[str, str] = {
     "decoder": "dec",
     "reduce": "squeeze",
     "scale": "gamma",
+    "vision": "visual image img",
+    "text": "txt language",
 }
 _WORD = {other: word for word, others in _SYNONYMS.items() for other in (word, *others.split())}
 #: Words that tell nothing of one layer among others.
@@ -48,6 +50,8 @@ _FILLERS = frozenset(
 )
 #: Words for what a layer is, which its shape tells already.
 _KINDS = frozenset({"dense", "conv", "norm", "embedding"})
+#: What tables of vectors are called.
+TABLES = frozenset({"embedding", "position", "type", "table", "codebook", "lookup"})
 #: Names of several words, as people write them together.
 _COMPOUNDS = re.compile(r"(?i)feed_?forward|batch_?norm(?:alization)?|layer_?norm(?:alization)?|group_?norm|rms_?norm")
 _TOKEN = re.compile(r"\d{1,9}x\d{1,9}|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d{1,18}")
@@ -88,6 +92,8 @@ _TOGETHER: Mapping[tuple[str, str], frozenset[str]] = {
     ("input", "norm"): frozenset({"input", "attention", "norm"}),
     ("encoder", "attention"): frozenset({"cross", "attention"}),
     ("encoder", "decoder"): frozenset({"cross"}),
+    ("input", "projector"): frozenset({"up"}),
+    ("output", "projector"): frozenset({"down"}),
 }
 
 

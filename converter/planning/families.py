@@ -15,9 +15,13 @@ from msgspec.structs import replace
 from converter.core.layers import Layer, Reading
 from converter.errors import Problem
 from converter.frameworks.linear import CONV1D
-from converter.matching.compatibility import possibilities
-from converter.matching.matcher import Pair
+from converter.matching.compatibility import is_square_and_bare, possibilities
+from converter.matching.matcher import Pair, not_certain
+from converter.matching.words import TABLES, Spelling, tokens_in
 from converter.planning.questions import differ, in_doubt, undecided
+
+#: What is said of a matrix without a layer.
+_BARE = "a bare matrix as [in, out]"
 
 
 class _Way(msgspec.Struct, frozen=True):
@@ -54,7 +58,7 @@ def followed(pairs: Sequence[Pair], strict: bool) -> tuple[tuple[Pair, ...], lis
     for pair, possible in zip(pairs, ways, strict=True):
         led = [way for way in possible if way in changed]
         stays = any(not way.changes and way.kind == one.kind for way in possible for one in led)
-        if not led or not stays or not _matters(pair):
+        if not led or not stays or not _differs(pair, True):
             result.append(pair)
         elif strict or any(way.is_beside(led[0]) for way in decided if way != led[0]):
             problems.append(_question(pair))
@@ -64,11 +68,36 @@ def followed(pairs: Sequence[Pair], strict: bool) -> tuple[tuple[Pair, ...], lis
 
 
 def oriented(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """The pairs of two frameworks, with the matrices that could lie either way as all others of their side lie."""
+    """The pairs of two frameworks, with the matrices that could lie either way as all others of their side lie.
+
+    A square one that is called nothing that tables are called is no table.
+    """
+    pairs = [_no_table(pair) for pair in pairs]
     ways = [[way for way in possible if way.kind == "linear"] for possible in _ways(pairs, same_framework=False)]
     ours = _oriented([pair.source for pair in pairs], [{way.ours[0] for way in each} for each in ways])
     theirs = _oriented([pair.target for pair in pairs], [{way.theirs[0] for way in each} for each in ways])
     return tuple(map(_turned, pairs, ours, theirs))
+
+
+def with_bare(pairs: Sequence[Pair], strict: bool) -> tuple[list[Pair], list[Problem]]:
+    """The pairs, with what is likely of a square matrix without a layer; strict: that is a question."""
+    bare = {id(pair) for pair in pairs if is_square_and_bare(pair.source, pair.target)}
+    likely = [
+        replace(pair, reason=f"{pair.reason}; {_BARE}", likely=True) if id(pair) in bare else pair for pair in pairs
+    ]
+    return likely, [
+        not_certain(pair, f"{_BARE}, which its shape does not tell") for pair in pairs if strict and id(pair) in bare
+    ]
+
+
+def _no_table(pair: Pair) -> Pair:
+    sides = [{reading.kind for reading in layer.readings} for layer in (pair.source, pair.target)]
+    names = Spelling((*tokens_in(pair.source.path), *tokens_in(pair.target.path))).meaning()
+    if not sides[0] & sides[1] >= {"linear", "embedding"} or names & TABLES or not _differs(pair, False):
+        return pair
+    readings = tuple(reading for reading in pair.source.readings if reading.kind != "embedding")
+    reason = f"{pair.reason}; square, and of no table by its name"
+    return replace(pair, source=replace(pair.source, readings=readings), reason=reason, likely=True)
 
 
 def _turned(pair: Pair, ours: Layer, theirs: Layer) -> Pair:
@@ -111,9 +140,9 @@ def _form(reading: Reading) -> tuple[str, frozenset[str]]:
     return reading.form, reading.lacks
 
 
-def _matters(pair: Pair) -> bool:
+def _differs(pair: Pair, same_framework: bool) -> bool:
     """Whether it makes a difference which form it is."""
-    return differ(pair, [agreement for _, _, agreement in possibilities(pair.source, pair.target, True)])
+    return differ(pair, [agreement for _, _, agreement in possibilities(pair.source, pair.target, same_framework)])
 
 
 def _question(pair: Pair) -> Problem:

@@ -23,7 +23,7 @@ from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair, match
 from converter.matching.tied import loosened, tied_to
 from converter.matching.usual import usual
-from converter.planning.families import followed, oriented
+from converter.planning.families import followed, oriented, with_bare
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
@@ -79,8 +79,9 @@ def plan_matched(
     else:
         formed = formed if hints.options.strict else oriented(_as_usual(formed, source))
         doubts = unknown_layers(source, hints)
+    formed, unsure = with_bare(formed, hints.options.strict)
     fixed, pairs, problems = flattened(source, target, formed, hints)
-    problems += doubts
+    problems += [*doubts, *unsure]
     normalised = [pair.target for pair in pairs if normalisations(pair.target)]
     problems += [Problem(wrapped(layer), "normalised", layer.path) for layer in normalised]
     cache = StepCache()

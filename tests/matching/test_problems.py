@@ -198,8 +198,8 @@ def test_what_the_clone_lacks_is_left_out_by_one_pattern_a_module() -> None:
     clone = torch_clone(renamed(str))
     with pytest.raises(MatchError) as error:
         match(source, clone, Hints())
-    assert str(error.value).startswith("8 layers of the source have no counterpart in the clone.")
-    assert "Many at once: ignore='aux' (settles 6) or ignore='neck' (settles 2)." in str(error.value)
+    assert [1 + len(problem.alike) for problem in error.value.problems] == [6, 2]
+    assert "ignore='aux' leaves it out." in str(error.value) and "ignore='neck' leaves it out." in str(error.value)
     hints = Hints.of(MatchOptions(ignore=list(dict.fromkeys(remedy.value for remedy in wide(error.value, "ignore")))))
     assert paired(match(hints.of_source(source), clone, hints)) == renamed(str)
 
@@ -208,8 +208,8 @@ def test_what_the_source_lacks_stays_by_one_pattern() -> None:
     more = {**resnet50(), **{f"aux.{number}.side": ("linear", (3, 5 + number)) for number in range(6)}}
     clone = framework("torch").net(contents(more, torch_tensors))
     error = refusal(clone)
-    assert str(error).startswith("nothing in the source fits 6 layers of the clone.")
-    assert "Many at once: allow_missing='aux' (settles 6)." in str(error)
+    (problem,) = error.problems
+    assert len(problem.alike) == 5 and str(error).endswith("allow_missing='aux' leaves it as it is.")
     matched = match(SOURCE, clone, Hints.of(MatchOptions(allow_missing="aux")))
     assert [layer.path for layer in matched.kept] == [f"aux.{number}.side" for number in range(6)]
     assert paired(matched) == {path: path for path in resnet50()}
@@ -244,3 +244,20 @@ def test_what_is_open_in_every_block_is_one_question_and_one_answer() -> None:
     swapped = {"ax": "wy", "bx": "uy"}
     expected = {f"blocks.{block}.{name}": f"part.{block}.{swapped[name]}" for block in range(4) for name in swapped}
     assert {pair.source.path: pair.target.path for pair in found} == expected
+
+
+def test_what_every_block_lacks_is_one_question_with_one_pattern() -> None:
+    blocks = {f"blocks.{i}.{name}": ("linear", (4 + i, 3)) for i in range(3) for name in ("fc", "extra")}
+    clone = framework("torch").net(contents(blocks, torch_tensors))
+    ours = {path: layer for path, layer in blocks.items() if "extra" not in path}
+    source = framework("torch").net(contents(ours, torch_tensors))
+    with pytest.raises(MatchError) as error:
+        match(source, clone, Hints())
+    (problem,) = error.value.problems
+    assert problem.said(FLAGS).endswith("--allow-missing 'blocks.*.extra' leaves it as it is.")
+    kept = match(source, clone, Hints.of(MatchOptions(allow_missing="blocks.*.extra"))).kept
+    assert [layer.path for layer in kept] == [f"blocks.{i}.extra" for i in range(3)]
+    with pytest.raises(MatchError) as error:
+        match(clone, source, Hints())
+    (problem,) = error.value.problems
+    assert problem.said(FLAGS).endswith("--ignore 'blocks.*.extra' leaves it out.")

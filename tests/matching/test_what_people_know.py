@@ -1,0 +1,170 @@
+"""What a person who knows two nets need not be asked: tables and matrices without a layer, indices, tied tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import converter
+from converter.matching.hints import Hints
+from converter.matching.matcher import match
+from converter.planning.families import oriented
+from tests.matching.test_matcher import net
+
+Tensors = dict[str, np.ndarray[Any, np.dtype[Any]]]
+
+
+def drawn(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Tensors:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def converted(source: Tensors, clone: Tensors, way: str = "torch->torch", **options: Any) -> tuple[Tensors, str]:
+    save_file(source, "source.safetensors")
+    save_file(clone, "clone.safetensors")
+    report = converter.convert(way, "source.safetensors", "made.safetensors", like="clone.safetensors", **options)
+    return load_file("made.safetensors"), str(report)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_table_is_the_same_with_and_without_a_layer() -> None:
+    ours = drawn({"tok.weight": (9, 4), "positional_embedding": (1, 7, 4)})
+    made, _ = converted(ours, drawn({"embed.weight": (9, 4), "pos.weight": (7, 4)}, 1))
+    assert np.array_equal(made["pos.weight"], ours["positional_embedding"][0])
+    assert np.array_equal(made["embed.weight"], ours["tok.weight"])
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("shape", "said"), [((6, 4), "same name"), ((4, 4), "likely: same name; a bare matrix")])
+def test_a_bare_matrix_is_multiplied_from_the_right(shape: tuple[int, int], said: str) -> None:
+    """CLIP's ``x @ text_projection`` is a Linear elsewhere; of a square one that is likely, and said so."""
+    ours = drawn({"proj": shape})
+    made, report = converted(ours, drawn({"proj.weight": shape[::-1]}, 1))
+    assert np.array_equal(made["proj.weight"], ours["proj"].T) and said in report
+    if "likely" in said:
+        with pytest.raises(converter.MatchError, match="rests on: a bare matrix"):
+            converted(ours, drawn({"proj.weight": shape[::-1]}, 1), force=True, strict=True)
+    made, report = converted(drawn({"proj.weight": shape}), drawn({"proj": shape[::-1]}, 1), force=True)
+    assert np.array_equal(made["proj"], drawn({"proj.weight": shape})["proj.weight"].T) and said in report
+
+
+@pytest.mark.usefixtures("here")
+def test_a_bare_matrix_that_fits_the_other_way_alone_is_not_turned() -> None:
+    ours = drawn({"proj": (6, 4)})
+    made, _ = converted(ours, drawn({"proj.weight": (6, 4)}, 1))
+    assert np.array_equal(made["proj.weight"], ours["proj"])
+
+
+@pytest.mark.usefixtures("here")
+def test_indices_are_no_weights() -> None:
+    """Each side keeps its own, as the report says; a matrix that is packed in whole numbers is a weight."""
+    ours, theirs = drawn({"fc.weight": (3, 2)}), drawn({"fc.weight": (3, 2)}, 1)
+    ours["attn.relative_index"], theirs["attn.index"] = np.arange(8), np.arange(9)
+    made, report = converted(ours, theirs)
+    assert np.array_equal(made["attn.index"], theirs["attn.index"]) and np.array_equal(
+        made["fc.weight"], ours["fc.weight"]
+    )
+    assert "attn.relative_index" in report and "whole numbers that a net computes" in report
+    assert "kept from the clone" in report
+    ours["packed"] = np.arange(8, dtype=np.int32)
+    with pytest.raises(converter.MatchError, match=r"'packed' .* has no counterpart"):
+        converted(ours, theirs, force=True)
+
+
+@pytest.mark.usefixtures("here")
+def test_one_tensor_under_several_names_is_not_asked_about() -> None:
+    ours, theirs = drawn({"shared": (9, 4)}), drawn({"table": (9, 4)}, 1)
+    tied = {f"{name}.weight": ours["shared"] for name in ("shared", "encoder.embed", "decoder.embed")}
+    made, report = converted(tied, {"token.weight": theirs["table"]})
+    assert np.array_equal(made["token.weight"], ours["shared"]) and "one tensor under several names" in report
+    made, _ = converted({"token.weight": ours["shared"]}, dict.fromkeys(tied, theirs["table"]), force=True)
+    assert all(np.array_equal(made[name], ours["shared"]) for name in tied)
+    other = {**tied, "decoder.embed.weight": drawn({"table": (9, 4)}, 2)["table"]}
+    with pytest.raises(converter.MatchError, match=r"could be 'decoder.embed', 'encoder.embed', 'shared'"):
+        converted(other, {"token.weight": theirs["table"]}, force=True)
+
+
+@pytest.mark.parametrize("name", ["attn.q", "word_table"])
+def test_a_square_matrix_is_a_table_only_if_it_is_called_so(name: str) -> None:
+    """A file of Keras 3 whose layers have names of their own, so that a matrix may be either."""
+    ours: dict[str, tuple[int, ...]] = {f"{name}.weight": (8, 8), "fc.weight": (8, 6)}
+    theirs: dict[str, tuple[int, ...]] = {f"layers/{name.replace('.', '/')}/vars/0": (8, 8), "layers/fc/vars/0": (6, 8)}
+    source, target = net("torch", ours), net("tensorflow", theirs)
+    kinds = {reading.kind for layer in (source.layers[0], target.layers[0]) for reading in layer.readings}
+    assert kinds >= {"linear", "embedding"}
+    likely = {pair.source.path: pair for pair in oriented(match(source, target, Hints()).pairs)}[name]
+    assert ("embedding" in {reading.kind for reading in likely.source.readings}) == (name == "word_table")
+    assert likely.likely == (name != "word_table")
+
+
+UNIT = {
+    "branch1.0": ("shortcut_dconv.conv", (4, 1, 3, 3)),
+    "branch1.1": ("shortcut_dconv.bn", (4,)),
+    "branch1.2": ("shortcut_conv.conv", (4, 4, 1, 1)),
+    "branch1.3": ("shortcut_conv.bn", (4,)),
+    "branch2.0": ("conv1.conv", (4, 4, 1, 1)),
+    "branch2.1": ("conv1.bn", (4,)),
+    "branch2.3": ("dconv.conv", (4, 1, 3, 3)),
+    "branch2.4": ("dconv.bn", (4,)),
+    "branch2.5": ("conv2.conv", (4, 4, 1, 1)),
+    "branch2.6": ("conv2.bn", (4,)),
+}
+
+
+def tensors(path: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    names = ("weight", "bias", "running_mean", "running_var") if len(shape) == 1 else ("weight",)
+    return {f"{path}.{name}": shape for name in names}
+
+
+def test_numbers_of_one_container_tell_nothing_of_another() -> None:
+    """ShuffleNet: item 1 of ``branch1`` is the norm of the depthwise convolution, and that of ``branch2`` is not."""
+    truth = {f"stage.0.{one}": f"stage1.unit1.{other}" for one, (other, _) in UNIT.items()}
+    truth |= {f"stage.{i}.{one}": f"stage1.unit{i + 1}.{UNIT[one][0]}" for i in (1, 2) for one in UNIT if "2." in one}
+    ours: dict[str, tuple[int, ...]] = {}
+    theirs: dict[str, tuple[int, ...]] = {}
+    for one, other in truth.items():
+        shape = UNIT[one.split(".", 2)[2]][1]
+        ours |= tensors(one, shape)
+        theirs |= tensors(other, shape)
+    found = match(net("torch", ours), net("torch", theirs), Hints()).pairs
+    assert {pair.source.path: pair.target.path for pair in found} == truth
+
+
+PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "output"}
+BLOCK = {
+    **{
+        f"layer.0.SelfAttention.{one}": (f"self_attention.{other}_projector", (6, 6))
+        for one, other in PROJECTIONS.items()
+    },
+    "layer.0.layer_norm": ("self_attention_layer_norm", (6,)),
+    **{
+        f"layer.1.EncDecAttention.{one}": (f"cross_attention.{other}_projector", (6, 6))
+        for one, other in PROJECTIONS.items()
+    },
+    "layer.1.layer_norm": ("cross_attention_layer_norm", (6,)),
+    "layer.2.DenseReluDense.wi": ("input_projector", (9, 6)),
+    "layer.2.DenseReluDense.wo": ("output_projector", (6, 9)),
+    "layer.2.layer_norm": ("layer_norm", (6,)),
+}
+
+
+def test_norms_of_blocks_are_as_those_of_the_first() -> None:
+    """T5: the first block tells which norm is which, for it has a table of its own beside the first attention."""
+    truth = {f"decoder.block.{i}.{one}": f"layer_{i}.{other}" for i in range(3) for one, (other, _) in BLOCK.items()}
+    shapes = {one: BLOCK[one.split(".", 3)[3]][1] for one in truth}
+    table = ("decoder.block.0.layer.0.SelfAttention.bias_table", "layer_0.self_attention.table")
+    ours = {f"{one}.weight": shape for one, shape in shapes.items()} | {f"{table[0]}.weight": (32, 2)}
+    theirs = {f"{truth[one]}.weight": shape for one, shape in shapes.items()} | {f"{table[1]}.weight": (32, 2)}
+    found = match(net("torch", ours), net("torch", dict(sorted(theirs.items()))), Hints()).pairs
+    assert {pair.source.path: pair.target.path for pair in found} == truth | {table[0]: table[1]}
