@@ -16,7 +16,7 @@ import msgspec
 
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
-from converter.errors import MatchError, Problem, Remedy, listed
+from converter.errors import MatchError, NamedShape, Paired, Problem, Remedy, listed
 from converter.matching import problems as questions
 from converter.matching.compatibility import disagreement, noted, shapes
 from converter.matching.evidence import ONLY_ONE, POSITION, Evidence
@@ -40,6 +40,15 @@ class Pair(msgspec.Struct, frozen=True, gc=False):
     target: Layer
     reason: str
     likely: bool = False
+
+    @property
+    def told(self) -> Paired:
+        """As an error has it."""
+        source, target = self.source, self.target
+        sources, targets = (
+            tuple(NamedShape(spec.name, spec.shape) for spec in end.tensors) for end in (source, target)
+        )
+        return Paired(source.path, target.path, source.kind, sources, targets, self.reason, self.likely)
 
 
 class Matched(msgspec.Struct, frozen=True):
@@ -69,7 +78,7 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
 
 def check_strict(pairs: Iterable[Pair]) -> None:
     """Raises MatchError for pairs that rest on less than a name."""
-    problems: list[str | Problem] = []
+    pairs, problems = list(pairs), list[str | Problem]()
     summary, about = "{count} pairs rest on less than a name.", Remedy("strict")
     for pair in pairs:
         source, target = pair.source.path, pair.target.path
@@ -78,7 +87,7 @@ def check_strict(pairs: Iterable[Pair]) -> None:
             problem = Problem(text, "strict", source, candidates=(target,), remedies=maps, summary=summary, about=about)
             problems.append(problem)
     if problems:
-        raise MatchError(problems)
+        raise MatchError(problems, paired=(pair.told for pair in pairs))
 
 
 class Matcher:
@@ -215,7 +224,7 @@ class Matcher:
                 fitting = next((pair.target for pair in self._unsaid if self.fits(layer, pair.target)), None)
                 self.problems.append(questions.without_counterpart(layer, modules[path], fitting))
         if self.problems:
-            raise MatchError(self.problems)
+            raise MatchError(self.problems, paired=(pair.told for pair in self.pairs))
 
     def misfit(self, pair: Pair) -> Problem:
         text = disagreement(pair.source, pair.target, self.same_framework)

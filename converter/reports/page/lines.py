@@ -1,0 +1,143 @@
+"""What a page says of each layer, taken from the documents that ``--json`` prints: of a conversion, or of a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from converter.core.layers import split_path
+from converter.core.natural_order import natural_key
+from converter.errors import FLAGS, Placeholder, Remedy
+from converter.matching.matcher import SCHEMA
+from converter.planning.plan import KEPT
+
+CERTAIN, LIKELY, ASKED, KEEPS, LEFT_OUT = "certain", "likely", "asked", "kept", "left out"
+#: Status -> its mark, and what it means.
+STATUSES: Mapping[str, tuple[str, str]] = {
+    CERTAIN: ("✓", "by a schema, a map, the same name, or the only place of this shape"),
+    LIKELY: ("≈", "all the evidence speaks for it, and nothing proves it; --strict refuses it"),
+    ASKED: ("?", "the evidence singles nothing out: you decide"),
+    KEEPS: ("=", "the values of the clone stay"),
+    LEFT_OUT: ("∅", "of the source, and not handed on"),
+}
+#: A tensor as the documents have it: name, shape, and where it is known dtype.
+Tensor = Mapping[str, Any]
+
+
+class Moved(msgspec.Struct, frozen=True, gc=False):
+    """What becomes of tensors; done: by which operations, "" where that is not known yet."""
+
+    sources: Sequence[Tensor]
+    targets: Sequence[Tensor]
+    done: str = ""
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """A layer on the page. options: what settles or overrules it, as the command line takes it.
+
+    question: the number of the problem that asks about it; 0 where none does.
+    """
+
+    path: str
+    status: str
+    reason: str
+    kind: str = ""
+    moved: Sequence[Moved] = ()
+    options: Sequence[str] = ()
+    question: int = 0
+
+
+class Module(msgspec.Struct):
+    """A node of the tree: the layers that stand in it, by the names that they have there, and the modules below."""
+
+    lines: list[tuple[str, Line]] = []
+    modules: dict[str, Module] = {}
+
+    def all_lines(self) -> Iterator[Line]:
+        yield from (line for _, line in self.lines)
+        for module in self.modules.values():
+            yield from module.all_lines()
+
+
+def tree(lines: Iterable[Line]) -> Module:
+    """The modules that the paths form, numbered siblings in the order of their numbers."""
+    root = Module()
+    for line in lines:
+        *around, name = split_path(line.path)
+        module = root
+        for part in around:
+            module = module.modules.setdefault(part, Module())
+        module.lines.append((name, line))
+    return _in_order(root)
+
+
+def _in_order(module: Module) -> Module:
+    """Names that differ in a number alone follow each other, from where the first of them stands."""
+    first: dict[str, int] = {}
+    for position, name in enumerate(module.modules):
+        first.setdefault(_letters(name), position)
+    names = sorted(module.modules, key=lambda name: (first[_letters(name)], natural_key(name)))
+    return Module(module.lines, {name: _in_order(module.modules[name]) for name in names})
+
+
+def _letters(name: str) -> str:
+    return name.rstrip("0123456789")
+
+
+# -- of a conversion --------------------------------------------------------------------------------------------------
+
+
+def converted(document: Mapping[str, Any]) -> list[Line]:
+    """The layers of `Report.to_dict`."""
+    alike = groupby(document["tensors"], key=lambda tensor: (tensor["layer"], tensor["reason"], tensor["likely"]))
+    return [_converted(list(tensors)) for _, tensors in alike]
+
+
+def _converted(tensors: Sequence[Mapping[str, Any]]) -> Line:
+    first = tensors[0]
+    path, reason = first["layer"], first["reason"]
+    status = KEEPS if reason == KEPT else LIKELY if first["likely"] else CERTAIN
+    moved = [Moved(item["sources"], [item["target"]], _done(item)) for item in tensors]
+    return Line(path, status, reason, first["kind"], moved, _overruling(path, status, reason))
+
+
+def _done(tensor: Mapping[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(tensor["done"])) or "moved"
+
+
+def _overruling(path: str, status: str, reason: str) -> tuple[str, ...]:
+    """The options that say otherwise."""
+    if reason == SCHEMA:
+        return (FLAGS(Remedy("schema", Placeholder("NAMES.yaml"))),)
+    if status == KEEPS:
+        return (FLAGS(Remedy("map", (Placeholder("SOURCE"), path))),)
+    ways = [Remedy("map", (path, Placeholder("TARGET")))]
+    if status == LIKELY:
+        ways.append(Remedy("kind", (path, Placeholder("KIND"))))
+    return tuple(map(FLAGS, ways))
+
+
+# -- of a refusal -----------------------------------------------------------------------------------------------------
+
+
+def refused(document: Mapping[str, Any]) -> list[Line]:
+    """The layers of `MatchError.to_dict`: those that were paired, and those that a problem is about."""
+    asked = {problem["subject"]: number for number, problem in enumerate(document["problems"], 1)}
+    lines = [_paired(pair, asked, document["problems"]) for pair in document["paired"]]
+    known = {line.question for line in lines}
+    for path, number in asked.items():
+        problem = document["problems"][number - 1]
+        if number not in known and path and problem["about"] is None:  # else it is an option that is wrong
+            lines.append(Line(path, ASKED, problem["text"], question=number))
+    return lines
+
+
+def _paired(pair: Mapping[str, Any], asked: Mapping[str, int], problems: Sequence[Mapping[str, Any]]) -> Line:
+    path, kind, moved = pair["layer"], pair["kind"], [Moved(pair["sources"], pair["targets"])]
+    if number := asked.get(path) or asked.get(pair["into"]):
+        return Line(path, ASKED, problems[number - 1]["text"], kind, moved, question=number)
+    status, reason = LIKELY if pair["likely"] else CERTAIN, pair["reason"]
+    return Line(path, status, reason, kind, moved, _overruling(path, status, reason))
