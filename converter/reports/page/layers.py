@@ -1,17 +1,20 @@
 """The layers as the tree that they form: a module is opened and closed, and a table of the layers in it.
 
-Closing tags and quotes that HTML does without are left out of the rows: there are ten thousands of them.
+A page may have ten thousand rows, so each table is inside a ``noscript``: a text for a browser that runs the page's
+script, which makes rows of it when its module is opened, and a table for any other. Closing tags and quotes that HTML
+does without are left out of the rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from converter.reports.page.lines import ASKED, LIKELY, STATUSES, Line, Module, Moved, Tensor, tree
 from converter.reports.page.markup import code, count, css_class, option, shape, status, text
 
-#: So many layers are all shown at first; of more, the outermost modules and what is asked.
+#: So many layers are shown at once; of more, the outermost modules and what is asked.
 _ALL_OPEN = 120
 #: Deeper modules are not indented further.
 _DEEPEST = 8
@@ -20,8 +23,7 @@ _HEAD = "<thead><tr><th>layer<th>source<th>target<th>done<th>paired by</thead>"
 
 def layers(lines: Sequence[Line]) -> str:
     """All of them; the page's script searches in what has the class ``line``."""
-    root, small = tree(lines), len(lines) <= _ALL_OPEN
-    return _table(root.lines, "outermost", 0) + _modules(root, 0, small)
+    return _inside(tree(lines), "outermost", 0, len(lines) <= _ALL_OPEN)
 
 
 def counts(lines: Iterable[Line]) -> Counter[str]:
@@ -29,29 +31,54 @@ def counts(lines: Iterable[Line]) -> Counter[str]:
     return Counter(line.status for line in lines)
 
 
-def _modules(module: Module, depth: int, small: bool) -> str:
-    return "".join(_module(name, inner, depth, small) for name, inner in module.modules.items())
+def _inside(module: Module, called: str, depth: int, small: bool) -> str:
+    parts = []
+    for is_module, items in groupby(module.inside, key=lambda item: isinstance(item[1], Module)):
+        if is_module:
+            parts += [_module(name, item, depth, small) for name, item in items if isinstance(item, Module)]
+        else:
+            parts.append(_in_a_row([(name, item) for name, item in items if isinstance(item, Line)], called, depth))
+    return "".join(parts)
+
+
+def _in_a_row(lines: Sequence[tuple[str, Line]], called: str, depth: int) -> str:
+    """Layers that follow each other: a table, or very many of them in parts to be opened."""
+    if len(lines) <= _ALL_OPEN:
+        return _table(lines, called, depth)
+    parts = []
+    for start in range(0, len(lines), _ALL_OPEN):
+        part = lines[start : start + _ALL_OPEN]
+        name = f"{part[0][0]} … {part[-1][0]}"
+        parts.append(_folded(name, [line for _, line in part], _table(part, name, depth + 1), depth))
+    return "".join(parts)
+
+
+def _table(lines: Sequence[tuple[str, Line]], called: str, depth: int) -> str:
+    rows = "".join(_layer(name, line) for name, line in lines)
+    table = f'<table class="layers {_indent(depth)}" aria-label="{text(called)}">{_HEAD}{rows}</table>'
+    return f"<noscript class=rows>{table}</noscript>"
+
+
+def _folded(name: str, lines: Sequence[Line], body: str, depth: int, is_open: bool = False) -> str:
+    """What is opened and closed, with what is in it in short."""
+    number, tensors = counts(lines), sum(len(moved.targets) for line in lines for moved in line.moved)
+    marks = "".join(status(each, number[each]) for each in STATUSES if number[each])
+    size = f"{count(len(lines), 'layer')}, {count(tensors, 'tensor')}"
+    head = f"<summary>{code(name)} <span class=size>{size}</span> <span class=marks>{marks}</span></summary>"
+    return f'<details class="module {_indent(depth)}"{" open" if is_open else ""}>{head}{body}</details>'
 
 
 def _module(name: str, module: Module, depth: int, small: bool) -> str:
-    while not module.lines and len(module.modules) == 1:  # a chain of modules is one line
-        ((inner, module),) = module.modules.items()
+    while len(module.inside) == 1 and isinstance(module.inside[0][1], Module):  # a chain of modules is one
+        ((inner, module),) = module.inside  # type: ignore[assignment]
         name = f"{name}.{inner}"
-    lines = list(module.all_lines())
-    number = counts(lines)
-    is_open = " open" if small or depth == 0 or (number[ASKED] and len(lines) <= _ALL_OPEN) else ""
-    marks = "".join(status(each, number[each]) for each in STATUSES if number[each])
-    size = f"{count(len(lines), 'layer')}, {count(sum(len(line.moved) for line in lines), 'tensor')}"
-    head = f"<summary>{code(name)} <span class=size>{size}</span> <span class=marks>{marks}</span></summary>"
-    body = _table(module.lines, name, depth + 1) + _modules(module, depth + 1, small)
-    return f'<details class="module d{min(depth, _DEEPEST)}"{is_open}>{head}{body}</details>'
+    lines = list(module.lines)
+    is_open = small or depth == 0 or (counts(lines)[ASKED] > 0 and len(lines) <= _ALL_OPEN)
+    return _folded(name, lines, _inside(module, name, depth + 1, small), depth, is_open)
 
 
-def _table(lines: Sequence[tuple[str, Line]], module: str, depth: int) -> str:
-    if not lines:
-        return ""
-    body = "".join(_layer(name, line) for name, line in lines)
-    return f'<table class="layers d{min(depth, _DEEPEST)}" aria-label="{text(module)}">{_HEAD}{body}</table>'
+def _indent(depth: int) -> str:
+    return f"d{min(depth, _DEEPEST)}"
 
 
 def _layer(name: str, line: Line) -> str:
@@ -75,9 +102,8 @@ def _tensor(tensor: Tensor) -> str:
 
 
 def _ways(line: Line) -> str:
-    """What settles or overrules it: at hand where that is likely to be wanted."""
+    """Where it is asked, or what overrules it."""
     if line.question:
         return f"<a href=#q{line.question}>question {line.question}</a>"
-    if line.status == LIKELY:
-        return f"<div class=ways>overruled by {' '.join(map(option, line.options))}</div>"
-    return f"<details class=ways><summary>overrule</summary>{' '.join(map(code, line.options))}</details>"
+    ways = " ".join(map(option if line.status == LIKELY else code, line.options))
+    return f"<details class=ways><summary>overrule</summary>{ways}</details>"

@@ -51,36 +51,41 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 class Module(msgspec.Struct):
-    """A node of the tree: the layers that stand in it, by the names that they have there, and the modules below."""
+    """A node of the tree: the layers and modules in it, each with the name that it has there."""
 
-    lines: list[tuple[str, Line]] = []
-    modules: dict[str, Module] = {}
+    inside: list[tuple[str, Line | Module]] = []
 
-    def all_lines(self) -> Iterator[Line]:
-        yield from (line for _, line in self.lines)
-        for module in self.modules.values():
-            yield from module.all_lines()
+    @property
+    def lines(self) -> Iterator[Line]:
+        """All layers in it, and in the modules in it."""
+        for _, item in self.inside:
+            yield from (item,) if isinstance(item, Line) else item.lines
 
 
 def tree(lines: Iterable[Line]) -> Module:
-    """The modules that the paths form, numbered siblings in the order of their numbers."""
-    root = Module()
+    """The modules that the paths form."""
+    modules = {(): Module()}
+
+    def module(path: tuple[str, ...]) -> Module:
+        if path not in modules:
+            modules[path] = Module()
+            module(path[:-1]).inside.append((path[-1], modules[path]))
+        return modules[path]
+
     for line in lines:
         *around, name = split_path(line.path)
-        module = root
-        for part in around:
-            module = module.modules.setdefault(part, Module())
-        module.lines.append((name, line))
-    return _in_order(root)
+        module(tuple(around)).inside.append((name, line))
+    for each in modules.values():
+        each.inside = _in_order(each.inside)
+    return modules[()]
 
 
-def _in_order(module: Module) -> Module:
-    """Names that differ in a number alone follow each other, from where the first of them stands."""
+def _in_order(inside: Sequence[tuple[str, Line | Module]]) -> list[tuple[str, Line | Module]]:
+    """Names that differ in a number alone follow each other by it, from where the first of them stands."""
     first: dict[str, int] = {}
-    for position, name in enumerate(module.modules):
+    for position, (name, _) in enumerate(inside):
         first.setdefault(_letters(name), position)
-    names = sorted(module.modules, key=lambda name: (first[_letters(name)], natural_key(name)))
-    return Module(module.lines, {name: _in_order(module.modules[name]) for name in names})
+    return sorted(inside, key=lambda item: (first[_letters(item[0])], natural_key(item[0])))
 
 
 def _letters(name: str) -> str:

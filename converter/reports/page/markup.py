@@ -41,14 +41,20 @@ def option(line: str) -> str:
     return f'<span class="option">{code(line)}<button type="button" class="copy">Copy</button></span>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A plain table of cells that are HTML already; "" where it would be empty."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], searched: str = "") -> str:
+    """A plain table of cells that are HTML already; "" where it would be empty.
+
+    searched: the status of the rows, where the search of the page is to find them.
+    """
     names = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join(
-        "<tr>" + "".join(f'<td data-of="{name}">{cell}</td>' for name, cell in zip(head, row, strict=True)) + "</tr>"
-        for row in rows
-    )
+    row = f'<tr class="line" data-status="{css_class(searched)}">' if searched else "<tr>"
+    body = "".join(row + "".join(map(_cell, head, cells)) + "</tr>" for cells in rows)
     return f'<table class="plain"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>' if body else ""
+
+
+def _cell(of: str, cell: str) -> str:
+    """of: what it is, which a phone shows beside it."""
+    return f'<td data-of="{of}">{cell}</td>'
 
 
 def section(title: str, body: str, note: str = "") -> str:

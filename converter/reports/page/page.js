@@ -1,52 +1,81 @@
 "use strict";
 (() => {
-  const root = document.documentElement;
   const byId = (id) => document.getElementById(id);
   const search = byId("search");
   const modules = [...document.querySelectorAll(".module")].reverse(); // what is inside before what is around
-  const lines = [...document.querySelectorAll(".line")];
+  const tables = [...document.querySelectorAll("noscript.rows")].map((holder) => ({ holder, rows: null, lines: null, fits: null }));
+  const byHolder = new Map(tables.map((table) => [table.holder, table]));
+  const others = [...document.querySelectorAll("tr.line")];
   const filters = [...document.querySelectorAll("[data-show]")];
-  const texts = new Map();
   const wasOpen = new Map();
-  root.classList.add("js");
+  const OPENED = 300; // of more layers that are found, the modules stay closed
+  document.documentElement.classList.add("js");
 
-  /* All that a layer can be found by: its modules, and what its row says. */
-  function textOf(line) {
-    if (!texts.has(line)) {
-      let text = line.textContent;
-      for (let at = line.closest(".module"); at; at = at.parentElement.closest(".module"))
-        text += " " + at.firstElementChild.firstElementChild.textContent;
-      texts.set(line, text.toLowerCase());
+  /* A table is a text until it is looked at. */
+  function build(table) {
+    if (!table.lines) {
+      table.holder.insertAdjacentHTML("afterend", table.holder.textContent);
+      table.lines = [...table.holder.nextElementSibling.querySelectorAll(".line")];
     }
-    return texts.get(line);
+    table.lines.forEach((line, at) => { line.hidden = table.fits !== null && !table.fits[at]; });
+  }
+  function buildInside(parent) {
+    for (const child of parent.children) if (byHolder.has(child)) build(byHolder.get(child));
   }
 
-  /* While something is searched for, the modules that hold it are open; after that they are as they were. */
-  function fold(searching) {
-    for (const module of modules) {
-      const holds = module.querySelector(".line:not([hidden])") !== null;
-      module.hidden = !holds;
-      if (searching && !wasOpen.has(module)) wasOpen.set(module, module.open);
-      if (searching) module.open = holds;
-      else if (wasOpen.has(module)) module.open = wasOpen.get(module);
+  const MEANT = { "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#x27;": "'", "&amp;": "&" };
+  function modulesAround(node) {
+    let names = "";
+    for (let at = node.closest(".module"); at; at = at.parentElement.closest(".module"))
+      names += " " + at.firstElementChild.firstElementChild.textContent;
+    return names;
+  }
+  /* All that a layer is found by: its status, its modules, and what its row says. */
+  function rowsOf(table) {
+    if (!table.rows) {
+      const around = modulesAround(table.holder).toLowerCase();
+      table.rows = table.holder.textContent.split("<tbody class=line data-status=").slice(1).map((row) => ({
+        status: row.slice(0, row.indexOf(">")),
+        text: row.replace(/<[^>]*>/g, " ").replace(/&[^;]+;/g, (met) => MEANT[met] ?? met).toLowerCase() + around,
+      }));
     }
-    if (!searching) wasOpen.clear();
+    return table.rows;
   }
 
   function show() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const statuses = filters.filter((one) => one.ariaPressed === "true").map((one) => one.dataset.show);
     const searching = words.length > 0 || statuses.length > 0;
-    let found = 0;
-    for (const line of lines) {
-      const fits = (!statuses.length || statuses.includes(line.dataset.status))
-        && (!words.length || words.every((word) => textOf(line).includes(word)));
-      line.hidden = !fits;
-      found += fits;
+    const fits = (status, text) => (!statuses.length || statuses.includes(status)) && words.every((word) => text.includes(word));
+    let found = 0, all = others.length;
+    const holding = new Set();
+    for (const table of tables) {
+      table.fits = searching ? rowsOf(table).map((row) => fits(row.status, row.text)) : null;
+      const here = searching ? table.fits.filter(Boolean).length : 1;
+      found += here;
+      if (searching) all += table.rows.length;
+      for (let at = here && table.holder.closest(".module"); at && !holding.has(at); at = at.parentElement.closest(".module"))
+        holding.add(at);
+      if (table.lines) build(table);
     }
-    fold(searching);
-    byId("found").textContent = searching ? `${found} of ${lines.length} shown` : "";
+    for (const line of others) {
+      line.hidden = searching && !fits(line.dataset.status, line.textContent.toLowerCase());
+      found += !line.hidden;
+    }
+    fold(searching, holding, found <= OPENED);
+    byId("found").textContent = searching ? `${found.toLocaleString("en")} of ${all.toLocaleString("en")} shown` : "";
     byId("nothing").hidden = found > 0;
+  }
+
+  /* While something is searched for, the modules that hold it are open; after that they are as they were. */
+  function fold(searching, holding, opened) {
+    for (const module of modules) {
+      module.hidden = !holding.has(module);
+      if (searching && !wasOpen.has(module)) wasOpen.set(module, module.open);
+      if (searching && opened) module.open = !module.hidden;
+      else if (wasOpen.has(module)) module.open = wasOpen.get(module);
+    }
+    if (!searching) wasOpen.clear();
   }
 
   let waiting = 0;
@@ -55,6 +84,7 @@
     one.addEventListener("click", () => { one.ariaPressed = String(one.ariaPressed !== "true"); show(); });
   byId("open-all").addEventListener("click", () => modules.forEach((module) => { module.open = true; }));
   byId("close-all").addEventListener("click", () => modules.forEach((module) => { module.open = false; }));
+  document.addEventListener("toggle", (event) => { if (event.target.open) buildInside(event.target); }, true);
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && document.activeElement !== search) { event.preventDefault(); search.focus(); }
@@ -68,4 +98,6 @@
     button.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
+
+  document.querySelectorAll(".tree, .module[open]").forEach(buildInside);
 })();

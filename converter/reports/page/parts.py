@@ -31,9 +31,9 @@ def questions(problems: Sequence[Document]) -> str:
 def _alike(alike: Sequence[tuple[int, Document]]) -> str:
     summary = alike[0][1]["summary"]
     title = text(summary.format(count=len(alike))) if summary and len(alike) > 1 else ""
-    head = f"<h3>{title}</h3>" if title else ""
+    head = f"<h3>{title}</h3>{_wide(problem for _, problem in alike)}" if title else ""
     items = "".join(_question(number, problem) for number, problem in alike)
-    return f'<div class="asking">{head}{_wide(problem for _, problem in alike)}<ol class="questions">{items}</ol></div>'
+    return f'<div class="asking">{head}<ol class="questions">{items}</ol></div>'
 
 
 def _wide(problems: Iterable[Document]) -> str:
@@ -55,7 +55,7 @@ def _question(number: int, problem: Document) -> str:
 
 def left_out(items: Sequence[Document]) -> str:
     rows = ([status(LEFT_OUT), code(item["name"]), text(item["reason"])] for item in items)
-    return section(f"Left out: {count(len(items), 'name')}", table(("", "name", "why"), rows))
+    return section(f"Left out: {count(len(items), 'name')}", table(("", "name", "why"), rows, LEFT_OUT))
 
 
 def flattened(items: Iterable[Document]) -> str:
