@@ -301,6 +301,8 @@ def test_what_reuse_cannot_use_is_refused(tmp_path: Path) -> None:
         converter.reuse(EXAMPLE, net, map={"hidden": "0"}, dtype="float16")
     with pytest.raises(converter.ConversionError, match=r"^allow_missing='0': whatever nothing is taken for stays"):
         converter.reuse(EXAMPLE, net, map={"hidden": "0"}, allow_missing="0")
+    with pytest.raises(converter.ConversionError, match=r"^report='page.html': a page is of a whole conversion"):
+        converter.reuse(EXAMPLE, net, map={"hidden": "0"}, report="page.html")
 
 
 def test_reuse_reads_and_matches_as_convert_does(tmp_path: Path) -> None:

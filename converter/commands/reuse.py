@@ -87,7 +87,8 @@ def reuse(
         raise ConversionError(Problem(text, "option", "allow_missing", about=about))
     if write.report is not None:
         about = Remedy("report", write.report)
-        raise ConversionError(Problem("a page is of a whole conversion: leave this out.", "option", "report", about=about))
+        text = "a page is of a whole conversion: leave this out."
+        raise ConversionError(Problem(text, "option", "report", about=about))
     hints = Hints.of(match)
     with ExitStack() as stack:
         inputs = as_inputs(example_input)

@@ -64,7 +64,7 @@ class Module(msgspec.Struct):
 
 def tree(lines: Iterable[Line]) -> Module:
     """The modules that the paths form."""
-    modules = {(): Module()}
+    modules: dict[tuple[str, ...], Module] = {(): Module()}
 
     def module(path: tuple[str, ...]) -> Module:
         if path not in modules:
