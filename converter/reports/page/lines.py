@@ -130,12 +130,13 @@ def _overruling(path: str, status: str, reason: str) -> tuple[str, ...]:
 
 def refused(document: Mapping[str, Any]) -> list[Line]:
     """The layers of `MatchError.to_dict`: those that were paired, and those that a problem is about."""
-    asked = {problem["subject"]: number for number, problem in enumerate(document["problems"], 1)}
-    lines = [_paired(pair, asked, document["problems"]) for pair in document["paired"]]
-    known = {line.question for line in lines}
+    problems = document["problems"]
+    asked = {path: at for at, problem in enumerate(problems, 1) for path in (problem["subject"], *problem["alike"])}
+    lines = [_paired(pair, asked, problems) for pair in document["paired"]]
+    known = {pair[end] for pair in document["paired"] for end in ("layer", "into")}
     for path, number in asked.items():
-        problem = document["problems"][number - 1]
-        if number not in known and path and problem["about"] is None:  # else it is an option that is wrong
+        problem = problems[number - 1]
+        if path and path not in known and problem["about"] is None:  # else it is an option that is wrong
             lines.append(Line(path, ASKED, problem["text"], question=number))
     return lines
 

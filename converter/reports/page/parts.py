@@ -30,7 +30,11 @@ def questions(problems: Sequence[Document]) -> str:
 
 def _alike(alike: Sequence[tuple[int, Document]]) -> str:
     summary = alike[0][1]["summary"]
-    title = text(summary.format(count=len(alike))) if summary and len(alike) > 1 else ""
+    title = (
+        text(summary.format(count=sum(1 + len(problem["alike"]) for _, problem in alike)))
+        if summary and len(alike) > 1
+        else ""
+    )
     head = f"<h3>{title}</h3>{_wide(problem for _, problem in alike)}" if title else ""
     items = "".join(_question(number, problem) for number, problem in alike)
     return f'<div class="asking">{head}<ol class="questions">{items}</ol></div>'
