@@ -144,6 +144,8 @@ class ConversionError(Exception):
             for name in ("remedies", "wide"):
                 for remedy, document in zip(getattr(problem, name), entry[name], strict=True):
                     document["said"] = language(remedy)
+            if problem.about:
+                entry["about"]["said"] = language(problem.about)
             problems.append(entry)
         return {"error": type(self).__name__, "message": self.said(language), "problems": problems}
 
@@ -172,21 +174,48 @@ class MissingLibraryError(ConversionError):
     """An optional library is needed for this one format or net, and is not installed."""
 
 
-class MatchError(ConversionError):
-    """Layers that could not be paired. Holds every problem of the conversion, not just the first."""
+class NamedShape(msgspec.Struct, frozen=True, gc=False):
+    name: str
+    shape: tuple[int, ...]
 
-    def __init__(self, problems: Sequence[str | Problem], source: str = "") -> None:
+
+class Paired(msgspec.Struct, frozen=True, gc=False):
+    """Two layers that had found each other before the conversion was refused.
+
+    layer, into: their paths in the source and in the target; sources, targets: their tensors.
+    """
+
+    layer: str
+    into: str
+    kind: str
+    sources: tuple[NamedShape, ...]
+    targets: tuple[NamedShape, ...]
+    reason: str
+    likely: bool
+
+
+class MatchError(ConversionError):
+    """Layers that could not be paired. Holds every problem of the conversion, not just the first.
+
+    paired: what could be. Some of these may have a problem, too.
+    """
+
+    def __init__(self, problems: Sequence[str | Problem], source: str = "", paired: Iterable[Paired] = ()) -> None:
         self.source = source
+        self.paired = tuple(paired)
         self.problems = tuple(item if isinstance(item, Problem) else Problem(item) for item in problems)
         Exception.__init__(self, grouped(self.problems, KEYWORDS))
 
     def of(self, source: str) -> MatchError:
         """The same error, said of this file."""
-        return MatchError(self.problems, source)
+        return MatchError(self.problems, source, self.paired)
 
     def said(self, language: Language = KEYWORDS) -> str:
         text = grouped(self.problems, language)
         return f"{printable(self.source)}: {text}" if self.source else text
+
+    def to_dict(self, language: Language = KEYWORDS) -> dict[str, Any]:
+        return {**super().to_dict(language), "source": self.source, "paired": msgspec.to_builtins(self.paired)}
 
 
 class CloneWarning(UserWarning):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_t
 
 import msgspec
 
-from converter.errors import ConversionError, Placeholder, Problem, Remedy
+from converter.errors import ConversionError, Placeholder, Problem, Remedy, near_misses
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 #: Channels and spatial positions of tensors that stand side by side before a layer: ``64x49+4`` is 64 channels at 49
@@ -173,10 +173,8 @@ class Options(msgspec.Struct, frozen=True):
                     msgspec.structs.force_setattr(self, name, option.values.check(value))
                 except ValueError as error:
                     met = _shown(value)
-                    said = (
-                        Placeholder(met) if isinstance(value, tuple) or len(met) > _LONG else value
-                    )  # as it was typed
-                    about = Remedy(name, said)
+                    as_typed = not isinstance(value, tuple) and len(met) <= _LONG
+                    about = Remedy(name, value if as_typed else Placeholder(met))
                     raise ConversionError(Problem(f"{error}.", "option", name, met=met, about=about)) from None
 
     def to_dict(self) -> dict[str, Any]:
@@ -296,6 +294,9 @@ class WriteOptions(Options, frozen=True):
     ] = None
     workers: Annotated[int | None, Option("Threads.  [default: by the processors]", COUNT, "N", recorded=False)] = None
     force: Annotated[bool, Option("Replace an output that exists.", FLAG, recorded=False)] = False
+    report: Annotated[
+        str | None, Option("Write a page to look at (HTML), also of what is refused.", PATH, "FILE", recorded=False)
+    ] = None
 
 
 class ReuseOptions(Options, frozen=True):
@@ -345,6 +346,7 @@ class WriteKeywords(TypedDict, total=False):
     memory: int | str | None
     workers: int | None
     force: bool
+    report: StrPath | None
 
 
 class PartKeywords(TypedDict, total=False):
@@ -391,9 +393,7 @@ def check_keywords(keywords: Mapping[str, Any], records: Records, *allowed: type
     names = [name for record in allowed for name in options_of(record)]
     for name in keywords:
         if name not in names:
-            import difflib
-
-            near = difflib.get_close_matches(name, names, 1)
+            near = near_misses(name, names)
             raise TypeError(f"unexpected keyword argument '{name}'" + (f". Did you mean '{near[0]}'?" if near else ""))
     for item in [records] if isinstance(records, Options) else records:
         if not isinstance(item, allowed):

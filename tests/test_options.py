@@ -84,7 +84,7 @@ COMMANDS: dict[str, tuple[tuple[type[Options], ...], set[str], set[str]]] = {
     "verify": ((MatchOptions, ReadOptions), set(), {"--from", "--to", "--json"}),
     "reuse": (
         (ReuseOptions, MatchOptions, ReadOptions, WriteOptions),
-        {"allow_missing"},
+        {"allow_missing", "report"},
         {"--into", "--output", "--from", "--to", "--dry-run", "--json"},
     ),
     "schema infer": ((MatchOptions, ReadOptions), set(), {"--from", "--to", "--example-input"}),
@@ -167,6 +167,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("flatten_fix", 0, "expected True or False"),
     ("strict", "yes", "expected True or False"),
     ("format", 5, "expected a text"),
+    ("report", 3, "expected a path"),
     ("dtype", "int8", "unknown dtype 'int8'. There are float16, bfloat16, float32, float64"),
     ("max_shard_size", "huge", "'huge' is an invalid size. Say it like 5GB, 500MB or 2GiB"),
     ("max_shard_size", 0, "expected an integer of at least 1"),
@@ -300,6 +301,8 @@ def test_what_reuse_cannot_use_is_refused(tmp_path: Path) -> None:
         converter.reuse(EXAMPLE, net, map={"hidden": "0"}, dtype="float16")
     with pytest.raises(converter.ConversionError, match=r"^allow_missing='0': whatever nothing is taken for stays"):
         converter.reuse(EXAMPLE, net, map={"hidden": "0"}, allow_missing="0")
+    with pytest.raises(converter.ConversionError, match=r"^report='page.html': a page is of a whole conversion"):
+        converter.reuse(EXAMPLE, net, map={"hidden": "0"}, report="page.html")
 
 
 def test_reuse_reads_and_matches_as_convert_does(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ converter reuse old.params --into new.pt --layers 'encoder.*' --map encoder.0=st
 @click.option("-o", "--output", metavar="PATH", help="The merged file.  [default: reused-NEW, beside NEW]")
 @click.option("--from", "old_framework", metavar="NAME", help="Whose names OLD has, where its format leaves that open.")
 @click.option("--to", "new_framework", metavar="NAME", help="Whose names NEW has, where its format leaves that open.")
-@options(ReuseOptions, MatchOptions, ReadOptions, WriteOptions, without=("allow_missing",))
+@options(ReuseOptions, MatchOptions, ReadOptions, WriteOptions, without=("allow_missing", "report"))
 @click.option("--dry-run", is_flag=True, help="Show what would be taken and why, and write nothing.")
 @json_option
 def reuse(old: str, into: str, as_json: bool, **others: Any) -> None:

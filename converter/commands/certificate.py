@@ -29,7 +29,7 @@ from converter.endpoints.endpoint import Endpoint
 from converter.endpoints.replacing import refuse_part, refuse_read
 from converter.errors import ConversionError, OutputError, Remedy, UnsafeFileError
 from converter.execution.jobs import compute
-from converter.formats.atomic import discard, disk, partial_path, publish
+from converter.formats.atomic import write_text
 from converter.formats.io.json import read_json
 from converter.formats.locations import is_url, location
 from converter.live.user_code import is_name
@@ -202,13 +202,7 @@ def left_out_of(plan: TensorPlan) -> tuple[dict[str, str], ...]:
 
 def _write(path: Path, document: Certificate) -> None:
     text = json.dumps(msgspec.to_builtins(document), indent=1, ensure_ascii=False) + "\n"
-    partial = partial_path(path)
-    try:
-        with disk(path):
-            partial.write_text(text, encoding="utf-8")
-            publish([(partial, path)])
-    finally:
-        discard(partial)
+    write_text(path, text)
 
 
 def seal_of(document: Certificate) -> str:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from converter.commands.plan import Plan, as_inputs, opened_source, refuse_unused
+from converter.commands.report_page import files_of, paged
 from converter.endpoints.destination import destination, own_framework, parse_direction
 from converter.endpoints.endpoint import clone_of, opened
 from converter.endpoints.replacing import refuse_existing
@@ -80,10 +81,11 @@ def convert(
         refuse_existing(target, end.files, write.force)
         if certificate is not None:
             refuse_place(certificate, target, end, clone, (read, match))
-        planned = Plan(end, way.target, clone, hints, target.form)
-        if dry_run:
-            return planned.report_for(target, write)
-        report = planned.write_to(target, write, executor, progress)
+        with paged(write, target, files_of(end, clone)) as kept:
+            planned = Plan(end, way.target, clone, hints, target.form)
+            if dry_run:
+                return kept(planned.report_for(target, write))
+            report = kept(planned.write_to(target, write, executor, progress))
         if certificate is not None:
             assert end.weights is not None
             certify(certificate, report, end.weights, direction, like, (read, match, write))
@@ -119,7 +121,8 @@ def save(
         clone = clone_of(like, stack, target.name, inputs) if like is not None else None
         output = destination(end, clone, target, path, write)
         refuse_existing(output, (), write.force)
-        return Plan(end, target, clone, hints, output.form, architecture).write_to(output, write)
+        with paged(write, output, files_of(clone)) as kept:
+            return kept(Plan(end, target, clone, hints, output.form, architecture).write_to(output, write))
 
 
 def load_into(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from msgspec.structs import replace
 
+from converter.commands.report_page import files_of, paged
 from converter.core.contents import LeftOut
 from converter.core.layers import Net
 from converter.endpoints.checkpoint import Weights
@@ -207,7 +208,8 @@ class Plan:
             write = replace(write, format=self.form.name)
         end = destination(self.source, self.clone, self.target, path, write)
         refuse_existing(end, self.source.files, write.force)
-        return self.write_to(end, write, executor, progress)
+        with paged(write, end, files_of(self.source, self.clone)) as kept:
+            return kept(self.write_to(end, write, executor, progress))
 
     def write_to(
         self,

@@ -85,6 +85,10 @@ def reuse(
         about = Remedy("allow_missing", match.allow_missing[0])
         text = "whatever nothing is taken for stays as it is: leave this out."
         raise ConversionError(Problem(text, "option", "allow_missing", about=about))
+    if write.report is not None:
+        about = Remedy("report", write.report)
+        text = "a page is of a whole conversion: leave this out."
+        raise ConversionError(Problem(text, "option", "report", about=about))
     hints = Hints.of(match)
     with ExitStack() as stack:
         inputs = as_inputs(example_input)

@@ -88,6 +88,17 @@ def publish(moves: Sequence[tuple[Path, Path]]) -> None:
         _sync_file(folder)
 
 
+def write_text(final: Path, text: str) -> None:
+    """A small file, which is there as a whole or not at all. Raises OutputError."""
+    partial = partial_path(final)
+    try:
+        with disk(final):
+            partial.write_text(text, encoding="utf-8")
+            publish([(partial, final)])
+    finally:
+        discard(partial)
+
+
 def former_paths(final: Path) -> list[Path]:
     """What a kill during `publish` left of the former result; usually nothing."""
     return sorted(final.parent.glob(f".{escape(final.name)}.????????.former"))

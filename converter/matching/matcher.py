@@ -17,7 +17,7 @@ import numpy as np
 
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
-from converter.errors import MatchError, Problem, Remedy, listed
+from converter.errors import MatchError, NamedShape, Paired, Problem, Remedy, listed
 from converter.matching import problems as questions
 from converter.matching.compatibility import disagreement, noted, shapes
 from converter.matching.evidence import ONLY_ONE, POSITION, Evidence
@@ -43,6 +43,15 @@ class Pair(msgspec.Struct, frozen=True, gc=False):
     target: Layer
     reason: str
     likely: bool = False
+
+    @property
+    def told(self) -> Paired:
+        """As an error has it."""
+        source, target = self.source, self.target
+        sources, targets = (
+            tuple(NamedShape(spec.name, spec.shape) for spec in end.tensors) for end in (source, target)
+        )
+        return Paired(source.path, target.path, source.kind, sources, targets, self.reason, self.likely)
 
 
 class Matched(msgspec.Struct, frozen=True):
@@ -73,9 +82,10 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
 
 def check_strict(pairs: Iterable[Pair]) -> None:
     """Raises MatchError for pairs that rest on less than a name."""
+    pairs = list(pairs)
     problems = [not_certain(pair, pair.reason) for pair in pairs if pair.reason not in CERTAIN]
     if problems:
-        raise MatchError(problems)
+        raise MatchError(problems, paired=(pair.told for pair in pairs))
 
 
 def not_certain(pair: Pair, reason: str) -> Problem:
@@ -248,7 +258,7 @@ class Matcher:
                 surplus.append(questions.without_counterpart(layer, modules[path], fitting))
         self.problems += questions.in_modules(surplus, self.source)
         if self.problems:
-            raise MatchError(self.problems)
+            raise MatchError(self.problems, paired=(pair.told for pair in self.pairs))
 
     def misfit(self, pair: Pair) -> Problem:
         text = disagreement(pair.source, pair.target, self.same_framework)

@@ -96,7 +96,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
             cache.add(pair, possible[0])
         else:
             problems.append(no_shape(pair))
-    steps = assembled(cache, problems)
+    steps = assembled(cache, problems, fixed_pairs)
     kept, links = _without_repeats(steps, source) if framework.keeps_aliases else (steps, {})
     specs = tuple(step.target for step in kept)
     origin = replace(source, ordered=source.ordered or hints.schema is not None)

@@ -93,7 +93,7 @@ def plan_matched(
             problems.append(undecided(in_doubt(pair, possible), has_clone=True))
         else:
             cache.add(pair, possible[0])
-    steps = {step.target.name: step for step in assembled(cache, problems)}
+    steps = {step.target.name: step for step in assembled(cache, problems, pairs)}
     for name, twin in {**matched.ties.copies, **repeating}.items():
         steps[name] = replace(steps[twin], target=replace(steps[twin].target, name=name), reason=tied_to(twin))
     for layer in matched.kept:
@@ -152,8 +152,8 @@ def left_out_of(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
     return (*source.left_out, *unused)
 
 
-def assembled(cache: StepCache, problems: list[Problem]) -> tuple[Step, ...]:
-    """The steps. Raises MatchError with the problems so far and those that occur here."""
+def assembled(cache: StepCache, problems: list[Problem], pairs: Iterable[Pair]) -> tuple[Step, ...]:
+    """The steps of these pairs. Raises MatchError with the problems so far and those that occur here."""
     steps: tuple[Step, ...] = ()
     try:
         steps = cache.steps()
@@ -161,7 +161,7 @@ def assembled(cache: StepCache, problems: list[Problem]) -> tuple[Step, ...]:
         problems += error.problems
     problems += [problem for step in steps for problem in lossy(step)]
     if problems:
-        raise MatchError(problems)
+        raise MatchError(problems, paired=(pair.told for pair in pairs))
     return steps
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec.structs import asdict
@@ -17,6 +17,10 @@ from converter.reports.tables import shape_dict, table
 
 #: What is said once of all that is likely. {}: how many layers are, and of how many.
 LIKELY = "likely, and not certain: {} of {} layers ('map' and 'kind' say otherwise, 'strict' refuses them)"
+
+
+class HasDict(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -45,6 +49,12 @@ class Report(msgspec.Struct, frozen=True):
             "flatten": [asdict(item) for item in self.plan.flattened],
             "checklist": [asdict(check) for check in self.checks],
         }
+
+    def html(self, proof: HasDict | None = None) -> str:
+        """A page to look at, in one file. proof: what `converter.verify` found, to stand beside the layers."""
+        from converter.reports.page.write import page_of_report  # few conversions are looked at
+
+        return page_of_report(self.to_dict(), proof.to_dict() if proof is not None else None)
 
     def __str__(self) -> str:
         rows = [["layer", "kind", "source", "", "target", "done", "paired by"]]
