@@ -215,7 +215,7 @@ def test_two_layers_that_cannot_be_told_apart(tmp_path: Path, capsys: pytest.Cap
         {f"params/{n}/{r}": np.ones(s, np.float32) for n in "cd" for r, s in (("kernel", (4, 4)), ("bias", (4,)))},
     )
     message = refused(capsys, "torch->flax", source, "--like", clone)
-    assert "'c' of the clone could be 'a', 'b'. Say --map a=c or --map b=c." in message
+    assert "'c', 'd' of the clone could each be 'a', 'b'. Say --map a=c or --map b=c." in message
     ok(capsys, "torch->flax", source, "--like", clone, "--map", "a=d")
 
 
