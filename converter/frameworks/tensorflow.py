@@ -37,7 +37,8 @@ from converter.errors import ConversionError
 from converter.formats.keras.config import OWN
 from converter.frameworks import keras_layers, linear
 from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter, unknown
-from converter.frameworks.cells import stacked_cell, without_old_cells
+from converter.frameworks.cells import stacked_cell
+from converter.frameworks.tensorflow_folded import with_folded_cells
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _KERNELS = (("kernel", "input", "in (g h)"), ("recurrent_kernel", "recurrent", "r (g h)"))
@@ -164,7 +165,7 @@ class TensorFlow(Framework):
         else:
             parts = classed((_SPLIT[dialect](spec) for spec in contents.specs), contents)
         return linear.with_attentions(
-            keras_layers.with_separable(keras_layers.with_cells(without_old_cells(parts))), keras_layers.projection
+            keras_layers.with_separable(keras_layers.with_cells(with_folded_cells(parts))), keras_layers.projection
         )
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:

@@ -54,7 +54,13 @@ UNKNOWN: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
             {f"rnn/{name}/kernel{value}": (9, 16), f"rnn/{name}/bias{value}": (16,)},
         )
         for framework, value in (("flax", ""), ("tensorflow", VALUE))
-        for name in ("lstm_cell", "basic_lstm_cell", "multi_rnn_cell/cell_0/lstm_cell", "gru_cell/gates", "rnn_cell_1")
+        for name in (
+            "my_lstm_cell",
+            "conv_lstm_cell",
+            "multi_rnn_cell/cell_0/nas_lstm_cell",
+            "gru_cell/gates",
+            "rnn_cell_1",
+        )
     },
 }
 
