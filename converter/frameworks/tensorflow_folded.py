@@ -62,8 +62,8 @@ def _with_old_cells(parts: Sequence[Part]) -> list[Part]:
     cells: dict[tuple[str, ...], dict[str, Part]] = {}
     for part in parts:
         if part.path in found:
-            cell, inside = found[part.path]
-            cells.setdefault(cell, {})[f"{inside}.{_OLDER.get(part.leaf, part.leaf)}"] = part
+            path, inside = found[part.path]
+            cells.setdefault(path, {})[f"{inside}.{_OLDER.get(part.leaf, part.leaf)}"] = part
     made = {path: _as_keras(path, tensors) for path, tensors in cells.items()}
     if not any(made.values()):
         return parts

@@ -44,11 +44,11 @@ _UNWRAP = (
     "(torch.nn.utils.parametrize.remove_parametrizations) and save it again"
 )
 _OLD_CELL = (
-    "is a cell of TensorFlow 1 or CuDNN ({0}), which is read, and written only for a source that has the same. Save a "
-    "clone with today's layers (LSTM, GRU, SimpleRNN)"
+    "is a cell of TensorFlow 1, CuDNN or Haiku ({0}), which is read, and written only for a source that has the same. "
+    "Save a clone with today's layers (LSTM, GRU, SimpleRNN)"
 )
-#: What makes a tensor of its pieces (`Stored.fold`; not used where both nets have these) -> what each piece is, whatever
-#: its name, and why a clone does not take the whole. (Old names and those of parametrizations go into each other.)
+#: What makes a tensor of its pieces (`Stored.fold`; not used where both nets have these) -> what each piece is, by
+#: whatever name, and why a clone does not take the whole. (Old names and those of parametrizations go into each other.)
 _PIECES: Mapping[type, tuple[tuple[str, ...], str]] = {
     FoldWeightNorm: (("magnitude", "direction"), _UNWRAP),
     FoldSpectralNorm: (("kernel", "left", "right"), _UNWRAP),
