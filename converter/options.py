@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_t
 
 import msgspec
 
-from converter.errors import ConversionError, Placeholder, Problem, Remedy
+from converter.errors import ConversionError, Placeholder, Problem, Remedy, near_misses
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 #: Channels and spatial positions of tensors that stand side by side before a layer: ``64x49+4`` is 64 channels at 49
@@ -48,9 +48,6 @@ class Option(msgspec.Struct, frozen=True):
     values: Values
     metavar: str = ""
     recorded: bool = True
-
-
-# -- checks -----------------------------------------------------------------------------------------------------------
 
 
 def _expected(kind: Any, what: str, also: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], Any]:
@@ -173,9 +170,8 @@ class Options(msgspec.Struct, frozen=True):
                     msgspec.structs.force_setattr(self, name, option.values.check(value))
                 except ValueError as error:
                     met = _shown(value)
-                    said = (
-                        Placeholder(met) if isinstance(value, tuple) or len(met) > _LONG else value
-                    )  # as it was typed
+                    as_typed = not isinstance(value, tuple) and len(met) <= _LONG
+                    said = value if as_typed else Placeholder(met)
                     about = Remedy(name, said)
                     raise ConversionError(Problem(f"{error}.", "option", name, met=met, about=about)) from None
 
@@ -242,6 +238,10 @@ class MatchOptions(Options, frozen=True):
         ),
     ] = {}
     heads: Annotated[Mapping[str, int], Option("Number of heads of an attention. Repeatable.", COUNTS, "LAYER=N")] = {}
+    rotary: Annotated[
+        Mapping[str, str],
+        Option("N heads, of which the clone rotates halves, or neighbours. Repeatable.", TEXTS, "LAYER=N:halves"),
+    ] = {}
     flatten: Annotated[
         Mapping[str, Channels],
         Option(
@@ -327,6 +327,7 @@ class MatchKeywords(TypedDict, total=False):
     strip: str | Iterable[str]
     kind: Mapping[str, str]
     heads: Mapping[str, int]
+    rotary: Mapping[str, str]
     flatten: Mapping[str, int | str]
     unflatten: Mapping[str, int]
     flatten_fix: bool
@@ -391,9 +392,7 @@ def check_keywords(keywords: Mapping[str, Any], records: Records, *allowed: type
     names = [name for record in allowed for name in options_of(record)]
     for name in keywords:
         if name not in names:
-            import difflib
-
-            near = difflib.get_close_matches(name, names, 1)
+            near = near_misses(name, names)
             raise TypeError(f"unexpected keyword argument '{name}'" + (f". Did you mean '{near[0]}'?" if near else ""))
     for item in [records] if isinstance(records, Options) else records:
         if not isinstance(item, allowed):
