@@ -175,6 +175,28 @@ def test_directions_and_layers_are_found(tmp_path: Path, around: str, paths: lis
         assert {layer.kind for layer in source.layers} == {"lstm"}
 
 
+def test_the_averages_of_a_checkpoint(tmp_path: Path) -> None:
+    """Of `tf.train.ExponentialMovingAverage`; what has no average (a moving mean) is taken as it is."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        kernel, mean = v1.get_variable("fc/kernel", (3, 4)), v1.get_variable("bn/moving_mean", (4,))
+        averaged = tf.train.ExponentialMovingAverage(0.9).apply([kernel])
+        session.run(v1.global_variables_initializer())
+        session.run(v1.assign(kernel, kernel + 1))
+        session.run(averaged)
+        average = session.run("fc/kernel/ExponentialMovingAverage:0")
+        values = session.run([kernel, mean])
+        path = v1.train.Saver().save(session, str(tmp_path / "net.ckpt"))
+    with converter.open(path) as plain, converter.open(path, key="ExponentialMovingAverage") as averages:
+        assert list(plain) == list(averages) == ["bn/moving_mean", "fc/kernel"]
+        np.testing.assert_array_equal(plain["fc/kernel"], values[0])
+        np.testing.assert_array_equal(averages["fc/kernel"], average)
+        np.testing.assert_array_equal(averages["bn/moving_mean"], values[1])
+        assert not np.array_equal(average, values[0])
+        assert "--key ExponentialMovingAverage" in plain.contents.left_out[0].reason
+    with pytest.raises(converter.FormatError, match="no variable has an average 'ema'"):
+        converter.open(path, key="ema")
+
+
 # --- CuDNN: its layers save on any machine, and run on none without a GPU; so Keras 2 turns their files, too
 
 

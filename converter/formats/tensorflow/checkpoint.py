@@ -22,7 +22,15 @@ from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.files import Beside
 from converter.formats.tensorflow.bundle import Bundle
 from converter.formats.tensorflow.bundle_writer import FileWriter
-from converter.formats.tensorflow.object_graph import GRAPH_KEY, OPTIMIZER, SUFFIX, ObjectGraph, why_left_out
+from converter.formats.tensorflow.object_graph import (
+    AVERAGE,
+    GRAPH_KEY,
+    OPTIMIZER,
+    SUFFIX,
+    ObjectGraph,
+    averages,
+    why_left_out,
+)
 from converter.formats.tensorflow.paths import STATE_FILE, find_prefix, indexes, prefix_of, state_of
 from converter.formats.tensorflow.protowire import WireError
 from converter.formats.tensorflow.table import is_table
@@ -57,10 +65,11 @@ class FileReader(Reader):
     """Reads the index at once, tensors when asked: a read-only view of the mapped data file.
 
     A tensor that was saved in slices is put together. Checksums are verified unless
-    ``options.checksums`` is False.
+    ``options.checksums`` is False. ``options.key`` is what averages of variables are called (TensorFlow 1): then the
+    variables are read as their averages.
     """
 
-    takes = frozenset({"step"})
+    takes = frozenset({"step", "key"})
 
     dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
     parallel = True
@@ -69,6 +78,12 @@ class FileReader(Reader):
         """files: of the checkpoint that the path is only a part of."""
         super().__init__(path, options)
         self._bundle = Bundle(find_prefix(path, options.step), files or Beside(path), options.checksums)
+        #: Variable -> its average.
+        self._averages = averages(self._bundle.entries, options.key or AVERAGE)
+        if options.key is not None and not self._averages:
+            self.close()
+            known = f" There is '{AVERAGE}'." if averages(self._bundle.entries, AVERAGE) else ""
+            raise FormatError(self.path, f"no variable has an average '{options.key}'.{known}")
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -91,7 +106,7 @@ class FileReader(Reader):
         )
 
     def read(self, name: str) -> Array:
-        return self._bundle.read(name)
+        return self._bundle.read(self._averages.get(name, name) if self.options.key else name)
 
     def _spec(self, name: str) -> TensorSpec:
         entry = self._bundle.entries[name]
@@ -118,7 +133,9 @@ class FileReader(Reader):
     def _reasons(self) -> Mapping[str, str]:
         """name -> why it is not a weight."""
         optimizer = self._graph.optimizer_keys() if self._graph else set()
-        reasons = dict(self._again())
+        of_average = "an average, which --key {0} takes" if self.options.key is None else "taken for its variable"
+        reasons = {name: of_average.format(AVERAGE) for name in self._averages.values()}
+        reasons |= self._again()
         for name in self._names:
             entry = self._bundle.entries[name]
             why = OPTIMIZER if name in optimizer else why_left_out(name, self._bundle.entries)
