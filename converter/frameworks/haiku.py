@@ -65,8 +65,8 @@ def _in_place(part: Part) -> Part:
 
 
 def _renamed(part: Part, leaves: set[str]) -> list[Part]:
-    *around, name = "", *split_path(part.path)
-    if name == "linear" and re.fullmatch(r"lstm(_\d+)?", around[-1]):
+    *_, name = "", *split_path(part.path)
+    if re.search(r"(^|/)lstm(_\d+)?/linear/[wb]$", part.spec.name):  # no method between, for its own makes it
         return _of_lstm(part)
     if "transpose" in name:  # whose kernel runs as that of Flax, with the channels as in PyTorch
         return [part]
@@ -87,6 +87,8 @@ def _of_lstm(part: Part) -> list[Part]:
     """The joined kernel, or the bias, of an LSTM as those of an `OptimizedLSTMCell` of nnx."""
     path = join_path(split_path(part.path)[:-1])
     rows, hidden = part.spec.shape[0], part.spec.shape[-1] // 4
+    if part.spec.shape[-1] % 4 or (part.leaf == "w" and hidden >= rows):
+        return [part]
     folds = {
         "w": {
             "dense_i.kernel": JoinedGates(_GATES, (0, rows - hidden)),
@@ -96,6 +98,6 @@ def _of_lstm(part: Part) -> list[Part]:
     }
     return [
         Part(replace(made, name=f"{path}.{leaf}"), path, leaf, "", (part.spec,), fold)
-        for leaf, fold in folds.get(part.leaf, {}).items()
+        for leaf, fold in folds[part.leaf].items()
         for made in fold.infer((part.spec,))
     ]
