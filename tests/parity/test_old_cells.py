@@ -179,11 +179,12 @@ def test_the_averages_of_a_checkpoint(tmp_path: Path) -> None:
     """Of `tf.train.ExponentialMovingAverage`; what has no average (a moving mean) is taken as it is."""
     with tf.Graph().as_default(), v1.Session() as session:
         kernel, mean = v1.get_variable("fc/kernel", (3, 4)), v1.get_variable("bn/moving_mean", (4,))
-        averaged = tf.train.ExponentialMovingAverage(0.9).apply([kernel])
+        moving = tf.train.ExponentialMovingAverage(0.9)
+        averaged = moving.apply([kernel])
         session.run(v1.global_variables_initializer())
         session.run(v1.assign(kernel, kernel + 1))
         session.run(averaged)
-        average = session.run("fc/kernel/ExponentialMovingAverage:0")
+        average = session.run(moving.average(kernel))
         values = session.run([kernel, mean])
         path = v1.train.Saver().save(session, str(tmp_path / "net.ckpt"))
     with converter.open(path) as plain, converter.open(path, key="ExponentialMovingAverage") as averages:
