@@ -50,9 +50,6 @@ class Option(msgspec.Struct, frozen=True):
     recorded: bool = True
 
 
-# -- checks -----------------------------------------------------------------------------------------------------------
-
-
 def _expected(kind: Any, what: str, also: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], Any]:
     """Takes values of this type for which ``also`` is true."""
 
@@ -240,6 +237,10 @@ class MatchOptions(Options, frozen=True):
         ),
     ] = {}
     heads: Annotated[Mapping[str, int], Option("Number of heads of an attention. Repeatable.", COUNTS, "LAYER=N")] = {}
+    rotary: Annotated[
+        Mapping[str, str],
+        Option("N heads, of which the clone rotates halves, or neighbours. Repeatable.", TEXTS, "LAYER=N:halves"),
+    ] = {}
     flatten: Annotated[
         Mapping[str, Channels],
         Option(
@@ -328,6 +329,7 @@ class MatchKeywords(TypedDict, total=False):
     strip: str | Iterable[str]
     kind: Mapping[str, str]
     heads: Mapping[str, int]
+    rotary: Mapping[str, str]
     flatten: Mapping[str, int | str]
     unflatten: Mapping[str, int]
     flatten_fix: bool

@@ -38,6 +38,20 @@ class Sum(Op, frozen=True):
         return Fill(tuple(i for i in range(sum(self.counts)) if i not in starts), 0)
 
 
+class SumOfHalves(Each, frozen=True):
+    """The two halves of a vector are added up: the biases of a CuDNN cell, for the inputs and for the state."""
+
+    done = "biases added up"
+
+    def shaped(self, shape: Shape) -> Shape:
+        return (shape[0] // 2,)
+
+    def made(self, array: Array) -> Array:
+        first, second = np.split(array, 2)
+        result: Array = first + second
+        return result
+
+
 class FoldWeightNorm(Op, frozen=True):
     """Magnitude and direction become the kernel that they stand for: g * v / |v|, the norm over all axes that g
     does not have, with ``epsilon`` in the root (torch.nn.utils.weight_norm; flax.linen.WeightNorm, whose g has the
@@ -73,6 +87,37 @@ class FoldSpectralNorm(Op, frozen=True):
         kernel, u, v = (array.astype(np.float64) for array in arrays)
         matrix = np.moveaxis(kernel, self.axis, 0).reshape(kernel.shape[self.axis], -1)
         return ((kernel / (u @ matrix @ v)).astype(arrays[0].dtype),)
+
+
+class JoinedGates(Op, frozen=True):
+    """Tensors of the gates of a cell, side by side along the last axis, become one with its gates in this ``order``.
+
+    rows: of a kernel that inputs and state have together, those of either. added: what is added to gates of the
+    result; computed, in the precision of the tensor.
+    """
+
+    order: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+    added: tuple[tuple[int, float], ...] = ()
+
+    def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        rows, width = specs[0].shape[:-1], sum(spec.shape[-1] for spec in specs)
+        kept = rows if self.rows is None else (self.rows[1] - self.rows[0],)
+        return (replace(specs[0], shape=(*kept, width)),)
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        joined = np.concatenate(arrays, -1)
+        gates = np.split(joined if self.rows is None else joined[slice(*self.rows)], len(self.order), -1)
+        ordered = [gates[gate] for gate in self.order]
+        for gate, value in self.added:
+            ordered[gate] = ordered[gate] + ordered[gate].dtype.type(value)
+        return (np.concatenate(ordered, -1),)
+
+    def __str__(self) -> str:
+        rows = [f"rows {self.rows[0]} to {self.rows[1]} taken"] if self.rows else []
+        order = ["gates reordered"] if list(self.order) != sorted(self.order) else []
+        added = [f"forget_bias={value:g} added" for _, value in self.added]
+        return ", ".join([*rows, *order, *added]) or "moved"
 
 
 class Cast(Each, frozen=True):

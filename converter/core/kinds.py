@@ -169,6 +169,14 @@ ROLE_NOTES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: What a user should know of kinds of which one framework stores fewer values than the others.
+SIZE_NOTES: Mapping[str, str] = MappingProxyType(
+    {
+        "prelu": "PReLU of Flax has one slope for all channels (nn.PReLU(num_parameters=1) of PyTorch), so several "
+        "cannot be there. In the clone, make it a parameter of your own: jnp.where(x >= 0, x, slopes * x)"
+    }
+)
+
 #: What an axis counts, in the words of a user.
 AXIS_WORDS: Mapping[str, str] = MappingProxyType(
     {

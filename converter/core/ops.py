@@ -104,6 +104,21 @@ class Flip(Each, frozen=True):
         return self
 
 
+class OfCudnn(Each, frozen=True):
+    """Kernels of CuDNN for so many gates, side by side, become those of Keras: the memory of each is that of the
+    transposed one (`_convert_rnn_weights` of tf_keras/src/saving/legacy/hdf5_format.py).
+    """
+
+    done = "taken from the order of CuDNN"
+    gates: int
+
+    def made(self, array: Array) -> Array:
+        rows, columns = array.shape
+        size = columns // self.gates
+        each = array.reshape(rows, self.gates, size).swapaxes(0, 1).reshape(self.gates, size, rows)
+        return each.transpose(2, 0, 1).reshape(rows, columns)
+
+
 class Repeat(Each, frozen=True):
     """Every value stands ``times`` times along a new last axis. A view."""
 

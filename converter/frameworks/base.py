@@ -154,10 +154,9 @@ class Framework(ABC):
 
         form: that of its `Placement`. Of the reading only what `Reading.nameless` holds counts.
         """
-        if reading.kind == UNKNOWN:
-            leaves = [item.leaf for item in reading.stored]
-        else:
-            leaves = list(self.kept(form or self.form_for(reading, dialect), reading))
+        if reading.kind == UNKNOWN:  # as it is: nobody knows its axes
+            return reading.with_tensors(lambda item: replace(item, spec=replace(item.spec, name=item.leaf.name)))
+        leaves = self.kept(form or self.form_for(reading, dialect), reading)
         # how many axes the wildcard of its tensors stands for (the spatial ones of a kernel)
         wild = [wild_axes(i.leaf.axes, len(i.spec.shape)) for i in reading.stored if {"+", "*"} & set(i.leaf.axes)]
         dtype = reading.stored[0].spec.dtype
@@ -343,6 +342,12 @@ def classed(parts: Iterable[Part], contents: Contents) -> list[Part]:
 def parameter(path: str, spec: TensorSpec, sources: tuple[TensorSpec, ...] = ()) -> Layer:
     """A bare tensor that belongs to no layer; ``sources`` as in `Stored`."""
     return Layer(path, (Reading("parameter", (Stored(spec, _BARE, sources=sources),)),))
+
+
+def bare(layer: Layer) -> list[Layer]:
+    """The tensors of a layer, each as a bare one under its own name."""
+    names = {spec: item.leaf.name for item in layer.readings[0].stored for spec in item.specs}
+    return [parameter(".".join(filter(None, (layer.path, name))), spec) for spec, name in names.items()]
 
 
 def unknown(reading: Reading) -> Reading:

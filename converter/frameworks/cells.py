@@ -19,7 +19,7 @@ from converter.frameworks.base import Part
 OLD_CELL = "cell of tensorflow 1"
 _OLD_CELLS = re.compile(r"(?:.*_)?(?:lstm|gru|rnn)(?:_block)?_cell(?:_\d+)?")
 #: What is inside of such a cell.
-_IN_OLD_CELLS = frozenset({"gates", "candidate", "projection"})
+_IN_OLD_CELLS = frozenset({"gates", "candidate", "projection", "input_projection", "hidden_projection"})
 
 
 def stacked_cell(kind: str, gates: str, *rows: tuple[str, str, str], name: str = "") -> Form:
@@ -92,7 +92,14 @@ def without_old_cells(parts: Sequence[Part]) -> list[Part]:
 
 
 def _is_old_cell(path: str, leaves: set[str]) -> bool:
-    *around, name = split_path(path) or ("",)
-    cell = around[-1] if name in _IN_OLD_CELLS and around else name
     has_one_kernel = bool(leaves & {"kernel", "weights"}) and "recurrent_kernel" not in leaves
-    return has_one_kernel and _OLD_CELLS.fullmatch(cell) is not None
+    return has_one_kernel and old_cell(path) is not None
+
+
+def old_cell(path: str) -> tuple[tuple[str, ...], str] | None:
+    """The path of the cell of TensorFlow 1 that a layer is of, by its name alone, and what it is inside of that."""
+    parts = split_path(path)
+    for end in range(len(parts), 0, -1):
+        if _OLD_CELLS.fullmatch(parts[end - 1]) and _IN_OLD_CELLS.issuperset(parts[end:]):
+            return parts[:end], ".".join(parts[end:])
+    return None

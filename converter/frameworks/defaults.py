@@ -91,6 +91,9 @@ _keras = partial(_arguments, ("keras.layers", "tf_keras.layers"))
 _gluon = partial(_arguments, ("mxnet.gluon",))
 _KERAS_ACTIVATIONS = ("keras.activations", "tf_keras.activations")
 _BATCH_NORMS = "BatchNorm1d BatchNorm2d BatchNorm3d"
+#: How the places of a transposed convolution are got at, kernel k and stride s.
+_CROP = "no padding, then p off the start, and p - output_padding off the end"
+_CROPPED = "no padding, then (k - s) // 2 off the start, and the rest of k - s off the end"
 _RECURRENT = "rnn lstm gru gru_reset_before"
 _CONVS = "conv conv_transpose"
 
@@ -208,6 +211,16 @@ DEFAULTS: tuple[Default, ...] = (
         flax=Setting("end", words="'SAME' is more at the end", remedy="pad before it, or padding=((1, 1), ...)"),
         tensorflow=Setting("end", words="'same' is more at the end", remedy="ZeroPadding before it"),
         mxnet=Setting("both", words="padding=1 is on both sides", remedy="pad before it"),
+    ),
+    # Of all sizes of kernels, strides, paddings and output paddings no weight tells (torch/nn/modules/conv.py,
+    # jax/_src/lax/convolution.py, keras/src/backend/common/backend_utils.py).
+    _row(
+        "cropping of a transposed convolution, and output_padding",
+        "conv_transpose",
+        torch=Setting("both", words="padding=p takes p off both ends, output_padding adds to the end", remedy=_CROPPED),
+        flax=Setting("end", words="'SAME' takes more off the end", remedy=_CROP),
+        tensorflow=Setting("end", words="'same' takes more off the end", remedy=_CROP),
+        mxnet=Setting("both", words="padding=p takes p off both ends, output_padding adds to the end", remedy=_CROPPED),
     ),
     _row(
         "average pooling with padding",

@@ -18,6 +18,7 @@ from converter.frameworks import linear
 from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
 from converter.frameworks.cells import OLD_CELL, cell_path, cells_placed, stacked_cell, without_old_cells
 from converter.frameworks.flax_folded import folded
+from converter.frameworks.haiku import IGNORED, as_flax
 from converter.frameworks.linear import ATTENTION, FROM_HEADS, MANY_AXES, OUT_IN, TO_HEADS
 
 _COLLECTIONS = ("params", "batch_stats")
@@ -123,6 +124,7 @@ class Flax(Framework):
     )
     on_demand = frozenset(MANY_AXES)
     complete = frozenset({"rnn", "lstm", "gru"})
+    ignored = IGNORED
     live = (
         LiveClass("flax.nnx.", "Module", "nnx", "an nnx.Module"),
         LiveClass(
@@ -137,7 +139,8 @@ class Flax(Framework):
     data_format = "npy"
 
     def split(self, contents: Contents) -> Iterable[Part]:
-        parts = folded(without_old_cells(classed(map(_part, contents.specs), contents)))
+        named = as_flax(classed(map(_part, contents.specs), contents))
+        parts = folded(without_old_cells(named))
         return linear.with_attentions(_with_cells(parts), lambda name: _NEUTRAL_PROJECTIONS.get(name, ""))
 
     def net(self, contents: Contents) -> Net:

@@ -37,7 +37,8 @@ from converter.errors import ConversionError
 from converter.formats.keras.config import OWN
 from converter.frameworks import keras_layers, linear
 from converter.frameworks.base import Framework, LiveClass, Part, classed, parameter, unknown
-from converter.frameworks.cells import stacked_cell, without_old_cells
+from converter.frameworks.cells import stacked_cell
+from converter.frameworks.tensorflow_folded import with_folded_cells
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _KERNELS = (("kernel", "input", "in (g h)"), ("recurrent_kernel", "recurrent", "r (g h)"))
@@ -163,9 +164,15 @@ class TensorFlow(Framework):
             parts = classed(_apart(numbered), contents)
         else:
             parts = classed((_SPLIT[dialect](spec) for spec in contents.specs), contents)
+            parts = [self._of_list(part, contents.labels) for part in parts]
         return linear.with_attentions(
-            keras_layers.with_separable(keras_layers.with_cells(without_old_cells(parts))), keras_layers.projection
+            keras_layers.with_separable(keras_layers.with_cells(with_folded_cells(parts))), keras_layers.projection
         )
+
+    def _of_list(self, part: Part, labels: Mapping[str, str]) -> Part:
+        """A variable of a list under the name that it has in the program, where that is one of a layer's."""
+        *path, leaf = labels.get(part.spec.name.removesuffix(VALUE), "").split("/")
+        return replace(part, path=join_path(path), leaf=leaf) if leaf in self._words("attributes") else part
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
         if dialect == "vars":

@@ -32,6 +32,9 @@ _OUT_PROJECTION = form(
 )
 
 
+EQUINOX = "conv_of_equinox"
+
+
 def cells(input: str, state: str, input_bias: str, state_bias: str, projection: str) -> tuple[Form, ...]:
     """The recurrent layers of PyTorch and of MXNet, which differ in the names alone."""
     return tuple(
@@ -60,6 +63,8 @@ class Torch(Framework):
         _OUT_PROJECTION,
         form("embedding", ("weight", "weight", "num dim")),
         form("conv", ("weight", "weight", "out in +"), ("bias", "bias", "out")),
+        # Equinox has PyTorch's names, and a bias with axes for the spatial ones (equinox/nn/_conv.py).
+        form("conv", ("weight", "weight", "out in +"), ("bias", "bias", "out 1*", "out"), name=EQUINOX),
         form("conv_transpose", ("weight", "weight", "in out +"), ("bias", "bias", "(groups out)", "(groups out)")),
         batch_norm("weight", "bias", "running_mean", "running_var"),
         form("norm", ("weight", "scale", "c"), ("bias", "offset", "c")),
@@ -79,6 +84,7 @@ class Torch(Framework):
             "PReLU": "prelu",
         }
     )
+    on_demand = frozenset({EQUINOX})
     complete = frozenset({"batch_norm"})
     ignored = {"num_batches_tracked": "a counter that strict loading does not ask for"}
     live = (LiveClass("torch.nn.modules.module", "Module", "torch", "a torch.nn.Module"),)
@@ -99,7 +105,7 @@ class Torch(Framework):
             else part
             for part in parts
         ]
-        return alone(parts)
+        return alone(_with_norms(parts))
 
     def net(self, contents: Contents) -> Net:
         net = super().net(contents)
@@ -133,6 +139,22 @@ class Torch(Framework):
 
 
 _CELL_LEAVES = frozenset({"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"})
+
+
+def _with_norms(parts: Sequence[Part]) -> list[Part]:
+    """The ``gamma`` and ``beta`` of old files (BERT before transformers 4) are the weight and bias of a norm.
+
+    One of them alone is a tensor of its own, such as that of a layer scale.
+    """
+    leaves: dict[str, set[str]] = {}
+    for part in parts:
+        leaves.setdefault(part.path, set()).add(part.leaf if len(part.spec.shape) == 1 else "")
+    return [
+        replace(part, leaf=_OLD_NORM[part.leaf]) if leaves[part.path] == _OLD_NORM.keys() else part for part in parts
+    ]
+
+
+_OLD_NORM = {"gamma": "weight", "beta": "bias"}
 
 
 def _own_attention(projections: Mapping[str, Layer]) -> tuple[Form, ...]:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.axes import REPEATED, Sizes, groups, solve, wild_axes
-from converter.core.kinds import AXIS_WORDS, KINDS, ROLE_NOTES, UNKNOWN, Role
+from converter.core.kinds import AXIS_WORDS, KINDS, ROLE_NOTES, SIZE_NOTES, UNKNOWN, Role
 from converter.core.layers import Layer, Leaf, Reading, Stored, shown, words_in
 
 #: How a bare matrix is multiplied: nearly always from the right (``x @ w``); where its shape says so, the other way.
@@ -342,6 +342,12 @@ def unplaced(source: Layer, target: Layer) -> str:
     return "".join(f". Note: {ROLE_NOTES[role]}." for role in surplus if role in ROLE_NOTES)
 
 
+def fewer(layer: Layer) -> str:
+    """What is to know of a kind of which not all frameworks keep as many values."""
+    notes = dict.fromkeys(SIZE_NOTES[reading.kind] for reading in layer.readings if reading.kind in SIZE_NOTES)
+    return "".join(f". Note: {note}" for note in notes)
+
+
 def noted(*layers: Layer) -> str:
     """What is to know of kinds that only few have."""
     kinds = {reading.kind for layer in layers for reading in layer.readings if reading.kind in KINDS}
@@ -375,7 +381,10 @@ def _difference(source: Layer, target: Layer, ours: Reading, theirs: Reading) ->
             text = _misfit(supply.stored, stored, _known(ours, theirs, stored))
             if text and text not in misfits:
                 misfits.append(text)
-    return "; ".join(misfits) or f"'{source.path}' and '{target.path}' of the clone do not fit ({shapes(source)})"
+    if misfits:
+        text, note = "; ".join(misfits), fewer(source)
+        return f"{text.removesuffix('.')}{note}" if note else text
+    return f"'{source.path}' and '{target.path}' of the clone do not fit ({shapes(source)})"
 
 
 def _misfit(source: Stored, target: Stored, sizes: Sizes) -> str:

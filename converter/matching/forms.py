@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from converter.core.arithmetic import FoldSpectralNorm, FoldWeightNorm
+from converter.core.arithmetic import FoldSpectralNorm, FoldWeightNorm, JoinedGates, SumOfHalves
 from converter.core.kinds import UNKNOWN
 from converter.core.layers import Layer, Leaf, Net, Reading, Stored
+from converter.core.ops import OfCudnn
 from converter.frameworks.base import parameter
 
 
@@ -38,38 +39,45 @@ def _as_bare(layer: Layer, bare: dict[str, Layer], net: Net, other: Net) -> Laye
     return layer
 
 
-#: What each piece of a normalised kernel is, whatever its name: the old names and those of the parametrizations go into
-#: each other. A kernel is folded (`Stored.fold`), unless both nets have the pieces.
-_PIECES: Mapping[type, tuple[str, ...]] = {
-    FoldWeightNorm: ("magnitude", "direction"),
-    FoldSpectralNorm: ("kernel", "left", "right"),
+_UNWRAP = (
+    "is normalised ({0}), and the source has no such pieces. Take the normalisation off the clone "
+    "(torch.nn.utils.parametrize.remove_parametrizations) and save it again"
+)
+_OLD_CELL = (
+    "is a cell of TensorFlow 1, CuDNN or Haiku ({0}), which is read, and written only for a source that has the same. "
+    "Save a clone with today's layers (LSTM, GRU, SimpleRNN)"
+)
+#: What makes a tensor of its pieces (`Stored.fold`; not used where both nets have these) -> what each piece is, by
+#: whatever name, and why a clone does not take the whole. (Old names and those of parametrizations go into each other.)
+_PIECES: Mapping[type, tuple[tuple[str, ...], str]] = {
+    FoldWeightNorm: (("magnitude", "direction"), _UNWRAP),
+    FoldSpectralNorm: (("kernel", "left", "right"), _UNWRAP),
+    **dict.fromkeys((JoinedGates, OfCudnn, SumOfHalves), ((), _OLD_CELL)),
 }
 
 
-def normalisations(layer: Layer) -> frozenset[type]:
-    """The normalisations whose pieces the layer has."""
+def pieces_of(layer: Layer) -> frozenset[type]:
+    """How the tensors are made of which the file has the pieces alone."""
     stored = (item for reading in layer.readings for item in reading.stored)
     return frozenset(type(item.fold) for item in stored if type(item.fold) in _PIECES)
 
 
 def in_pieces(layer: Layer) -> Layer:
     """The layer as the tensors that the file holds of it; nothing but a layer of the same pieces can take them."""
-    stored = tuple(piece for item in layer.readings[0].stored for piece in _pieces(item))
-    return replace(layer, readings=(Reading(UNKNOWN, stored),), unlikely=())
+    pieces = {piece.spec: piece for item in layer.readings[0].stored for piece in _pieces(item)}
+    return replace(layer, readings=(Reading(UNKNOWN, tuple(pieces.values())),), unlikely=())
 
 
 def _pieces(stored: Stored) -> list[Stored]:
-    roles = _PIECES.get(type(stored.fold), ("",))
+    roles, _ = _PIECES.get(type(stored.fold), ((), ""))
+    named = roles or ("", *map(str, range(1, len(stored.specs))))
     return [
         Stored(spec, Leaf(stored.leaf.name, (frozenset({f"{stored.leaf.name} {role}"}),), "*", "*"))
-        for spec, role in zip(stored.specs, roles, strict=True)
+        for spec, role in zip(stored.specs, named, strict=True)
     ]
 
 
-def wrapped(target: Layer) -> str:
-    """The refusal of a clone whose kernel is in pieces, where that of the source is not."""
-    pieces = ", ".join(spec.name for spec in target.tensors)
-    return (
-        f"'{target.path}' of the clone is normalised ({pieces}), and the source has no such pieces. Take the "
-        "normalisation off the clone (torch.nn.utils.parametrize.remove_parametrizations) and save it again."
-    )
+def not_whole(target: Layer) -> str:
+    """The refusal of a clone that has tensors in pieces, where those of the source are not."""
+    _, why = _PIECES[min(pieces_of(target), key=list(_PIECES).index)]
+    return f"'{target.path}' of the clone {why.format(', '.join(spec.name for spec in target.tensors))}."

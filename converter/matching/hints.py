@@ -12,13 +12,16 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.contents import LeftOut
+from converter.core.kinds import UNKNOWN
 from converter.core.layers import Form, Layer, Net, join_path, split_path
 from converter.errors import MatchError, Problem, Remedy, unknown_name
 from converter.frameworks import FRAMEWORKS, named_forms
+from converter.frameworks.base import bare
 from converter.frameworks.linear import CONV1D, HEADS
 from converter.matching.compatibility import shapes
-from converter.matching.fused import apart, expanded
-from converter.matching.names import COMPILED, without_compiled
+from converter.matching.fused import apart, expanded, whole_name
+from converter.matching.names import WRAPPERS, without
+from converter.matching.rotary import with_rotary
 from converter.matching.words import tokens_in
 from converter.options import Channels, MatchOptions, channels_text
 from converter.schema.loader import Schema, SchemaLayer, load_schema
@@ -61,6 +64,7 @@ class Hints(msgspec.Struct, frozen=True):
     def of_source(self, net: Net) -> Net:
         """The source without what is stripped and ignored, with its kinds and heads. Raises MatchError."""
         net = self._with_kinds(self._without_ignored(self.stripped(net)), "source")
+        net = with_rotary(net, self.options.rotary, longest_pattern)
         return apart(net, (*self.mapping, *self._schema_paths(net.framework)))
 
     def of_clone(self, net: Net) -> Net:
@@ -80,6 +84,9 @@ class Hints(msgspec.Struct, frozen=True):
         for layer in net.layers:
             pattern = longest_pattern(self.options.kind, layer.path)
             kind = None if pattern is None else self.options.kind[pattern]
+            if kind == "parameter" and layer.kind == UNKNOWN:
+                layers += bare(layer)
+                continue
             of_other = pattern is not None and self.of_one.get(pattern, side) != side
             chosen = layer if kind is None else _of_kind(layer, kind) if of_other else narrowed(layer, kind)
             if kind is not None and layer.path not in self.options.kind:
@@ -129,8 +136,7 @@ class Hints(msgspec.Struct, frozen=True):
         return replace(net, layers=tuple(replace(layer, path=paths[layer.path]) for layer in net.layers))
 
     def _stripped(self, path: str) -> str:
-        # torch.compile puts its wrapper around any module, not only around the whole net
-        parts = list(without_compiled(path) if COMPILED in self.options.strip else split_path(path))
+        parts = list(without(WRAPPERS.intersection(self.options.strip), path))
         modules = [list(split_path(name)) for name in self.options.strip]
         while leading := next((names for names in modules if names and parts[: len(names)] == names), None):
             del parts[: len(leading)]
@@ -182,12 +188,16 @@ class Hints(msgspec.Struct, frozen=True):
                 elif not any(map(needed.applies, met)):
                     text = f"'{met[0].path}' is {met[0].kind}, {needed.lacks}."
                     problems.append(Problem(text, "option", pattern, about=about))
+                elif option == "kind" and not any(_is_of(layer, self.options.kind[pattern]) for layer in met):
+                    text = f"it settles nothing: '{met[0].path}' can only be {_kinds_of(met[0])}."
+                    problems.append(Problem(text, "option", pattern, about=about))
         problems += self._unused_allowances(target)
         if problems:
             raise MatchError(problems)
 
     def _meets(self, pattern: str, layer: Layer) -> bool:
-        return covers(pattern, layer.path) or covers(pattern, self.mapped(layer.path) or layer.path)
+        names = (layer.path, self.mapped(layer.path) or layer.path)
+        return any(covers(pattern, name) or covers(pattern, whole_name(name)) for name in names)
 
     def _unused_allowances(self, target: Net | None) -> list[Problem]:
         """Patterns of ``allow_missing`` for no layer of the clone or the schema."""
@@ -213,9 +223,11 @@ def _entry(option: str, values: Mapping[str, Any] | Iterable[str], pattern: str)
 
 
 def _leads(name: str, path: tuple[str, ...]) -> bool:
-    """Whether a module that is to be stripped (``model``, ``model._orig_mod``) leads this path, or comes second."""
+    """Whether a module that is to be stripped (``model``, ``model._orig_mod``) leads this path, or comes second; a
+    wrapper stands anywhere.
+    """
     names = split_path(name)
-    starts = range(len(path)) if name == COMPILED else range(2)
+    starts = range(len(path)) if name in WRAPPERS else range(2)
     return bool(names) and any(path[start : start + len(names)] == names for start in starts)
 
 
@@ -245,6 +257,7 @@ class _Needed(msgspec.Struct, frozen=True):
 _NEEDED: Mapping[str, _Needed] = {
     "kind": _Needed(lambda layer: True, ""),
     "heads": _Needed(_may_have_heads, "which has no heads"),
+    "rotary": _Needed(lambda layer: any(item.kind == "linear" for item in layer.readings), "and no queries or keys"),
     "flatten": _Needed(_has_features, "whose inputs are no features"),
     "unflatten": _Needed(_has_features, "whose outputs are no features"),
 }
@@ -299,8 +312,18 @@ def _forms() -> Mapping[str, Form]:
     return named_forms()
 
 
+def _is_of(layer: Layer, kind: str) -> bool:
+    """Whether the layer may be of that kind, or of the kind of that form."""
+    form = _forms().get(kind)
+    return any(reading.kind == (form.kind if form else kind) for reading in layer.readings)
+
+
+def _kinds_of(layer: Layer) -> str:
+    return ", ".join(dict.fromkeys(reading.called for reading in layer.readings))
+
+
 def _other_kind(layer: Layer, kind: str) -> Problem:
-    kinds = ", ".join(dict.fromkeys(reading.called for reading in layer.readings))
+    kinds = _kinds_of(layer)
     text = f"'{layer.path}' ({shapes(layer)}) can only be {kinds}."
     return Problem(text, "kind", layer.path, kinds, kind, about=Remedy("kind", (layer.path, kind)))
 

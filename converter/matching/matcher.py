@@ -71,6 +71,7 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
     matcher.by_name(plain_names(source), plain_names(target))
     matcher.by_evidence()
     matcher.by_equality()
+    matcher.again()
     kept = matcher.let_go(hints)
     ties = matcher.tied()
     matcher.explain()
@@ -139,12 +140,22 @@ class Matcher:
             mapped = hints.mapped(path)
             if mapped in self.free_targets:
                 self._pair(self.free_sources[path], self.free_targets[mapped], MAP)
-            elif mapped is not None:
+            elif mapped is not None and not self._is_left_open(path, mapped, hints):
                 net = "the new net" if self.partial else "the clone"
                 why = "is taken already" if mapped in self.target.by_path else f"is not in {net}"
                 text = f"'{mapped}' {why}. Free there: {listed(self.free_targets)}."
                 about = Remedy("map", (path, mapped))
                 self.problems.append(Problem(text, "unknown name", path, candidates=(mapped,), about=about))
+
+    def _is_left_open(self, path: str, mapped: str, hints: Hints) -> bool:
+        """Whether a module that is mapped to another has a layer that this lacks, though it has others of them: names
+        and shapes may find its place.
+        """
+        if mapped in self.target.by_path or path in hints.mapping:
+            return False
+        entry = max((old for old in hints.mapping if path.startswith(f"{old}.")), key=len)
+        below = (hints.mapped(other) for other in self.source.by_path if other.startswith(f"{entry}."))
+        return any(other in self.target.by_path for other in below)
 
     def by_name(self, ours: Naming, theirs: Naming) -> None:
         """Pair layers whose names are equal, where the name is unique on either side."""
@@ -178,6 +189,17 @@ class Matcher:
             if len(theirs) <= len(ours) or all_equal(theirs, self.target.read):
                 for one, other in zip(ours, theirs, strict=False):
                     self._pair(one, other, ONE_TENSOR)
+
+    def again(self) -> None:
+        """Pair a layer that the user mapped to another one with that of its own name, too, where nothing else fits it:
+        a net that is not tied takes from one that is both what it looks up and what it gives out.
+        """
+        mapped = [pair.source for pair in self.pairs if pair.reason == MAP]
+        for source in mapped:
+            target = self.free_targets.get(source.path)
+            if target is not None and self.fits(source, target) and not any(self._fitting_any()[target.path]):
+                del self.free_targets[target.path]
+                self.pairs.append(Pair(source, target, SAME_NAME))
 
     def by_elimination(self) -> None:
         """Of a part: pair layers that fit each other and nothing else that is free."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import cache
 
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.matching.order import counted
 
-#: The wrapper of torch.compile.
-COMPILED = "_orig_mod"
+#: What wraps a module anywhere in a net of PyTorch, and has no meaning: torch.compile, FSDP, activation checkpointing.
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+#: With that of data-parallel training, which may be anybody's name, too.
+_LIKELY_WRAPPERS = WRAPPERS | {"module"}
 
 #: How a path is compared with those of another net: without case, wrappers …
 Naming = Callable[[str], str]
@@ -18,14 +20,14 @@ Naming = Callable[[str], str]
 
 def plain_names(net: Net) -> Naming:
     """Names without case, separators, and the leading modules that all layers of the net share."""
-    paths = [without_compiled(layer.path) for layer in net.layers]
+    paths = [without(_LIKELY_WRAPPERS, layer.path) for layer in net.layers]
     shared = 0
     while paths and all(len(path) > shared + 1 for path in paths) and len({path[: shared + 1] for path in paths}) == 1:
         shared += 1
 
     @cache
     def plain(path: str) -> str:
-        return _plain(join_path(without_compiled(path)[shared:]))
+        return _plain(join_path(without(_LIKELY_WRAPPERS, path)[shared:]))
 
     return plain
 
@@ -35,10 +37,10 @@ def _plain(name: str) -> str:
     return re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", re.sub(r"[\W_]+", ".", name)).casefold()
 
 
-def without_compiled(path: str) -> tuple[str, ...]:
-    """The parts of a path without the wrappers of torch.compile."""
+def without(names: Set[str], path: str) -> tuple[str, ...]:
+    """The parts of a path without those of these names."""
     parts = split_path(path)
-    return tuple(part for part in parts if part != COMPILED) if COMPILED in parts else parts
+    return parts if names.isdisjoint(parts) else tuple(part for part in parts if part not in names)
 
 
 def numbered_alike(

@@ -11,7 +11,7 @@ import msgspec
 from converter.core.layers import Net, split_path
 from converter.frameworks import framework
 from converter.matching.fused import held_in
-from converter.matching.names import without_compiled
+from converter.matching.names import WRAPPERS, without
 from converter.matching.order import counted
 
 #: The word that counts -> what people write for it.
@@ -110,7 +110,7 @@ def _meant(words: tuple[str, ...]) -> frozenset[str]:
 
 def spellings(net: Net) -> Mapping[str, Spelling]:
     """Of each path. Keras gives the first of a class no number: ``dense`` is ``dense_0`` beside ``dense_1``."""
-    paths = {path: without_compiled(path) for path in net.by_path}
+    paths = {path: without(WRAPPERS, path) for path in net.by_path}
     names = {parts[:depth] for parts in paths.values() for depth in range(1, len(parts) + 1)}
     first = framework(net.framework).counts_classes
     return {

@@ -77,7 +77,9 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
         renamings = tuple(_as_usual(item, likely) for item in renamings)
     same_names = same_framework and framework.dialect_of(contents) == dialect
     options = hints.options
-    as_it_is = not options.strip and not (options.ignore and framework.name == "neutral")  # which lists its layers
+    as_it_is = not (options.strip or options.rotary) and not (
+        options.ignore and framework.name == "neutral"
+    )  # which lists its layers
     if same_names and as_it_is and all(item.path == item.source.path for item in renamings):
         return _copy(source, contents)
     pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)

@@ -17,7 +17,7 @@ from converter.errors import ConversionError, MatchError, Problem
 from converter.flattening.apply import flattened
 from converter.flattening.walk import Flattened
 from converter.matching.compatibility import agreements, lookalikes
-from converter.matching.forms import in_pieces, normalisations, wrapped
+from converter.matching.forms import in_pieces, not_whole, pieces_of
 from converter.matching.fused import taken_apart
 from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, Pair, match
@@ -82,8 +82,8 @@ def plan_matched(
     formed, unsure = with_bare(formed, hints.options.strict)
     fixed, pairs, problems = flattened(source, target, formed, hints)
     problems += [*doubts, *unsure]
-    normalised = [pair.target for pair in pairs if normalisations(pair.target)]
-    problems += [Problem(wrapped(layer), "normalised", layer.path) for layer in normalised]
+    broken = [pair.target for pair in pairs if pieces_of(pair.target)]
+    problems += [Problem(not_whole(layer), "in pieces", layer.path) for layer in broken]
     cache = StepCache()
     for pair in pairs:
         if cache.repeats(pair):
@@ -131,8 +131,8 @@ def without_idle(source: Net, framework_name: str) -> Net:
 
 
 def _in_form(pair: Pair, same_framework: bool) -> Pair:
-    """A normalised kernel stays in its pieces where the clone has the same."""
-    ours, theirs = normalisations(pair.source), normalisations(pair.target)
+    """A tensor that is made of pieces stays in these where the clone has the same."""
+    ours, theirs = pieces_of(pair.source), pieces_of(pair.target)
     if not ours or ours != theirs or not same_framework:
         return pair
     return replace(pair, source=in_pieces(pair.source), target=in_pieces(pair.target))

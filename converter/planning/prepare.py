@@ -90,6 +90,13 @@ class Goal(msgspec.Struct, frozen=True, dict=True):
         return replace(plan, steps=ordered, contents=contents)
 
 
+def _keeps_names(clone: Endpoint, form: Format) -> bool:
+    """Whether the clone's own program takes its names in a file of that format: checkpoints of TensorFlow 1 have
+    names of variables where those of today have paths of objects.
+    """
+    return clone.weights is not None and clone.weights.format.name in (form.name, f"{form.name}-v1")
+
+
 def goal_of(clone: Endpoint, form: Format | None, by_schema: bool) -> Goal:
     """A clone as what is to be written in that format; None: to be set in it, for it is live.
 
@@ -98,7 +105,8 @@ def goal_of(clone: Endpoint, form: Format | None, by_schema: bool) -> Goal:
     live = clone.live
     if live is None:
         assert form is not None
-        if clone.framework.dialect_for(form.name) == clone.framework.dialect_of(clone.contents):
+        same_dialect = clone.framework.dialect_for(form.name) == clone.framework.dialect_of(clone.contents)
+        if same_dialect or _keeps_names(clone, form):
             return Goal(clone.net, clone.contents, clone.contents, clone)
         net, contents = respelled(clone.net, clone.framework, form.name)
         return Goal(net, contents, contents, clone, respelled=True)

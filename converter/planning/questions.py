@@ -13,7 +13,8 @@ from converter.core.layers import Layer
 from converter.core.tensors import DType, is_float
 from converter.errors import ConversionError, Placeholder, Problem, Remedy, either
 from converter.frameworks.linear import HEADS
-from converter.matching.compatibility import Agreement, noted, shapes, unknown_kind, unplaced
+from converter.matching.compatibility import Agreement, fewer, noted, shapes, unknown_kind, unplaced
+from converter.matching.fused import lacks_heads, unknown_heads, whole_name
 from converter.matching.matcher import Pair
 from converter.planning.step_cache import layer_moves
 from converter.planning.steps import Step, assemble
@@ -57,8 +58,12 @@ def _sort(dtype: DType) -> str:
 def unknown(layer: Layer) -> Problem:
     """A layer that no table describes, on its way to another framework."""
     summary = "{count} layers are of an unknown kind, so it is unknown how another framework stores them."
-    ways = (Remedy("ignore", layer.path, "leaves it out"),)
-    return Problem(unknown_kind(layer), "unknown kind", layer.path, met=shapes(layer), remedies=ways, summary=summary)
+    ways = (
+        Remedy("kind", (layer.path, "parameter"), "moves its tensors as they are"),
+        Remedy("ignore", layer.path, "leaves it out"),
+    )
+    wide, met = (Remedy("kind", ("*", "parameter")),), shapes(layer)
+    return Problem(unknown_kind(layer), "unknown kind", layer.path, met=met, remedies=ways, summary=summary, wide=wide)
 
 
 def homeless(layer: Layer, title: str) -> Problem:
@@ -71,9 +76,12 @@ def homeless(layer: Layer, title: str) -> Problem:
 def no_shape(pair: Pair) -> Problem:
     """A layer whose tensors cannot be laid out in the target's form."""
     layer = pair.source
+    if lacks_heads(pair.target.path) and not pair.target.readings:
+        return unknown_heads(whole_name(pair.target.path))
     if any(reading.form in HEADS for reading in layer.readings):
         return _no_heads(layer)
-    text = f"'{layer.path}' ({shapes(layer)}) cannot be laid out as {layer.kind}{unplaced(layer, pair.target)}."
+    why = f"{unplaced(layer, pair.target)}{fewer(layer)}"
+    text = f"'{layer.path}' ({shapes(layer)}) cannot be laid out as {layer.kind}{why}."
     if any(reading.form == "depthwise" for reading in layer.readings):
         text = f"'{layer.path}' ({shapes(layer)}) is a depthwise convolution whose channel multiplier is unknown."
         return Problem(text, "multiplier", layer.path, remedies=_TELLING)

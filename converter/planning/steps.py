@@ -9,7 +9,7 @@ import msgspec
 from converter.core.arithmetic import Cast, Sum
 from converter.core.kinds import KINDS
 from converter.core.layers import Stored, shown
-from converter.core.ops import Fill, Full, Op, Reorder, Require, Split, Stack, simplified
+from converter.core.ops import Fill, Full, Op, Reorder, Require, Reshape, Split, Stack, simplified
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.matching.compatibility import Move, Supply
@@ -67,17 +67,19 @@ def _step(items: Sequence[LayerMove]) -> Step:
         raise ConversionError(
             f"'{target.spec.name}' holds {target.parts} layers in one, and only {len(moves)} of them have a source"
         )
+    undone = (target.fold.inverse(),) if isinstance(target.fold, Reshape) else ()
+    (spec,) = target.specs if undone else (target.spec,)
     if not any(move.supplies for move in moves):
-        full = Full(target.spec.shape, target.spec.dtype, first.move.fill)
-        return Step(first.layer, first.kind, (), (full,), target.spec, first.reason, likely=first.likely)
+        full = Full(spec.shape, spec.dtype, first.move.fill)
+        return Step(first.layer, first.kind, (), (full,), spec, first.reason, likely=first.likely)
     sources, ops = _whole(moves) or _pieces(moves, first.kind)
     back = target.to_neutral()
     if back is None:
         raise ConversionError(f"'{target.spec.name}' {target.spec.shape} cannot be laid out as {target.leaf.axes}")
-    ops = simplified([*ops, *(op.inverse() for op in reversed(back))])
-    if sources[0].dtype != target.spec.dtype:
-        ops = (*ops, Cast(target.spec.dtype, sources[0].dtype))
-    return Step(first.layer, first.kind, sources, ops, target.spec, first.reason, likely=first.likely)
+    ops = simplified([*ops, *(op.inverse() for op in reversed(back)), *undone])
+    if sources[0].dtype != spec.dtype:
+        ops = (*ops, Cast(spec.dtype, sources[0].dtype))
+    return Step(first.layer, first.kind, sources, ops, spec, first.reason, likely=first.likely)
 
 
 def _whole(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]] | None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
 
 from converter.core.kinds import KINDS
 from converter.core.layers import Net
+from converter.core.ops import Turn
 from converter.errors import CloneWarning
 from converter.frameworks import framework
 from converter.frameworks.defaults import DEFAULTS, Default, Value, shown
+from converter.matching import rotary
 from converter.planning.steps import Step
 
 #: Path of a layer -> property -> value, in the terms of `converter.frameworks.defaults`.
@@ -52,7 +54,22 @@ def checklist(steps: Sequence[Step], source: str, target: str) -> tuple[Check, .
         if concerned := _concerned(row, layers):
             said_a, said_b = (f"{framework(name).title} {of.said(of.value)}" for name, of in ((source, a), (target, b)))
             checks.append(Check(row.property, said_a, said_b, b.assigned(a.value), concerned))
-    return tuple(checks)
+    return (*checks, *_rotary(steps))
+
+
+def _rotary(steps: Sequence[Step]) -> Iterator[Check]:
+    """Queries and keys that stay in their order, though by their names the clone rotates other pairs of features."""
+    found = [
+        step.layer
+        for step in steps
+        if len(step.sources) == 1
+        and rotary.differ(step.sources[0].name, step.target.name)
+        and not any(isinstance(op, Turn) for op in step.ops)
+    ]
+    if found:
+        sides = "wq and wk of Meta's code rotate neighbours", "q_proj and k_proj of Hugging Face the halves of a head"
+        remedy = "with the option 'rotary' their rows are put in its order"
+        yield Check("rotary positions of queries and keys", *sides, remedy, tuple(dict.fromkeys(found)))
 
 
 def differences(

@@ -277,6 +277,39 @@ POOLED: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@pytest.mark.parametrize(("kernel", "stride", "padding", "more"), [(4, 2, 1, 0), (4, 2, 1, 1), (5, 2, 2, 1)])
+@pytest.mark.parametrize("flavour", ["keras", "linen"])
+def test_what_a_transposed_convolution_takes_off(
+    flavour: str, kernel: int, stride: int, padding: int, more: int
+) -> None:
+    """With the remedy, each is the other: no padding, and cut as the other cuts."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(1, 2, 5, 5)).astype("f"), rng.normal(size=(2, 3, kernel, kernel)).astype("f")
+
+    def torch_net(**settings: int) -> Array:
+        given = torch.tensor(x), torch.tensor(weight)
+        return np.moveaxis(torch.nn.functional.conv_transpose2d(*given, stride=stride, **settings).numpy(), 1, -1)
+
+    def other(kind: str) -> Array:
+        turned, image = weight.transpose(2, 3, 1, 0), np.moveaxis(x, 1, -1)
+        if flavour == "keras":
+            layer = keras.layers.Conv2DTranspose(3, kernel, stride, kind, use_bias=False)
+            layer.build(image.shape)
+            layer.set_weights([turned])
+            return np.asarray(layer(image))
+        size, steps = (kernel, kernel), (stride, stride)
+        module = linen.ConvTranspose(3, size, steps, kind.upper(), use_bias=False, transpose_kernel=True)
+        return np.asarray(module.apply({"params": {"kernel": turned}}, image))
+
+    def cut(array: Array, start: int, end: int) -> Array:
+        kept = slice(start, array.shape[1] - end)
+        return array[:, kept, kept]
+
+    assert same(cut(other("valid"), padding, padding - more), torch_net(padding=padding, output_padding=more))
+    start = (kernel - stride) // 2
+    assert same(cut(torch_net(), start, kernel - stride - start), other("same"))
+
+
 @pytest.mark.parametrize("flavour", FRAMEWORK)
 def test_whether_average_pooling_counts_the_padding(flavour: str) -> None:
     found = np.asarray(POOLED[flavour](np.ones((1, 1, 4, 4), np.float32))).reshape(4, 4)

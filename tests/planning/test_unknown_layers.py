@@ -32,8 +32,9 @@ def done(source: Path, framework: str, **options: Any) -> dict[str, str]:
 
 #: By what made it: the framework whose names these are taken for, and the tensors.
 UNKNOWN: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
-    "Haiku": ("flax", {"mlp/~/linear_0/w": (3, 4), "mlp/~/linear_0/b": (4,)}),
-    "Haiku, square": ("flax", {"linear/w": (4, 4)}),
+    "a transposed convolution of Haiku": ("flax", {"conv2_d_transpose/w": (3, 3, 2, 4), "conv2_d_transpose/b": (2,)}),
+    "a GRU of Haiku": ("flax", {"gru/w_i": (3, 12), "gru/w_h": (4, 12), "gru/b": (12,)}),
+    "a matrix of one's own": ("flax", {"mine/w": (4, 4)}),
     "a kernel of one's own": ("flax", {"params/mine/my_kernel": (3, 4)}),
     "a weight with a bias": ("tensorflow", {"mine/theta": (3, 4), "mine/b": (4,)}),
     "ConvLSTM2D of Keras 3": (
@@ -54,7 +55,13 @@ UNKNOWN: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
             {f"rnn/{name}/kernel{value}": (9, 16), f"rnn/{name}/bias{value}": (16,)},
         )
         for framework, value in (("flax", ""), ("tensorflow", VALUE))
-        for name in ("lstm_cell", "basic_lstm_cell", "multi_rnn_cell/cell_0/lstm_cell", "gru_cell/gates", "rnn_cell_1")
+        for name in (
+            "my_lstm_cell",
+            "conv_lstm_cell",
+            "multi_rnn_cell/cell_0/nas_lstm_cell",
+            "gru_cell/gates",
+            "rnn_cell_1",
+        )
     },
 }
 
@@ -71,12 +78,12 @@ def test_it_is_asked_about(what: str, source: Any) -> None:
 
 
 def test_the_advice_leads_on(source: Any) -> None:
-    path = source({"mlp/linear/w": (3, 4), "mlp/linear/b": (4,), "params/out/kernel": (4, 2), "params/out/bias": (2,)})
-    with pytest.raises(converter.MatchError, match=r"kind=\{'mlp.linear.w': 'parameter'\} moves it as it is"):
+    path = source({"mlp/mine/w": (3, 4), "mlp/mine/b": (4,), "params/out/kernel": (4, 2), "params/out/bias": (2,)})
+    with pytest.raises(converter.MatchError, match=r"kind=\{'mlp.mine.w': 'parameter'\} moves it as it is"):
         done(path, "flax")
-    assert done(path, "flax", kind={"mlp.linear.w": "parameter"})["mlp/linear/w"] == "renamed"
+    assert done(path, "flax", kind={"mlp.mine.w": "parameter"})["mlp/mine/w"] == "renamed"
     assert done(path, "flax", kind={"*": "parameter"})["params/out/kernel"] == "transposed, renamed"
-    assert "mlp/linear/w" not in done(path, "flax", ignore=["mlp.linear"])
+    assert "mlp/mine/w" not in done(path, "flax", ignore=["mlp.mine"])
 
 
 def test_tensors_of_their_own_are_moved(source: Any) -> None:
@@ -98,3 +105,36 @@ def test_the_names_of_slim_are_known(source: Any) -> None:
     made = done(source(shapes), "tensorflow")
     assert made["net/logits/weights"] == "transposed, renamed"
     assert made["net/conv1/weights"] == "transposed, renamed"
+
+
+ODD = {"odd.weight": (3, 4, 2, 2, 2, 2), "odd.bias": (9,)}
+
+
+def test_within_a_framework_it_is_moved_whatever_it_is(source: Any, tmp_path: Path) -> None:
+    path = source({f"net.{name}": shape for name, shape in ODD.items()})
+    converter.convert("torch->torch", path, tmp_path / "m.safetensors", strip=["net"])
+    with converter.open(path) as given, converter.open(tmp_path / "m.safetensors") as made:
+        assert {name: value.tobytes() for name, value in made.items()} == {
+            name.removeprefix("net."): value.tobytes() for name, value in given.items()
+        }
+
+
+def test_a_layer_of_an_unknown_kind_is_parameters_when_somebody_says_so(source: Any) -> None:
+    path = source({**ODD, "fc.weight": (3, 4), "fc.bias": (3,)})
+    with pytest.raises(converter.MatchError, match=r"kind=\{'odd': 'parameter'\} moves its tensors as they are"):
+        done(path, "torch")
+    for pattern in ("odd", "*"):
+        made = done(path, "torch", kind={pattern: "parameter"})
+        assert made["odd.weight"] == "renamed" and made["fc.weight"] == "transposed, renamed"
+
+
+def test_a_kind_that_settles_nothing_is_refused(source: Any) -> None:
+    path = source({"a.fc.weight": (3, 4), "a.fc.bias": (3,)})
+    with pytest.raises(converter.MatchError, match=r"it settles nothing: 'a.fc' can only be linear"):
+        done(path, "torch", kind={"*.fc": "parameter"})
+
+
+def test_slopes_that_flax_has_no_place_for_are_explained(source: Any) -> None:
+    path = source({"act.weight": (3,)})
+    with pytest.raises(converter.MatchError, match="PReLU of Flax has one slope for all channels"):
+        done(path, "torch", kind={"act": "prelu"})

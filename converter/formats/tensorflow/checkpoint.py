@@ -7,7 +7,9 @@ without one (TensorFlow 1) they are the names of the variables, in natural order
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +22,15 @@ from converter.formats.base import Opening, Probe, Reader, ReadOptions
 from converter.formats.io.files import Beside
 from converter.formats.tensorflow.bundle import Bundle
 from converter.formats.tensorflow.bundle_writer import FileWriter
-from converter.formats.tensorflow.object_graph import GRAPH_KEY, OPTIMIZER, SUFFIX, ObjectGraph, why_left_out
+from converter.formats.tensorflow.object_graph import (
+    AVERAGE,
+    GRAPH_KEY,
+    OPTIMIZER,
+    SUFFIX,
+    ObjectGraph,
+    averages,
+    why_left_out,
+)
 from converter.formats.tensorflow.paths import STATE_FILE, find_prefix, indexes, prefix_of, state_of
 from converter.formats.tensorflow.protowire import WireError
 from converter.formats.tensorflow.table import is_table
@@ -43,6 +53,10 @@ def detect(probe: Probe) -> bool:
         return False
 
 
+def _list_of(key: str) -> str:
+    return key.removesuffix(SUFFIX).rpartition("/")[0]
+
+
 def _tail(folder: Path, prefix: str) -> bytes:
     return Probe(folder / f"{prefix}.index").tail
 
@@ -51,10 +65,11 @@ class FileReader(Reader):
     """Reads the index at once, tensors when asked: a read-only view of the mapped data file.
 
     A tensor that was saved in slices is put together. Checksums are verified unless
-    ``options.checksums`` is False.
+    ``options.checksums`` is False. ``options.key`` is what averages of variables are called (TensorFlow 1): then the
+    variables are read as their averages.
     """
 
-    takes = frozenset({"step"})
+    takes = frozenset({"step", "key"})
 
     dtypes = tuple(dtype.name for dtype in DTYPE_OF_CODE.values())
     parallel = True
@@ -63,6 +78,12 @@ class FileReader(Reader):
         """files: of the checkpoint that the path is only a part of."""
         super().__init__(path, options)
         self._bundle = Bundle(find_prefix(path, options.step), files or Beside(path), options.checksums)
+        #: Variable -> its average.
+        self._averages = averages(self._bundle.entries, options.key or AVERAGE)
+        if options.key is not None and not self._averages:
+            self.close()
+            known = f" There is '{AVERAGE}'." if averages(self._bundle.entries, AVERAGE) else ""
+            raise FormatError(self.path, f"no variable has an average '{options.key}'.{known}")
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -85,7 +106,7 @@ class FileReader(Reader):
         )
 
     def read(self, name: str) -> Array:
-        return self._bundle.read(name)
+        return self._bundle.read(self._averages.get(name, name) if self.options.key else name)
 
     def _spec(self, name: str) -> TensorSpec:
         entry = self._bundle.entries[name]
@@ -112,7 +133,9 @@ class FileReader(Reader):
     def _reasons(self) -> Mapping[str, str]:
         """name -> why it is not a weight."""
         optimizer = self._graph.optimizer_keys() if self._graph else set()
-        reasons = {}
+        of_average = "an average, which --key {0} takes" if self.options.key is None else "taken for its variable"
+        reasons = {name: of_average.format(AVERAGE) for name in self._averages.values()}
+        reasons |= self._again()
         for name in self._names:
             entry = self._bundle.entries[name]
             why = OPTIMIZER if name in optimizer else why_left_out(name, self._bundle.entries)
@@ -136,8 +159,31 @@ class FileReader(Reader):
         return {other: path for other, path in self._graph.other_paths().items() if holds_weights(path)}
 
     @cached_property
+    def _in_lists(self) -> Mapping[str, str]:
+        """The variables of lists (`model.export` of Keras 3 keeps them so): key -> full name in the program."""
+        keys = self._graph.keys_in_order() if self._graph else ()
+        return {key: name for key, name in keys if re.search(rf"(^|/)\d+{re.escape(SUFFIX)}$", key) and "/" in name}
+
+    def _again(self) -> Mapping[str, str]:
+        """Variables of lists that another list holds, too, under the same full name and with the same bytes."""
+        first: dict[object, str] = {}
+        again = {}
+        for key, full_name in self._in_lists.items():
+            entry = self._bundle.entries.get(key)
+            pieces = [(piece.size, piece.crc) for _, piece in entry.parts] if entry else []
+            one = first.setdefault((full_name, entry.shape if entry else (), *pieces), key)
+            if pieces and _list_of(one) != _list_of(key):
+                again[key] = f"the same as {one}"
+        return again
+
+    @cached_property
     def _labels(self) -> Mapping[str, str]:
-        """Object -> its name in the program, which the variable's full name ``mlp/hidden/kernel`` tells."""
+        """Object -> its name in the program, which the variable's full name ``mlp/hidden/kernel`` tells; of a variable
+        in a list, where nothing else is named so, the full name itself.
+        """
+        lists = {key: name for key, name in self._in_lists.items() if key not in self._reasons}
+        count = Counter(lists.values())
+        labels = {key.removesuffix(SUFFIX): name for key, name in lists.items() if count[name] == 1}
         names_of: dict[str, set[str]] = {}
         for key, full_name in self._graph.keys_in_order() if self._graph else ():
             group, _, _ = key.removesuffix(SUFFIX).rpartition("/")
@@ -145,4 +191,4 @@ class FileReader(Reader):
             if key not in self._reasons and group and len(parts) > 1:
                 names_of.setdefault(group, set()).add(parts[-2])
         # A list such as `variables` holds those of many layers, and is called like none of them.
-        return {group: name for group, names in names_of.items() if len(names) == 1 for name in names}
+        return labels | {group: name for group, names in names_of.items() if len(names) == 1 for name in names}

@@ -9,7 +9,7 @@ Source: tensorflow/core/protobuf/trackable_object_graph.proto, tensorflow/python
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -214,6 +214,15 @@ _SLOT = re.compile(
     r"(.+)/(Adam|Adamax|Nadam|Momentum|RMSProp|Adagrad|AdagradDA|Adadelta|Ftrl|ProximalAdagrad|"
     r"adam_[mv]|lamb_[mv]|v[rc]?|m)(_\d+)?"
 )
+
+
+#: What `tf.train.ExponentialMovingAverage` calls its averages, unless it is told otherwise.
+AVERAGE = "ExponentialMovingAverage"
+
+
+def averages(names: Collection[str], suffix: str) -> dict[str, str]:
+    """The variables of a checkpoint by names that have such an average -> this."""
+    return {own: name for name in names if name.endswith(f"/{suffix}") and (own := name[: -len(suffix) - 1]) in names}
 
 
 def why_left_out(name: str, names: Container[str]) -> str | None:
