@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from converter.commands.plan import Plan, as_inputs, opened_source, refuse_unused
 from converter.endpoints.destination import destination, own_framework, parse_direction
-from converter.endpoints.endpoint import clone_of, opened
+from converter.endpoints.endpoint import clone_of, opened, turned
 from converter.endpoints.replacing import refuse_existing
 from converter.formats.io.files import unmapped
 from converter.frameworks import framework as framework_of
@@ -152,9 +152,10 @@ def load_into(
         inputs = as_inputs(example_input)
         clone = opened(net, stack, inputs=inputs)
         end = opened_source(source, stack, framework, read, inputs, clone)
-        plan = Plan(end, clone.framework, clone, Hints.of(match), None)
+        hints = Hints.of(match)
         if not inputs or end.live is None or match.flatten or match.unflatten:  # what the user says of the order holds
-            return plan.fill(net, stacklevel=3)
-        from converter.commands.check_loaded import fill_checked
+            return Plan(end, clone.framework, clone, hints, None).fill(net, stacklevel=3)
+        from converter.commands.check_loaded import fill_proved
 
-        return cast("_Net", fill_checked(plan, net, inputs, stacklevel=3))
+        own = turned(inputs, clone.framework, end.framework)
+        return cast("_Net", fill_proved(end, clone, net, hints, (own, inputs), stacklevel=3))

@@ -39,9 +39,9 @@ from converter.options import (
     record_of,
 )
 from converter.planning.layout import plan_new, rename
-from converter.planning.plan import KEPT, TensorPlan, plan_into
+from converter.planning.plan import KEPT, TensorPlan
 from converter.planning.plan import cast as cast_floats
-from converter.planning.prepare import Goal, goal_of, prepared, refuse_nothing
+from converter.planning.prepare import Goal, goal_of, plan_goal, prepared, refuse_nothing
 from converter.reports.checklist import checklist, differences, pairs
 from converter.reports.conversion import Report
 
@@ -159,7 +159,7 @@ class Plan:
             self.goal: Goal | None = None
             if self.clone is not None:
                 self.goal = goal_of(self.clone, form, hints.schema is not None)
-                self.tensors = _into(source, self.goal, hints)
+                self.tensors = plan_goal(source.net, self.goal, hints)
             else:
                 assert form is not None
                 self.tensors = self._new(form)
@@ -318,10 +318,3 @@ class Plan:
 
         paths = {renaming.source.path: renaming.path for renaming in rename(source, self.target.name, hints)}
         return described(tensors, paths, architecture, hints.schema)
-
-
-def _into(source: Endpoint, goal: Goal, hints: Hints) -> TensorPlan:
-    net, hints = prepared(source.net, hints, framework_of(goal.net.framework), goal.net)
-    target = hints.of_clone(goal.net)
-    hints.check_used(net, target)
-    return goal.finished(plan_into(net, target, goal.contents, hints))
