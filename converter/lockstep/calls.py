@@ -9,22 +9,24 @@ from collections.abc import Iterator, Sequence
 from converter.core.layers import Layer, sizes_of
 from converter.core.tensors import Array
 from converter.live import LiveNet
-from converter.live.run import Run
+from converter.live.run import Call, Run
 from converter.live.watching import upwards
 from converter.lockstep.activations import Fingerprint, fingerprint
 
 
 class Calls:
-    """Of each layer the first call counts, and of the modules around it those that hold no other layer.
+    """Of each layer all calls, or the first alone, of the modules around it that hold no other layer.
 
-    A layer that shares its module with others (the projections of an attention in PyTorch) is not seen.
+    A layer that shares its module with others (the projections of an attention in PyTorch) is not seen. What a layer
+    of a clone takes in a later call may come out of itself, and other nets may have another call first.
     """
 
-    def __init__(self, live: LiveNet, layers: Sequence[Layer], run: Run) -> None:
+    def __init__(self, live: LiveNet, layers: Sequence[Layer], run: Run, every: bool) -> None:
         around = {layer.path: _around(layer, live) for layer in layers}
         holds = Counter(module for modules in around.values() for module in modules)
         self._layers = {layer.path: layer for layer in layers}
         self._around, self._run = around, run
+        self._counted = slice(None if every else 1)
         self._alone = {
             path: [module for module in modules if holds[module] == 1 and module in run.calls]
             for path, modules in around.items()
@@ -57,12 +59,14 @@ class Calls:
 
     def inputs(self, path: str) -> list[Array]:
         """What came into the layer; none where that was not seen."""
-        first = [self._run.calls[module][0].inputs for module in self._alone[path]]
-        return [arrays[0] for arrays in first if arrays]
+        return [call.inputs[0] for call in self._calls(path) if call.inputs]
 
     def outputs_of(self, path: str) -> list[Array]:
         """What it gave; a recurrent layer gives its states, too."""
-        return [array for module in self._alone[path] for array in self._run.calls[module][0].outputs]
+        return [array for call in self._calls(path) for array in call.outputs]
+
+    def _calls(self, path: str) -> list[Call]:
+        return [call for module in self._alone[path] for call in self._run.calls[module][self._counted]]
 
     def taken(self, path: str) -> list[Fingerprint]:
         if path not in self._taken:
@@ -74,13 +78,15 @@ class Calls:
             self._given[path] = list(map(fingerprint, self.outputs_of(path)))
         return self._given[path]
 
-    def features(self, path: str) -> Array | None:
-        """What came into the layer as (examples, features); None where it takes something else."""
+    def features(self, path: str) -> list[Array]:
+        """What came into the layer as (examples, features); none where it takes something else."""
         size = sizes_of(self._layers[path]).inputs
-        for array in self.inputs(path):
-            if size and array.ndim > 1 and size in (array.size // len(array), array.shape[-1]):
-                return array.reshape(-1, size)
-        return None
+        fitting = (
+            array
+            for array in self.inputs(path)
+            if size and array.ndim > 1 and size in (array.size // len(array), array.shape[-1])
+        )
+        return [array.reshape(-1, size) for array in fitting]
 
     def shapes(self, size: int) -> Iterator[tuple[int, ...]]:
         """Those of all activations of so many features that have several axes."""

@@ -36,7 +36,8 @@ def found(
     net, target, hints = with_hints(source.net, goal_of(clone, None, by_schema=False), hints)
     (source_net, _), (target_net, _) = comparable(net, target)
     matcher = evident(source_net, target_net, hints)
-    seen = Calls(ours, matcher.source.layers, observed(ours, {name for name, _ in ours.modules()}, inputs[0]))
+    seen_all = observed(ours, {name for name, _ in ours.modules()}, inputs[0])
+    seen = Calls(ours, matcher.source.layers, seen_all, every=True)
     other_axes = ours.framework.channels_last != live.framework.channels_last
     former = [(spec.name, live.read(spec.name)) for spec in live.contents().specs]
     trial = Trial((net, target), (source, clone), hints, matcher.target.layers, inputs[1])

@@ -10,7 +10,7 @@ from itertools import chain, permutations, product
 from converter.core.differences import any_order, compared
 from converter.core.tensors import Array
 from converter.errors import ConversionError, MatchError
-from converter.lockstep.activations import Fingerprint, order_between
+from converter.lockstep.activations import Fingerprint, fingerprint, order_between
 from converter.lockstep.calls import Calls
 from converter.lockstep.pairing import Pairing
 from converter.lockstep.trial import Trial
@@ -103,12 +103,12 @@ class Search:
 
     def _order(self, source: str, target: str, clone: Calls) -> tuple[int, ...] | None:
         """The places among the features that come into the source at which those of the clone stand."""
-        ours, theirs = self._source.features(source), clone.features(target)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            return None
-        shapes = chain(self._source.shapes(ours.shape[1]), clone.shapes(ours.shape[1]))
-        order = order_between(ours, theirs, (each for shape in shapes for each in permutations(shape)))
-        return () if order == tuple(range(ours.shape[1])) else order
+        for ours, theirs in product(self._source.features(source), clone.features(target)):
+            if ours.shape == theirs.shape and fingerprint(ours).is_like(fingerprint(theirs)):
+                shapes = chain(self._source.shapes(ours.shape[1]), clone.shapes(ours.shape[1]))
+                order = order_between(ours, theirs, (each for shape in shapes for each in permutations(shape)))
+                return () if order == tuple(range(ours.shape[1])) else order
+        return None
 
     def _told(self, place: int, takes: list[str]) -> str:
         """Where the nets part, and how. takes: the sources that take what the clone's layer there takes."""

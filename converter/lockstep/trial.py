@@ -54,7 +54,7 @@ class Trial:
         return self.last
 
     def _run(self) -> Calls:
-        return Calls(self._live, self._layers, observed(self._live, self._modules, self._inputs))
+        return Calls(self._live, self._layers, observed(self._live, self._modules, self._inputs), every=False)
 
     def _plan(self, found: Iterable[Found]) -> TensorPlan:
         hints = replace(self._hints, found={item.source: item for item in found})
