@@ -43,9 +43,9 @@ class Calls:
         """The layers as they are called; one that is not seen before what its module calls."""
         places = {module: place for place, module in enumerate(self._run.calls)}
         first: dict[str, float] = {}
-        for module, place in places.items():
+        for module, position in places.items():
             for outer in upwards(module):
-                first.setdefault(outer, place)
+                first.setdefault(outer, position)
 
         def place(path: str) -> float:
             if self._alone[path]:
