@@ -23,29 +23,40 @@ class _DifferError(ConversionError):
 
 
 def fill_proved(
-    source: Endpoint, clone: Endpoint, net: Any, hints: Hints, inputs: tuple[Inputs, Inputs], stacklevel: int
-) -> Any:
-    """Fill the net, which is the clone, and return it. inputs: as the source and the clone take them.
+    source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs], stacklevel: int
+) -> tuple[Any, Hints]:
+    """The clone, filled, and the hints with what lockstep found. inputs: as the source and the clone take them.
 
     Raises MatchError where neither evidence nor a run tells which layers belong together, and ConversionError where the
     nets give something else; then the net is as it was.
     """
     try:
-        return _fill_checked(Plan(source, clone.framework, clone, hints, None), net, inputs, stacklevel + 1)
+        return _fill_checked(Plan(source, clone.framework, clone, hints, None), inputs, stacklevel + 1), hints
     except (MatchError, _DifferError):
         if hints.schema is not None:  # which says it all
             raise
     hints = replace(hints, found=found(source, clone, hints, inputs))
-    return _fill_checked(Plan(source, clone.framework, clone, hints, None), net, inputs, stacklevel + 1)
+    return _fill_checked(Plan(source, clone.framework, clone, hints, None), inputs, stacklevel + 1), hints
 
 
-def _fill_checked(plan: Plan, net: Any, inputs: tuple[Inputs, Inputs], stacklevel: int) -> Any:
+def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
+    """The hints with what lockstep found, as `fill_proved`; the clone keeps its values."""
+    assert clone.live is not None
+    live = clone.live
+    former = [(spec.name, live.read(spec.name)) for spec in live.contents().specs]
+    try:
+        return fill_proved(source, clone, hints, inputs, stacklevel=4)[1]
+    finally:
+        live.fill(former)
+
+
+def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int) -> Any:
     assert plan.clone is not None and plan.clone.live is not None and plan.source.live is not None
     live, source = plan.clone.live, plan.source.live
     if any("(for training)" not in warning.property for warning in plan.set_otherwise()):
-        return plan.fill(net, stacklevel + 1)  # they give something else, and the user is warned of it
+        return plan.fill(live.net, stacklevel + 1)  # they give something else, and the user is warned of it
     former = [(spec.name, live.read(spec.name)) for spec in live.contents().specs]
-    filled = plan.fill(net, stacklevel + 1)
+    filled = plan.fill(live.net, stacklevel + 1)
     try:
         from converter.live import open_net
 

@@ -123,6 +123,12 @@ def refuse_unused(inputs: Inputs, *ends: Endpoint | None) -> None:
         raise ConversionError(Problem("this is for a live net, and both are files.", "option", about=about))
 
 
+def can_be_proved(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: Inputs) -> bool:
+    """Whether both are live nets with an input; but what the user says of the order of features holds as it is."""
+    live = source.live is not None and clone is not None and clone.live is not None
+    return bool(inputs) and live and not (hints.options.flatten or hints.options.unflatten)
+
+
 def as_inputs(example: Any) -> Inputs:
     if example is None:
         return ()

@@ -62,6 +62,7 @@ def flattened(
         problems += map(doubtful, doubts)
     else:
         decided = [_declined(item) for item in (*decided, *doubts)]
+    decided = [item for item in decided if not hints.knows_order(item.path)]
     by_path: dict[str, list[Flattened]] = {}
     for item in decided:
         if item.channels or item.parts:

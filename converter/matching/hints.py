@@ -170,10 +170,14 @@ class Hints(msgspec.Struct, frozen=True):
 
         None are where lockstep found the order of the features.
         """
-        if path in self.found and self.found[path].order is not None:
+        if self.knows_order(path):
             return 0
         channels: Channels | None = self._stated("flatten", path)
         return channels
+
+    def knows_order(self, path: str) -> bool:
+        """Whether lockstep found the order of the features that come into this layer of the source."""
+        return path in self.found and self.found[path].order is not None
 
     def unflatten_of(self, path: str) -> int | None:
         """The channels that the outputs of this layer become, if the user or the schema states them."""

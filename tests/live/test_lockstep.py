@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
-import mxnet
 import numpy as np
 import pytest
 import torch
@@ -16,6 +16,7 @@ from flax import linen, nnx
 from mxnet.gluon import nn as gluon
 
 import converter
+from converter.cli import main
 from converter.core.tensors import Array
 from converter.live import open_net
 from tests.live.test_example_input import forward
@@ -140,7 +141,7 @@ def test_layers_of_one_shape_and_names_that_say_nothing(source: str, target: str
 def test_nets_that_compute_something_else(source: str, target: str) -> None:
     net, clone = randomised(MAKERS[source](branches)), MAKERS[target](another)
     former = values(clone)
-    with pytest.raises(converter.ConversionError, match=rf"up to '\w+' they compute the same.* part at '(up|w)'"):
+    with pytest.raises(converter.ConversionError, match=r"up to '\w+' they compute the same.* part at '(up|w)'"):
         converter.load_into(clone, net, example_input=X)
     assert all(np.array_equal(former[name], value) for name, value in values(clone).items())
 
@@ -167,11 +168,51 @@ def summed(a: Any, b: Any, c: Any, d: Any, x: Any, tanh: Callable[[Any], Any]) -
 def test_what_an_input_does_not_tell_is_asked() -> None:
     net, clone = randomised(Torch(summed)), of_keras(summed)
     former = values(clone)
-    with pytest.raises(converter.MatchError, match=r"'[mi]' of the clone could be .* the outputs are the same. Say map="):
+    with pytest.raises(converter.MatchError, match=r"could be 'left' or 'right': .* the outputs are the same. Say"):
         converter.load_into(clone, net, example_input=X)
     assert all(np.array_equal(former[name], value) for name, value in values(clone).items())
     converter.load_into(clone, net, example_input=X, map={"left": "m"})
     assert_same(forward(clone, X), forward(net, X))
+
+
+def test_a_file_of_a_net_that_is_run_beside_a_live_clone(tmp_path: Path) -> None:
+    net, clone = randomised(Torch(branches)), of_keras(swapped)
+    former = values(clone)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(converter.MatchError):
+        converter.convert("torch->keras", tmp_path / "net.pt", like=clone)
+    converter.convert("torch->keras", tmp_path / "net.pt", net=Torch(branches), like=clone, example_input=X)
+    assert all(np.array_equal(former[name], value) for name, value in values(clone).items())
+    clone.load_weights(tmp_path / "net.weights.h5")
+    assert_same(forward(clone, X), forward(net, X))
+    converter.save(net, tmp_path / "saved.weights.h5", like=of_keras(swapped), example_input=X)
+    clone = of_keras(swapped)
+    clone.load_weights(tmp_path / "saved.weights.h5")
+    assert_same(forward(clone, X), forward(net, X))
+
+
+def test_nets_by_name_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lockstep_nets.py").write_text(
+        "from tests.live import test_lockstep as nets\n"
+        "def theirs(): return nets.Torch(nets.branches)\n"
+        "def ours(): return nets.of_keras(nets.swapped)\n"
+        "def others(): return nets.of_keras(nets.another)\n"
+    )
+    net = randomised(Torch(branches))
+    torch.save(net.state_dict(), "net.pt")
+    np.save("x.npy", X)
+    np.savez("x.npz", x=X)
+    words = ["torch->keras", "net.pt", "--net", "lockstep_nets:theirs", "--example-input"]
+    for example in ("4,6", "x.npy", "x.npz"):
+        assert main([*words, example, "--like", "lockstep_nets:ours", "--force"]) == 0
+        clone = of_keras(swapped)
+        clone.load_weights("net.weights.h5")
+        assert_same(forward(clone, X), forward(net, X))
+    Path("net.weights.h5").unlink()
+    assert main([*words, "4,6", "--like", "lockstep_nets:others"]) == 1
+    assert main([*words, "missing.npy", "--like", "lockstep_nets:ours"]) == 1
+    assert not Path("net.weights.h5").exists()
 
 
 # -- a flatten ------------------------------------------------------------------------------------------------------

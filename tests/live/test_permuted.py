@@ -1,4 +1,4 @@
-"""Axes that a net permutes before it flattens them: seen in a forward, and taken, or refused where one net is a file."""
+"""Axes that a net permutes before it flattens them: seen in a forward and taken, or refused where one net is a file."""
 
 from __future__ import annotations
 
