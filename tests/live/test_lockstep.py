@@ -16,9 +16,9 @@ from flax import linen, nnx
 from mxnet.gluon import nn as gluon
 
 import converter
-from converter.cli import main
 from converter.core.tensors import Array
 from converter.live import open_net
+from tests.command import ok, refused
 from tests.live.test_example_input import forward
 
 SIZE = 6
@@ -191,7 +191,9 @@ def test_a_file_of_a_net_that_is_run_beside_a_live_clone(tmp_path: Path) -> None
     assert_same(forward(clone, X), forward(net, X))
 
 
-def test_nets_by_name_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nets_by_name_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("lockstep_nets.py").write_text(
         "from tests.live import test_lockstep as nets\n"
@@ -205,13 +207,15 @@ def test_nets_by_name_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     np.savez("x.npz", x=X)
     words = ["torch->keras", "net.pt", "--net", "lockstep_nets:theirs", "--example-input"]
     for example in ("4,6", "x.npy", "x.npz"):
-        assert main([*words, example, "--like", "lockstep_nets:ours", "--force"]) == 0
+        assert "lockstep" in ok(capsys, *words, example, "--like", "lockstep_nets:ours", "--force")
         clone = of_keras(swapped)
         clone.load_weights("net.weights.h5")
         assert_same(forward(clone, X), forward(net, X))
     Path("net.weights.h5").unlink()
-    assert main([*words, "4,6", "--like", "lockstep_nets:others"]) == 1
-    assert main([*words, "missing.npy", "--like", "lockstep_nets:ours"]) == 1
+    assert "they part at" in refused(capsys, *words, "4,6", "--like", "lockstep_nets:others")
+    assert "'missing.npy' is no example input" in refused(capsys, *words, "missing.npy", "--like", "lockstep_nets:ours")
+    alone = refused(capsys, *words, "4,6", "--like", "lockstep_nets:ours", "--certificate", "c.json")
+    assert "--net NET: a certificate is of what files alone tell." in alone
     assert not Path("net.weights.h5").exists()
 
 
