@@ -29,15 +29,16 @@ class Fingerprint(msgspec.Struct, frozen=True, eq=False):
     largest: _Floats
 
     def is_like(self, other: Fingerprint) -> bool:
-        scale = self.sums[[1, 1, 2]]
-        alike = np.abs(self.sums - other.sums) <= TOLERANCE * scale
-        return bool(alike.all() and np.abs(self.largest - other.largest).max() <= TOLERANCE * self.largest[-1])
+        with np.errstate(invalid="ignore"):  # of infinities, which are like nothing
+            alike = np.abs(self.sums - other.sums) <= TOLERANCE * self.sums[[1, 1, 2]]
+            return bool(alike.all() and np.abs(self.largest - other.largest).max() <= TOLERANCE * self.largest[-1])
 
 
 def fingerprint(array: Array) -> Fingerprint:
     values = array.astype(np.float64).reshape(-1)
     sizes = np.abs(values)
-    sums = np.array([values.sum(), sizes.sum(), np.sqrt(np.square(values).sum())])
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = np.array([values.sum(), sizes.sum(), np.sqrt(np.square(values).sum())])
     largest = np.zeros(max(_LARGEST, sizes.size))
     largest[: sizes.size] = sizes
     return Fingerprint(sums, np.sort(np.partition(largest, -_LARGEST)[-_LARGEST:]))

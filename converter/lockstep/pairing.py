@@ -61,8 +61,10 @@ class Pairing:
             yield from (path for path in self.sources if path not in settled and self._fits(path, here.target))
 
     def readings(self, source: str, target: str) -> list[str]:
-        """The kinds that the source could be there, if they lead to something else."""
-        return self._readings(source, target)
+        """The kinds that the source could be there; "" alone where all lead to the same."""
+        if (source, target) not in self._kinds:
+            self._kinds[source, target] = _kinds(*self._layers(source, target), self._matcher.same_framework)
+        return self._kinds[source, target]
 
     def choose(self, place: int, source: str, kind: str = "", order: tuple[int, ...] | None = None) -> bool:
         """Put the source there, and what was there in its place. False where that does not fit."""
@@ -84,12 +86,7 @@ class Pairing:
         return bool(fresh)
 
     def _first(self, source: str, target: str) -> Found:
-        return Found(source, target, self._readings(source, target)[0], () if source in self._alike else None)
-
-    def _readings(self, source: str, target: str) -> list[str]:
-        if (source, target) not in self._kinds:
-            self._kinds[source, target] = _readings(*self._layers(source, target), self._matcher.same_framework)
-        return self._kinds[source, target]
+        return Found(source, target, self.readings(source, target)[0], () if source in self._alike else None)
 
     def _fits(self, source: str, target: str) -> bool:
         return self._matcher.fits(*self._layers(source, target))
@@ -98,9 +95,9 @@ class Pairing:
         return self._matcher.source.by_path[source], self._matcher.target.by_path[target]
 
 
-def _readings(source: Layer, target: Layer, same_framework: bool) -> list[str]:
-    """ "" alone where all lead to the same."""
+def _kinds(source: Layer, target: Layer, same_framework: bool) -> list[str]:
+    """As `Pairing.readings`, worked out."""
     if not differ(Pair(source, target, ""), agreements(source, target, same_framework)):
         return [""]
     called = dict.fromkeys(reading.called for reading in source.readings)
-    return [kind for kind in called if agreements(narrowed(source, kind), target, same_framework)]
+    return [kind for kind in called if agreements(narrowed(source, kind), target, same_framework)] or [""]

@@ -40,7 +40,8 @@ class Search:
 
         Raises MatchError for what no run can settle, and ConversionError where it takes too many.
         """
-        stack, is_found = [self._settled(0)], False
+        self._calls()  # there has to be a plan at all
+        stack, is_found = [self._settled(0)] if len(self._pairing) else [], False
         while stack:
             place = len(stack) - 1
             kept = is_found and self._pairing.is_likely(place)
@@ -131,7 +132,9 @@ def _may_be_same(ours: Sequence[Fingerprint], theirs: Sequence[Fingerprint]) -> 
 def _apart(ours: Sequence[Array], theirs: Sequence[Array]) -> str:
     """By how much the closest of these differ."""
     found = [compared(("", ""), one, other, any_order, None) for one, other in product(ours, theirs)]
-    closest = min(found, key=lambda difference: difference.relative)
+    closest = min(found, key=lambda difference: difference.relative, default=None)
+    if closest is None:
+        return "what is not seen"
     if closest.relative == float("inf"):
         return f"shape {closest.shapes[0]} instead of {closest.shapes[1]}"
     return f"something else, max abs {closest.absolute:.2g}, max rel {closest.relative:.2g}"
