@@ -78,7 +78,8 @@ COMMANDS: dict[str, tuple[tuple[type[Options], ...], set[str], set[str]]] = {
     "convert": (
         (MatchOptions, ReadOptions, WriteOptions),
         set(),
-        {"--from", "--to", "--output", "--like", "--example-input", "--dask", "--dry-run", "--certificate", "--json"},
+        {"--from", "--to", "--output", "--net", "--like", "--example-input"}
+        | {"--dask", "--dry-run", "--certificate", "--json"},
     ),
     "inspect": ((ReadOptions,), set(), {"--from", "--stats", "--json"}),
     "verify": ((MatchOptions, ReadOptions), set(), {"--from", "--to", "--json"}),

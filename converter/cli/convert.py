@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     "-o", "--output", metavar="PATH", help="Where to; the extension chooses the format.  [default: beside FILE]"
 )
 @click.option(
+    "--net",
+    metavar="NET",
+    help="The source's own net, package.module:Net: with --like package.module:Net and --example-input both are run, "
+    "and what their layers take and give tells which is which.",
+)
+@click.option(
     "--like",
     metavar="CLONE",
     help="A file saved from a fresh clone, or package.module:Net of your own code: take its names, shapes, dtypes and "

@@ -85,7 +85,8 @@ example_option = click.option(
     metavar="SHAPE",
     multiple=True,
     callback=_example_inputs,
-    help="What the net package.module:Net takes, such as 2,20 or 2,7:int64. Repeatable, for several inputs.",
+    help="What the net package.module:Net takes (that of --net, if both are): 2,20 or 2,7:int64, or a .npy or .npz "
+    "file. Repeatable, for several inputs.",
 )
 
 

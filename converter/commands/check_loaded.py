@@ -1,51 +1,70 @@
-"""A live net that was filled from another one, with an example input: both give the same, or the net is as it was.
+"""A live net that is filled from another one, with an example input: both give the same, or the net is as it was.
 
 A forward shows much of how a net lays out its features, but not what happens between two layers; so what was loaded is
-tried.
+tried. Where it is not right, or where evidence does not tell which layers belong together, lockstep tells.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from converter.commands.verify_nets import ForwardComparison, Tolerance, compared_nets
-from converter.endpoints.endpoint import Inputs, turned
-from converter.errors import ConversionError
+from msgspec.structs import replace
 
-if TYPE_CHECKING:
-    from converter.commands.plan import Plan
+from converter.commands.plan import Plan
+from converter.commands.verify_nets import Tolerance, compared_nets
+from converter.endpoints.endpoint import Endpoint, Inputs
+from converter.errors import ConversionError, MatchError
+from converter.lockstep.lockstep import found
+from converter.matching.hints import Hints
 
 
-def fill_checked(plan: Plan, net: Any, inputs: Inputs, stacklevel: int) -> Any:
-    """As `Plan.fill`, of two live nets. inputs: as the filled one takes them. Raises ConversionError."""
+class _DifferError(ConversionError):
+    """The nets do not give the same."""
+
+
+def fill_proved(
+    source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs], stacklevel: int
+) -> tuple[Any, Hints]:
+    """The clone, filled, and the hints with what lockstep found. inputs: as the source and the clone take them.
+
+    Raises MatchError where neither evidence nor a run tells which layers belong together, and ConversionError where the
+    nets give something else; then the net is as it was.
+    """
+    try:
+        return _fill_checked(Plan(source, clone.framework, clone, hints, None), inputs, stacklevel + 1), hints
+    except (MatchError, _DifferError):
+        if hints.schema is not None:  # which says it all
+            raise
+    hints = replace(hints, found=found(source, clone, hints, inputs))
+    return _fill_checked(Plan(source, clone.framework, clone, hints, None), inputs, stacklevel + 1), hints
+
+
+def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
+    """The hints with what lockstep found, as `fill_proved`; the clone keeps its values."""
+    assert clone.live is not None
+    live = clone.live
+    former = [(spec.name, live.read(spec.name)) for spec in live.contents().specs]
+    try:
+        return fill_proved(source, clone, hints, inputs, stacklevel=4)[1]
+    finally:
+        live.fill(former)
+
+
+def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int) -> Any:
     assert plan.clone is not None and plan.clone.live is not None and plan.source.live is not None
     live, source = plan.clone.live, plan.source.live
     if any("(for training)" not in warning.property for warning in plan.set_otherwise()):
-        return plan.fill(net, stacklevel + 1)  # they give something else, and the user is warned of it
+        return plan.fill(live.net, stacklevel + 1)  # they give something else, and the user is warned of it
     former = [(spec.name, live.read(spec.name)) for spec in live.contents().specs]
-    filled = plan.fill(net, stacklevel + 1)
+    filled = plan.fill(live.net, stacklevel + 1)
     try:
         from converter.live import open_net
 
-        own = turned(inputs, live.framework, source.framework)
-        _refuse_another(compared_nets(source, open_net(filled), plan.pairs, (own, inputs), Tolerance()))
+        compared = compared_nets(source, open_net(filled), plan.pairs, inputs, Tolerance())
+        if not compared.ok and (compared.first or compared.unseen):  # else it is not of the weights (a softmax)
+            worst = max(output.relative for output in compared.outputs)
+            raise _DifferError(f"the net does not give what the source gives for this input (max rel {worst:.2g}).")
     except BaseException:
         live.fill(former)  # of linen that is a tree nobody has
         raise
     return filled
-
-
-def _refuse_another(found: ForwardComparison) -> None:
-    """What differs behind layers that all agree (a softmax) is not of the weights."""
-    first = found.first
-    if found.ok or not (first or found.unseen):
-        return
-    where = (
-        f"they part first at '{first.a}'" if first else f"of these layers it is unknown why: {', '.join(found.unseen)}"
-    )
-    worst = max(output.relative for output in found.outputs)
-    raise ConversionError(
-        f"the net does not give what the source gives for this input (max rel {worst:.2g}); {where}. Something between"
-        " the layers orders their features otherwise, or the nets compute something else. The net has its former values"
-        " again; without an example input they are loaded unchecked."
-    )

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from converter.commands.plan import Plan, as_inputs, opened_source, refuse_unused
+from converter.commands.plan import Plan, as_inputs, can_be_proved, opened_source, refuse_unused
 from converter.commands.report_page import files_of, paged
 from converter.endpoints.destination import destination, own_framework, parse_direction
-from converter.endpoints.endpoint import clone_of, opened
+from converter.endpoints.endpoint import Endpoint, Inputs, clone_of, opened, turned
 from converter.endpoints.replacing import refuse_existing
+from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.formats.io.files import unmapped
 from converter.frameworks import framework as framework_of
 from converter.matching.hints import Hints
@@ -43,6 +44,7 @@ def convert(
     source: StrPath,
     output: StrPath | None = None,
     *,
+    net: object | None = None,
     like: StrPath | object | None = None,
     example_input: Any = None,
     dry_run: bool = False,
@@ -54,7 +56,9 @@ def convert(
 ) -> Report:
     """Convert a weight file: ``convert("torch->flax", "mlp.params")`` writes ``mlp.msgpack`` beside it.
 
-    output: where to; its extension chooses the format, unless ``format`` names one. like, example_input: as in
+    output: where to; its extension chooses the format, unless ``format`` names one. net: that of the source, live or
+    ``"package.module:Net"``, which gets the weights; with a live ``like`` and an example_input, as the net of the
+    source takes it, both are run, and the result is proved as in `converter.load_into`. like, example_input: as in
     `converter.plan`. dry_run: plan and report, but write nothing. certificate: write down there what was read, done
     and written; `converter.verify` checks it. executor: has the shards written as tasks, on many machines for one:
     ``dask_client.get_executor(pure=False)``. progress: called with the bytes written so far and all.
@@ -73,16 +77,22 @@ def convert(
         if certificate is not None:
             from converter.commands.certificate import certify, refuse_certificate, refuse_place
 
+            if net is not None:
+                about = Remedy("net", Placeholder("NET"))
+                raise ConversionError(Problem("a certificate is of what files alone tell.", "option", about=about))
             refuse_certificate(certificate, write.force, dry_run, like, source, output)
         inputs = as_inputs(example_input)
-        clone = clone_of(like, stack, way.target.name, inputs) if like is not None else None
-        refuse_unused(inputs, end, clone)
+        ran = end if net is None else _loaded(net, end, stack, inputs)
+        own = inputs if net is None else turned(inputs, way.source, way.target)
+        clone = clone_of(like, stack, way.target.name, own) if like is not None else None
+        refuse_unused(inputs, ran, clone)
         target = destination(end, clone, way.target, output, write)
         refuse_existing(target, end.files, write.force)
         if certificate is not None:
             refuse_place(certificate, target, end, clone, (read, match))
         with paged(write, target, files_of(end, clone)) as kept:
-            planned = Plan(end, way.target, clone, hints, target.form)
+            hints = _proved(ran, clone, hints, (inputs, own))
+            planned = Plan(ran, way.target, clone, hints, target.form)
             if dry_run:
                 return kept(planned.report_for(target, write))
             report = kept(planned.write_to(target, write, executor, progress))
@@ -122,7 +132,25 @@ def save(
         output = destination(end, clone, target, path, write)
         refuse_existing(output, (), write.force)
         with paged(write, output, files_of(clone)) as kept:
+            if clone is not None:
+                hints = _proved(end, clone, hints, (turned(inputs, clone.framework, end.framework), inputs))
             return kept(Plan(end, target, clone, hints, output.form, architecture).write_to(output, write))
+
+
+def _loaded(net: object, source: Endpoint, stack: ExitStack, inputs: Inputs) -> Endpoint:
+    """The net of a file, with its weights."""
+    empty = clone_of(net, stack, source.framework.name, inputs)
+    assert empty.live is not None
+    return opened(Plan(source, source.framework, empty, Hints(), None).fill(empty.live.net, 4), stack, inputs=inputs)
+
+
+def _proved(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
+    """The hints with what lockstep found, where both nets can be run; the clone keeps its values."""
+    if clone is None or not can_be_proved(source, clone, hints, inputs[0]):
+        return hints
+    from converter.commands.check_loaded import proved  # files need no live nets
+
+    return proved(source, clone, hints, inputs)
 
 
 def load_into(
@@ -142,7 +170,9 @@ def load_into(
     source: a path, what `converter.open` gave, or a live net, as ``net``. framework: whose names the file has, where
     its format leaves that open. example_input: an array that the net takes, or a tuple of them: it gives lazy layers
     their shapes, and shows in which order the layers are called and what is flattened, of a live source, too (with its
-    channels where it has them). options, keywords: see `converter.options` (ReadOptions, MatchOptions).
+    channels where it has them); then what the layers take and give settles what is open, and both nets give the same,
+    or it is refused with the first layer at which they part. options, keywords: see `converter.options` (ReadOptions,
+    MatchOptions).
     Raises MatchError when a layer cannot be paired, FormatError when the file is damaged, and ConversionError when both
     nets are live and give something else for the example input; then the net is as it was.
     Warns (CloneWarning) of what the net sets otherwise than the source, if that is live, too, or else than the
@@ -155,9 +185,10 @@ def load_into(
         inputs = as_inputs(example_input)
         clone = opened(net, stack, inputs=inputs)
         end = opened_source(source, stack, framework, read, inputs, clone)
-        plan = Plan(end, clone.framework, clone, Hints.of(match), None)
-        if not inputs or end.live is None or match.flatten or match.unflatten:  # what the user says of the order holds
-            return plan.fill(net, stacklevel=3)
-        from converter.commands.check_loaded import fill_checked
+        hints = Hints.of(match)
+        if not can_be_proved(end, clone, hints, inputs):
+            return Plan(end, clone.framework, clone, hints, None).fill(net, stacklevel=3)
+        from converter.commands.check_loaded import fill_proved
 
-        return cast("_Net", fill_checked(plan, net, inputs, stacklevel=3))
+        own = turned(inputs, clone.framework, end.framework)
+        return cast("_Net", fill_proved(end, clone, hints, (own, inputs), stacklevel=3)[0])

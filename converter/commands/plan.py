@@ -40,9 +40,9 @@ from converter.options import (
     record_of,
 )
 from converter.planning.layout import plan_new, rename
-from converter.planning.plan import KEPT, TensorPlan, plan_into
+from converter.planning.plan import KEPT, TensorPlan
 from converter.planning.plan import cast as cast_floats
-from converter.planning.prepare import Goal, goal_of, prepared, refuse_nothing
+from converter.planning.prepare import Goal, goal_of, plan_goal, prepared, refuse_nothing
 from converter.reports.checklist import checklist, differences, pairs
 from converter.reports.conversion import Report
 
@@ -124,6 +124,12 @@ def refuse_unused(inputs: Inputs, *ends: Endpoint | None) -> None:
         raise ConversionError(Problem("this is for a live net, and both are files.", "option", about=about))
 
 
+def can_be_proved(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: Inputs) -> bool:
+    """Whether both are live nets with an input; but what the user says of the order of features holds as it is."""
+    live = source.live is not None and clone is not None and clone.live is not None
+    return bool(inputs) and live and not (hints.options.flatten or hints.options.unflatten)
+
+
 def as_inputs(example: Any) -> Inputs:
     if example is None:
         return ()
@@ -160,7 +166,7 @@ class Plan:
             self.goal: Goal | None = None
             if self.clone is not None:
                 self.goal = goal_of(self.clone, form, hints.schema is not None)
-                self.tensors = _into(source, self.goal, hints)
+                self.tensors = plan_goal(source.net, self.goal, hints)
             else:
                 assert form is not None
                 self.tensors = self._new(form)
@@ -320,10 +326,3 @@ class Plan:
 
         paths = {renaming.source.path: renaming.path for renaming in rename(source, self.target.name, hints)}
         return described(tensors, paths, architecture, hints.schema)
-
-
-def _into(source: Endpoint, goal: Goal, hints: Hints) -> TensorPlan:
-    net, hints = prepared(source.net, hints, framework_of(goal.net.framework), goal.net)
-    target = hints.of_clone(goal.net)
-    hints.check_used(net, target)
-    return goal.finished(plan_into(net, target, goal.contents, hints))

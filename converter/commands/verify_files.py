@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from msgspec.structs import asdict
 
 from converter.core.arithmetic import Sum
 from converter.core.contents import LeftOut
+from converter.core.differences import errors
 from converter.core.layers import Stored, shown
 from converter.core.ops import Split
 from converter.core.tensors import Array
@@ -24,9 +24,6 @@ from converter.matching.matcher import Pair
 from converter.planning.plan import plan_into
 from converter.planning.prepare import prepared
 from converter.reports.tables import table
-
-#: Bytes of an array that are looked at together when two differ.
-_CHUNK_BYTES = 16 << 20
 
 
 class TensorComparison(msgspec.Struct, frozen=True):
@@ -199,33 +196,3 @@ def _specs(stored: Stored) -> tuple[str, ...]:
 
 
 # -- arrays ---------------------------------------------------------------------------------------------------------
-
-
-def errors(a: Array, b: Array) -> tuple[float, float]:
-    """max |a - b|, and that over max |a|, for arrays of one shape, a few MB at a time.
-
-    Where both are NaN, or the same infinity, there is no difference; where only one is, it is infinite.
-    """
-    absolute = scale = 0.0
-    for x, y in _chunks(a, b):
-        absolute = max(absolute, _largest(x, y))
-        scale = max(scale, float(np.abs(x[np.isfinite(x)]).max(initial=0.0)))
-    if not absolute:
-        return 0.0, 0.0
-    return absolute, absolute / scale if scale else math.inf
-
-
-def _largest(x: Array, y: Array) -> float:
-    equal = (x == y) | (np.isnan(x) & np.isnan(y))
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.where(equal, 0.0, np.abs(x - y))
-    return float(np.nan_to_num(difference, nan=math.inf, posinf=math.inf).max(initial=0.0))
-
-
-def _chunks(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:
-    """Runs of rows of both, in double precision."""
-    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
-    x, y = (array.reshape(1) if array.ndim == 0 else array for array in (a, b))
-    rows = max(1, _CHUNK_BYTES // max(1, x.nbytes // max(1, len(x))))
-    for start in range(0, len(x), rows):
-        yield x[start : start + rows].astype(wide), y[start : start + rows].astype(wide)

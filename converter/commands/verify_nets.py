@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from msgspec.structs import asdict, replace
 
-from converter.commands.verify_files import errors
+from converter.core.differences import Difference, any_order, compared, compared_outputs
 from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer
 from converter.core.tensors import Array
@@ -24,25 +24,6 @@ from converter.reports.tables import table
 if TYPE_CHECKING:
     from converter.live import LiveNet
     from converter.live.run import Call, Run
-
-#: Relative error up to which outputs of the less precise of two dtypes count as equal, where the caller says nothing.
-TOLERANCES: Mapping[str, float] = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2}
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """What an output or a layer gives in the two nets.
-
-    a, b: what it is called there. shapes: in either net (the axes of b in its own order).
-    absolute: max |a - b|. relative: that over max |a|. Both are infinite where shapes do not agree. ok: relative is
-    within the tolerance.
-    """
-
-    a: str
-    b: str
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    absolute: float
-    relative: float
-    ok: bool
 
 
 class ForwardComparison(msgspec.Struct, frozen=True):
@@ -137,7 +118,8 @@ def compared_nets(
     run_a = run(a, inputs[0], {couple[0] for around in couples for couple in around}, before_activation=True)
     run_b = run(b, inputs[1], {couple[1] for around in couples for couple in around}, before_activation=True)
     layers, unseen = _layers(pairs, couples, run_a, run_b, how.rtol)
-    outputs = _outputs(run_a, run_b, _have_other_axes(a, b) and how.move_channels is not False, how.rtol)
+    other_axes = _have_other_axes(a, b) and how.move_channels is not False
+    outputs = compared_outputs(run_a.outputs, run_b.outputs, other_axes, how.rtol)
     frameworks = (a.framework.title, b.framework.title)
     return ForwardComparison(frameworks, how.rtol, outputs, layers, unseen, settings=_settings(pairs, a, b))
 
@@ -254,7 +236,7 @@ def _calls(pair: Pair, a: Sequence[Call], b: Sequence[Call], rtol: float | None)
     each = []
     for one, other in zip(a, b, strict=True):
         couples = itertools.product(one.outputs[some], other.outputs[some])
-        closest = (_compared(names, *couple, _orders, rtol) for couple in couples)
+        closest = (compared(names, *couple, any_order, rtol) for couple in couples)
         each.append(min(closest, key=lambda difference: difference.relative))
     return max(each, key=lambda difference: (not difference.ok, difference.relative))
 
@@ -262,49 +244,6 @@ def _calls(pair: Pair, a: Sequence[Call], b: Sequence[Call], rtol: float | None)
 def _is_recurrent(pair: Pair) -> bool:
     """Whether it may hand on every step or the last alone, so that other shapes are no difference."""
     return any(reading.kind in RECURRENT for reading in pair.source.readings)
-
-
-def _outputs(a: Run, b: Run, other_axes: bool, rtol: float | None) -> tuple[Difference, ...]:
-    if not a.outputs or len(a.outputs) != len(b.outputs):
-        raise ConversionError(f"a gives {len(a.outputs)} arrays and b {len(b.outputs)}; they cannot be compared")
-    orders = _channel_orders if other_axes else lambda array: iter((array,))
-    keys_b = a.outputs if set(a.outputs) == set(b.outputs) else b.outputs
-    keys = zip(a.outputs, keys_b, strict=True)
-    return tuple(_compared(key, a.outputs[key[0]], b.outputs[key[1]], orders, rtol) for key in keys)
-
-
-def _compared(names: _Couple, a: Array, b: Array, orders: Any, rtol: float | None) -> Difference:
-    allowed = rtol if rtol is not None else max(TOLERANCES.get(array.dtype.name, 0.0) for array in (a, b))
-    measured = [errors(a, fitted) for turned in orders(b) if (fitted := _fitted(turned, a.shape)) is not None]
-    absolute, relative = min(measured, default=(float("inf"), float("inf")))
-    return Difference(*names, (a.shape, b.shape), absolute, relative, relative <= allowed)
-
-
-def _channel_orders(array: Array) -> Iterator[Array]:
-    """The array as it is, and with its channels moved to the other end."""
-    yield array
-    if array.ndim > 2:
-        yield np.moveaxis(array, -1, 1)
-        yield np.moveaxis(array, 1, -1)
-
-
-def _orders(array: Array) -> Iterator[Array]:
-    """Every order of axes in which frameworks and nets keep activations: channels, time and heads move."""
-    yield from _channel_orders(array)
-    if array.ndim > 2:
-        yield np.swapaxes(array, 0, 1)
-    if array.ndim > 3:
-        yield np.swapaxes(array, 1, 2)
-
-
-def _fitted(array: Array, shape: tuple[int, ...]) -> Array | None:
-    """The array in this shape, where the last axis of either may be two in the other (heads, size of a head)."""
-    longer, shorter = sorted((array.shape, shape), key=len, reverse=True)
-    if array.shape == shape:
-        return array
-    if len(longer) == len(shorter) + 1 and longer[:-2] == shorter[:-1] and longer[-2] * longer[-1] == shorter[-1]:
-        return array.reshape(shape)
-    return None
 
 
 def _for_b(x: Array, a: LiveNet, other_axes: bool, move_channels: bool | None) -> Array:

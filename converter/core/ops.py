@@ -309,6 +309,20 @@ class Turn(Each, frozen=True):
         return Turn(self.axis, tuple((inner, outer) for outer, inner in self.parts))
 
 
+class Take(Each, frozen=True):
+    """Along one axis what was at these places, one after the other; each place once."""
+
+    done = "reordered"
+    axis: int
+    order: tuple[int, ...]
+
+    def made(self, array: Array) -> Array:
+        return np.take(array, self.order, self.axis)
+
+    def inverse(self) -> Take:
+        return Take(self.axis, tuple(np.argsort(self.order).tolist()))
+
+
 class Overlay(Op, frozen=True):
     """All arrays but the last become one (``old``), and its values replace those of the last (``new``) as far as
     both reach on every axis, counted from the start; beyond that the last one keeps its own.

@@ -10,7 +10,7 @@ refused, and whatever was decided is reported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from converter.core.axes import groups
 from converter.core.kinds import KINDS
 from converter.core.layers import Layer, Net, Stored, sizes_of
-from converter.core.ops import Turn
+from converter.core.ops import Op, Take, Turn
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.flattening.guesses import guesses
 from converter.flattening.walk import INPUTS, OUTPUTS, Flattened
@@ -43,8 +43,10 @@ def flattened(
 ) -> tuple[tuple[Flattened, ...], tuple[Pair, ...], list[Problem]]:
     """What was decided, the pairs with it accounted for, and what cannot be decided.
 
-    Between frameworks that order channels alike there is nothing to do.
+    Between frameworks that order channels alike there is nothing to do, unless lockstep found an order.
     """
+    orders = {path: found.order for path, found in hints.found.items() if found.order}
+    pairs = [_taken(pair, orders[pair.source.path]) if pair.source.path in orders else pair for pair in pairs]
     ours, theirs = (framework(net.framework).channels_last for net in (source, target))
     otherwise = _permuted_otherwise(source, target, pairs, hints, ours == theirs)
     if ours == theirs:
@@ -60,6 +62,7 @@ def flattened(
         problems += map(doubtful, doubts)
     else:
         decided = [_declined(item) for item in (*decided, *doubts)]
+    decided = [item for item in decided if not hints.knows_order(item.path)]
     by_path: dict[str, list[Flattened]] = {}
     for item in decided:
         if item.channels or item.parts:
@@ -204,26 +207,39 @@ def _rearranged(layer: Layer, item: Flattened, channels_last: bool) -> Layer:
 
     Raises ConversionError for a kernel that is made of pieces (weight normalisation) with such inputs.
     """
-    change = _with_turn if item.parts else _split
+    if not item.parts:
+        return _changed(layer, item.side, partial(_split, item, channels_last))
+    parts = tuple((positions, channels) for channels, positions in item.parts) if channels_last else item.parts
+    return _changed(layer, item.side, partial(_folded, lambda axis: Turn(axis, parts)))
+
+
+def _taken(pair: Pair, order: tuple[int, ...]) -> Pair:
+    """The pair with the inputs of the source in the order that lockstep found."""
+    in_order = partial(_folded, lambda axis: Take(axis, order))
+    return replace(pair, source=_changed(pair.source, INPUTS, in_order))
+
+
+def _changed(layer: Layer, side: str, change: Callable[[str, Stored], Stored]) -> Layer:
+    """The layer with its tensors changed so. change: takes the axis of the features of that side, too."""
     readings = (
-        reading.with_tensors(partial(change, _AXES[reading.kind, item.side], item, channels_last))
+        reading.with_tensors(partial(change, _AXES[reading.kind, side]))
         for reading in layer.readings
-        if (reading.kind, item.side) in _AXES
+        if (reading.kind, side) in _AXES
     )
     return replace(layer, readings=tuple(readings))
 
 
-def _with_turn(axis: str, item: Flattened, channels_last: bool, stored: Stored) -> Stored:
+def _folded(op: Callable[[int], Op], axis: str, stored: Stored) -> Stored:
+    """The tensor with that op on the position of this axis, if it has the axis."""
     axes = groups(stored.leaf.axes, len(stored.spec.shape)) or ()
     if (axis,) not in axes:
         return stored
     if stored.fold is not None:
-        raise ConversionError(f"'{stored.spec.name}' is kept in pieces, and its inputs are tensors side by side")
-    parts = tuple((positions, channels) for channels, positions in item.parts) if channels_last else item.parts
-    return replace(stored, sources=stored.specs, fold=Turn(axes.index((axis,)), parts))
+        raise ConversionError(f"'{stored.spec.name}' is kept in pieces, whose inputs cannot be put in another order")
+    return replace(stored, sources=stored.specs, fold=op(axes.index((axis,))))
 
 
-def _split(axis: str, item: Flattened, channels_last: bool, stored: Stored) -> Stored:
+def _split(item: Flattened, channels_last: bool, axis: str, stored: Stored) -> Stored:
     words = stored.leaf.axes.split()
     if axis not in words:
         return stored

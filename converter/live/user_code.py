@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -49,18 +50,29 @@ def _is_net(value: object) -> bool:
 
 
 def example_inputs(texts: tuple[str, ...]) -> tuple[Array, ...]:
-    """``2,20`` -> random normal values of that shape (the same at each run); ``2,7:int64`` -> zeros and ones.
+    """``2,20`` -> random normal values of that shape (the same at each run); ``2,7:int64`` -> zeros and ones;
+    ``x.npy`` and ``x.npz`` -> the arrays in that file.
 
-    Raises ConversionError for a text that says no shape.
+    Raises ConversionError for a text that is neither a shape nor such a file.
     """
-    return tuple(_example(text, np.random.default_rng(number)) for number, text in enumerate(texts))
+    return tuple(array for number, text in enumerate(texts) for array in _examples(text, np.random.default_rng(number)))
+
+
+def _examples(text: str, rng: np.random.Generator) -> Iterable[Array]:
+    if not text.endswith((".npy", ".npz")):
+        return (_example(text, rng),)
+    try:
+        loaded = np.load(text, allow_pickle=False)
+        return tuple(loaded.values()) if text.endswith(".npz") else (loaded,)
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"'{text}' is no example input: {error}") from error
 
 
 def _example(text: str, rng: np.random.Generator) -> Array:
     shape, _, dtype = text.partition(":")
     name = dtype or "float32"
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", shape) or name not in DTYPES:
-        raise ConversionError(f"'{text}' is no example input. Give its shape, like 2,20 or 2,3,32,32, or 2,7:int64.")
+        raise ConversionError(f"'{text}' is no example input. Give its shape, like 2,20 or 2,7:int64, or a .npy file.")
     sizes = [int(size) for size in shape.split(",")]
     if DTYPES[name].kind in "biu":
         return rng.integers(0, 2, sizes).astype(DTYPES[name])

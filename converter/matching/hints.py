@@ -29,15 +29,31 @@ from converter.schema.loader import Schema, SchemaLayer, load_schema
 _Value = TypeVar("_Value")
 
 
+class Found(msgspec.Struct, frozen=True):
+    """What lockstep found of a layer of the source (see `converter.lockstep`).
+
+    source, target: its path, and that of its counterpart. kind: which of its readings it is; "" where that is not in
+    doubt. order: the places at which the inputs of its counterpart stand among its own; () where they stand alike, None
+    where that is not in doubt.
+    """
+
+    source: str
+    target: str
+    kind: str = ""
+    order: tuple[int, ...] | None = None
+
+
 class Hints(msgspec.Struct, frozen=True):
     """The options of matching, ready to be applied. mapping: source path -> target path, one entry a layer or module
     (``a=b+c`` is two of them, see `fused`). of_one: patterns of ``kind`` that tell the form of one net alone.
+    found: source path -> what running both nets showed of the layer.
     """
 
     options: MatchOptions = MatchOptions()
     schema: Schema | None = None
     mapping: Mapping[str, str] = {}
     of_one: Mapping[str, Literal["source", "clone"]] = {}
+    found: Mapping[str, Found] = {}
 
     @classmethod
     def of(cls, options: MatchOptions) -> Hints:
@@ -156,9 +172,18 @@ class Hints(msgspec.Struct, frozen=True):
         return any(covers(pattern, path) for pattern in self.options.allow_missing)
 
     def flatten_of(self, path: str) -> Channels | None:
-        """The channels before the flatten that leads to this layer, if the user or the schema states them."""
+        """The channels before the flatten that leads to this layer, if the user or the schema states them.
+
+        None are where lockstep found the order of the features.
+        """
+        if self.knows_order(path):
+            return 0
         channels: Channels | None = self._stated("flatten", path)
         return channels
+
+    def knows_order(self, path: str) -> bool:
+        """Whether lockstep found the order of the features that come into this layer of the source."""
+        return path in self.found and self.found[path].order is not None
 
     def unflatten_of(self, path: str) -> int | None:
         """The channels that the outputs of this layer become, if the user or the schema states them."""

@@ -29,11 +29,11 @@ from converter.matching.order import true_order
 from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
 from converter.matching.tied import Ties, all_equal, tied_to, twins
 
-SCHEMA, MAP, SAME_NAME = "schema", "map", "same name"
+SCHEMA, MAP, LOCKSTEP, SAME_NAME = "schema", "map", "lockstep", "same name"
 ONE_TENSOR = "one tensor under several names"
 INDEX = "whole numbers that a net computes, and no training changes"
 #: ``strict`` accepts these alone.
-CERTAIN = frozenset({SCHEMA, MAP, SAME_NAME})
+CERTAIN = frozenset({SCHEMA, MAP, LOCKSTEP, SAME_NAME})
 
 
 class Pair(msgspec.Struct, frozen=True, gc=False):
@@ -64,14 +64,7 @@ class Matched(msgspec.Struct, frozen=True):
 
 def match(source: Net, target: Net, hints: Hints) -> Matched:
     """Pair every layer of the target with one of the source. Raises MatchError with all problems."""
-    matcher = Matcher(as_there(source, target), as_there(target, source))
-    matcher.by_schema(hints)
-    matcher.by_map(hints)
-    matcher.by_name(lambda path: path, lambda path: path)
-    matcher.by_name(plain_names(source), plain_names(target))
-    matcher.by_evidence()
-    matcher.by_equality()
-    matcher.again()
+    matcher = evident(source, target, hints)
     kept = matcher.let_go(hints)
     ties = matcher.tied()
     matcher.explain()
@@ -79,6 +72,20 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
         check_strict(matcher.pairs)
     order = {layer.path: position for position, layer in enumerate(matcher.target.layers)}
     return Matched(tuple(sorted(matcher.pairs, key=lambda pair: order[pair.target.path])), ties, kept)
+
+
+def evident(source: Net, target: Net, hints: Hints) -> Matcher:
+    """The pairs that hints, names and all other evidence make, and what these leave free."""
+    matcher = Matcher(as_there(source, target), as_there(target, source))
+    matcher.by_schema(hints)
+    matcher.by_map(hints)
+    matcher.by_lockstep(hints)
+    matcher.by_name(lambda path: path, lambda path: path)
+    matcher.by_name(plain_names(source), plain_names(target))
+    matcher.by_evidence()
+    matcher.by_equality()
+    matcher.again()
+    return matcher
 
 
 def check_strict(pairs: Iterable[Pair]) -> None:
@@ -156,6 +163,12 @@ class Matcher:
         entry = max((old for old in hints.mapping if path.startswith(f"{old}.")), key=len)
         below = (hints.mapped(other) for other in self.source.by_path if other.startswith(f"{entry}."))
         return any(other in self.target.by_path for other in below)
+
+    def by_lockstep(self, hints: Hints) -> None:
+        for path, found in hints.found.items():
+            source, target = self.free_sources.get(path), self.free_targets.get(found.target)
+            if source is not None and target is not None:
+                self._pair(narrowed(source, found.kind) if found.kind else source, target, LOCKSTEP)
 
     def by_name(self, ours: Naming, theirs: Naming) -> None:
         """Pair layers whose names are equal, where the name is unique on either side."""

@@ -54,10 +54,15 @@ class TensorPlan(msgspec.Struct, frozen=True):
 
 def plan_into(source: Net, target: Net, template: Contents, hints: Hints) -> TensorPlan:
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
+    (source, repeated), (target, repeating) = comparable(source, target)
+    return plan_matched(source, target, template, hints, match(source, target, hints), {**repeated}, {**repeating})
+
+
+def comparable(source: Net, target: Net) -> tuple[tuple[Net, Mapping[str, str]], tuple[Net, Mapping[str, str]]]:
+    """Both nets in the same pieces, each with its tied tensors (see `loosened`)."""
     source = without_idle(source, target.framework)
     source, target = taken_apart(source, target), taken_apart(target, source)
-    (source, repeated), (target, repeating) = loosened(source, target), loosened(target, source)
-    return plan_matched(source, target, template, hints, match(source, target, hints), {**repeated}, {**repeating})
+    return loosened(source, target), loosened(target, source)
 
 
 def plan_matched(

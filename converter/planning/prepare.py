@@ -13,7 +13,7 @@ from converter.core.layers import Net
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import MatchError, Problem, listed
 from converter.formats import Format, by_name
-from converter.frameworks import Framework
+from converter.frameworks import Framework, framework
 from converter.matching.hints import Hints
 from converter.matching.schema_layers import for_net
 from converter.matching.schema_ties import with_ties
@@ -119,3 +119,17 @@ def goal_of(clone: Endpoint, form: Format | None, by_schema: bool) -> Goal:
     net = replace(clone.framework.net(template.contents), read=lambda name: clone.reader.read(template.names[name]))
     written, names = (clone.contents, template.names) if form is None else (template.contents, {})
     return Goal(net, template.contents, written, clone, names, template.names)
+
+
+def with_hints(source: Net, goal: Goal, hints: Hints) -> tuple[Net, Net, Hints]:
+    """The source and the net to be filled with all hints applied, and the hints for these. Raises MatchError."""
+    net, hints = prepared(source, hints, framework(goal.net.framework), goal.net)
+    target = hints.of_clone(goal.net)
+    hints.check_used(net, target)
+    return net, target, hints
+
+
+def plan_goal(source: Net, goal: Goal, hints: Hints) -> TensorPlan:
+    """How the goal is filled from the source. Raises MatchError."""
+    net, target, hints = with_hints(source, goal, hints)
+    return goal.finished(plan_into(net, target, goal.contents, hints))

@@ -16,7 +16,7 @@ import safetensors.numpy
 import torch
 
 import converter
-from converter.commands.verify_files import errors
+from converter.core.differences import errors
 from converter.core.transposing import digest
 from tests.chapter import PAIRS, random_weights
 from tests.chapter import SIDES as CHAPTER

@@ -74,10 +74,19 @@ def given(net: Any, x: Any) -> Any:
         return net(torch.tensor(x)).numpy() if isinstance(net, torch.nn.Module) else np.asarray(net(x))
 
 
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
 @pytest.mark.parametrize(
     ("turn", "right"),
-    [(unchanged, True), (lambda x: x.flip(2), False), (lambda x: x.transpose(2, 3).contiguous(), False)],
-    ids=["as usual", "flipped", "transposed"],
+    [
+        (unchanged, True),
+        (lambda x: x.flip(2), True),
+        (lambda x: x.transpose(2, 3).contiguous(), True),
+        (doubled, False),
+    ],
+    ids=["as usual", "flipped", "transposed", "doubled"],
 )
 def test_what_happens_behind_a_functional_pool(turn: Turn, right: bool) -> None:
     source, clone = Pooled(turn), pooled()
@@ -86,27 +95,23 @@ def test_what_happens_behind_a_functional_pool(turn: Turn, right: bool) -> None:
         converter.load_into(clone, source, example_input=IMAGE)
         np.testing.assert_allclose(given(clone, IMAGE), given(source, np.moveaxis(IMAGE, -1, 1)), rtol=1e-4, atol=1e-4)
         return
-    with pytest.raises(converter.ConversionError, match=r"'fc'"):
+    with pytest.raises(converter.ConversionError, match=r"up to 'conv' they compute the same.* part at 'fc'"):
         converter.load_into(clone, source, example_input=IMAGE)
     assert all(map(np.array_equal, clone.get_weights(), former))
 
 
 def test_an_order_of_one_spatial_axis() -> None:
     """A tensor of three axes may be a sequence, whose channels are last in every framework."""
-    turned = np.ascontiguousarray(np.moveaxis(SERIES, -1, 1))
     for turn in (unchanged, lambda x: x.flip(2), lambda x: x.flip(1)):
         source, clone = Series(turn), series()
         former = [np.array(weight) for weight in clone.get_weights()]
-        try:
+        with pytest.raises(converter.ConversionError, match="net does not run"):  # without its channels first
             converter.load_into(clone, source, example_input=SERIES)
-        except converter.ConversionError:
-            assert all(map(np.array_equal, clone.get_weights(), former))
-        else:
-            np.testing.assert_allclose(given(clone, SERIES), given(source, turned), rtol=1e-4, atol=1e-4)
+        assert all(map(np.array_equal, clone.get_weights(), former))
 
 
 def test_a_tree_of_linen_is_checked_too() -> None:
-    source, net = Pooled(lambda x: x.flip(2)), LinenPooled()
+    source, net = Pooled(doubled), LinenPooled()
     with pytest.raises(converter.ConversionError, match="does not give what the source gives"):
         converter.load_into(net, source, example_input=IMAGE)
 

@@ -112,26 +112,6 @@ def test_the_order_of_calls_pairs_what_names_and_shapes_do_not() -> None:
     np.testing.assert_allclose(forward(filled, x), forward(net, x), rtol=1e-5)
 
 
-class SameInput(torch.nn.Module):
-    """Two layers of which none has to be called first."""
-
-    def __init__(self, names: tuple[str, str]) -> None:
-        super().__init__()
-        self.names = names
-        for name in names:
-            self.add_module(name, torch.nn.Linear(5, 5))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        one, other = (getattr(self, name)(x) for name in self.names)
-        return one - 2 * other
-
-
-def test_layers_that_take_the_same_input_have_no_order() -> None:
-    net, clone = randomised(SameInput(("left", "right"))), SameInput(("up", "down"))
-    with pytest.raises(converter.MatchError, match=r"could be .*\. Say map=\{"):
-        converter.load_into(clone, net, example_input=np.ones((2, 5), np.float32))
-
-
 def test_the_first_layers_are_those_that_are_called_first(tmp_path: Path) -> None:
     net, x = randomised(Backwards()), np.ones((1, 5), np.float32)
     new = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Tanh(), torch.nn.Linear(5, 5), torch.nn.Linear(5, 7))
