@@ -232,9 +232,7 @@ class MatchOptions(Options, frozen=True):
     ] = ()
     kind: Annotated[
         Mapping[str, str],
-        Option(
-            "The kind of the layers of this pattern, such as 'up*=conv_transpose'. Repeatable.", TEXTS, "LAYER=KIND"
-        ),
+        Option("Kind of the layers of this pattern: 'up*=conv_transpose'. Repeatable.", TEXTS, "LAYER=KIND"),
     ] = {}
     heads: Annotated[Mapping[str, int], Option("Number of heads of an attention. Repeatable.", COUNTS, "LAYER=N")] = {}
     rotary: Annotated[

@@ -10,12 +10,10 @@ from functools import lru_cache
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.axes import REPEATED, Sizes, groups, solve, wild_axes
+from converter.core.axes import REPEATED, Sizes, groups, solve
 from converter.core.kinds import AXIS_WORDS, KINDS, ROLE_NOTES, SIZE_NOTES, UNKNOWN, Role
 from converter.core.layers import Layer, Leaf, Reading, Stored, shown, words_in
-
-#: How a bare matrix is multiplied: nearly always from the right (``x @ w``); where its shape says so, the other way.
-MATRIX_AXES = ("in out", "out in")
+from converter.matching.common_kinds import as_one_kind, without_ones
 
 
 class Supply(msgspec.Struct, frozen=True, gc=False):
@@ -81,29 +79,11 @@ def possibilities(source: Layer, target: Layer, same_framework: bool) -> Iterato
         if moves is not None:
             agreed = True
             yield ours, theirs, Agreement(ours.kind, moves)
-    for ours, theirs in () if agreed else itertools.chain.from_iterable(itertools.starmap(_as_one_kind, pairs)):
+    for ours, theirs in () if agreed else itertools.chain.from_iterable(itertools.starmap(as_one_kind, pairs)):
         moves = _moves(ours, theirs)
         if moves is not None:
             yield ours, theirs, Agreement(ours.kind, moves)
             break
-
-
-def _as_one_kind(one: Reading, other: Reading) -> Iterator[tuple[Reading, Reading]]:
-    """Both, as the kind that they have in common; the likely way first."""
-    kinds = {one.kind, other.kind}
-    if kinds == {"conv", "linear"}:
-        yield _as_linear(one), _as_linear(other)
-    elif kinds in ({"embedding", "parameter"}, {"linear", "parameter"}):
-        for axes in MATRIX_AXES:
-            yield _as_bare(one, axes), _as_bare(other, axes)
-
-
-def is_square_and_bare(source: Layer, target: Layer) -> bool:
-    """Whether one side is a linear layer, and the other a bare matrix whose shape does not tell which axis is which."""
-    kinds = [{reading.kind for reading in layer.readings} for layer in (source, target)]
-    shape = source.tensors[0].shape
-    mixed = ("linear" in kinds[0] and kinds[1] == {"parameter"}) or ("linear" in kinds[1] and kinds[0] == {"parameter"})
-    return mixed and len(shape) == 2 and shape[0] == shape[1]
 
 
 def _in_form(ours: Reading, theirs: Reading) -> bool:
@@ -153,7 +133,7 @@ def assign(source: Reading, target: Reading) -> Assignment:
 
 
 def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
-    source, target = _without_ones(source, target), _without_ones(target, source)
+    source, target = without_ones(source, target), without_ones(target, source)
     source, target = _repeating(source, target), _repeating(target, source)
     assignment = assign(source, target)
     sizes = dict(source.sizes)
@@ -174,58 +154,6 @@ def _moves(source: Reading, target: Reading) -> tuple[Move, ...] | None:
         position = (beside or anywhere)[0]
         moves[position] = replace(moves[position], checked=(*moves[position].checked, check))
     return tuple(moves)
-
-
-def _without_ones(reading: Reading, other: Reading) -> Reading:
-    """Where both are bare tensors that differ in axes of length one alone: the tensor without these."""
-    shapes = [[item.spec.shape for item in side.stored] for side in (reading, other)]
-    squeezed = [list(map(_squeezed, side)) for side in shapes]
-    if reading.kind != "parameter" or shapes[0] == shapes[1] or squeezed[0] != squeezed[1]:
-        return reading
-    return reading.with_tensors(_without_axes_of_one)
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
-
-
-def _without_axes_of_one(item: Stored) -> Stored:
-    axes = ["1" if size == 1 else f"axis{i}" for i, size in enumerate(item.spec.shape)]
-    named = [axis for axis in axes if axis != "1"]
-    numbers = {axis: f"axis{i}" for i, axis in enumerate(named)}
-    written = " ".join(numbers.get(axis, axis) for axis in axes)
-    return replace(item, leaf=replace(item.leaf, axes=written, neutral=" ".join(numbers.values())))
-
-
-def _as_linear(reading: Reading) -> Reading:
-    """A convolution of one position, which is a linear layer for each of them."""
-    if reading.kind != "conv" or reading.form:
-        return reading
-    spatial = [wild_axes(item.leaf.axes, len(item.spec.shape)) for item in reading.stored if "+" in item.leaf.axes]
-    linear = replace(reading, kind="linear", stored=tuple(_at_one_position(item) for item in reading.stored))
-    return linear if spatial and all(item.neutral_shape() for item in linear.stored) else reading
-
-
-def _as_bare(reading: Reading, axes: str) -> Reading:
-    """A layer of one matrix as that alone, in this order of axes: a table of positions, a projection without bias."""
-    if reading.kind == "parameter" or len(reading.stored) != 1 or len(reading.stored[0].spec.shape) != 2:
-        return reading
-    item = reading.stored[0]
-    order = axes if reading.kind == "linear" else item.leaf.neutral
-    bare = replace(item, leaf=replace(item.leaf, roles=(frozenset({"value"}),), neutral=order))
-    return (
-        replace(reading, kind="parameter", form="", lacks=frozenset(), stored=(bare,))
-        if bare.to_neutral() is not None
-        else reading
-    )
-
-
-def _at_one_position(item: Stored) -> Stored:
-    if "+" not in item.leaf.axes:
-        return item
-    ones = " ".join("1" * wild_axes(item.leaf.axes, len(item.spec.shape)))
-    axes = item.leaf.axes.replace("~+", "+").replace("+", ones)
-    return replace(item, leaf=replace(item.leaf, axes=axes, neutral=item.leaf.neutral.replace(" +", "")))
 
 
 def _repeating(reading: Reading, other: Reading) -> Reading:
