@@ -189,7 +189,8 @@ class Layer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
-        return tuple(dict.fromkeys(spec for stored in self.readings[0].stored for spec in stored.specs))
+        first = self.readings[0].stored if self.readings else ()  # none where two sides have nothing in common
+        return tuple(dict.fromkeys(spec for stored in first for spec in stored.specs))
 
     def with_tensors(self, change: Callable[[Stored], Stored]) -> Layer:
         """The layer with every tensor of every reading changed so."""

@@ -19,7 +19,7 @@ from converter.frameworks.base import Framework, LiveClass, Part, class_table, c
 from converter.frameworks.cells import OLD_CELL, cell_path, cells_placed, stacked_cell, without_old_cells
 from converter.frameworks.flax_folded import folded
 from converter.frameworks.haiku import IGNORED, as_flax
-from converter.frameworks.linear import ATTENTION, FROM_HEADS, MANY_AXES, OUT_IN, TO_HEADS
+from converter.frameworks.linear import ATTENTION, BY_HEAD, FROM_HEADS, MANY_AXES, OUT_IN, TO_HEADS
 
 _COLLECTIONS = ("params", "batch_stats")
 _PROJECTIONS = ("query", "key", "value", "out")
@@ -68,7 +68,7 @@ _NNX_GRU = form(
     name="nnx_gru",
 )
 _CELLS = (_LSTM, _GRU, _RNN, _MGU, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
-_DENSE = " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES))
+_DENSE = " ".join(("linear", TO_HEADS, FROM_HEADS, BY_HEAD, *MANY_AXES))
 #: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
 _ADAPTER = "lora kernel"
 

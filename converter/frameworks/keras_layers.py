@@ -19,13 +19,13 @@ from converter.core.layers import Layer, split_path
 from converter.core.natural_order import natural_key
 from converter.frameworks.base import Part, class_table
 from converter.frameworks.cells import OLD_CELL, cell_path, cells_placed, is_bare, numbered
-from converter.frameworks.linear import ATTENTION, FROM_HEADS, MANY_AXES, TO_HEADS, attentions, shares_heads
+from converter.frameworks.linear import ATTENTION, BY_HEAD, FROM_HEADS, MANY_AXES, TO_HEADS, attentions, shares_heads
 
 #: Class in snake case -> its forms; a layer of a new file has the first that its form, or else its kind, stands at.
 CLASSES = class_table(
     {
         "dense": "linear",
-        "einsum_dense": " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES)),
+        "einsum_dense": " ".join(("linear", TO_HEADS, FROM_HEADS, BY_HEAD, *MANY_AXES)),
         "einsum_of_other_axes": "",
         **{f"attention {name}": FROM_HEADS if name == "output" else TO_HEADS for name in ATTENTION},
         "embedding": "embedding",

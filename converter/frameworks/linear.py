@@ -19,7 +19,9 @@ from converter.frameworks.base import Part
 ATTENTION = ("query", "key", "value", "output")
 #: Forms of a linear layer whose outputs, or inputs, are heads of an attention.
 TO_HEADS, FROM_HEADS = "to_heads", "from_heads"
-HEADS = frozenset({TO_HEADS, FROM_HEADS})
+#: A matrix for each head, as Gemma's code has it: the einsum ``btd,ndh->btnh`` (keras_hub, gemma_attention.py).
+BY_HEAD = "to_heads_by_head"
+HEADS = frozenset({TO_HEADS, FROM_HEADS, BY_HEAD})
 #: The Conv1D of the GPT-2 code: its matrix runs the other way than that of all other linear layers (in PyTorch as in
 #: Flax, which is why the two names are not one).
 IN_OUT, OUT_IN = "linear_in_out", "linear_out_in"
@@ -37,8 +39,10 @@ def many_axes() -> tuple[Form, ...]:
     to_heads = form("linear", kernel, ("bias", "bias", "heads head_dim", "(heads head_dim)"), name=TO_HEADS)
     kernel = ("kernel", "weight", "heads head_dim out", "out (heads head_dim)")
     from_heads = form("linear", kernel, ("bias", "bias", "out"), name=FROM_HEADS)
+    kernel = ("kernel", "weight", "heads in head_dim", "(heads head_dim) in")
+    by_head = form("linear", kernel, ("bias", "bias", "heads head_dim", "(heads head_dim)"), name=BY_HEAD)
     others = (_dense(i, o, name) for (i, o), name in zip(_COUNTS, MANY_AXES, strict=True))
-    return to_heads, from_heads, *others
+    return to_heads, from_heads, by_head, *others
 
 
 def _dense(axes_in: int, axes_out: int, name: str) -> Form:

@@ -38,12 +38,26 @@ def tells(
         return True
     if _separates(_by_numbers(region, ours, theirs, orders, anchors, same_names=False), len(ours)):
         return True
-    return all(order.by_position for order in orders) and _separates(_by_position(ours, theirs, anchors), len(ours))
+    return _separates(_by_either(region, ours, theirs, orders, anchors), len(ours))
 
 
-def _by_position(ours: Sequence[Member], theirs: Sequence[Member], anchors: _Anchors) -> _Before:
-    places = [[one.position for one in side] for side in (ours, theirs)]
-    return [(_lower(places[0], one.position), _lower(places[1], other.position)) for one, other in anchors]
+def _by_either(
+    region: Region, ours: Sequence[Member], theirs: Sequence[Member], orders: Orders, anchors: _Anchors
+) -> _Before:
+    """By the position in the file, or by the number in the name, whichever each side has its order from."""
+    if not all(order.by_position or order.pattern for order in orders):
+        return []
+    found: _Before = []
+    for pair in anchors:
+        counts = [
+            _lower([one.position for one in members], anchor.position)
+            if order.by_position
+            else _lower_numbered(anchor, members, order.pattern, start, same_names=False)
+            for anchor, members, order, start in zip(pair, (ours, theirs), orders, region.starts, strict=True)
+        ]
+        if counts[0] is not None and counts[1] is not None:
+            found.append((counts[0], counts[1]))
+    return found
 
 
 def _is_sure(order: Placing, orders: Orders) -> bool:

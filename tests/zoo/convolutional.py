@@ -37,7 +37,7 @@ def gluon_narrow(name: str) -> Net:
 
 
 def keras_mobilenet() -> Net:
-    net = keras_applications("MobileNet", 64, alpha=0.25)
+    net = keras_applications("MobileNet", 65, alpha=0.25)
     return replace(net, build=lambda: plain_mobilenet(net.build()), patched=PLAIN)
 
 
@@ -104,8 +104,8 @@ FAMILIES = (
     Family(
         "mobilenet_v1",
         TUNED,
-        image(64),
-        (keras_mobilenet(), gluon("mobilenet0.25", 64), pytorchcv("mobilenet_wd4")),
+        image(65),
+        (keras_mobilenet(), gluon("mobilenet0.25", 65), pytorchcv("mobilenet_wd4")),
         1e-5,
     ),
     Family(
