@@ -68,7 +68,7 @@ _NNX_GRU = form(
     name="nnx_gru",
 )
 _CELLS = (_LSTM, _GRU, _RNN, _MGU, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
-_DENSE = " ".join(("linear", TO_HEADS, FROM_HEADS, BY_HEAD, *MANY_AXES))
+_DENSE = " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES))
 #: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
 _ADAPTER = "lora kernel"
 
@@ -120,6 +120,7 @@ class Flax(Framework):
             "BatchNorm": "batch_norm",
             **dict.fromkeys(("LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm"), "norm"),
             **{f"attention {name}": FROM_HEADS if name == "output" else TO_HEADS for name in ATTENTION},
+            **{f"attention {name} by head": BY_HEAD for name in ATTENTION},
         }
     )
     on_demand = frozenset(MANY_AXES)

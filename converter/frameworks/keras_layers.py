@@ -25,9 +25,10 @@ from converter.frameworks.linear import ATTENTION, BY_HEAD, FROM_HEADS, MANY_AXE
 CLASSES = class_table(
     {
         "dense": "linear",
-        "einsum_dense": " ".join(("linear", TO_HEADS, FROM_HEADS, BY_HEAD, *MANY_AXES)),
+        "einsum_dense": " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES)),
         "einsum_of_other_axes": "",
         **{f"attention {name}": FROM_HEADS if name == "output" else TO_HEADS for name in ATTENTION},
+        **{f"attention {name} by head": BY_HEAD for name in ATTENTION},
         "embedding": "embedding",
         "reversible_embedding": "embedding",
         **{f"conv{space}d": "conv" for space in (1, 2, 3)},

@@ -82,21 +82,28 @@ def with_attentions(parts: Sequence[Part], projection: Callable[[str], str]) -> 
 
     projection: the neutral name of one, from that in the file.
     """
-    inside: dict[str, set[str]] = {}
+    inside: dict[str, dict[str, tuple[int, ...]]] = {}
     for part in parts:
-        path = split_path(part.path)
-        if path and len(part.spec.shape) == 3:
-            inside.setdefault(join_path(path[:-1]), set()).add(projection(path[-1]))
-    whole = {path for path, names in inside.items() if names >= set(ATTENTION)}
+        names = split_path(part.path)
+        if names and len(part.spec.shape) == 3:
+            inside.setdefault(join_path(names[:-1]), {})[projection(names[-1])] = part.spec.shape
+    whole = {path: kernels for path, kernels in inside.items() if kernels.keys() >= set(ATTENTION)}
     moved = []
     for part in parts:
         *parent, name = split_path(part.path) or ("",)
-        neutral = projection(name)
-        if neutral in ATTENTION and join_path(parent) in whole:
-            moved.append(replace(part, path=join_path((*parent, neutral)), layer_class=f"attention {neutral}"))
+        neutral, path = projection(name), join_path(parent)
+        if neutral in ATTENTION and path in whole:
+            layer_class = f"attention {neutral}{' by head' if _is_by_head(neutral, whole[path]) else ''}"
+            moved.append(replace(part, path=join_path((*parent, neutral)), layer_class=layer_class))
         else:
             moved.append(part)
     return moved
+
+
+def _is_by_head(name: str, kernels: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the inputs, as many as the outputs of the attention, are the second axis of the kernel, not the first."""
+    width = kernels["output"][-1]
+    return name != "output" and kernels[name][1] == width != kernels[name][0]
 
 
 def with_projections(layers: Sequence[Layer]) -> list[Layer]:

@@ -104,7 +104,9 @@ class TensorFlow(Framework):
         form("parameter", ("", "value", "*")),
     )
     classes = keras_layers.CLASSES
-    on_demand = frozenset({"spectral_normalization", "group_norm", "instance_norm", "rms_norm", *linear.MANY_AXES})
+    on_demand = frozenset(
+        {"spectral_normalization", "group_norm", "instance_norm", "rms_norm", linear.BY_HEAD, *linear.MANY_AXES}
+    )
     live = (
         LiveClass("keras.", "Layer", "keras", "a Keras model"),
         LiveClass("tf_keras.", "Layer", "keras", "a tf_keras model"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
 import torch
 
@@ -231,3 +233,51 @@ def test_there_and_back_by_neutral(case: Case, tmp_path: Path, capsys: pytest.Ca
             found = named(flavour, side.load(case.fresh(flavour), back))
             for name, value in named(flavour, net).items():
                 assert found[name].tobytes() == value.tobytes(), (flavour, name)
+
+
+class ByHead(keras.layers.Layer):  # type: ignore[misc]
+    """An attention as that of Gemma in KerasHub: its kernels have the heads first (keras_hub, gemma_attention.py)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, heads in (("query", 3), ("key", 3), ("value", 3)):
+            setattr(self, f"{name}_dense", keras.layers.EinsumDense("btd,ndh->bnth", output_shape=(heads, None, 4)))
+        self.output_dense = keras.layers.EinsumDense("bnth,nhd->btd", output_shape=(None, 10))
+
+    def call(self, x: Any) -> Any:
+        query, key, value = self.query_dense(x), self.key_dense(x), self.value_dense(x)
+        weights = keras.ops.softmax(query @ keras.ops.transpose(key, (0, 1, 3, 2)), axis=-1)
+        return self.output_dense(weights @ value)
+
+
+class InTorch(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (torch.nn.Linear(10, 12, bias=False) for _ in range(3))
+        self.o_proj = torch.nn.Linear(12, 10, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = (layer(x).unflatten(-1, (3, 4)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        query, key, value = parts
+        weights = torch.softmax(query @ key.transpose(2, 3), dim=-1)
+        return self.o_proj((weights @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def test_kernels_with_the_heads_first(tmp_path: Path) -> None:
+    """Both ways: what one computes the other computes with the weights of its file."""
+    x = np.random.default_rng(0).normal(size=(2, 5, 10)).astype(np.float32)
+    ours, theirs = InTorch(), keras.Sequential([keras.Input((5, 10)), ByHead()])
+    torch.save(ours.state_dict(), tmp_path / "ours.pt")
+    theirs.save_weights(tmp_path / "theirs.weights.h5")
+    assert not np.allclose(theirs(x), ours(torch.tensor(x)).detach(), atol=1e-4)
+    converter.convert(
+        "torch->tensorflow", tmp_path / "ours.pt", tmp_path / "made.weights.h5", like=tmp_path / "theirs.weights.h5"
+    )
+    theirs.load_weights(tmp_path / "made.weights.h5")
+    assert np.allclose(theirs(x), ours(torch.tensor(x)).detach(), atol=1e-5)
+    back = InTorch()
+    converter.convert(
+        "tensorflow->torch", tmp_path / "made.weights.h5", tmp_path / "back.pt", like=tmp_path / "ours.pt"
+    )
+    back.load_state_dict(torch.load(tmp_path / "back.pt"))
+    assert np.array_equal(back(torch.tensor(x)).detach(), ours(torch.tensor(x)).detach())
