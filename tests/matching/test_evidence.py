@@ -124,6 +124,30 @@ def test_a_word_is_found_in_another() -> None:
     assert {one: other for one, (other, _) in found.items()} == {"0.norm_x": "0.mynorm_x", "0.query_x": "0.myquery"}
 
 
+def test_the_order_of_a_file_and_the_numbers_of_calls_confirm_each_other() -> None:
+    """ResNet of gluon into Flax: the convolutions, which shapes tell, count in step with the norms beside them."""
+    ours = {"body.0": (8, 4, 3, 3), "body.1": (8,), "body.3": (8, 8, 3, 3), "body.4": (8,)}
+    ours |= {"downsample.0": (8, 4, 1, 1), "downsample.1": (8,)}
+    shapes = [(3, 3, 4, 8), (3, 3, 8, 8), (1, 1, 4, 8)]
+    names = ("weight", "bias", "running_mean", "running_var")
+    source = net(
+        "torch", {f"{path}.{name}": s for path, s in ours.items() for name in names[: 4 if len(s) == 1 else 1]}
+    )
+    theirs: dict[str, Shape | tuple[int, ...]] = {f"params/Conv_{i}/kernel": s for i, s in enumerate(shapes)}
+    for i in range(3):
+        theirs |= {f"params/BatchNorm_{i}/{name}": (8,) for name in ("scale", "bias")}
+        theirs |= {f"batch_stats/BatchNorm_{i}/{name}": (8,) for name in ("mean", "var")}
+    found = pairs(source, net("flax", dict(theirs)))
+    assert {one: other for one, (other, _) in found.items()} == {
+        "body.0": "Conv_0",
+        "body.1": "BatchNorm_0",
+        "body.3": "Conv_1",
+        "body.4": "BatchNorm_1",
+        "downsample.0": "Conv_2",
+        "downsample.1": "BatchNorm_2",
+    }
+
+
 # --- at random
 
 WORDS = ["stem", "body", "neck", "head", "gate", "proj", "query", "key", "norm", "fc"]
