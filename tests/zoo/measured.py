@@ -12,7 +12,7 @@ from tests.zoo.codebases import (
     torchvision,
     transformers,
 )
-from tests.zoo.net import CLASSES, MEASURED, Family, image
+from tests.zoo.net import CLASSES, MEASURED, TUNED, Family, image
 
 REGNET = {
     "depths": [1, 2, 7, 12],
@@ -75,7 +75,7 @@ FAMILIES = (
     ),
     Family(
         "shufflenet_v2",
-        MEASURED,
+        TUNED,
         image(65),
         (
             torchvision("shufflenet_v2_x0_5"),
@@ -93,7 +93,7 @@ FAMILIES = (
     ),
     Family(
         "inception_v3",
-        MEASURED,
+        TUNED,
         image(107),
         (
             torchvision("inception_v3", aux_logits=False, init_weights=False),
@@ -112,6 +112,6 @@ FAMILIES = (
     Family("ghostnet", MEASURED, image(65), (timm("ghostnet_050"), kimm("GhostNetW050", 65)), 1e-5),
     Family("lcnet", MEASURED, image(65), (timm("lcnet_050"), kimm("LCNet050", 65)), 1e-5),
     Family("repvgg_a0", MEASURED, image(64), (timm("repvgg_a0"), kimm("RepVGGA0", 64)), 1e-5),
-    Family("hgnetv2_b0", MEASURED, image(64), (timm("hgnetv2_b0"), kimm("HGNetV2B0", 64)), 1e-5),
-    Family("mobilevit_xxs", MEASURED, image(64), (timm("mobilevit_xxs"), kimm("MobileViTXXS", 64)), 1e-5),
+    Family("hgnetv2_b0", TUNED, image(64), (timm("hgnetv2_b0"), kimm("HGNetV2B0", 64)), 1e-5),
+    Family("mobilevit_xxs", TUNED, image(64), (timm("mobilevit_xxs"), kimm("MobileViTXXS", 64)), 1e-5),
 )

@@ -301,7 +301,7 @@ FAMILIES = (
     ),
     Family(
         "bart",
-        MEASURED,
+        TUNED,
         SAMPLE,
         (
             keras_hub("BartBackbone", hub_pair, decoded, **HUB_PLACED),

@@ -154,7 +154,7 @@ FAMILIES = (
     ),
     Family(
         "vit_of_others",
-        MEASURED,
+        TUNED,
         PIXELS,
         (
             pretrained_vit(SIZE, patches=(PATCH, PATCH), dim=WIDTH, ff_dim=INNER, num_heads=HEADS, num_layers=BLOCKS),
@@ -172,7 +172,7 @@ FAMILIES = (
     ),
     Family(
         "swin",
-        MEASURED,
+        TUNED,
         image(64),
         (
             torch_class("timm", "timm.models.swin_transformer.SwinTransformer", **TIMM_SWIN),
@@ -192,7 +192,7 @@ FAMILIES = (
     ),
     Family(
         "beit",
-        MEASURED,
+        TUNED,
         PIXELS,
         (
             torch_class("timm", "timm.models.beit.Beit", init_values=0.1, **TIMM_VIT),
@@ -219,7 +219,7 @@ FAMILIES = (
     ),
     Family(
         "clip",
-        MEASURED,
+        TUNED,
         PIXELS,
         (
             openai_clip(
@@ -236,7 +236,7 @@ FAMILIES = (
     ),
     Family(
         "whisper",
-        MEASURED,
+        TUNED,
         SOUND,
         (
             openai_whisper(8, 20, WIDTH, HEADS, BLOCKS, 99, 11, WIDTH, HEADS, BLOCKS, inputs=sound_and_words),
