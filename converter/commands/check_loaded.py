@@ -43,7 +43,7 @@ def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs
     """The hints with what lockstep found, as `fill_proved`; the clone keeps its values."""
     assert clone.live is not None
     live = clone.live
-    former = [(spec.name, live.read(spec.name)) for spec in live.contents().specs]
+    former = live.values()
     try:
         return fill_proved(source, clone, hints, inputs, stacklevel=4)[1]
     finally:
@@ -55,7 +55,7 @@ def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int) ->
     live, source = plan.clone.live, plan.source.live
     if any("(for training)" not in warning.property for warning in plan.set_otherwise()):
         return plan.fill(live.net, stacklevel + 1)  # they give something else, and the user is warned of it
-    former = [(spec.name, live.read(spec.name)) for spec in live.contents().specs]
+    former = live.values()
     filled = plan.fill(live.net, stacklevel + 1)
     try:
         from converter.live import open_net

@@ -83,6 +83,10 @@ class LiveNet(ABC):
     def read(self, name: str) -> Array:
         """A copy of one tensor of `contents`."""
 
+    def values(self) -> list[tuple[str, Array]]:
+        """A copy of every tensor of `contents`, as `fill` puts it back."""
+        return [(spec.name, self.read(spec.name)) for spec in self.contents().specs]
+
     @abstractmethod
     def fill(self, tensors: Iterable[tuple[str, Array]]) -> Any:
         """Set each named tensor, and return the net (a new tree for linen)."""

@@ -39,7 +39,7 @@ def found(
     seen_all = observed(ours, {name for name, _ in ours.modules()}, inputs[0])
     seen = Calls(ours, matcher.source.layers, seen_all, every=True)
     other_axes = ours.framework.channels_last != live.framework.channels_last
-    former = [(spec.name, live.read(spec.name)) for spec in live.contents().specs]
+    former = live.values()
     trial = Trial((net, target), (source, clone), hints, matcher.target.layers, inputs[1])
     pairing = Pairing(matcher, seen.in_order(), trial.last.in_order())
 

@@ -6,7 +6,8 @@ branches may be listed either way. What stands between them, or what counts in s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from converter.core.layers import sizes_of
 from converter.matching.modules import Member, Region
@@ -16,6 +17,8 @@ Orders = tuple[Placing, Placing]
 _Anchors = Sequence[tuple[Member, Member]]
 #: For each anchor, how many of the elements of either side come before it.
 _Before = list[tuple[int, int]]
+#: Of an anchor, and the elements and the order of its side: how many of them come before it; None where nothing tells.
+_Lower = Callable[[Member, Sequence[Member], Placing, int], "int | None"]
 
 
 def tells(
@@ -29,35 +32,15 @@ def tells(
     mean, or something that is paired confirms it.
     """
     anchors = _anchors(region, paired)
-    counted = _by_numbers(region, ours, theirs, orders, anchors, same_names=True)
+    before = partial(_before, region, ours, theirs, orders, anchors)
+    counted = before(_lower_alike)
     if any(here != there for here, there in counted):
         return False
     if all(_is_sure(order, orders) for order in orders):
         return True
     if counted and all(map(_may_follow_itself, ours)):
         return True
-    if _separates(_by_numbers(region, ours, theirs, orders, anchors, same_names=False), len(ours)):
-        return True
-    return _separates(_by_either(region, ours, theirs, orders, anchors), len(ours))
-
-
-def _by_either(
-    region: Region, ours: Sequence[Member], theirs: Sequence[Member], orders: Orders, anchors: _Anchors
-) -> _Before:
-    """By the position in the file, or by the number in the name, whichever each side has its order from."""
-    if not all(order.by_position or order.pattern for order in orders):
-        return []
-    found: _Before = []
-    for pair in anchors:
-        counts = [
-            _lower([one.position for one in members], anchor.position)
-            if order.by_position
-            else _lower_numbered(anchor, members, order.pattern, start, same_names=False)
-            for anchor, members, order, start in zip(pair, (ours, theirs), orders, region.starts, strict=True)
-        ]
-        if counts[0] is not None and counts[1] is not None:
-            found.append((counts[0], counts[1]))
-    return found
+    return any(_separates(before(lower), len(ours)) for lower in (_lower_numbered, _lower_placed))
 
 
 def _is_sure(order: Placing, orders: Orders) -> bool:
@@ -69,37 +52,37 @@ def _anchors(region: Region, paired: Mapping[str, str]) -> _Anchors:
     return [(one, others[paired[one.layer.path]]) for one in region.ours if paired.get(one.layer.path) in others]
 
 
-def _by_numbers(
-    region: Region,
-    ours: Sequence[Member],
-    theirs: Sequence[Member],
-    orders: Orders,
-    anchors: _Anchors,
-    same_names: bool,
+def _before(
+    region: Region, ours: Sequence[Member], theirs: Sequence[Member], orders: Orders, anchors: _Anchors, lower: _Lower
 ) -> _Before:
-    """same_names: of anchors that are called like the elements but for the number; else of all with as many numbers."""
-    if not all(order.pattern for order in orders):
-        return []
+    """Without the anchors of which ``lower`` tells nothing on either side."""
     found: _Before = []
     for pair in anchors:
-        counts = [
-            _lower_numbered(anchor, members, order.pattern, start, same_names)
-            for anchor, members, order, start in zip(pair, (ours, theirs), orders, region.starts, strict=True)
-        ]
-        if counts[0] is not None and counts[1] is not None:
-            found.append((counts[0], counts[1]))
+        here, there = map(lower, pair, (ours, theirs), orders, region.starts)
+        if here is not None and there is not None:
+            found.append((here, there))
     return found
 
 
-def _lower_numbered(
-    anchor: Member, members: Sequence[Member], pattern: tuple[str, ...], start: int, same_names: bool
-) -> int | None:
-    """How many of them have a lower number; None where the anchor has no such numbers."""
-    own = anchor.spelling.pattern(start)
-    depth = pattern.count("#")
-    if own[: len(pattern)] != pattern if same_names else own.count("#") < depth:
+def _lower_alike(anchor: Member, members: Sequence[Member], order: Placing, start: int) -> int | None:
+    """How many have a lower number than an anchor that is called like them but for the number."""
+    is_alike = anchor.spelling.pattern(start)[: len(order.pattern)] == order.pattern
+    return _lower_numbered(anchor, members, order, start) if is_alike else None
+
+
+def _lower_numbered(anchor: Member, members: Sequence[Member], order: Placing, start: int) -> int | None:
+    """How many have a lower number than an anchor that has as many numbers."""
+    depth = order.pattern.count("#")
+    if not order.pattern or anchor.spelling.pattern(start).count("#") < depth:
         return None
     return _lower([one.spelling.numbers(start)[:depth] for one in members], anchor.spelling.numbers(start)[:depth])
+
+
+def _lower_placed(anchor: Member, members: Sequence[Member], order: Placing, start: int) -> int | None:
+    """How many come before the anchor in the file, where that is the order; else by the numbers."""
+    if order.by_position:
+        return _lower([one.position for one in members], anchor.position)
+    return _lower_numbered(anchor, members, order, start)
 
 
 def _lower(values: Iterable[object], limit: object) -> int:

@@ -28,9 +28,10 @@ def as_one_kind(one: Reading, other: Reading) -> Iterator[tuple[Reading, Reading
 def is_square_and_bare(source: Layer, target: Layer) -> bool:
     """Whether one side is a linear layer, and the other a bare matrix whose shape does not tell which axis is which."""
     kinds = [{reading.kind for reading in layer.readings} for layer in (source, target)]
+    if {"parameter"} not in kinds or not any("linear" in each for each in kinds):
+        return False
     shape = source.tensors[0].shape
-    mixed = ("linear" in kinds[0] and kinds[1] == {"parameter"}) or ("linear" in kinds[1] and kinds[0] == {"parameter"})
-    return mixed and len(shape) == 2 and shape[0] == shape[1]
+    return len(shape) == 2 and shape[0] == shape[1]
 
 
 def without_ones(reading: Reading, other: Reading) -> Reading:

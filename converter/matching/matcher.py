@@ -77,11 +77,7 @@ def match(source: Net, target: Net, hints: Hints) -> Matched:
 def evident(source: Net, target: Net, hints: Hints) -> Matcher:
     """The pairs that hints, names and all other evidence make, and what these leave free."""
     matcher = Matcher(as_there(source, target), as_there(target, source))
-    matcher.by_schema(hints)
-    matcher.by_map(hints)
-    matcher.by_lockstep(hints)
-    matcher.by_name(lambda path: path, lambda path: path)
-    matcher.by_name(plain_names(source), plain_names(target))
+    matcher.by_what_is_said(hints, plain_names(source), plain_names(target))
     matcher.by_evidence()
     matcher.by_equality()
     matcher.again()
@@ -132,6 +128,14 @@ class Matcher:
         self.problems: list[Problem] = []
 
     # -- the evidence, the surest first ------------------------------------------------------------------------------
+
+    def by_what_is_said(self, hints: Hints, ours: Naming, theirs: Naming) -> None:
+        """Pair by all that is certain: hints, and names, as they are and plain (see `plain_names`)."""
+        self.by_schema(hints)
+        self.by_map(hints)
+        self.by_lockstep(hints)
+        self.by_name(lambda path: path, lambda path: path)
+        self.by_name(ours, theirs)
 
     def by_schema(self, hints: Hints) -> None:
         for known in layers_by_entry(hints, self.source, self.problems, optional=self.partial):
@@ -194,8 +198,13 @@ class Matcher:
 
     def by_equality(self) -> None:
         """Pair layers that could be several, where these are one tensor under several names: any of them is right."""
+        judged: set[tuple[str, ...]] = set()
         for target in list(self.free_targets.values()):
             ours = self._sources_of(target) if target.path in self.free_targets else []
+            paths = tuple(source.path for source in ours)
+            if paths in judged:
+                continue  # their contents were read for another target
+            judged.add(paths)
             theirs = [other for other in self.free_targets.values() if ours and self.fits(ours[0], other)]
             if max(len(ours), len(theirs)) < 2 or not all_equal(ours, self.source.read):
                 continue
@@ -210,7 +219,7 @@ class Matcher:
         mapped = [pair.source for pair in self.pairs if pair.reason == MAP]
         for source in mapped:
             target = self.free_targets.get(source.path)
-            if target is not None and self.fits(source, target) and not any(self._fitting_any()[target.path]):
+            if target is not None and self.fits(source, target) and not self._sources_of(target):
                 del self.free_targets[target.path]
                 self.pairs.append(Pair(source, target, SAME_NAME))
 

@@ -63,10 +63,7 @@ def select(old: Net, new: Net, options: ReuseOptions, hints: Hints) -> Selection
     """Pair the layers that are wanted. Raises MatchError with all problems."""
     layers, order = _wanted(old, options, hints)
     matcher = Matcher(old, new, layers)
-    matcher.by_schema(hints)
-    matcher.by_map(hints)
-    matcher.by_name(lambda path: path, lambda path: path)
-    matcher.by_name(plain_names(old), plain_names(new))
+    matcher.by_what_is_said(hints, plain_names(old), plain_names(new))
     matcher.by_number()
     matcher.by_own_number()
     matcher.by_elimination()

@@ -82,19 +82,22 @@ def oriented(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 def with_bare(pairs: Sequence[Pair], strict: bool) -> tuple[list[Pair], list[Problem]]:
     """The pairs, with what is likely of a square matrix without a layer; strict: that is a question."""
-    bare = {id(pair) for pair in pairs if is_square_and_bare(pair.source, pair.target)}
-    likely = [
-        replace(pair, reason=f"{pair.reason}; {_BARE}", likely=True) if id(pair) in bare else pair for pair in pairs
-    ]
-    return likely, [
-        not_certain(pair, f"{_BARE}, which its shape does not tell") for pair in pairs if strict and id(pair) in bare
-    ]
+    result: list[Pair] = []
+    problems: list[Problem] = []
+    for pair in pairs:
+        bare = is_square_and_bare(pair.source, pair.target)
+        result.append(replace(pair, reason=f"{pair.reason}; {_BARE}", likely=True) if bare else pair)
+        if bare and strict:
+            problems.append(not_certain(pair, f"{_BARE}, which its shape does not tell"))
+    return result, problems
 
 
 def _no_table(pair: Pair) -> Pair:
     sides = [{reading.kind for reading in layer.readings} for layer in (pair.source, pair.target)]
+    if not sides[0] & sides[1] >= {"linear", "embedding"}:
+        return pair
     names = Spelling((*tokens_in(pair.source.path), *tokens_in(pair.target.path))).meaning()
-    if not sides[0] & sides[1] >= {"linear", "embedding"} or names & TABLES or not _differs(pair, False):
+    if names & TABLES or not _differs(pair, False):
         return pair
     readings = tuple(reading for reading in pair.source.readings if reading.kind != "embedding")
     reason = f"{pair.reason}; square, and of no table by its name"
