@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pkgutil
 import time
 from collections.abc import Callable, Iterator
@@ -67,9 +68,21 @@ def dask_executor(address: str) -> Iterator[Cluster]:
             f"no Dask scheduler answers at '{address}': {error}. Start one with 'dask scheduler', and workers with "
             "'dask worker ADDRESS'."
         ) from None
-    with client:
+    try:
         _refuse_workers(address, client)
         yield Cluster(client, address)
+    finally:
+        _close(client)
+
+
+def _close(client: Any) -> None:
+    """Results that are still on their way were asked for by a run that has ended: that they are lost is no news."""
+    log = logging.getLogger("tornado.application")
+    before, log.disabled = log.disabled, True
+    try:
+        client.close()
+    finally:
+        log.disabled = before
 
 
 def _refuse_workers(address: str, client: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging.handlers
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from queue import Queue
 from threading import Thread
 
 import pytest
@@ -127,6 +129,29 @@ def test_ctrl_c_stops_the_workers_and_leaves_nothing(neutral: Path, tmp_path: Pa
     printed, said = child.communicate(timeout=120)
     assert (child.returncode, printed, said) == (130, "", "interrupted; there is no output\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def large(number: int) -> bytes:
+    time.sleep(0.01 * number)
+    return bytes(20_000_000)
+
+
+def interrupted(cluster: Client, after: float) -> None:
+    with dask_executor(address(cluster)) as workers:
+        for number in range(30):
+            workers.submit(large, number)
+        time.sleep(after)
+        raise KeyboardInterrupt
+
+
+def test_results_on_their_way_when_a_run_ends_are_not_reported(cluster: Client) -> None:
+    log, reported = logging.getLogger("tornado.application"), logging.handlers.QueueHandler(Queue())
+    log.addHandler(reported)
+    for after in (0, 0.05, 0.1, 0.15):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(cluster, after)
+    log.removeHandler(reported)
+    assert reported.queue.empty() and not log.disabled
 
 
 def test_the_command_line_with_a_cluster(
