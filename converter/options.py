@@ -221,7 +221,7 @@ class ReadOptions(Options, frozen=True):
 class MatchOptions(Options, frozen=True):
     """Of two nets: which layer is which, and what it is."""
 
-    schema: Annotated[Any, Option("A shipped schema (mlp), or a YAML file.", SCHEMA, "NAME")] = None
+    schema: Annotated[Any, Option("A shipped schema (mlp), a YAML file, or none.", SCHEMA, "NAME")] = None
     map: Annotated[
         Mapping[str, str],
         Option("Source layer = target layer; a module takes all below it along. Repeatable.", TEXTS, "SOURCE=TARGET"),

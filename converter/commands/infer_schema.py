@@ -13,7 +13,7 @@ from converter.core.kinds import UNKNOWN
 from converter.errors import ConversionError, Placeholder, Remedy
 from converter.flattening.walk import INPUTS, Flattened
 from converter.matching.compatibility import agreements
-from converter.matching.matcher import Pair
+from converter.matching.pairs import Pair
 from converter.options import PlanKeywords, Records, StrPath
 
 if TYPE_CHECKING:

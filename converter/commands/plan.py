@@ -26,7 +26,7 @@ from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
 from converter.frameworks.neutral import architecture_in
 from converter.matching.hints import Hints
-from converter.matching.matcher import Pair
+from converter.matching.pairs import Pair
 from converter.options import (
     MatchOptions,
     PlanKeywords,

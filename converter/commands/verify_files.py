@@ -20,7 +20,7 @@ from converter.endpoints.endpoint import Endpoint
 from converter.errors import MatchError, text_of
 from converter.matching.compatibility import Agreement, Move, Supply, agreements
 from converter.matching.hints import Hints
-from converter.matching.matcher import Pair
+from converter.matching.pairs import Pair
 from converter.planning.plan import plan_into
 from converter.planning.prepare import prepared
 from converter.reports.tables import table

@@ -16,7 +16,8 @@ from converter.core.layers import Layer
 from converter.core.tensors import Array
 from converter.errors import ConversionError, MatchError, text_of
 from converter.matching.hints import Hints
-from converter.matching.matcher import Pair, match
+from converter.matching.matcher import match
+from converter.matching.pairs import Pair
 from converter.planning.prepare import prepared
 from converter.reports.checklist import differences
 from converter.reports.tables import table

@@ -24,7 +24,7 @@ from converter.flattening.guesses import guesses
 from converter.flattening.walk import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
 from converter.matching.hints import Hints
-from converter.matching.matcher import Pair
+from converter.matching.pairs import Pair
 from converter.options import ChannelGroups, channels_text
 
 #: The axis of a layer that holds the features, by kind and side.

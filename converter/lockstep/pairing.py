@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from converter.core.layers import Layer
 from converter.matching.compatibility import agreements
 from converter.matching.hints import Found, narrowed
-from converter.matching.matcher import MAP, SCHEMA, Matcher, Pair
+from converter.matching.matcher import Matcher
+from converter.matching.pairs import MAP, SCHEMA, Pair
 from converter.planning.questions import differ
 
 

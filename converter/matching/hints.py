@@ -24,7 +24,7 @@ from converter.matching.names import WRAPPERS, without
 from converter.matching.rotary import with_rotary
 from converter.matching.words import tokens_in
 from converter.options import Channels, MatchOptions, channels_text
-from converter.schema.loader import Schema, SchemaLayer, load_schema
+from converter.schema.loader import NO_SCHEMA, Schema, SchemaLayer, load_schema
 
 _Value = TypeVar("_Value")
 
@@ -58,8 +58,13 @@ class Hints(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, options: MatchOptions) -> Hints:
         """Raises ConversionError for a schema that cannot be read, and for sums in ``map`` of different lengths."""
-        schema = load_schema(options.schema) if isinstance(options.schema, str) else options.schema
-        return cls(options, schema, expanded(options.map))
+        schema = None if options.schema == NO_SCHEMA else options.schema
+        return cls(options, load_schema(schema) if isinstance(schema, str) else schema, expanded(options.map))
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether names of well-known code bases tell: the user has named no schema, and not said that none holds."""
+        return self.schema is None and self.options.schema != NO_SCHEMA
 
     def told_apart(self, source: Net, clone: Net) -> Hints:
         """The hints for two nets of one framework, whose layers often have the same names: where a layer may be stored

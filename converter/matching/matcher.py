@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
 import numpy as np
 
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
-from converter.errors import MatchError, NamedShape, Paired, Problem, Remedy, listed
+from converter.errors import MatchError, Problem, Remedy, listed
+from converter.matching import known_names
 from converter.matching import problems as questions
 from converter.matching.compatibility import disagreement, noted, shapes
 from converter.matching.evidence import ONLY_ONE, POSITION, Evidence
@@ -26,40 +26,12 @@ from converter.matching.hints import Hints, narrowed
 from converter.matching.looks import Fitting, Groups
 from converter.matching.names import Naming, numbered_alike, plain_names
 from converter.matching.order import true_order
+from converter.matching.pairs import LOCKSTEP, MAP, SAME_NAME, SCHEMA, Matched, Pair, check_strict
 from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
 from converter.matching.tied import Ties, all_equal, tied_to, twins
 
-SCHEMA, MAP, LOCKSTEP, SAME_NAME = "schema", "map", "lockstep", "same name"
 ONE_TENSOR = "one tensor under several names"
 INDEX = "whole numbers that a net computes, and no training changes"
-#: ``strict`` accepts these alone.
-CERTAIN = frozenset({SCHEMA, MAP, LOCKSTEP, SAME_NAME})
-
-
-class Pair(msgspec.Struct, frozen=True, gc=False):
-    """likely: whether it is what the evidence speaks for, and not certain (see `evidence`)."""
-
-    source: Layer
-    target: Layer
-    reason: str
-    likely: bool = False
-
-    @property
-    def told(self) -> Paired:
-        """As an error has it."""
-        source, target = self.source, self.target
-        sources, targets = (
-            tuple(NamedShape(spec.name, spec.shape) for spec in end.tensors) for end in (source, target)
-        )
-        return Paired(source.path, target.path, source.kind, sources, targets, self.reason, self.likely)
-
-
-class Matched(msgspec.Struct, frozen=True):
-    """The pairs; what is tied to one of them; and the target layers that the source lacks and may lack."""
-
-    pairs: tuple[Pair, ...]
-    ties: Ties
-    kept: tuple[Layer, ...]
 
 
 def match(source: Net, target: Net, hints: Hints) -> Matched:
@@ -82,28 +54,6 @@ def evident(source: Net, target: Net, hints: Hints) -> Matcher:
     matcher.by_equality()
     matcher.again()
     return matcher
-
-
-def check_strict(pairs: Iterable[Pair]) -> None:
-    """Raises MatchError for pairs that rest on less than a name."""
-    pairs = list(pairs)
-    problems = [not_certain(pair, pair.reason) for pair in pairs if pair.reason not in CERTAIN]
-    if problems:
-        raise MatchError(problems, paired=(pair.told for pair in pairs))
-
-
-def not_certain(pair: Pair, reason: str) -> Problem:
-    """What ``strict`` says of a pair that rests on this."""
-    source, target = pair.source.path, pair.target.path
-    return Problem(
-        f"'{source}' -> '{target}' rests on: {reason}.",
-        "strict",
-        source,
-        candidates=(target,),
-        remedies=(Remedy("map", (source, target)),),
-        summary="{count} pairs rest on less than a name.",
-        about=Remedy("strict"),
-    )
 
 
 class Matcher:
@@ -135,6 +85,8 @@ class Matcher:
         self.by_map(hints)
         self.by_lockstep(hints)
         self.by_name(lambda path: path, lambda path: path)
+        if hints.knows_names and not self.partial:
+            self.by_known_names()
         self.by_name(ours, theirs)
 
     def by_schema(self, hints: Hints) -> None:
@@ -144,6 +96,19 @@ class Matcher:
             if target is not None and target.path in self.free_targets and known.layer.path in self.free_sources:
                 chosen = narrowed(target, known.entry.kind)
                 self._pair(known.layer, with_entry_sizes(chosen if chosen.readings else target, known.entry), SCHEMA)
+
+    def by_known_names(self) -> None:
+        """Pair by the names that well-known code bases use, unless layers that have the same name are others there."""
+        found = (
+            known_names.known(self.source, self.target, self.fits) if self.free_sources and self.free_targets else None
+        )
+        if found is None:
+            return
+        named = {pair.source.path: pair.target.path for pair in self.pairs if pair.reason == SAME_NAME}
+        if all(named.get(source.path, target.path) == target.path for source, target in found.pairs):
+            for source, target in found.pairs:
+                if self._are_free(source, target):
+                    self._pair(source, target, found.reason)
 
     def by_map(self, hints: Hints) -> None:
         self.problems += questions.unknown_sources(self.source, hints)
@@ -340,7 +305,7 @@ class Matcher:
     @property
     def _unsaid(self) -> Iterator[Pair]:
         """The pairs that the user did not say, so that a map may part them."""
-        return (pair for pair in self.pairs if pair.reason not in (MAP, SCHEMA))
+        return (pair for pair in self.pairs if pair.reason != MAP and not pair.reason.startswith(SCHEMA))
 
     def _pair(self, source: Layer, target: Layer, reason: str, likely: bool = False) -> None:
         del self.free_sources[source.path], self.free_targets[target.path]

@@ -18,9 +18,10 @@ from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import agreements, shapes
 from converter.matching.evidence import POSITION
 from converter.matching.hints import Hints, covers
-from converter.matching.matcher import CERTAIN, Matcher, Pair, check_strict
+from converter.matching.matcher import Matcher
 from converter.matching.names import plain_names
 from converter.matching.order import true_order
+from converter.matching.pairs import Pair, check_strict, is_certain
 from converter.matching.problems import unknown_sources
 from converter.options import ReuseOptions
 
@@ -146,7 +147,7 @@ def _taking(matcher: Matcher, pair: Pair, options: ReuseOptions) -> Taking | Non
     deeper = inflated(source, target) if options.inflate else None
     if deeper is not None:
         return Taking(deeper, target, reason, INFLATED)
-    wider = opened(source, target) if options.slice and reason in CERTAIN else None
+    wider = opened(source, target) if options.slice and is_certain(reason) else None
     return Taking(source, wider, reason, SLICED) if wider is not None else None
 
 
@@ -178,7 +179,7 @@ def _unpaired(layer: Layer, candidates: Sequence[Layer]) -> Problem:
 def _ways(pair: Pair | None) -> Iterable[Remedy]:
     """What can be done with a layer that does not fit."""
     yield Remedy("skip_mismatch", effect="leaves it as it is in the new net")
-    if pair is not None and pair.reason in CERTAIN and opened(pair.source, pair.target):
+    if pair is not None and is_certain(pair.reason) and opened(pair.source, pair.target):
         yield Remedy("slice", effect="takes the part that overlaps")
     if pair is not None and inflated(pair.source, pair.target):
         yield Remedy("inflate", effect="makes 3-d kernels of the 2-d ones")

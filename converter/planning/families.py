@@ -17,7 +17,7 @@ from converter.errors import Problem
 from converter.frameworks.linear import CONV1D
 from converter.matching.common_kinds import is_square_and_bare
 from converter.matching.compatibility import possibilities
-from converter.matching.matcher import Pair, not_certain
+from converter.matching.pairs import Pair, not_certain
 from converter.matching.words import TABLES, Spelling, tokens_in
 from converter.planning.questions import differ, in_doubt, undecided
 

@@ -18,7 +18,7 @@ from converter.frameworks.linear import with_projections
 from converter.matching.compatibility import agreements
 from converter.matching.fused import part_name, part_of, whole
 from converter.matching.hints import Hints
-from converter.matching.matcher import MAP, SAME_NAME, SCHEMA, Pair
+from converter.matching.pairs import MAP, SAME_NAME, SCHEMA, Pair
 from converter.matching.problems import unknown_sources
 from converter.matching.schema_layers import layers_by_entry
 from converter.matching.tied import aliases

@@ -20,7 +20,8 @@ from converter.matching.compatibility import agreements, lookalikes
 from converter.matching.forms import in_pieces, not_whole, pieces_of
 from converter.matching.fused import taken_apart
 from converter.matching.hints import Hints
-from converter.matching.matcher import Matched, Pair, match
+from converter.matching.matcher import match
+from converter.matching.pairs import Matched, Pair
 from converter.matching.tied import loosened, tied_to
 from converter.matching.usual import usual
 from converter.planning.families import followed, oriented, with_bare

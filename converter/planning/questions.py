@@ -15,7 +15,7 @@ from converter.errors import ConversionError, Placeholder, Problem, Remedy, eith
 from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import Agreement, fewer, noted, shapes, unknown_kind, unplaced
 from converter.matching.fused import lacks_heads, unknown_heads, whole_name
-from converter.matching.matcher import Pair
+from converter.matching.pairs import Pair
 from converter.planning.step_cache import layer_moves
 from converter.planning.steps import Step, assemble
 

@@ -16,7 +16,7 @@ from converter.flattening.guesses import guesses
 from converter.flattening.walk import INPUTS, Flattened
 from converter.frameworks import framework
 from converter.matching.hints import Hints
-from converter.matching.matcher import Matched, Pair
+from converter.matching.pairs import Matched, Pair
 from converter.matching.partial import SLICED, Selection, Taking
 from converter.matching.tied import Ties
 from converter.planning.plan import TensorPlan, plan_matched

@@ -14,7 +14,7 @@ from converter.core.ops import Op, Require
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.matching.compatibility import Agreement
-from converter.matching.matcher import Pair
+from converter.matching.pairs import Pair
 from converter.planning.steps import LayerMove, Step, assemble
 
 

@@ -68,6 +68,9 @@ from converter.frameworks import framework, named_forms
 from converter.schema.bounds import MOST_PATTERNS, Expansion, check_names, read_text, read_yaml
 from converter.schema.errors import explained, near_miss
 
+#: In place of a name: no schema, and none by the names of well-known code bases.
+NO_SCHEMA = "none"
+
 Names = dict[str, tuple[str, ...]]
 Positive = Annotated[int, Meta(ge=1)]
 #: 0: the flatten changes no order.

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from converter.errors import MatchError
 from converter.matching.evidence import NAMES, PLACE, POSITION
 from converter.matching.hints import Hints
-from converter.matching.matcher import SAME_NAME, match
+from converter.matching.matcher import match
+from converter.matching.pairs import SAME_NAME
 from converter.options import MatchOptions
 from tests.matching.test_matcher import SQUARE, net, pairs, stack
 

@@ -15,7 +15,8 @@ from converter.formats import Contents
 from converter.frameworks import framework
 from converter.matching.evidence import NAMES, ONLY_ONE, POSITION
 from converter.matching.hints import Hints
-from converter.matching.matcher import MAP, SAME_NAME, SCHEMA, match
+from converter.matching.matcher import match
+from converter.matching.pairs import MAP, SAME_NAME, SCHEMA
 from converter.options import MatchOptions
 from converter.planning.layout import rename
 from converter.planning.plan import plan_into

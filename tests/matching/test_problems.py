@@ -15,7 +15,8 @@ from converter.core.tensors import TensorSpec
 from converter.errors import FLAGS, KEYWORDS, TOLD_APART, MatchError, Remedy
 from converter.frameworks import framework
 from converter.matching.hints import Hints
-from converter.matching.matcher import Matched, match
+from converter.matching.matcher import match
+from converter.matching.pairs import Matched
 from converter.options import MatchOptions
 from converter.planning.layout import plan_new
 from tests.matching.test_matcher import stack

@@ -13,7 +13,7 @@ import safetensors.numpy
 import torch
 
 import converter
-from converter.matching.matcher import Pair
+from converter.matching.pairs import Pair
 from converter.planning.plan import TensorPlan
 from converter.planning.step_cache import StepCache
 

@@ -11,7 +11,7 @@ import msgspec
 from converter.core.layers import split_path
 from converter.core.natural_order import natural_key
 from converter.errors import FLAGS, Placeholder, Remedy
-from converter.matching.matcher import SCHEMA
+from converter.matching.pairs import SCHEMA
 from converter.planning.plan import KEPT
 
 CERTAIN, LIKELY, ASKED, KEEPS, LEFT_OUT = "certain", "likely", "asked", "kept", "left out"

@@ -1,0 +1,91 @@
+"""Tables of known names: what the layers of a family of nets are called in the code bases that have it.
+
+    family: mobilenet_v2
+    layers:
+      - {kind: conv, torchvision: features.0.0, timm: conv_stem, keras.applications: Conv1}
+      - {kind: conv, torchvision: "features.{i}.conv.2", timm: "blocks.{i}.{j}.conv_pwl", keras.applications: ...}
+
+A row is one layer, or all layers of one place in the blocks of a net, in the order of the numbers in their names.
+Code bases number their blocks in many ways, so the numbers of two columns need not be the same: the first layer of a
+row in one net is the first in the other, and so on. ``{i}`` stands for a number, ``{_i}`` for the suffix of the second
+and later of its kind in Keras, and ``{@i}`` for a letter. ``optional`` rows are not in every net of the family.
+
+The files are in ``schemas/names``, written from pairs that were proved by running both nets (`tests.zoo.names`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+
+import msgspec
+
+from converter.schema.bounds import read_text, read_yaml
+from converter.schema.loader import schema_folder
+
+_PLACE = re.compile(r"\{([_@]?)[a-z]\}")
+_VALUES = {"": "[0-9]{1,9}", "_": "(?:_[0-9]{1,9})?", "@": "[a-z]"}
+#: What is not the same in all layers of a row: numbers, with the letter behind, and places for them; and signs.
+_VARIES = re.compile(r"\{[^}]*\}|[0-9]+[a-z]?(?![a-z])|_")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """kind: of its layers. names: code base -> pattern. optional: whether a net may lack it."""
+
+    kind: str
+    names: Mapping[str, str]
+    optional: bool = False
+
+
+class Table(msgspec.Struct, frozen=True, dict=True):
+    """The names of a family."""
+
+    family: str
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def code_bases(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.names))
+
+
+@cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    """What the names of a row match."""
+    parts = _PLACE.split(pattern)  # text and the sign of a place by turns
+    return re.compile("".join(_VALUES[part] if i % 2 else re.escape(part) for i, part in enumerate(parts)))
+
+
+def parse_table(text: str) -> Table:
+    data = read_yaml(text)
+    rows = []
+    for entry in data["layers"]:
+        names = {name: value for name, value in entry.items() if name not in ("kind", "optional")}
+        rows.append(Row(entry["kind"], names, entry.get("optional", False)))
+    return Table(data["family"], tuple(rows))
+
+
+@cache
+def _texts() -> tuple[tuple[Path, str, str], ...]:
+    """Each file with its text, as it is and without what varies. To read them all as YAML would take seconds."""
+    files = sorted((schema_folder() / "names").glob("*.yaml"))
+    return tuple((file, text, _VARIES.sub("", text)) for file in files for text in [read_text(file)])
+
+
+@cache
+def _table(file: Path) -> Table:
+    return parse_table(read_text(file))
+
+
+def tables() -> Iterator[Table]:
+    """All that are shipped."""
+    return (_table(file) for file, _, _ in _texts())
+
+
+def tables_for(*nets: Iterable[str], least: float) -> Iterator[Table]:
+    """Those that may know at least this part of the names of each net."""
+    plain = [{_VARIES.sub("", path) for path in paths} for paths in nets]
+    for file, _, text in _texts():
+        if all(paths and sum(path in text for path in paths) >= least * len(paths) for paths in plain):
+            yield _table(file)
