@@ -16,8 +16,9 @@ from converter.core.layers import Layer, Net
 from converter.core.natural_order import natural_key
 from converter.schema.names import Row, Table, compiled, tables_for
 
-#: Part of the layers of a net that a table must know, and of its rows for a code base that the net must have.
-_LEAST = 0.8
+#: Part of the layers of a net that a table must know (it lacks those that one code base has in one, and another apart),
+#: and of its rows for a code base that the net must have.
+_LEAST_KNOWN, _LEAST_ROWS = 0.5, 0.8
 #: Nets with fewer layers may be anybody's.
 _FEWEST = 8
 
@@ -42,7 +43,7 @@ def known(source: Net, target: Net, fits: Callable[[Layer, Layer], bool]) -> Kno
     """What the tables say of two nets; None where none of them knows both."""
     if min(len(source.layers), len(target.layers)) < _FEWEST:
         return None
-    tables = tables_for(source.by_path, target.by_path, least=_LEAST)
+    tables = tables_for(source.by_path, target.by_path, least=_LEAST_KNOWN)
     found = [one for table in tables for one in _by_table(table, source, target, fits)]
     best = max(found, key=lambda one: len(one.pairs), default=None)
     if best is None or any(len(one.pairs) == len(best.pairs) and _differ(one, best) for one in found):
@@ -77,6 +78,7 @@ def _pairs(ours: Rows, theirs: Rows, fits: Callable[[Layer, Layer], bool]) -> tu
 def _rows(table: Table, base: str, net: Net) -> Rows | None:
     """The layers of the net by row; None where its names are not those of this code base."""
     patterns = [(number, row, row.names[base]) for number, row in enumerate(table.rows) if base in row.names]
+    patterns.sort(key=lambda entry: entry[2].count("{"))  # a name that is told by fewer numbers is no other's
     spelled = _spellings(net, [pattern for _, _, pattern in patterns])
     rows: dict[int, list[Layer]] = {}
     for layer in net.layers:
@@ -85,14 +87,15 @@ def _rows(table: Table, base: str, net: Net) -> Rows | None:
             rows.setdefault(number, []).append(layer)
     needed = [number for number, row, _ in patterns if not row.optional]
     has = sum(number in rows for number in needed)
-    if sum(map(len, rows.values())) < _LEAST * len(net.layers) or has < _LEAST * len(needed):
+    if sum(map(len, rows.values())) < _LEAST_KNOWN * len(net.layers) or has < _LEAST_ROWS * len(needed):
         return None
     return {number: sorted(layers, key=lambda layer: natural_key(layer.path)) for number, layers in rows.items()}
 
 
 def _is_of(layer: Layer, row: Row, pattern: str, names: Sequence[str]) -> bool:
     regex = compiled(pattern)
-    return any(map(regex.fullmatch, names)) and any(reading.kind == row.kind for reading in layer.readings)
+    may_be = not row.kind or any(reading.kind == row.kind for reading in layer.readings)
+    return may_be and any(map(regex.fullmatch, names))
 
 
 def _spellings(net: Net, patterns: Sequence[str]) -> Callable[[str], tuple[str, ...]]:

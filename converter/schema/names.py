@@ -28,11 +28,11 @@ from converter.schema.loader import schema_folder
 _PLACE = re.compile(r"\{([_@]?)[a-z]\}")
 _VALUES = {"": "[0-9]{1,9}", "_": "(?:_[0-9]{1,9})?", "@": "[a-z]"}
 #: What is not the same in all layers of a row: numbers, with the letter behind, and places for them; and signs.
-_VARIES = re.compile(r"\{[^}]*\}|[0-9]+[a-z]?(?![a-z])|_")
+_VARIES = re.compile(r"\{[_@]?[a-z]\}|[0-9]+[a-z]?(?![a-z])|_")
 
 
 class Row(msgspec.Struct, frozen=True):
-    """kind: of its layers. names: code base -> pattern. optional: whether a net may lack it."""
+    """kind: of its layers, "" where code bases differ. names: code base -> pattern. optional: a net may lack it."""
 
     kind: str
     names: Mapping[str, str]
@@ -62,7 +62,7 @@ def parse_table(text: str) -> Table:
     rows = []
     for entry in data["layers"]:
         names = {name: value for name, value in entry.items() if name not in ("kind", "optional")}
-        rows.append(Row(entry["kind"], names, entry.get("optional", False)))
+        rows.append(Row(entry.get("kind", ""), names, entry.get("optional", False)))
     return Table(data["family"], tuple(rows))
 
 

@@ -1,0 +1,303 @@
+"""`make names`: tables of known names (`converter.schema.names`) from rows of the zoo that were right.
+
+A row that was right has shown, by equal outputs, which layers belong together; so the layers of all nets of a family.
+
+A layer has a name in each code base. Names that differ in numbers alone become one pattern, where what they stand for
+is the same in every code base: the layers of a row must come in the same order everywhere, and no pattern may fit the
+name of a layer of another row. Where that fails, one number that tells the layers apart is kept as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from converter.core.layers import Net
+from converter.core.natural_order import natural_key
+from converter.endpoints.endpoint import opened
+from converter.options import ReadOptions
+from converter.schema.names import compiled
+from tests.places import ROOT
+
+FOLDER = ROOT / "schemas" / "names"
+#: Table -> families of the zoo; the others have a table of their own name.
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "resnet": ("resnet18", "resnet14"),
+    "vgg": ("vgg11",),
+    "densenet": ("densenet121",),
+    "efficientnet": ("efficientnet_b0",),
+    "efficientnet_v2": ("efficientnet_v2_b0",),
+    "mobilenet_v3": ("mobilenet_v3_small",),
+    "regnet": ("regnetx_004", "regnetx_400mf"),
+    "squeezenet": ("squeezenet1_1",),
+    "vit": ("vit", "vit_of_others"),
+    "llama": ("llama", "llama_lm"),
+    "mistral": ("mistral_lm",),
+    "repvgg": ("repvgg_a0",),
+    "hgnet_v2": ("hgnetv2_b0",),
+    "mobilevit": ("mobilevit_xxs",),
+}
+#: In whose order the rows are; then that of any other.
+_FIRST = ("torchvision", "timm", "transformers", "pytorchcv", "gluon")
+
+#: A number; or the letter of a block of EfficientNet in Keras, behind the number of its stage.
+_VARYING = re.compile(r"(?<=\d)[a-z](?=[_.])|\d+")
+
+
+@dataclass(frozen=True)
+class Known:
+    """One layer. net: which net of the family it is of. kind: "" where code bases have it as one of several. names:
+    code base -> name.
+    """
+
+    net: str
+    kind: str
+    names: Mapping[str, str]
+
+
+@dataclass
+class Group:
+    """Layers of one row. fixed: (code base, place) of the numbers that are kept in the pattern."""
+
+    layers: list[Known]
+    fixed: set[tuple[str, int]] = field(default_factory=set)
+
+    @property
+    def kind(self) -> str:
+        return self.layers[0].kind
+
+    @property
+    def bases(self) -> list[str]:
+        return list(dict.fromkeys(base for layer in self.layers for base in layer.names))
+
+    def values(self, base: str) -> list[tuple[str, ...]]:
+        return [tuple(_VARYING.findall(layer.names[base])) for layer in self.layers if base in layer.names]
+
+    def pattern(self, base: str) -> str:
+        """With what is the same in all layers as it is."""
+        values = self.values(base)
+        letters = iter("ijklmnopq")
+        text = iter(_VARYING.split(next(layer.names[base] for layer in self.layers if base in layer.names)))
+        pattern = next(text)
+        for place, known in enumerate(zip(*values, strict=True)):
+            if len(set(known)) == 1 or (base, place) in self.fixed:
+                pattern += known[0]
+            else:
+                sign = "" if known[0].isdigit() else "@"
+                pattern += f"{{{sign}{next(letters)}}}"
+            pattern += next(text)
+        return pattern
+
+    def split(self, base: str, place: int) -> list[Group]:
+        parts: dict[str, list[Known]] = defaultdict(list)
+        for layer in self.layers:
+            numbers = _VARYING.findall(layer.names[base]) if base in layer.names else []
+            parts[numbers[place] if numbers else ""].append(layer)
+        return [Group(layers, self.fixed | {(base, place)}) for _, layers in sorted(parts.items())]
+
+    def splits(self) -> Iterator[tuple[int, str, int]]:
+        """(how many groups, code base, place) of each number that tells the layers apart."""
+        for base in self.bases:
+            for place, known in enumerate(zip(*self.values(base), strict=True)):
+                if len(set(known)) > 1:
+                    yield len(set(known)), base, place
+
+
+def rows(known: Iterable[Known]) -> list[Group]:
+    """The rows of a table for these layers, in the order of the first."""
+    known = list(known)
+    groups = [part for group in _spelled_alike(known) for part in _ordered(group)]
+    while clash := _clash(groups):
+        number, base, other = clash
+        groups[number : number + 1] = _told_apart(groups[number], base, other)
+    place = {id(layer): number for number, layer in enumerate(known)}
+    return sorted(groups, key=lambda group: min(place[id(layer)] for layer in group.layers))
+
+
+def _spelled_alike(known: Sequence[Known]) -> list[Group]:
+    """By what the names are without numbers, in all code bases; a net that lacks one may be of any group that fits."""
+    groups: list[tuple[str, dict[str, str], list[Known]]] = []
+    for layer in sorted(known, key=lambda layer: -len(layer.names)):
+        spelled = {base: _VARYING.sub("#", name) for base, name in layer.names.items()}
+        for kind, names, layers in groups:
+            shared = spelled.keys() & names.keys()
+            if kind == layer.kind and shared and all(spelled[base] == names[base] for base in shared):
+                names.update(spelled)
+                layers.append(layer)
+                break
+        else:
+            groups.append((layer.kind, spelled, [layer]))
+    return [Group(layers) for _, _, layers in groups]
+
+
+def _ordered(group: Group) -> list[Group]:
+    """Groups whose layers come in one order in all code bases, in each net."""
+    if _is_ordered(group):
+        return [group]
+    _, base, place = min(group.splits())
+    return [part for smaller in group.split(base, place) for part in _ordered(smaller)]
+
+
+def _is_ordered(group: Group) -> bool:
+    for net in {layer.net for layer in group.layers}:
+        layers = [layer for layer in group.layers if layer.net == net]
+        bases = [base for base in group.bases if all(base in layer.names for layer in layers)]
+        orders = {
+            tuple(sorted(range(len(layers)), key=lambda number: natural_key(layers[number].names[base])))
+            for base in bases
+        }
+        if len(orders) > 1:
+            return False
+    return True
+
+
+def _clash(groups: Sequence[Group]) -> tuple[int, str, str] | None:
+    """(number of a group, code base, a name of another group that its pattern fits)."""
+    owners: dict[tuple[str, str, str], int] = {}
+    patterns = [{base: group.pattern(base) for base in group.bases} for group in groups]
+    for number, group in enumerate(groups):
+        for layer in group.layers:
+            for base, name in layer.names.items():
+                owners[base, group.kind, name] = number
+    for (base, kind, name), owner in owners.items():
+        places = patterns[owner][base].count("{")
+        for number, group in enumerate(groups):
+            if number == owner or group.kind != kind or base not in patterns[number]:
+                continue
+            pattern = patterns[number][base]
+            if pattern.count("{") <= places and compiled(pattern).fullmatch(name):
+                return (number, base, name) if any(group.splits()) else None
+    return None
+
+
+def _told_apart(group: Group, base: str, other: str) -> list[Group]:
+    """By the number that the other name has another value of; else by the one that tells most layers apart at once."""
+    numbers = _VARYING.findall(other)
+    choices = [(count, at) for count, name, at in group.splits() if name == base]
+    telling = [(count, at) for count, at in choices if numbers[at] not in {values[at] for values in group.values(base)}]
+    if not choices:
+        choices = [(count, at) for count, _, at in group.splits()]
+        base = next(name for _, name, _ in group.splits())
+    return group.split(base, min(telling or choices)[1])
+
+
+def written(family: str, groups: Sequence[Group], nets: Mapping[str, set[str]]) -> str:
+    """The file. nets: code base -> the nets that it was seen in."""
+    lines = [f"family: {family}", "layers:"]
+    for group in groups:
+        seen: Counter[str] = Counter()
+        for base in group.bases:
+            seen[base] = len({layer.net for layer in group.layers if base in layer.names})
+        optional = any(seen[base] < len(nets[base]) for base in group.bases)
+        entries = [f"{base}: {_quoted(group.pattern(base))}" for base in sorted(group.bases)]
+        entries = [f"kind: {group.kind}", *entries] if group.kind else entries
+        lines.append(f"  - {{{', '.join(entries)}{', optional: true' if optional else ''}}}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(pattern: str) -> str:
+    return (
+        f'"{pattern}"'
+        if set(pattern) & set("{}:#,'[] ") or re.fullmatch(r"[\d._]+|true|null|yes|no", pattern)
+        else pattern
+    )
+
+
+# -- the layers that belong together -----------------------------------------------------------------------------------
+
+
+class Together:
+    """Layers of several nets that are one: each is (code base, path)."""
+
+    def __init__(self) -> None:
+        self._parents: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def of(self, layer: tuple[str, str]) -> tuple[str, str]:
+        """The one that stands for all of them."""
+        while (parent := self._parents.setdefault(layer, layer)) != layer:
+            layer = parent
+        return layer
+
+    def join(self, one: tuple[str, str], other: tuple[str, str]) -> None:
+        self._parents[self.of(one)] = self.of(other)
+
+    def all(self) -> dict[tuple[str, str], dict[str, str]]:
+        found: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        for base, path in list(self._parents):
+            found[self.of((base, path))][base] = path
+        return found
+
+
+def known_layers(cache: Path, family: str) -> tuple[list[Known], set[str]]:
+    """The layers of a family of the zoo that are in several of its code bases, and these."""
+    together = Together()
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for row in sorted(cache.glob(f"{family}--*/truth.json")):
+        _, *bases = row.parent.name.split("--")
+        about, truth = (json.loads(row.with_name(name).read_text()) for name in ("row.json", "truth.json"))
+        source, clone = (net_of(row.parent, name, about[key]) for name, key in (("source", "from"), ("clone", "to")))
+        for base, net in zip(bases, (source, clone), strict=True):
+            for layer in net.layers:
+                kinds.setdefault((base, layer.path), [reading.kind for reading in layer.readings])
+        for one, other in pairs_in(truth, source, clone):
+            together.join((bases[0], one), (bases[1], other))
+    places = {layer: number for number, layer in enumerate(kinds)}
+    known = []
+    for names in together.all().values():
+        possible = [kinds[layer] for layer in names.items()]
+        kind = next((kind for kind in min(possible, key=len) if all(kind in of for of in possible)), "")
+        known.append(Known(family, kind, names))
+
+    def place(layer: Known) -> tuple[int, int]:
+        base = next((base for base in _FIRST if base in layer.names), min(layer.names))
+        return (_FIRST.index(base) if base in _FIRST else len(_FIRST)), places[base, layer.names[base]]
+
+    return sorted(known, key=place), {base for base, _ in kinds}
+
+
+def net_of(folder: Path, name: str, framework: str) -> Net:
+    with ExitStack() as stack:
+        return opened(next(folder.glob(f"{name}.*")), stack, framework=framework, options=ReadOptions()).net
+
+
+def pairs_in(truth: Mapping[str, Sequence[str]], source: Net, clone: Net) -> Iterator[tuple[str, str]]:
+    """(layer of the source, layer of the clone) where either is made of the other alone."""
+    ours, theirs = (
+        {spec.name: layer.path for layer in net.layers for spec in layer.tensors} for net in (source, clone)
+    )
+    met = {
+        (ours[name], theirs[target])
+        for target, names in truth.items()
+        for name in names
+        if name in ours and target in theirs
+    }
+    count = Counter(one for one, _ in met), Counter(other for _, other in met)
+    return ((one, other) for one, other in met if count[0][one] == count[1][other] == 1)
+
+
+def main() -> None:
+    cache = Path(sys.argv[1])
+    families = sorted({row.parent.name.split("--")[0] for row in cache.glob("*/truth.json")})
+    merged = {family: table for table, several in TABLES.items() for family in several}
+    FOLDER.mkdir(exist_ok=True)
+    for table in dict.fromkeys(merged.get(family, family) for family in families):
+        known: list[Known] = []
+        nets: dict[str, set[str]] = defaultdict(set)
+        for family in TABLES.get(table, (table,)):
+            layers, bases = known_layers(cache, family)
+            known += layers
+            for base in bases:
+                nets[base].add(family)
+        groups = rows(known)
+        (FOLDER / f"{table}.yaml").write_text(written(table, groups, nets))
+        print(f"{table}: {len(groups)} rows for {len(known)} layers")
+
+
+if __name__ == "__main__":
+    main()
