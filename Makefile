@@ -80,7 +80,7 @@ huggingface: $(HF)/ready $(DEMO)/ready
 	$(HF)/bin/python -m benchmarks.hugging_face $(DEMO)/bin/convert
 
 # Nets of the code bases of other people, each into those that compute the same; writes docs/zoo.md. For live nets, too,
-# and some rows: ZOO_OPTIONS="--files --live --only 'resnet18*'"
+# and some rows: ZOO_OPTIONS="--names --live --only 'resnet18*'"
 zoo: $(ZOO)/ready
 	$(ZOO)/bin/python -m tests.zoo $(ZOO_OPTIONS)
 

@@ -27,12 +27,15 @@ Rows = Mapping[int, Sequence[Layer]]
 
 
 class Known(msgspec.Struct, frozen=True):
-    """Two nets of a family that is known. source, target: their code bases."""
+    """Two nets of a family that is known. source, target: their code bases. alone: layers of either that the code base
+    of the other has not, and gives the same without.
+    """
 
     family: str
     source: str
     target: str
     pairs: tuple[tuple[Layer, Layer], ...]
+    alone: frozenset[str]
 
     @property
     def reason(self) -> str:
@@ -62,7 +65,12 @@ def _by_table(table: Table, source: Net, target: Net, fits: Callable[[Layer, Lay
         for there, of_target in theirs:
             pairs = _pairs(of_source, of_target, fits)
             if pairs is not None:
-                yield Known(table.family, here, there, pairs)
+                alone = [*_alone(table, of_source), *_alone(table, of_target)] if here != there else []
+                yield Known(table.family, here, there, pairs, frozenset(alone))
+
+
+def _alone(table: Table, rows: Rows) -> Iterator[str]:
+    return (layer.path for number, layers in rows.items() if table.rows[number].alone for layer in layers)
 
 
 def _pairs(ours: Rows, theirs: Rows, fits: Callable[[Layer, Layer], bool]) -> tuple[tuple[Layer, Layer], ...] | None:

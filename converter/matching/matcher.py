@@ -32,6 +32,7 @@ from converter.matching.tied import Ties, all_equal, tied_to, twins
 
 ONE_TENSOR = "one tensor under several names"
 INDEX = "whole numbers that a net computes, and no training changes"
+ALONE = "of this code base alone: the other one gives the same without it"
 
 
 def match(source: Net, target: Net, hints: Hints) -> Matched:
@@ -73,6 +74,8 @@ class Matcher:
         self._fitting = Fitting(self.same_framework)
         #: what each free target could be, as far as that is narrowed down
         self._rivals: Mapping[str, Sequence[Layer]] = {}
+        #: layers of either net that the tables of known names say the other has not (see `known_names`)
+        self._alone: frozenset[str] = frozenset()
         self.pairs: list[Pair] = []
         self.misfits: list[Pair] = []
         self.problems: list[Problem] = []
@@ -106,6 +109,7 @@ class Matcher:
             return
         named = {pair.source.path: pair.target.path for pair in self.pairs if pair.reason == SAME_NAME}
         if all(named.get(source.path, target.path) == target.path for source, target in found.pairs):
+            self._alone = found.alone
             for source, target in found.pairs:
                 if self._are_free(source, target):
                     self._pair(source, target, found.reason)
@@ -225,7 +229,7 @@ class Matcher:
         kept = tuple(
             layer
             for path, layer in self.free_targets.items()
-            if hints.may_miss(path) or (is_index(layer) and not self._sources_of(layer))
+            if hints.may_miss(path) or ((path in self._alone or is_index(layer)) and not self._sources_of(layer))
         )
         for layer in kept:
             del self.free_targets[layer.path]
@@ -241,16 +245,21 @@ class Matcher:
                 del self.free_targets[target.path]
                 copies |= equal
         taken = [spec for pair in self.pairs for spec in pair.source.tensors]
-        indices = [layer for layer in self.free_sources.values() if is_index(layer) and not self.candidates(layer)]
-        left_out = [LeftOut(spec.name, INDEX) for layer in indices for spec in layer.tensors]
-        for layer in indices:
-            del self.free_sources[layer.path]
+        left_out = list(self._needless())
         for source in list(self.free_sources.values()) if not self.free_targets else ():
             equal = twins(source, taken, self.source.read)
             if equal is not None:
                 del self.free_sources[source.path]
                 left_out += [LeftOut(name, tied_to(twin)) for name, twin in equal.items() if name != twin]
         return Ties(tuple(left_out), copies)
+
+    def _needless(self) -> Iterator[LeftOut]:
+        """Take away the source layers that the target has no place for, and does not need."""
+        for path, layer in list(self.free_sources.items()):
+            reason = ALONE if path in self._alone else INDEX if is_index(layer) else ""
+            if reason and not self.candidates(layer):
+                del self.free_sources[path]
+                yield from (LeftOut(spec.name, reason) for spec in layer.tensors)
 
     def explain(self) -> None:
         """Raises MatchError with all that could not be paired."""

@@ -42,7 +42,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
     parser.add_argument("--only", metavar="PATTERN", action="append", help="rows whose FAMILY--FROM--TO matches")
     parser.add_argument("--live", action="store_true", help="live nets, too")
-    parser.add_argument("--files", action="store_true", help="files (the default, where --live is not given)")
+    parser.add_argument("--names", action="store_true", help="files, by tables of known names, too")
+    parser.add_argument("--files", action="store_true", help="files, by evidence alone")
     parser.add_argument("--json", metavar="FILE", type=Path, help="all answers, for programs")
     parser.add_argument("--cache", metavar="FOLDER", type=Path, help="keep the files of every row there")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
@@ -88,7 +89,7 @@ def family_rows(
             if row["why"] and answer.result == WRONG:
                 answer.result = DIFFERS
             if cache:
-                keep(cache, family, source, clone, answer if way == "files" else None)
+                keep(cache, family, source, clone, answer if way != "live" else None)
             row[way] = {name: value for name, value in asdict(answer).items() if name != "pairing"}
         yield row
 
@@ -119,7 +120,7 @@ def main() -> int:
     asked = arguments()
     warnings.simplefilter("ignore")
     chosen = wanted(asked.only)
-    ways = [way for way in WAYS if getattr(asked, way) or (way == "files" and not asked.live)]
+    ways = [way for way in WAYS if getattr(asked, way)] or ["files", "names"]
     if asked.list:
         print("\n".join(row_name(family, *pair) for family, pairs in chosen for pair in pairs))
         return 0

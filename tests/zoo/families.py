@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.zoo import convolutional, measured, text, vision
+from tests.zoo import convolutional, measured, other_sizes, text, vision
 
-FAMILIES = (*text.FAMILIES, *vision.FAMILIES, *measured.FAMILIES, *convolutional.FAMILIES)
+FAMILIES = (*text.FAMILIES, *vision.FAMILIES, *measured.FAMILIES, *convolutional.FAMILIES, *other_sizes.FAMILIES)

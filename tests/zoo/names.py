@@ -18,9 +18,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from converter.core.layers import Net
+from converter.core.layers import Layer, Net
 from converter.core.natural_order import natural_key
 from converter.endpoints.endpoint import opened
+from converter.matching.matcher import is_index
 from converter.options import ReadOptions
 from converter.schema.names import compiled
 from tests.places import ROOT
@@ -43,6 +44,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "hgnet_v2": ("hgnetv2_b0",),
     "mobilevit": ("mobilevit_xxs",),
 }
+#: Statistics of the data, which EfficientNet of Keras uses as soon as it has loaded them: no other net computes the same.
+_OF_DATA = re.compile(r"normalization\.")
 #: In whose order the rows are; then that of any other.
 _FIRST = ("torchvision", "timm", "transformers", "pytorchcv", "gluon")
 
@@ -197,7 +200,8 @@ def written(family: str, groups: Sequence[Group], nets: Mapping[str, set[str]]) 
         optional = any(seen[base] < len(nets[base]) for base in group.bases)
         entries = [f"{base}: {_quoted(group.pattern(base))}" for base in sorted(group.bases)]
         entries = [f"kind: {group.kind}", *entries] if group.kind else entries
-        lines.append(f"  - {{{', '.join(entries)}{', optional: true' if optional else ''}}}")
+        entries += ["alone: true"] if len(group.bases) == 1 else ["optional: true"] if optional else []
+        lines.append(f"  - {{{', '.join(entries)}}}")
     return "\n".join(lines) + "\n"
 
 
@@ -237,6 +241,7 @@ class Together:
 def known_layers(cache: Path, family: str) -> tuple[list[Known], set[str]]:
     """The layers of a family of the zoo that are in several of its code bases, and these."""
     together = Together()
+    alone: dict[str, set[str]] = {}
     kinds: dict[tuple[str, str], list[str]] = {}
     for row in sorted(cache.glob(f"{family}--*/truth.json")):
         _, *bases = row.parent.name.split("--")
@@ -247,12 +252,20 @@ def known_layers(cache: Path, family: str) -> tuple[list[Known], set[str]]:
                 kinds.setdefault((base, layer.path), [reading.kind for reading in layer.readings])
         for one, other in pairs_in(truth, source, clone):
             together.join((bases[0], one), (bases[1], other))
+        for base, unused in zip(bases, unused_in(truth, source, clone), strict=True):
+            alone[base] = alone[base] & unused if base in alone else unused
     places = {layer: number for number, layer in enumerate(kinds)}
     known = []
     for names in together.all().values():
         possible = [kinds[layer] for layer in names.items()]
         kind = next((kind for kind in min(possible, key=len) if all(kind in of for of in possible)), "")
         known.append(Known(family, kind, names))
+    known += [
+        Known(family, kinds[base, path][0], {base: path})
+        for base, paths in alone.items()
+        for path in paths
+        if not _OF_DATA.match(path)
+    ]
 
     def place(layer: Known) -> tuple[int, int]:
         base = next((base for base in _FIRST if base in layer.names), min(layer.names))
@@ -279,6 +292,21 @@ def pairs_in(truth: Mapping[str, Sequence[str]], source: Net, clone: Net) -> Ite
     }
     count = Counter(one for one, _ in met), Counter(other for _, other in met)
     return ((one, other) for one, other in met if count[0][one] == count[1][other] == 1)
+
+
+def unused_in(truth: Mapping[str, Sequence[str]], source: Net, clone: Net) -> tuple[set[str], set[str]]:
+    """The layers of either that took no part, though all tensors were random and the outputs the same."""
+    used = {name for names in truth.values() for name in names}
+    filled = {target for target, names in truth.items() if names}
+    ours, theirs = (
+        {layer.path for layer in net.layers if layer.readings and not is_index(layer) and not taking & names_of(layer)}
+        for net, taking in ((source, used), (clone, filled))
+    )
+    return ours, theirs
+
+
+def names_of(layer: Layer) -> set[str]:
+    return {spec.name for spec in layer.tensors}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tests.zoo.net import MEASURED, TUNED
+from tests.zoo.net import MEASURED, OTHER_SIZE, TUNED
 from tests.zoo.rows import ASKED, DIFFERS, FAILED, RIGHT, WRONG
 
 RESULTS = (RIGHT, ASKED, WRONG, DIFFERS, FAILED)
@@ -14,7 +14,8 @@ HEAD = """# The zoo
 
 Written by `make zoo`. Each row is one architecture in two code bases that different people wrote: the net of the first
 with every tensor random is saved by its framework, converted with the file of a fresh net of the second
-(`convert --like CLONE`) and nothing else, loaded strictly by the real framework, and run on the same input.
+(`convert --like CLONE`) and nothing else, loaded strictly by the real framework, and run on the same input: by evidence
+alone (*files*, with `--schema none`), and where tables of known names may tell (*names*, the default).
 
 *right*: the outputs agree (1e-3 of the largest). *asked*: refused, with so many questions; behind it, what comes of the
 remedies that the questions name, taken up to ten times: of several the one whose two names are most alike. *wrong*: not
@@ -22,7 +23,7 @@ refused, and not right. *differs*: the two code bases compute something else, fo
 row could not be run. *live*: the same by `converter.load_into(clone, net, example_input=x)`.
 
 Families are *tuned* or *measured*: failures of the tuned were looked at while the pairing was written, those of the
-measured were not.
+measured were not. *Other sizes* are of families whose tables of known names were written from the smaller nets.
 
 """
 
@@ -31,7 +32,7 @@ def page(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> str:
     """Sums by status and way, the rows by family, then what was patched in the nets."""
     heads = ["families", "way", "rows", *RESULTS, "right with the advice"]
     lines = [f"| {' | '.join(heads)} |", "|---|---" + "|--:" * (len(heads) - 2) + "|"]
-    for status in (TUNED, MEASURED):
+    for status in (TUNED, MEASURED, OTHER_SIZE):
         for way in ways:
             lines.append(f"| {status} | {way} | {_sums([row for row in rows if row['status'] == status], way)} |")
     for way in ways:

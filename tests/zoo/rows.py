@@ -16,6 +16,7 @@ import numpy as np
 
 import converter
 from converter.errors import Placeholder
+from converter.schema.loader import NO_SCHEMA
 from tests.zoo.net import Family, Net, row_name
 from tests.zoo.sides import Array
 
@@ -77,14 +78,19 @@ def difference(given: Array, expected: Array) -> float:
     return float(np.abs(given.reshape(expected.shape) - expected).max() / np.abs(expected).max())
 
 
-def by_files(family: Family, source: Ready, clone: Ready, folder: Path) -> Answer:
+def by_names(family: Family, source: Ready, clone: Ready, folder: Path) -> Answer:
     """``converter.convert(…, like=CLONE)`` and nothing else; then with what the errors advise."""
+    return by_files(family, source, clone, folder, schema=None)
+
+
+def by_files(family: Family, source: Ready, clone: Ready, folder: Path, schema: str | None = NO_SCHEMA) -> Answer:
+    """The same by evidence alone, where no table of known names tells."""
     output = folder / f"converted{clone.net.side.ending}"
     pairing: dict[str, list[str]] = {}
 
     def once(**options: Any) -> Array:
         way = f"{source.net.side.name}->{clone.net.side.name}"
-        report = converter.convert(way, source.source, output, like=clone.clone, force=True, **options)
+        report = converter.convert(way, source.source, output, like=clone.clone, force=True, schema=schema, **options)
         for step in report.to_dict()["tensors"]:
             pairing[step["target"]["name"]] = [spec["name"] for spec in step["sources"]]
         clone.built = clone.net.side.load(clone.built, output)
@@ -118,7 +124,11 @@ def by_live_nets(family: Family, source: Ready, clone: Ready, folder: Path) -> A
     return answered(once, source.output)
 
 
-WAYS: Mapping[str, Callable[[Family, Ready, Ready, Path], Answer]] = {"files": by_files, "live": by_live_nets}
+WAYS: Mapping[str, Callable[[Family, Ready, Ready, Path], Answer]] = {
+    "files": by_files,
+    "names": by_names,
+    "live": by_live_nets,
+}
 
 
 def answered(once: Callable[..., Array], expected: Array) -> Answer:
