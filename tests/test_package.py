@@ -36,7 +36,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module_and_schema(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "converter").rglob("*.py")}
-    schemas = {f"converter/schemas/{file.name}" for file in (ROOT / "schemas").glob("*.yaml")}
+    files = (ROOT / "schemas").rglob("*.yaml")
+    schemas = {f"converter/schemas/{file.relative_to(ROOT / 'schemas').as_posix()}" for file in files}
     page = {f"converter/reports/page/page.{kind}" for kind in ("html", "css", "js")}
     assert schemas and modules | schemas | page | {"converter/py.typed"} <= held
     assert not [name for name in held if name.startswith("tests")]

@@ -30,6 +30,27 @@ def list_schemas(as_json: bool) -> None:
         click.echo("\n".join(table([["name", "what it is"], *([row.name, row.description] for row in schemas)])))
 
 
+@schema.command("names")
+@click.argument("family", required=False)
+@json_option
+def known_names(family: str | None, as_json: bool) -> None:
+    """The families of public nets whose layers are paired by their names; or the names in one of them."""
+    from converter.reports.tables import table
+    from converter.schema.names import table_of, tables
+
+    if family is None:
+        known = {one.family: one.code_bases for one in tables()}
+        rows = [["family", "code bases"], *([name, ", ".join(bases)] for name, bases in known.items())]
+        click.echo(json_text(known) if as_json else "\n".join(table(rows)))
+        return
+    one = table_of(family)
+    if as_json:
+        click.echo(json_text([{"kind": row.kind, "optional": row.optional, **row.names} for row in one.rows]))
+    else:
+        rows = [[row.kind, *(row.names.get(base, "") for base in one.code_bases)] for row in one.rows]
+        click.echo("\n".join(table([["kind", *one.code_bases], *rows])))
+
+
 @schema.command()
 @click.argument("name")
 @json_option

@@ -10,12 +10,15 @@ from msgspec.structs import asdict
 
 from converter.core.tensors import TensorSpec
 from converter.errors import text_of
+from converter.matching.pairs import SCHEMA
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
 from converter.reports.checklist import Check
 from converter.reports.tables import shape_dict, table
 
-#: What is said once of all that is likely. {}: how many layers are, and of how many.
+#: What is said once of all that a table of known names pairs. {}: the family and the two code bases.
+KNOWN = "known names: {} ('schema' none pairs without them)"
+#: The same of all that is likely. {}: how many layers are, and of how many.
 LIKELY = "likely, and not certain: {} of {} layers ('map' and 'kind' say otherwise, 'strict' refuses them)"
 
 
@@ -68,6 +71,7 @@ class Report(msgspec.Struct, frozen=True):
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
         lines += map(str, self.plan.flattened)
+        lines += [KNOWN.format(of) for of in sorted({_known(step) for step in self.plan.steps} - {""})]
         likely = {step.layer for step in self.plan.steps if step.likely}
         lines += [LIKELY.format(len(likely), len({step.layer for step in self.plan.steps}))] if likely else []
         lines += [
@@ -79,6 +83,12 @@ class Report(msgspec.Struct, frozen=True):
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
         lines += map(str, self.checks)
         return text_of(lines)
+
+
+def _known(step: Step) -> str:
+    """The family and the code bases whose names paired it; "" for none."""
+    reason = step.reason.partition(";")[0]
+    return reason.removeprefix(f"{SCHEMA} ") if reason.startswith(f"{SCHEMA} ") else ""
 
 
 def _why(step: Step) -> str:

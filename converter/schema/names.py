@@ -23,7 +23,9 @@ from pathlib import Path
 
 import msgspec
 
+from converter.errors import ConversionError
 from converter.schema.bounds import read_text, read_yaml
+from converter.schema.errors import near_miss
 from converter.schema.loader import schema_folder
 
 _PLACE = re.compile(r"\{([_@]?)[a-z]\}")
@@ -88,6 +90,14 @@ def _table(file: Path) -> Table:
 def tables() -> Iterator[Table]:
     """All that are shipped."""
     return (_table(file) for file, _, _ in _texts())
+
+
+def table_of(family: str) -> Table:
+    """Raises ConversionError for a family that has none."""
+    known = {file.stem: file for file, _, _ in _texts()}
+    if family not in known:
+        raise ConversionError(f"there is no table of names of '{family}'. {near_miss(family, known)}")
+    return _table(known[family])
 
 
 def tables_for(*nets: Iterable[str], least: float) -> Iterator[Table]:

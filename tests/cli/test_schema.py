@@ -16,6 +16,14 @@ from tests.places import ROOT
 EXAMPLE = ROOT / "examples" / "mlp.params"
 
 
+def test_the_known_names_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    listed, known = ok(capsys, "schema", "names"), json.loads(ok(capsys, "schema", "names", "--json"))
+    assert all(family in listed for family in known) and known["vgg"] == ["gluon", "torchvision"]
+    shown, rows = ok(capsys, "schema", "names", "vgg"), json.loads(ok(capsys, "schema", "names", "vgg", "--json"))
+    assert all(row["gluon"] in shown and row["torchvision"] in shown for row in rows)
+    assert refused(capsys, "schema", "names", "vgh").endswith("names of 'vgh'. Did you mean 'vgg'?\n")
+
+
 def test_every_shipped_schema_is_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     listed = ok(capsys, "schema", "list")
     rows = json.loads(ok(capsys, "schema", "list", "--json"))

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from converter.core.layers import Layer, Net
@@ -44,7 +45,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "hgnet_v2": ("hgnetv2_b0",),
     "mobilevit": ("mobilevit_xxs",),
 }
-#: Statistics of the data, which EfficientNet of Keras uses as soon as it has loaded them: no other net computes the same.
+#: Statistics of the data, which EfficientNet of Keras uses as soon as it has loaded them.
 _OF_DATA = re.compile(r"normalization\.")
 #: In whose order the rows are; then that of any other.
 _FIRST = ("torchvision", "timm", "transformers", "pytorchcv", "gluon")
@@ -75,15 +76,24 @@ class Group:
     def kind(self) -> str:
         return self.layers[0].kind
 
-    @property
+    @cached_property
     def bases(self) -> list[str]:
         return list(dict.fromkeys(base for layer in self.layers for base in layer.names))
 
     def values(self, base: str) -> list[tuple[str, ...]]:
         return [tuple(_VARYING.findall(layer.names[base])) for layer in self.layers if base in layer.names]
 
-    def pattern(self, base: str) -> str:
-        """With what is the same in all layers as it is."""
+    @cached_property
+    def names(self) -> Mapping[str, set[str]]:
+        """By code base."""
+        return {base: {layer.names[base] for layer in self.layers if base in layer.names} for base in self.bases}
+
+    @cached_property
+    def patterns(self) -> Mapping[str, str]:
+        """By code base, with what is the same in all layers as it is."""
+        return {base: self._pattern(base) for base in self.bases}
+
+    def _pattern(self, base: str) -> str:
         values = self.values(base)
         letters = iter("ijklmnopq")
         text = iter(_VARYING.split(next(layer.names[base] for layer in self.layers if base in layer.names)))
@@ -117,8 +127,7 @@ def rows(known: Iterable[Known]) -> list[Group]:
     known = list(known)
     groups = [part for group in _spelled_alike(known) for part in _ordered(group)]
     while clash := _clash(groups):
-        number, base, other = clash
-        groups[number : number + 1] = _told_apart(groups[number], base, other)
+        groups = _told_apart(groups, clash)
     place = {id(layer): number for number, layer in enumerate(known)}
     return sorted(groups, key=lambda group: min(place[id(layer)] for layer in group.layers))
 
@@ -160,34 +169,51 @@ def _is_ordered(group: Group) -> bool:
     return True
 
 
-def _clash(groups: Sequence[Group]) -> tuple[int, str, str] | None:
-    """(number of a group, code base, a name of another group that its pattern fits)."""
-    owners: dict[tuple[str, str, str], int] = {}
-    patterns = [{base: group.pattern(base) for base in group.bases} for group in groups]
-    for number, group in enumerate(groups):
-        for layer in group.layers:
-            for base, name in layer.names.items():
-                owners[base, group.kind, name] = number
-    for (base, kind, name), owner in owners.items():
-        places = patterns[owner][base].count("{")
-        for number, group in enumerate(groups):
-            if number == owner or group.kind != kind or base not in patterns[number]:
-                continue
-            pattern = patterns[number][base]
-            if pattern.count("{") <= places and compiled(pattern).fullmatch(name):
-                return (number, base, name) if any(group.splits()) else None
+@dataclass(frozen=True)
+class Clash:
+    """The name of a layer of a group, ``owner``, that is one of another group by its pattern."""
+
+    owner: Group
+    other: Group
+    base: str
+    name: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing tells: of patterns that fit, the one with fewer places holds."""
+        ours, theirs = self.owner.patterns[self.base], self.other.patterns[self.base]
+        fits = compiled(theirs).fullmatch(self.name) and self.name not in self.other.names[self.base]
+        return theirs.count("{") <= ours.count("{") and bool(fits)
+
+
+def _clash(groups: Sequence[Group]) -> Clash | None:
+    for owner in groups:
+        for base in owner.bases:
+            others = [group for group in groups if group.kind == owner.kind and base in group.bases]
+            for name in owner.names[base]:
+                for other in others:
+                    clash = Clash(owner, other, base, name)
+                    if other is not owner and clash.is_open and any((*owner.splits(), *other.splits())):
+                        return clash
     return None
 
 
-def _told_apart(group: Group, base: str, other: str) -> list[Group]:
-    """By the number that the other name has another value of; else by the one that tells most layers apart at once."""
-    numbers = _VARYING.findall(other)
-    choices = [(count, at) for count, name, at in group.splits() if name == base]
-    telling = [(count, at) for count, at in choices if numbers[at] not in {values[at] for values in group.values(base)}]
-    if not choices:
-        choices = [(count, at) for count, _, at in group.splits()]
-        base = next(name for _, name, _ in group.splits())
-    return group.split(base, min(telling or choices)[1])
+def _told_apart(groups: Sequence[Group], clash: Clash) -> list[Group]:
+    """With one of the two groups split by a number, so that there are as few groups as can be."""
+
+    def holder(parts: Sequence[Group]) -> Group:
+        return next(part for part in parts if clash.name in part.names.get(clash.base, ()))
+
+    choices: list[tuple[bool, int, int, Group, list[Group]]] = []
+    for number, group in enumerate((clash.owner, clash.other)):
+        for count, base, place in group.splits():
+            parts = group.split(base, place)
+            owners = [holder(parts)] if number == 0 else [clash.owner]
+            others = parts if number == 1 else [clash.other]
+            is_open = any(Clash(owner, other, clash.base, clash.name).is_open for owner in owners for other in others)
+            choices.append((is_open, count, len(choices), group, parts))
+    *_, group, parts = min(choices, key=lambda choice: choice[:3])
+    return [part for one in groups for part in (parts if one is group else [one])]
 
 
 def written(family: str, groups: Sequence[Group], nets: Mapping[str, set[str]]) -> str:
@@ -198,7 +224,7 @@ def written(family: str, groups: Sequence[Group], nets: Mapping[str, set[str]]) 
         for base in group.bases:
             seen[base] = len({layer.net for layer in group.layers if base in layer.names})
         optional = any(seen[base] < len(nets[base]) for base in group.bases)
-        entries = [f"{base}: {_quoted(group.pattern(base))}" for base in sorted(group.bases)]
+        entries = [f"{base}: {_quoted(group.patterns[base])}" for base in sorted(group.bases)]
         entries = [f"kind: {group.kind}", *entries] if group.kind else entries
         entries += ["alone: true"] if len(group.bases) == 1 else ["optional: true"] if optional else []
         lines.append(f"  - {{{', '.join(entries)}}}")

@@ -35,6 +35,7 @@ FAMILIES = (
         image(64),
         (
             torchvision("resnet50"),
+            timm("resnet50"),
             kimm("ResNet50", 64),
             jax_resnet("ResNet50", 64),
             flaxmodels("ResNet50", 64),
