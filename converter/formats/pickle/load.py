@@ -27,7 +27,15 @@ from converter.formats.io.source import Parsed
 from converter.formats.pickle.inert import inert_class
 from converter.formats.pickle.machine import Machine
 from converter.formats.pickle.opcodes import run
-from converter.formats.pickle.values import Global, Opaque, PickleError, Shell, UnsafePickleError, has_simple_hash
+from converter.formats.pickle.values import (
+    Global,
+    Opaque,
+    Ordered,
+    PickleError,
+    Shell,
+    UnsafePickleError,
+    has_simple_hash,
+)
 
 __all__ = ["COLLECTION_GLOBALS", "Global", "Opaque", "PickleError", "Shell", "inert_class", "load"]
 
@@ -146,12 +154,12 @@ _BUILTINS: Mapping[str, Callable[..., object] | None] = {
     "type": lambda *args: Opaque("builtins type", args),
 }
 
-#: dict, list and set in all their spellings, complex numbers and bytes; `OrderedDict`, `Counter` and
+#: dict, list and set in all their spellings, complex numbers and bytes; `Counter` and
 #: `defaultdict` are plain dicts here, `deque` a list.
 COLLECTION_GLOBALS: Mapping[str, Callable[..., object] | None] = MappingProxyType(
     {f"{module} {name}": make for module in ("builtins", "__builtin__") for name, make in _BUILTINS.items()}
     | {
-        "collections OrderedDict": _pairs,
+        "collections OrderedDict": lambda items=(): Ordered(_pairs(items)),
         "collections Counter": _pairs,
         "collections defaultdict": lambda factory=None, items=(): _pairs(items),
         "collections deque": lambda items=(), maximum=None: list(_plain(items)),

@@ -20,6 +20,7 @@ from converter.formats.pickle.inert import InertClass
 from converter.formats.pickle.values import (
     Global,
     Opaque,
+    Ordered,
     PickleError,
     Shell,
     UnsafePickleError,
@@ -254,7 +255,7 @@ class Machine:
 
     def build(self) -> None:
         state, target = self.pop(), self.top()
-        if isinstance(target, Opaque):
+        if isinstance(target, (Opaque, Ordered)):
             target.state = state
         elif isinstance(target, Shell):
             self.make_sure(state if isinstance(state, tuple) else (state,))
@@ -266,7 +267,7 @@ class Machine:
                 raise PickleError(f"an invalid state ({type(error).__name__})") from None
             self.charge(_owned(target.finished))
             self.stack[-1] = target.finished
-        elif not isinstance(target, (dict, list, set)):  # those: attributes beside the items, such as _metadata
+        elif not isinstance(target, (dict, list, set)):  # those: attributes beside the items
             raise PickleError(f"a state for a {type(target).__name__}")
 
     def resolve(self, identity: object) -> object:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -45,6 +46,16 @@ class Opaque:
         """The attributes: the state, which is a dict, or a pair (dict, slots)."""
         parts = self.state if isinstance(self.state, tuple) and len(self.state) == 2 else (self.state,)
         return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+
+
+class Ordered(dict[Any, Any]):
+    """An ``OrderedDict``: a dict that may have attributes. state: these, or None."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, items: Mapping[Any, Any]) -> None:
+        super().__init__(items)
+        self.state: object = None
 
 
 class Shell:

@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from converter.core.contents import Container
 from converter.core.tensors import DType, TensorSpec
@@ -26,10 +27,16 @@ def check_dtypes(path: Path, specs: Iterable[TensorSpec], legacy: bool = False) 
             raise OutputError(f"{path}: '{spec.name}' is {spec.dtype}, which {form} cannot hold. Cast it.")
 
 
-def described(specs: Sequence[TensorSpec], container: Container, legacy: bool = False) -> bytes:
+def described(
+    specs: Sequence[TensorSpec],
+    container: Container,
+    legacy: bool = False,
+    versions: Mapping[str, int] = MappingProxyType({}),
+) -> bytes:
     """The pickle of a tensor, a list or a dict; the storage of the n-th tensor has the key n.
 
-    legacy: as in the files before 1.6, whose storages may be views of others; these are not.
+    legacy: as in the files before 1.6, whose storages may be views of others; these are not. versions: module -> the
+    version of its layout, in the ``_metadata`` of an ``OrderedDict``, as ``Module.state_dict`` gives it.
     """
     tensors = [_tensor(key, spec, legacy) for key, spec in enumerate(specs)]
     if container == "tensor" and len(tensors) == 1:
@@ -37,7 +44,10 @@ def described(specs: Sequence[TensorSpec], container: Container, legacy: bool = 
     elif container == "list" and [spec.name for spec in specs] == [str(index) for index in range(len(specs))]:
         body = b"](" + b"".join(tensors) + b"e"
     else:
-        body = b"}(" + b"".join(_text(spec.name) + item for spec, item in zip(specs, tensors, strict=True)) + b"u"
+        body = _dict(zip((spec.name for spec in specs), tensors, strict=True))
+        if versions:
+            known = _dict((name, _dict([("version", _number(version))])) for name, version in versions.items())
+            body = _ORDERED + body[1:] + _dict([("_metadata", known)]) + b"b"
     return b"\x80\x02" + body + b"."
 
 
@@ -56,14 +66,21 @@ def _tensor(key: int, spec: TensorSpec, legacy: bool) -> bytes:
         + _number(spec.size if kind else spec.nbytes)
         + (b"NtQ" if legacy else b"tQ")
     )
-    hooks = _global("collections", "OrderedDict") + b")R"
-    layout = _number(0) + _numbers(spec.shape) + _numbers(strides) + b"\x89" + hooks
+    layout = _number(0) + _numbers(spec.shape) + _numbers(strides) + b"\x89" + _ORDERED
     function = _global("torch._utils", "_rebuild_tensor_v2" if kind else "_rebuild_tensor_v3")
     return function + b"(" + identity + layout + (b"" if kind else _global("torch", dtype)) + b"tR"
 
 
 def _global(module: str, name: str) -> bytes:
     return f"c{module}\n{name}\n".encode()
+
+
+#: An empty one, which is also what PyTorch says of hooks.
+_ORDERED = _global("collections", "OrderedDict") + b")R"
+
+
+def _dict(items: Iterable[tuple[str, bytes]]) -> bytes:
+    return b"}(" + b"".join(_text(name) + value for name, value in items) + b"u"
 
 
 def _text(text: str) -> bytes:

@@ -22,7 +22,8 @@ from converter.formats.base import Reader, ReadOptions, check_names
 from converter.formats.io.budget import Budget, Loan, names_beyond
 from converter.formats.pickle.load import Global, Opaque, PickleError
 from converter.formats.pickle.nested import Child, Search, flatten, plain_children
-from converter.formats.torch.tensors import TORCH_DTYPES, FileTensor, NotATensor, Storage, TorchFile
+from converter.formats.pickle.values import Ordered
+from converter.formats.torch.tensors import TORCH_DTYPES, VERSIONS, FileTensor, NotATensor, Storage, TorchFile
 
 __all__ = ["ObjectChildren", "TorchReader", "Weights", "find_weights"]
 
@@ -50,12 +51,15 @@ _OPTIMIZER, _OF_TRAINING = {"state", "param_groups"}, "state of the training, no
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """The tensors of the file by name, and what else is in it."""
+    """The tensors of the file by name, and what else is in it. versions: module -> the version of its layout, where the
+    ``_metadata`` of a ``state_dict`` has one.
+    """
 
     container: Container
     tensors: Mapping[str, FileTensor | Array]
     left_out: tuple[LeftOut, ...]
     writer: str = ""
+    versions: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def contents(self, path: Path, file: TorchFile) -> Contents:
         """Check every tensor against the file. Raises FormatError."""
@@ -75,7 +79,10 @@ class Weights(msgspec.Struct, frozen=True):
             raise FormatError(path, f"its tensors would take {total} bytes, all expanded from a few")
         file.budget.charge(names_beyond(len(specs), sum(stored.values())), "the names of its tensors")
         writer = self.writer or file.writer
-        return Contents(check_names(path, specs), self.container, left_out=self.left_out, writer=writer)
+        metadata = {VERSIONS: msgspec.json.encode(self.versions).decode()} if self.versions else {}
+        return Contents(
+            check_names(path, specs), self.container, left_out=self.left_out, writer=writer, metadata=metadata
+        )
 
     def read(self, name: str, path: Path, file: TorchFile) -> Array:
         leaf = self.tensors[name]
@@ -110,7 +117,7 @@ def find_weights(value: object, path: Path, key: str | None = None, loan: Loan |
             raise FormatError(path, f"the name '{entry.name}' occurs twice in the file")
         assert isinstance(entry.value, (FileTensor, np.ndarray))
         tensors[entry.name] = entry.value
-    return Weights(_container(root), tensors, (*beside, *flat.left_out), _writer(value))
+    return Weights(_container(root), tensors, (*beside, *flat.left_out), _writer(value), versions_in(root))
 
 
 class ObjectChildren:
@@ -183,6 +190,17 @@ def _is_tensor(value: object) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype in _NUMBERS
     return isinstance(value, FileTensor)
+
+
+def versions_in(root: object) -> dict[str, int]:
+    """Of the modules that have one. ``Module.load_state_dict`` hands it to them, and some refuse to load without it."""
+    state = root.state if isinstance(root, Ordered) else None
+    known = state.get("_metadata") if isinstance(state, dict) else None
+    modules = known.items() if isinstance(known, dict) else ()
+    found = (
+        (name, local.get("version")) for name, local in modules if isinstance(name, str) and isinstance(local, dict)
+    )
+    return {name: version for name, version in found if isinstance(version, int) and 0 <= version < 1 << 31}
 
 
 def _container(root: object) -> Container:

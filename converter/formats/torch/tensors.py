@@ -35,6 +35,9 @@ __all__ = [
 MAX_AXES = 32
 MAX_SIZE = 2**62
 
+#: Where `Contents.metadata` has the versions of the modules, as a JSON object.
+VERSIONS = "torch_module_versions"
+
 #: Names of PyTorch's dtypes -> ours, for those that can be read.
 TORCH_DTYPES: Mapping[str, DType] = MappingProxyType(
     {

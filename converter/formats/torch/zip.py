@@ -8,6 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from converter.core.contents import Contents
 from converter.core.tensors import Array
@@ -15,12 +18,13 @@ from converter.formats.base import Probe
 from converter.formats.torch.archive import TorchArchive
 from converter.formats.torch.description import check_dtypes, described
 from converter.formats.torch.objects import TorchReader
-from converter.formats.torch.tensors import StridedTensor, TorchFile
+from converter.formats.torch.tensors import VERSIONS, StridedTensor, TorchFile
 from converter.formats.zip.members import ZipMembers
 from converter.formats.zip.writer import ALIGNMENT, ZipLayout, ZipWriter
 
 __all__ = ["FileReader", "FileWriter", "detect"]
 
+_Version = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 #: Names of members near the start of such files, which tell one whose directory was cut off.
 _FIRST_NAMES = (b"/data.pkl", b"/constants.pkl", b"/code/__torch__", b"/.format_version")
 
@@ -71,7 +75,7 @@ class FileWriter(ZipWriter):
         check_dtypes(path, contents.specs)
         layout = ZipLayout(padding=(b"FB", b"Z"))  # as PyTorch pads
         small = {
-            "data.pkl": described(contents.specs, contents.container),
+            "data.pkl": described(contents.specs, contents.container, versions=_versions(contents)),
             ".format_version": b"1",
             ".storage_alignment": b"%d" % ALIGNMENT,
             "byteorder": sys.byteorder.encode(),
@@ -80,3 +84,11 @@ class FileWriter(ZipWriter):
         tensors = {spec.name: layout.add(f"archive/data/{key}", spec.nbytes) for key, spec in enumerate(contents.specs)}
         pieces |= [layout.add_whole("archive/version", b"3\n")]
         super().__init__(path, contents, layout, tensors, pieces)
+
+
+def _versions(contents: Contents) -> dict[str, int]:
+    """Of the modules of a clone; the header of a safetensors file may say anything under this name."""
+    try:
+        return msgspec.json.decode(contents.metadata.get(VERSIONS, "{}"), type=dict[str, _Version])
+    except msgspec.MsgspecError:
+        return {}

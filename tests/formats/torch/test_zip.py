@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+import converter
 from converter.errors import FormatError, OutputError, UnsafeFileError
 from converter.formats import Contents, ReadOptions, by_name, open_reader, open_writer
-from converter.formats.torch.tensors import TORCH_DTYPES
+from converter.formats.torch.tensors import TORCH_DTYPES, VERSIONS
 from tests.formats.contract import FormatContract, random_array, same_bits, specs_of
 
 
@@ -413,3 +414,38 @@ def test_python_2_pickles(tmp_path: Path) -> None:
     pickled = zipfile.ZipFile(path).read("a/data.pkl").replace(b"X\x01\x00\x00\x00w", b"U\x01w")
     assert read(rewrite(path, {"a/data.pkl": pickled}))["w"].tolist() == [0, 1, 2]
     assert pickle.PROTO in pickled
+
+
+class Versioned(torch.nn.Linear):
+    """As MNASNet of torchvision: it loads nothing that does not say of which version it is."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local: dict[str, Any], *rest: Any) -> None:
+        if local.get("version") != 2:
+            raise ValueError(f"a version of {local.get('version')}")
+        super()._load_from_state_dict(state, prefix, local, *rest)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_versions_of_modules_are_those_of_the_clone(tmp_path: Path, inside: bool) -> None:
+    source, clone = (torch.nn.Sequential(Versioned(3, 4), torch.nn.BatchNorm1d(4)) for _ in range(2))
+    files = [tmp_path / name for name in ("source.pt", "clone.pt", "made.pt")]
+    torch.save({"0.weight": source[0].weight, **source.state_dict()}, files[0])
+    state = clone.state_dict()
+    torch.save({"epoch": 3, "state_dict": state} if inside else state, files[1])
+    converter.convert("torch->torch", files[0], files[2], like=files[1])
+    made = torch.load(files[2], weights_only=True)
+    assert made._metadata[""] == {"version": 1} and made._metadata["0"] == {"version": 2}
+    clone.load_state_dict(made, strict=True)
+    assert torch.equal(clone[0].weight, source[0].weight)
+
+
+@pytest.mark.parametrize("text", ['{"0": -1}', '{"0": "x"}', "[", '{"0": 99999999999}'])
+def test_versions_that_are_none_are_not_written(tmp_path: Path, text: str) -> None:
+    """The header of a safetensors file is anybody's."""
+    array = random_array((2, 3), "float32", 1)
+    contents = Contents(specs_of({"w": array}), metadata={VERSIONS: text})
+    with open_writer(by_name("torch"), tmp_path / "x.pt", contents) as writer:
+        writer.write("w", array)
+    assert isinstance(torch.load(tmp_path / "x.pt", weights_only=True)["w"], torch.Tensor)
