@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
-import numpy as np
 
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
@@ -28,10 +27,10 @@ from converter.matching.names import Naming, numbered_alike, plain_names
 from converter.matching.order import true_order
 from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
 from converter.matching.tied import Ties, all_equal, tied_to, twins
+from converter.matching.untrained import IDENTITY, INDEX, OWN_STATISTICS, STATISTICS_NOTE, Kept, is_index, statistics
 
 SCHEMA, MAP, LOCKSTEP, SAME_NAME = "schema", "map", "lockstep", "same name"
 ONE_TENSOR = "one tensor under several names"
-INDEX = "whole numbers that a net computes, and no training changes"
 #: ``strict`` accepts these alone.
 CERTAIN = frozenset({SCHEMA, MAP, LOCKSTEP, SAME_NAME})
 
@@ -59,7 +58,7 @@ class Matched(msgspec.Struct, frozen=True):
 
     pairs: tuple[Pair, ...]
     ties: Ties
-    kept: tuple[Layer, ...]
+    kept: tuple[Kept, ...]
 
 
 def match(source: Net, target: Net, hints: Hints) -> Matched:
@@ -253,18 +252,28 @@ class Matcher:
             if path in self.free_targets:
                 self._pair(layer, self.free_targets[path], SAME_NAME)
 
-    def let_go(self, hints: Hints) -> tuple[Layer, ...]:
-        """Take away the target layers that the source may lack, and lacks: also what a net computes and no training
-        changes, such as a table of indices.
+    def let_go(self, hints: Hints) -> tuple[Kept, ...]:
+        """Take away the target layers that the source may lack, and lacks: also what no training changes, such as a
+        table of indices.
         """
-        kept = tuple(
-            layer
+        kept = [
+            Kept(layer)
             for path, layer in self.free_targets.items()
             if hints.may_miss(path) or (is_index(layer) and not self._sources_of(layer))
-        )
-        for layer in kept:
-            del self.free_targets[layer.path]
-        return kept
+        ]
+        kept += self._own_statistics(hints)
+        for one in kept:
+            self.free_targets.pop(one.layer.path, None)
+        return tuple(kept)
+
+    def _own_statistics(self, hints: Hints) -> Iterator[Kept]:
+        for path, found in statistics(self.target.layers).items():
+            layer = self.free_targets.get(path)
+            if layer is None or hints.may_miss(path) or self._sources_of(layer):
+                continue
+            same = found.change_nothing(self.target.read)
+            if same or not hints.options.strict:
+                yield Kept(layer, "" if same else OWN_STATISTICS)
 
     def tied(self) -> Ties:
         """Take away the layers that are equal to paired ones, bit for bit."""
@@ -276,10 +285,7 @@ class Matcher:
                 del self.free_targets[target.path]
                 copies |= equal
         taken = [spec for pair in self.pairs for spec in pair.source.tensors]
-        indices = [layer for layer in self.free_sources.values() if is_index(layer) and not self.candidates(layer)]
-        left_out = [LeftOut(spec.name, INDEX) for layer in indices for spec in layer.tensors]
-        for layer in indices:
-            del self.free_sources[layer.path]
+        left_out = list(self._untrained())
         for source in list(self.free_sources.values()) if not self.free_targets else ():
             equal = twins(source, taken, self.source.read)
             if equal is not None:
@@ -287,19 +293,31 @@ class Matcher:
                 left_out += [LeftOut(name, tied_to(twin)) for name, twin in equal.items() if name != twin]
         return Ties(tuple(left_out), copies)
 
+    def _untrained(self) -> Iterator[LeftOut]:
+        """Take away the source layers that no training changes, where nothing in the clone is like them."""
+        found = statistics(self.source.layers)
+        for path, layer in list(self.free_sources.items()):
+            changes_nothing = path in found and found[path].change_nothing(self.source.read)
+            reason = INDEX if is_index(layer) else IDENTITY if changes_nothing else ""
+            if reason and not self.candidates(layer):
+                del self.free_sources[path]
+                yield from (LeftOut(spec.name, reason) for spec in layer.tensors)
+
     def explain(self) -> None:
         """Raises MatchError with all that could not be paired."""
         self.problems += [self.misfit(pair) for pair in self.misfits]
         self.problems += self._unfilled()
         modules = questions.outermost_modules(self.free_sources, self.source)
         surplus: list[Problem] = []
+        of_data = statistics(self.source.layers)
         for path, layer in self.free_sources.items():
             if self.free_targets and not self.same_framework and noted(layer):
                 text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}."
                 self.problems.append(Problem(text, "no such kind", path))
             elif not self.free_targets:
                 fitting = next((pair.target for pair in self._unsaid if self.fits(layer, pair.target)), None)
-                surplus.append(questions.without_counterpart(layer, modules[path], fitting))
+                note = STATISTICS_NOTE if path in of_data else noted(layer)
+                surplus.append(questions.without_counterpart(layer, modules[path], fitting, note))
         self.problems += questions.in_modules(surplus, {pair.source.path for pair in self.pairs})
         if self.problems:
             raise MatchError(self.problems, paired=(pair.told for pair in self.pairs))
@@ -369,16 +387,6 @@ class Matcher:
         moved = any(positions.get(paired.get(one.path, ""), i) != i for i, one in enumerate(before))
         position = before.index(layer)
         return after[position] if position < len(after) and not moved else None
-
-
-def is_index(layer: Layer) -> bool:
-    """Whether it is a bare tensor of whole numbers: PyTorch counts and points with int64, which no weight is packed in,
-    and Keras keeps single numbers.
-    """
-    return layer.kind == "parameter" and all(
-        np.dtype(spec.dtype) == np.int64 or (spec.shape == () and np.dtype(spec.dtype).kind in "iu")
-        for spec in layer.tensors
-    )
 
 
 def _letters(path: str) -> str:
