@@ -158,3 +158,30 @@ def test_numbers_in_names_weigh_more_than_what_stands_beside() -> None:
     found = match(net("torch", both[0]), net("torch", both[1]), Hints()).pairs
     truth = {f"resblocks.{i}.{one}": f"layers.{i}.{other}" for i in range(2) for one, other in names.items()}
     assert {pair.source.path: pair.target.path for pair in found} == truth
+
+
+BEIT = {"attn.qkv.weight": (12, 4), "attn.q_bias": (4,), "attn.v_bias": (4,), "attn.proj.weight": (4, 4)}
+APART = {"attn.query.weight": (4, 4), "attn.query.bias": (4,), "attn.key.weight": (4, 4), "attn.value.weight": (4, 4)}
+APART |= {"attn.value.bias": (4,), "attn.output.weight": (4, 4)}
+
+
+@pytest.mark.usefixtures("here")
+def test_biases_beside_a_matrix_are_those_of_what_it_holds() -> None:
+    """BEiT has one for the queries and one for the values, and none for the keys."""
+    ours = drawn(BEIT)
+    query, key, value = np.split(ours["attn.qkv.weight"], 3)
+    made, report = converted(ours, drawn(APART, 1))
+    assert np.array_equal(made["attn.query.weight"], query) and np.array_equal(made["attn.key.weight"], key)
+    assert np.array_equal(made["attn.value.weight"], value)
+    assert np.array_equal(made["attn.query.bias"], ours["attn.q_bias"])
+    assert np.array_equal(made["attn.value.bias"], ours["attn.v_bias"])
+    assert "likely: names" in report
+    again, _ = converted(made, drawn(BEIT, 2), force=True)
+    assert all(np.array_equal(again[name], ours[name]) for name in BEIT)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_bias_that_the_other_net_lacks_is_not_lost() -> None:
+    without = {name: shape for name, shape in APART.items() if name != "attn.value.bias"}
+    with pytest.raises(converter.MatchError):
+        converted(drawn(BEIT), drawn(without, 1))
