@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -185,3 +186,30 @@ def test_a_bias_that_the_other_net_lacks_is_not_lost() -> None:
     without = {name: shape for name, shape in APART.items() if name != "attn.value.bias"}
     with pytest.raises(converter.MatchError):
         converted(drawn(BEIT), drawn(without, 1))
+
+
+@pytest.mark.usefixtures("here")
+def test_lone_numbers_are_bare_and_the_scale_comes_first() -> None:
+    """The learned scale and bias of HGNetV2, numbered in a file of Keras 3: a ``bias`` of one element is no norm."""
+    ours = drawn({f"block{i}.{name}": (1,) for i in (1, 2) for name in ("scale", "bias")} | {"fc.weight": (3, 2)})
+    theirs = drawn({"fc.weight": (3, 2)}, 1)
+    save_file(ours, "source.safetensors")
+    with h5py.File("clone.weights.h5", "w") as file:
+        file["layers/dense/vars/0"] = theirs["fc.weight"].T
+        for i in (1, 2):
+            file[f"layers/own_{i}/vars/0"], file[f"layers/own_{i}/vars/1"] = np.float32(0), np.float32(1)
+            file[f"layers/own_{i}/vars"].attrs["name"] = f"block{i}"
+    options: dict[str, Any] = {"like": "clone.weights.h5"}
+    report = converter.convert("torch->keras", "source.safetensors", "made.weights.h5", **options)
+    with h5py.File("made.weights.h5") as made:
+        for i in (1, 2):
+            held = [made[f"layers/own_{i}/vars/{number}"][()] for number in range(2)]
+            assert held == [ours[f"block{i}.{name}"][0] for name in ("scale", "bias")]
+    assert "likely: position" in str(report)
+    options |= {"strict": True, "force": True}
+    with pytest.raises(converter.MatchError, match="rests on"):
+        converter.convert("torch->keras", "source.safetensors", "made.weights.h5", **options)
+    save_file(drawn(dict.fromkeys(ours, (1,)) | {"fc.weight": (3, 2)}, 2), "clone.safetensors")
+    converter.convert("keras->torch", "made.weights.h5", "again.safetensors", like="clone.safetensors")
+    again = load_file("again.safetensors")
+    assert all(np.array_equal(again[name], ours[name]) for name in ours)
