@@ -13,6 +13,7 @@ from converter.core.kinds import UNKNOWN
 from converter.core.layers import Layer, Leaf, Net, Reading, Stored
 from converter.core.ops import OfCudnn
 from converter.frameworks.base import parameter
+from converter.matching.untrained import is_index
 
 
 def as_there(net: Net, other: Net) -> Net:
@@ -22,7 +23,7 @@ def as_there(net: Net, other: Net) -> Net:
     the scale of a norm. So is a lone number, whatever it is called, where the other net has bare ones alone.
     """
     bare = {layer.path: layer for layer in other.layers if layer.kind == "parameter"}
-    numbers = [layer for layer in other.layers if _is_number(layer)]
+    numbers = [layer for layer in other.layers if _is_number(layer) and not is_index(layer)]
     if numbers and all(layer.path in bare for layer in numbers):
         net = replace(net, layers=tuple(map(_number_as_bare, net.layers)))
     layers = tuple(_as_bare(layer, bare, net, other) for layer in net.layers) if bare else net.layers
