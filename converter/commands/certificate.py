@@ -35,6 +35,7 @@ from converter.formats.locations import is_url, location
 from converter.live.user_code import is_name
 from converter.options import Options, StrPath
 from converter.planning.plan import TensorPlan
+from converter.planning.steps import Step
 from converter.reports.conversion import Report
 from converter.schema.loader import names_file
 
@@ -228,12 +229,12 @@ def replayed(plan: TensorPlan, source: Weights, target: Weights) -> tuple[tuple[
     stored = _stored(target, plan)
     for step in plan.steps:
         try:
-            written = digest(stored(step.target.name))
+            array = stored(step.target.name)
+            written = digest(array)
         except KeyError:
             problems.append(f"{target.path}: has no tensor '{step.target.name}'")
-            written = ""
-        # the clone's own values are known by their hash alone
-        wanted = written if step.own else digest(compute(step, source.reader.read))
+            array, written = None, ""
+        wanted = _wanted(step, source, array, written)
         names, target_spec = tuple(spec.name for spec in step.sources), step.target
         what = names, target_spec.name, target_spec.shape, target_spec.dtype.name, step.done
         planned.append(CertifiedStep(step.layer, step.kind, *what, tuple(map(repr, step.ops)), step.reason, wanted))
@@ -243,6 +244,16 @@ def replayed(plan: TensorPlan, source: Weights, target: Weights) -> tuple[tuple[
                 f"its xxh3-128 is {written}, not {wanted}"
             )
     return tuple(planned), problems
+
+
+def _wanted(step: Step, source: Weights, array: Array | None, written: str) -> str:
+    """The hash of what the step gives. What the clone keeps, in whole or in rows, is known by what was written alone.
+
+    array, written: that, and its hash; None and "" where there is no such tensor.
+    """
+    if step.own and (step.is_kept or array is None):
+        return written
+    return digest(compute(step, source.reader.read, None if array is None else lambda name: array))
 
 
 def _stored(target: Weights, plan: TensorPlan) -> Callable[[str], Array]:

@@ -40,7 +40,7 @@ from converter.options import (
     record_of,
 )
 from converter.planning.layout import plan_new, rename
-from converter.planning.plan import KEPT, TensorPlan
+from converter.planning.plan import TensorPlan
 from converter.planning.plan import cast as cast_floats
 from converter.planning.prepare import Goal, goal_of, plan_goal, prepared, refuse_nothing
 from converter.reports.checklist import checklist, differences, pairs
@@ -255,8 +255,8 @@ class Plan:
                 return Plan(self.source, clone.framework, clone, self._hints, None).fill(net, stacklevel + 1)
         source = self.source
         # all of them before the first is set: a damaged tensor must not leave the net half filled
-        steps = [step for step in self.tensors.steps if step.reason != KEPT]
-        arrays = [(step.target.name, compute(step, source.reader.read)) for step in steps]
+        steps = [step for step in self.tensors.steps if not step.is_kept]
+        arrays = [(step.target.name, compute(step, source.reader.read, self.clone.reader.read)) for step in steps]
         for warning in self.set_otherwise():
             warnings.warn(warning, stacklevel=stacklevel)
         return cast("_Net", self.clone.live.fill(arrays))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from converter.core.layers import LayerSizes
+from converter.matching.fused import held_in
 from converter.options import ChannelGroups, channels_text
 
 INPUTS, OUTPUTS = "inputs", "outputs"
@@ -80,9 +81,9 @@ class Walk(msgspec.Struct):
     """The layers one after the other, as they were defined.
 
     stated: (path, side) -> the channels that the user, the schema or a forward states. handed: the outputs of the layer
-    before. stream: channels of the features that a norm handed on in flattened order. outs: every number of output
-    features, and the first layer with it. channels: every number of channels seen. bundle: the sum of the branches that
-    were taken up last.
+    before; part: of a layer that holds several (queries, keys, values), those of one of them. stream: channels of the
+    features that a norm handed on in flattened order. outs: every number of output features, and the first layer with
+    it. channels: every number of channels seen. bundle: the sum of the branches that were taken up last.
     """
 
     nodes: Sequence[Node]
@@ -93,6 +94,7 @@ class Walk(msgspec.Struct):
     outs: dict[int, str] = msgspec.field(default_factory=dict)
     channels: set[int] = msgspec.field(default_factory=set)
     handed: int = 0
+    part: int = 0
     stream: int = 0
     bundle: int = 0
 
@@ -135,7 +137,7 @@ class Walk(msgspec.Struct):
                 self.bundle = taken
         self.channels |= {taken, node.sizes.outputs}
         self.tips.append(Tip(node.path, node.sizes.outputs))
-        self.handed, self.stream = node.sizes.outputs, 0
+        self.handed, self.part, self.stream = node.sizes.outputs, 0, 0
 
     def _sum(self, count: int) -> int:
         return sum(tip.channels for tip in self.tips[-count:])
@@ -161,12 +163,14 @@ class Walk(msgspec.Struct):
         features, outputs = node.sizes.inputs, node.sizes.outputs
         if self._is_stated(node, INPUTS):
             pass
-        elif features == self.handed:
+        elif features in (self.handed, self.part):
             self._use(features, features)
-            if self.stream:
+            if self.stream and features == self.handed:
                 self._decide(node, INPUTS, self.stream, f"as what {self._before(position)} gives")
         else:
             self._guess(node)
+        held = held_in(node.path)
+        self.part = outputs // len(held) if held else 0
         self.outs.setdefault(outputs, node.path)
         if node.sizes.flow == "recurrent":  # both directions side by side
             self.outs.setdefault(2 * outputs, node.path)

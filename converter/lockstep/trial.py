@@ -14,7 +14,7 @@ from converter.live import LiveNet, open_net
 from converter.live.run import Run, run
 from converter.lockstep.calls import Calls
 from converter.matching.hints import Found, Hints
-from converter.planning.plan import KEPT, TensorPlan, plan_into
+from converter.planning.plan import TensorPlan, plan_into
 from converter.planning.steps import Step
 
 
@@ -35,7 +35,8 @@ class Trial:
     ) -> None:
         source, clone = ends
         assert clone.live is not None
-        self._read, self._live, self._template = source.reader.read, clone.live, clone.contents
+        self._read, self._own = source.reader.read, clone.reader.read
+        self._live, self._template = clone.live, clone.contents
         self._nets, self._hints, self._layers, self._inputs = nets, hints, layers, inputs
         self._modules = {name for name, _ in clone.live.modules()}
         self._filled: dict[str, Step] = {}
@@ -62,8 +63,8 @@ class Trial:
 
     def _fill(self, plan: TensorPlan) -> None:
         """Set what is not as planned already."""
-        steps = [step for step in plan.steps if step.reason != KEPT and self._filled.get(step.target.name) != step]
-        net = self._live.fill([(step.target.name, compute(step, self._read)) for step in steps])
+        steps = [step for step in plan.steps if not step.is_kept and self._filled.get(step.target.name) != step]
+        net = self._live.fill([(step.target.name, compute(step, self._read, self._own)) for step in steps])
         self._filled |= {step.target.name: step for step in steps}
         self._live = self._live if net is self._live.net else open_net(net)
 

@@ -34,12 +34,17 @@ _MARGIN = 0.5
 #: What the evidence weighs: a rare word, an equal number, one place in the order, a neighbour, a pair of other modules
 #: whose names are the same inside.
 _WORD, _NUMBER, _STEP, _NEIGHBOUR, _AS_ELSEWHERE = 1.0, 1.5, 1.0, 0.5, 2.0
+#: Less than the margin.
+_HINT = 0.4
 #: Of more that look alike in one place the order alone is looked at; names cost time by the square of the number.
 _MANY = 1_000
 #: Beyond so many places apart one order says no more against a pair than at that distance.
 _FAR = 4
 
 Scores: TypeAlias = NDArray[np.float64]
+_Name: TypeAlias = tuple[str, ...]
+#: All names inside of two modules.
+_Insides: TypeAlias = tuple[frozenset[_Name], frozenset[_Name]]
 
 
 class Likely(msgspec.Struct, frozen=True, gc=False):
@@ -57,8 +62,11 @@ class Evidence:
         self._paired = dict(paired)
         self._taken = set(paired.values())
         self._open: list[tuple[Region, list[Member], list[Member]]] = []
-        #: the names inside of their modules of what was paired, by how many tokens both have
-        self._elsewhere: dict[tuple[int, int], set[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
+        #: the names inside of their modules of what was paired, by how many tokens both have; and of which modules
+        self._elsewhere: dict[tuple[int, int], dict[tuple[_Name, _Name], set[_Insides]]] = {}
+        self._insides: dict[int, _Insides] = {}
+        #: what a pair of modules with other names inside weighs: little, while there is anything else
+        self._unlike = _AS_ELSEWHERE
 
     def pairs(self) -> Iterator[Likely]:
         """What is likely; the surest first."""
@@ -73,7 +81,8 @@ class Evidence:
             self._learn_from(region)
         self._open = [(region, *group) for region in all_regions for group in region.groups()]
         fresh = True
-        while fresh:
+        while fresh or self._unlike == _HINT:
+            self._unlike = _HINT if fresh else _AS_ELSEWHERE
             fresh = False
             for region, ours, theirs in self._open:
                 for likely in self._settled(region, *self._free(ours, theirs)):
@@ -117,7 +126,7 @@ class Evidence:
         called = orders if orders and all(order.is_called for order in orders) else None
         if len(ours) > _MANY:
             return _zipped(ours, theirs, called) if called else []
-        scores = self._by_name(region, ours, theirs)
+        scores = self._by_name(region, ours, theirs) + self._by_inside(region, ours, theirs)
         found = _clear(scores + _by_order(*called) if called else scores)
         if called and any(called[0].ranks[i] != called[1].ranks[j] for i, j in found):
             return []  # names speak against the order of the calls
@@ -174,7 +183,8 @@ class Evidence:
             if not any(
                 all(token.isdecimal() for token in name) for name in names
             ):  # else other modules count otherwise
-                self._elsewhere.setdefault((len(names[0]), len(names[1])), set()).add(names)
+                known = self._elsewhere.setdefault((len(names[0]), len(names[1])), {})
+                known.setdefault(names, set()).add(self._inside(region))
 
     # -- evidence -----------------------------------------------------------------------------------------------------
 
@@ -182,6 +192,17 @@ class Evidence:
         """Of names inside of the region, which are the same in block after block."""
         sides = zip((ours, theirs), region.starts, strict=True)
         return self._name_scores(*(tuple(one.spelling.tokens[start:] for one in side) for side, start in sides))
+
+    def _by_inside(self, region: Region, ours: Sequence[Module], theirs: Sequence[Module]) -> Scores:
+        """Of modules that are only numbered on one side, by what is in them: ``layer.1`` of T5 with its EncDecAttention
+        is the ``cross_attention`` of the other net.
+        """
+        sides = tuple(zip((ours, theirs), region.starts, strict=True))
+        named = [[bool(one.spelling.words(start)) for one in side] for side, start in sides]
+        if any(map(any, named)) == all(map(any, named)) or not any(map(all, named)):
+            return np.zeros((len(ours), len(theirs)))
+        words = [[one.spelling.words(start) or one.words_inside for one in side] for side, start in sides]
+        return _by_words(words[0], words[1])
 
     @staticmethod
     @lru_cache(maxsize=16)
@@ -192,14 +213,26 @@ class Evidence:
         return _by_words(words[0], words[1]) + _by_numbers(numbers[0], numbers[1])
 
     def _as_elsewhere(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:
-        """More where layers whose names end so are paired elsewhere."""
+        """More where layers whose names end so are paired elsewhere, and more again where all names there are these."""
+        inside = self._inside(region)
         names = [[one.tokens(start) for one in side] for side, start in zip((ours, theirs), region.starts, strict=True)]
         scores = np.zeros((len(ours), len(theirs)))
         for (here, there), known in self._elsewhere.items():
-            ends = [[name[-length:] for name in side] for side, length in zip(names, (here, there), strict=True)]
-            met = np.array([[(one, other) in known for other in ends[1]] for one in ends[0]])
-            scores = np.maximum(scores, _AS_ELSEWHERE * met)
+            ends = [_ends(side, length) for side, length in zip(names, (here, there), strict=True)]
+            met = [[known.get((one, other), ()) for other in ends[1]] for one in ends[0]]
+            worth = [
+                [_AS_ELSEWHERE if inside in found else self._unlike if found else 0.0 for found in row] for row in met
+            ]
+            scores = np.maximum(scores, np.array(worth))
         return scores
+
+    def _inside(self, region: Region) -> _Insides:
+        """All names inside of the two modules."""
+        if id(region) not in self._insides:
+            sides = zip((region.ours, region.theirs), region.starts, strict=True)
+            ours, theirs = (frozenset(one.tokens(start) for one in side) for side, start in sides)
+            self._insides[id(region)] = ours, theirs
+        return self._insides[id(region)]
 
     def _beside(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Scores:
         """More where what stands before them, or behind them, is paired: the norm of a convolution."""
@@ -222,6 +255,15 @@ class Evidence:
             for net, side, start in zip(self._nets, (ours, theirs), region.starts, strict=True)
         ]
         return (orders[0], orders[1]) if orders[0] and orders[1] else None
+
+
+def _ends(names: Sequence[tuple[str, ...]], length: int) -> list[tuple[str, ...]]:
+    """Of each so many tokens; () of one that has another within its end: ``skip.block.conv`` is no ``conv`` of other
+    modules where there is a ``block.conv``.
+    """
+    whole = set(names)
+    longer = [any(name[-size:] in whole for size in range(length, len(name))) for name in names]
+    return [() if is_longer else name[-length:] for name, is_longer in zip(names, longer, strict=True)]
 
 
 def _zipped(ours: Sequence[Element], theirs: Sequence[Element], orders: Orders) -> list[tuple[Element, Element]]:

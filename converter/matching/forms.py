@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -12,17 +13,37 @@ from converter.core.kinds import UNKNOWN
 from converter.core.layers import Layer, Leaf, Net, Reading, Stored
 from converter.core.ops import OfCudnn
 from converter.frameworks.base import parameter
+from converter.matching.untrained import is_index
 
 
 def as_there(net: Net, other: Net) -> Net:
     """The net with each lone vector as a bare tensor where the other net has a bare tensor of that name.
 
     The ``gamma`` of a layer scale: in one framework ``ls.gamma`` is a name like any other, in the next it is read as
-    the scale of a norm.
+    the scale of a norm. So is a lone number, whatever it is called, where the other net has bare ones alone.
     """
     bare = {layer.path: layer for layer in other.layers if layer.kind == "parameter"}
+    numbers = [layer for layer in other.layers if _is_number(layer) and not is_index(layer)]
+    if numbers and all(layer.path in bare for layer in numbers):
+        net = replace(net, layers=tuple(map(_number_as_bare, net.layers)))
     layers = tuple(_as_bare(layer, bare, net, other) for layer in net.layers) if bare else net.layers
     return replace(net, layers=layers)
+
+
+def _is_number(layer: Layer) -> bool:
+    """Whether one element is all that there is of it."""
+    return len(layer.tensors) == 1 and math.prod(layer.tensors[0].shape) == 1
+
+
+def _number_as_bare(layer: Layer) -> Layer:
+    (item, *_) = layer.readings[0].stored
+    if layer.kind == "parameter" or not _is_number(layer) or len(item.spec.shape) > 1:
+        return layer
+    return parameter(".".join(filter(None, (layer.path, _leaf(item.spec.name)))), item.spec, item.sources)
+
+
+def _leaf(name: str) -> str:
+    return re.split(r"[./:]", re.sub(r":0$", "", name))[-1]
 
 
 def _as_bare(layer: Layer, bare: dict[str, Layer], net: Net, other: Net) -> Layer:
@@ -30,8 +51,7 @@ def _as_bare(layer: Layer, bare: dict[str, Layer], net: Net, other: Net) -> Laye
     spec = stored[0].spec
     if layer.kind == "parameter" or len(stored) != 1 or len(spec.shape) != 1:
         return layer
-    leaf = re.split(r"[./:]", re.sub(r":0$", "", spec.name))[-1]
-    for path in (layer.path, ".".join(filter(None, (layer.path, leaf)))):
+    for path in (layer.path, ".".join(filter(None, (layer.path, _leaf(spec.name))))):
         counterpart = bare.get(path)
         free = path == layer.path or (path not in net.by_path and layer.path not in other.by_path)
         if counterpart is not None and free and counterpart.tensors[0].shape == spec.shape:

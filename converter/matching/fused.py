@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.layers import Layer, Net, Reading, Stored, split_path
+from converter.core.layers import Layer, Leaf, Net, Reading, Stored, split_path
 from converter.core.patterns import indices_of
 from converter.errors import ConversionError, MatchError, Placeholder, Problem, Remedy
 from converter.matching.looks import Fitting
@@ -153,18 +153,48 @@ def taken_apart(net: Net, other: Net) -> Net:
     others = {fitting.look(layer): layer for layer in other.layers}.values()
     layers: list[Layer] = []
     open_heads: list[str | Problem] = []
+    placed: set[str] = set()
     for layer in net.layers:
         count = len(held_in(layer.path))
         has_heads = not _is_by_heads(layer.path) or heads_of(layer) is not None
         known = layer if has_heads else layer.with_tensors(lambda item: replace(item, sizes=(("heads", 1),)))
-        parts = [_part(known, PartName(layer.path, place, count)) for place in range(count)]
+        biases = _biases_beside(layer, net)
+        parts = [_biased(_part(known, PartName(layer.path, place, count)), biases.get(place)) for place in range(count)]
         apart = parts and not any(fitting.fits(layer, one) for one in others)
         fits = apart and all(any(fitting.fits(part, one) for one in others) for part in parts)
         layers += parts if fits else [layer]
+        placed.update(bias.path for bias in biases.values() if fits)
         open_heads += [unknown_heads(layer.path)] if fits and not has_heads else []
     if open_heads:
         raise MatchError(open_heads)
-    return replace(net, layers=tuple(layers))
+    return replace(net, layers=tuple(layer for layer in layers if layer.path not in placed))
+
+
+def _biases_beside(layer: Layer, net: Net) -> Mapping[int, Layer]:
+    """Place of a layer in the matrix -> its bias, where the module of the matrix has it under a name of its own:
+    ``q_bias`` and ``v_bias`` of BEiT, whose keys have none.
+    """
+    held = held_in(layer.path)
+    if len(layer.tensors) != 1:
+        return {}
+    module, _, _ = layer.path.rpartition(".")
+    found: dict[int, Layer] = {}
+    for place, word in enumerate(held):
+        names = (f"{module}.{name}".lstrip(".") for name in (f"{word[0]}_bias", f"{word}_bias"))
+        bias = next((net.by_path[name] for name in names if name in net.by_path), None)
+        if bias is not None and bias.kind == "parameter" and len(bias.tensors[0].shape) == 1:
+            found[place] = bias
+    return found
+
+
+def _biased(part: Layer, bias: Layer | None) -> Layer:
+    """The part with a bias that stands beside its matrix."""
+    if bias is None:
+        return part
+    (item,) = bias.readings[0].stored
+    stored = replace(item, leaf=Leaf("bias", (frozenset({"bias"}),), "out", "out"))
+    linear = (reading for reading in part.readings if reading.kind == "linear")
+    return replace(part, readings=tuple(replace(reading, stored=(*reading.stored, stored)) for reading in linear))
 
 
 def _part(layer: Layer, name: PartName) -> Layer:

@@ -12,8 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from converter.core.contents import LeftOut
 from converter.core.layers import Layer, Net
 from converter.errors import MatchError, Problem, Remedy, listed
@@ -29,9 +27,9 @@ from converter.matching.order import true_order
 from converter.matching.pairs import LOCKSTEP, MAP, SAME_NAME, SCHEMA, Matched, Pair, check_strict
 from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
 from converter.matching.tied import Ties, all_equal, tied_to, twins
+from converter.matching.untrained import IDENTITY, INDEX, OWN_STATISTICS, STATISTICS_NOTE, Kept, is_index, statistics
 
 ONE_TENSOR = "one tensor under several names"
-INDEX = "whole numbers that a net computes, and no training changes"
 ALONE = "of this code base alone: the other one gives the same without it"
 
 
@@ -222,18 +220,28 @@ class Matcher:
             if path in self.free_targets:
                 self._pair(layer, self.free_targets[path], SAME_NAME)
 
-    def let_go(self, hints: Hints) -> tuple[Layer, ...]:
-        """Take away the target layers that the source may lack, and lacks: also what a net computes and no training
-        changes, such as a table of indices.
+    def let_go(self, hints: Hints) -> tuple[Kept, ...]:
+        """Take away the target layers that the source may lack, and lacks: also what no training changes, such as a
+        table of indices.
         """
-        kept = tuple(
-            layer
+        kept = [
+            Kept(layer)
             for path, layer in self.free_targets.items()
             if hints.may_miss(path) or ((path in self._alone or is_index(layer)) and not self._sources_of(layer))
-        )
-        for layer in kept:
-            del self.free_targets[layer.path]
-        return kept
+        ]
+        kept += self._own_statistics(hints)
+        for one in kept:
+            self.free_targets.pop(one.layer.path, None)
+        return tuple(kept)
+
+    def _own_statistics(self, hints: Hints) -> Iterator[Kept]:
+        for path, found in statistics(self.target.layers).items():
+            layer = self.free_targets.get(path)
+            if layer is None or hints.may_miss(path) or self._sources_of(layer):
+                continue
+            same = found.change_nothing(self.target.read)
+            if same or not hints.options.strict:
+                yield Kept(layer, "" if same else OWN_STATISTICS)
 
     def tied(self) -> Ties:
         """Take away the layers that are equal to paired ones, bit for bit."""
@@ -245,7 +253,7 @@ class Matcher:
                 del self.free_targets[target.path]
                 copies |= equal
         taken = [spec for pair in self.pairs for spec in pair.source.tensors]
-        left_out = list(self._needless())
+        left_out = list(self._untrained())
         for source in list(self.free_sources.values()) if not self.free_targets else ():
             equal = twins(source, taken, self.source.read)
             if equal is not None:
@@ -253,10 +261,12 @@ class Matcher:
                 left_out += [LeftOut(name, tied_to(twin)) for name, twin in equal.items() if name != twin]
         return Ties(tuple(left_out), copies)
 
-    def _needless(self) -> Iterator[LeftOut]:
+    def _untrained(self) -> Iterator[LeftOut]:
         """Take away the source layers that the target has no place for, and does not need."""
+        found = statistics(self.source.layers)
         for path, layer in list(self.free_sources.items()):
-            reason = ALONE if path in self._alone else INDEX if is_index(layer) else ""
+            changes_nothing = path in found and found[path].change_nothing(self.source.read)
+            reason = ALONE if path in self._alone else INDEX if is_index(layer) else IDENTITY if changes_nothing else ""
             if reason and not self.candidates(layer):
                 del self.free_sources[path]
                 yield from (LeftOut(spec.name, reason) for spec in layer.tensors)
@@ -267,13 +277,15 @@ class Matcher:
         self.problems += self._unfilled()
         modules = questions.outermost_modules(self.free_sources, self.source)
         surplus: list[Problem] = []
+        of_data = statistics(self.source.layers)
         for path, layer in self.free_sources.items():
             if self.free_targets and not self.same_framework and noted(layer):
                 text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}."
                 self.problems.append(Problem(text, "no such kind", path))
             elif not self.free_targets:
                 fitting = next((pair.target for pair in self._unsaid if self.fits(layer, pair.target)), None)
-                surplus.append(questions.without_counterpart(layer, modules[path], fitting))
+                note = STATISTICS_NOTE if path in of_data else noted(layer)
+                surplus.append(questions.without_counterpart(layer, modules[path], fitting, note))
         self.problems += questions.in_modules(surplus, {pair.source.path for pair in self.pairs})
         if self.problems:
             raise MatchError(self.problems, paired=(pair.told for pair in self.pairs))
@@ -343,16 +355,6 @@ class Matcher:
         moved = any(positions.get(paired.get(one.path, ""), i) != i for i, one in enumerate(before))
         position = before.index(layer)
         return after[position] if position < len(after) and not moved else None
-
-
-def is_index(layer: Layer) -> bool:
-    """Whether it is a bare tensor of whole numbers: PyTorch counts and points with int64, which no weight is packed in,
-    and Keras keeps single numbers.
-    """
-    return layer.kind == "parameter" and all(
-        np.dtype(spec.dtype) == np.int64 or (spec.shape == () and np.dtype(spec.dtype).kind in "iu")
-        for spec in layer.tensors
-    )
 
 
 def _letters(path: str) -> str:

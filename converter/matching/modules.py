@@ -43,6 +43,12 @@ class Module(msgspec.Struct, frozen=True, dict=True):
         """What looks are in it, and how many layers of each."""
         return frozenset(Counter(member.look for member in self.members).items())
 
+    @cached_property
+    def words_inside(self) -> frozenset[str]:
+        """What the names of its layers say from there on."""
+        start = len(self.spelling.tokens)
+        return frozenset[str]().union(*(member.spelling.words(start) for member in self.members))
+
     @property
     def position(self) -> int:
         return self.members[0].position

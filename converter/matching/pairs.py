@@ -9,6 +9,7 @@ import msgspec
 from converter.core.layers import Layer
 from converter.errors import MatchError, NamedShape, Paired, Problem, Remedy
 from converter.matching.tied import Ties
+from converter.matching.untrained import Kept
 
 SCHEMA, MAP, LOCKSTEP, SAME_NAME = "schema", "map", "lockstep", "same name"
 _CERTAIN = frozenset({MAP, LOCKSTEP, SAME_NAME})
@@ -42,7 +43,7 @@ class Matched(msgspec.Struct, frozen=True):
 
     pairs: tuple[Pair, ...]
     ties: Ties
-    kept: tuple[Layer, ...]
+    kept: tuple[Kept, ...]
 
 
 def check_strict(pairs: Iterable[Pair]) -> None:

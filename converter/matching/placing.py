@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,10 @@ from converter.core.layers import Net
 from converter.frameworks import framework
 from converter.matching.modules import Element, Member, Module, shared
 from converter.matching.order import NUMBERED, true_order
-from converter.matching.words import stage
+from converter.matching.words import stage, variable
+
+#: The place that words stand for, if they do.
+_Place = Callable[[frozenset[str]], "int | None"]
 
 
 class Placing(msgspec.Struct, frozen=True):
@@ -44,7 +47,10 @@ def placing(net: Net, elements: Sequence[Element], start: int) -> Placing | None
         ranks = _ranks(numbers)
         is_listed_so = is_file and bool((ranks == listed).all())
         return Placing(ranks, _counts_calls(elements, pattern, start), by_position=is_listed_so, pattern=pattern)
-    meant = _meant(elements, start)
+    meant = _meant(elements, start, variable)
+    if meant is not None:
+        return Placing(meant, is_meant=True)  # a file may have them otherwise: of a layer some, and the others bare
+    meant = _meant(elements, start, stage)
     if not is_file:
         return None if meant is None else Placing(meant, is_meant=True)
     is_called = framework(net.framework).counts_classes
@@ -52,16 +58,16 @@ def placing(net: Net, elements: Sequence[Element], start: int) -> Placing | None
     return Placing(listed, is_called, is_meant=agrees, by_position=meant is None or agrees)
 
 
-def _meant(elements: Sequence[Element], start: int) -> NDArray[np.int64] | None:
+def _meant(elements: Sequence[Element], start: int, place: _Place) -> NDArray[np.int64] | None:
     """The order of what their names mean, if each means something else."""
-    return _by_stage(tuple(one.spelling.meaning(start) for one in elements))
+    return _by_meaning(tuple(one.spelling.meaning(start) for one in elements), place)
 
 
 @lru_cache(maxsize=1024)
-def _by_stage(meanings: tuple[frozenset[str], ...]) -> NDArray[np.int64] | None:
+def _by_meaning(meanings: tuple[frozenset[str], ...], place: _Place) -> NDArray[np.int64] | None:
     alike = frozenset.intersection(*meanings)
-    stages = [stage(meaning - alike) for meaning in meanings]
-    return _ranks(stages) if None not in stages and len(set(stages)) == len(stages) else None
+    places = [place(meaning - alike) for meaning in meanings]
+    return _ranks(places) if None not in places and len(set(places)) == len(places) else None
 
 
 def _common(patterns: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.errors import NAMED, Placeholder, Problem, Remedy, listed, unknown_name
-from converter.matching.compatibility import noted, shapes
+from converter.matching.compatibility import shapes
 from converter.matching.hints import Hints, covers
 
 #: Decides every pair: a schema names the layers of both nets.
@@ -111,12 +111,12 @@ def _has_no_names(net: Net) -> bool:
     return all(re.fullmatch(r"(arr_)?[0-9]+", spec.name) for layer in net.layers for spec in layer.tensors)
 
 
-def without_counterpart(source: Layer, module: str, fitting: Layer | None) -> Problem:
+def without_counterpart(source: Layer, module: str, fitting: Layer | None, note: str) -> Problem:
     """A layer of the source that the clone has no layer for. module: the outermost one that has no other layers.
 
-    fitting: a layer of the clone that would fit, and is paired with another.
+    fitting: a layer of the clone that would fit, and is paired with another. note: what is to know of such a layer.
     """
-    text = f"'{source.path}' ({shapes(source)}) has no counterpart in the clone{noted(source)}."
+    text = f"'{source.path}' ({shapes(source)}) has no counterpart in the clone{note}."
     remedies = [Remedy("ignore", source.path, "leaves it out")]
     if fitting is not None:
         remedies.append(Remedy("map", (source.path, fitting.path), "gives it one that is paired with another"))

@@ -185,3 +185,12 @@ _STAGES = (
 def stage(words: frozenset[str]) -> int | None:
     """The place in a net that the words stand for, the last that they name; None where none does."""
     return max((place for place, named in enumerate(_STAGES) if words & set(named)), default=None)
+
+
+#: The variables of one layer, in the order in which all frameworks define them.
+_VARIABLES = ("scale", "weight"), ("bias", "offset", "beta")
+
+
+def variable(words: frozenset[str]) -> int | None:
+    """The place in a layer of a variable that is called so and nothing else."""
+    return next((place for place, named in enumerate(_VARIABLES) if words and words <= set(named)), None)

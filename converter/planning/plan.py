@@ -12,7 +12,8 @@ from converter.core.arithmetic import Cast
 from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Net, words_in
-from converter.core.tensors import DTYPES, DType, is_float
+from converter.core.rows import KeepRows
+from converter.core.tensors import DTYPES, DType, TensorSpec, is_float
 from converter.errors import ConversionError, MatchError, Problem
 from converter.flattening.apply import flattened
 from converter.flattening.walk import Flattened
@@ -23,8 +24,10 @@ from converter.matching.hints import Hints
 from converter.matching.matcher import match
 from converter.matching.pairs import Matched, Pair
 from converter.matching.tied import loosened, tied_to
+from converter.matching.untrained import Kept
 from converter.matching.usual import usual
 from converter.planning.families import followed, oriented, with_bare
+from converter.planning.positions import with_offset_told, without_offset
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
@@ -55,14 +58,18 @@ class TensorPlan(msgspec.Struct, frozen=True):
 
 def plan_into(source: Net, target: Net, template: Contents, hints: Hints) -> TensorPlan:
     """Fill a clone: names, shapes, dtypes and order are the template's. Raises MatchError with all problems."""
-    (source, repeated), (target, repeating) = comparable(source, target)
+    (source, repeated), (target, repeating) = comparable(source, target, hints)
     return plan_matched(source, target, template, hints, match(source, target, hints), {**repeated}, {**repeating})
 
 
-def comparable(source: Net, target: Net) -> tuple[tuple[Net, Mapping[str, str]], tuple[Net, Mapping[str, str]]]:
+def comparable(
+    source: Net, target: Net, hints: Hints
+) -> tuple[tuple[Net, Mapping[str, str]], tuple[Net, Mapping[str, str]]]:
     """Both nets in the same pieces, each with its tied tensors (see `loosened`)."""
     source = without_idle(source, target.framework)
     source, target = taken_apart(source, target), taken_apart(target, source)
+    if not hints.options.strict:
+        source, target = without_offset(source, target), without_offset(target, source)
     return loosened(source, target), loosened(target, source)
 
 
@@ -85,7 +92,7 @@ def plan_matched(
     else:
         formed = formed if hints.options.strict else oriented(_as_usual(formed, source))
         doubts = unknown_layers(source, hints)
-    formed, unsure = with_bare(formed, hints.options.strict)
+    formed, unsure = with_bare(with_offset_told(formed), hints.options.strict)
     fixed, pairs, problems = flattened(source, target, formed, hints)
     problems += [*doubts, *unsure]
     broken = [pair.target for pair in pairs if pieces_of(pair.target)]
@@ -102,14 +109,19 @@ def plan_matched(
     steps = {step.target.name: step for step in assembled(cache, problems, pairs)}
     for name, twin in {**matched.ties.copies, **repeating}.items():
         steps[name] = replace(steps[twin], target=replace(steps[twin].target, name=name), reason=tied_to(twin))
-    for layer in matched.kept:
-        for spec in layer.tensors:
-            steps[spec.name] = Step(layer.path, layer.kind, (), (), spec, KEPT, own=(spec,))
+    for kept in matched.kept:
+        for spec in kept.layer.tensors:
+            steps[spec.name] = _kept(kept, spec)
     ordered = tuple(steps[spec.name] for spec in template.specs if spec.name in steps)
     specs = tuple(step.target for step in ordered)
     again = (LeftOut(name, tied_to(twin)) for name, twin in repeated.items())
     left_out = (*left_out_of(source, ordered), *again, *matched.ties.left_out)
     return TensorPlan(ordered, replace(template, specs=specs, left_out=()), left_out, fixed, pairs)
+
+
+def _kept(kept: Kept, spec: TensorSpec) -> Step:
+    reason = f"{KEPT}: {kept.why}" if kept.why else KEPT
+    return Step(kept.layer.path, kept.layer.kind, (), (), spec, reason, (spec,), likely=bool(kept.why))
 
 
 def _as_usual(pairs: Iterable[Pair], source: Net) -> list[Pair]:
@@ -190,5 +202,7 @@ def _cast(step: Step, dtype: DType) -> Step:
     before = casts[0].source if casts else step.target.dtype
     ops = tuple(op for op in step.ops if op not in casts)
     if before != dtype:
-        ops = (*ops, Cast(dtype, before, to_inf=True))
+        cast = Cast(dtype, before, to_inf=True)
+        behind = ops[-1:] if step.sources and step.own and isinstance(ops[-1], KeepRows) else ()  # both are cast
+        ops = (*ops[: len(ops) - len(behind)], cast, *behind)
     return replace(step, ops=ops, target=replace(step.target, dtype=dtype))

@@ -75,9 +75,17 @@ class Goal(msgspec.Struct, frozen=True, dict=True):
             kept[spec.name] = Step(path, kind, (), (), spec, KEPT, (own,))
         return kept
 
+    def _with_own(self, step: Step) -> Step:
+        """A step that keeps what the clone has, in whole or in part, by the names of the clone."""
+        own = self.own[step.target.name]
+        if step.is_kept:
+            return replace(own, reason=step.reason, likely=step.likely)
+        assert not own.ops, "a table has the same axes in every file of a framework"
+        return replace(step, own=own.own)
+
     def finished(self, plan: TensorPlan) -> TensorPlan:
         """The plan with the names, and in the order, of what is written."""
-        steps = tuple(self.own[step.target.name] if step.reason == KEPT else step for step in plan.steps)
+        steps = tuple(self._with_own(step) if step.own else step for step in plan.steps)
         if self.written is self.contents:
             return replace(plan, steps=steps) if plan.needs_clone else plan
         named = {

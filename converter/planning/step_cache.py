@@ -90,7 +90,8 @@ class _NamelessSteps(msgspec.Struct, frozen=True):
 
 def _nameless_steps(pair: Pair, steps: Sequence[Step]) -> _NamelessSteps | None:
     """None for steps that are not those of another pair: they hold a name, or are of several readings."""
-    if not steps or any(isinstance(op, Require) for step in steps for op in step.ops):  # its message names a tensor
+    names_tensor = (step.own or any(isinstance(op, Require) for op in step.ops) for step in steps)  # in its message
+    if not steps or any(names_tensor):
         return None
     for ours, source in enumerate(pair.source.readings):
         for theirs, target in enumerate(pair.target.readings):

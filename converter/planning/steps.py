@@ -10,6 +10,7 @@ from converter.core.arithmetic import Cast, Sum
 from converter.core.kinds import KINDS
 from converter.core.layers import Stored, shown
 from converter.core.ops import Fill, Full, Op, Reorder, Require, Reshape, Split, Stack, simplified
+from converter.core.rows import DropRows, KeepRows
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
 from converter.matching.compatibility import Move, Supply
@@ -30,6 +31,11 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     reason: str
     own: tuple[TensorSpec, ...] = ()
     likely: bool = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it hands on what the clone has."""
+        return not self.sources and bool(self.own)
 
     @property
     def done(self) -> str:
@@ -68,7 +74,7 @@ def _step(items: Sequence[LayerMove]) -> Step:
             f"'{target.spec.name}' holds {target.parts} layers in one, and only {len(moves)} of them have a source"
         )
     undone = (target.fold.inverse(),) if isinstance(target.fold, Reshape) else ()
-    (spec,) = target.specs if undone else (target.spec,)
+    (spec,) = target.specs if isinstance(target.fold, Reshape | DropRows) else (target.spec,)
     if not any(move.supplies for move in moves):
         full = Full(spec.shape, spec.dtype, first.move.fill)
         return Step(first.layer, first.kind, (), (full,), spec, first.reason, likely=first.likely)
@@ -77,9 +83,15 @@ def _step(items: Sequence[LayerMove]) -> Step:
     if back is None:
         raise ConversionError(f"'{target.spec.name}' {target.spec.shape} cannot be laid out as {target.leaf.axes}")
     ops = simplified([*ops, *(op.inverse() for op in reversed(back)), *undone])
+    own: tuple[TensorSpec, ...] = ()
+    if isinstance(target.fold, DropRows):
+        if any(not isinstance(op, DropRows) for op in ops):
+            raise ConversionError(f"'{target.spec.name}' is no table of rows in both nets")
+        ops, own = (*ops, KeepRows(target.fold.count)), target.specs
     if sources[0].dtype != spec.dtype:
-        ops = (*ops, Cast(spec.dtype, sources[0].dtype))
-    return Step(first.layer, first.kind, sources, ops, spec, first.reason, likely=first.likely)
+        cast = Cast(spec.dtype, sources[0].dtype)
+        ops = (cast, *ops) if own else (*ops, cast)
+    return Step(first.layer, first.kind, sources, ops, spec, first.reason, own, first.likely)
 
 
 def _whole(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]] | None:

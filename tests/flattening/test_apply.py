@@ -187,6 +187,17 @@ def test_transformer_on_patches() -> None:
     assert positive(answers(conv(3, 64), *blocks, nn.LayerNorm(64), linear(64, 10), ordered=False)) == {}
 
 
+@pytest.mark.parametrize(("name", "asked"), [("attn.qkv", []), ("attn.triple", ["attn.proj"])])
+def test_the_values_of_an_attention_are_not_flattened(name: str, asked: list[str]) -> None:
+    """MobileViT: the channels 48 of a convolution before it divide the 96 values, of three times as many outputs."""
+    shapes = {"conv": (48, 3, 3, 3), "point": (96, 80, 1, 1), name: (288, 96), "attn.proj": (96, 96)}
+    specs = (TensorSpec(f"{path}.weight", shape, DTYPES["float32"]) for path, shape in shapes.items())
+    layers = framework("torch").net(Contents(tuple(specs))).layers
+    net = [narrowed(layer, "conv" if len(layer.tensors[0].shape) == 4 else "linear") for layer in layers]
+    decided, doubts = guesses(net, {}, "the order")
+    assert [item.path for item in doubts] == asked and not decided
+
+
 def test_norms_defined_behind_all_convolutions() -> None:
     assert answers(conv(3, 32), conv(32, 16), norm(32), norm(16), linear(144, 10)) == {"4": 16}
 

@@ -213,7 +213,7 @@ def test_what_the_source_lacks_stays_by_one_pattern() -> None:
     (problem,) = error.problems
     assert len(problem.alike) == 5 and str(error).endswith("allow_missing='aux' leaves it as it is.")
     matched = match(SOURCE, clone, Hints.of(MatchOptions(allow_missing="aux")))
-    assert [layer.path for layer in matched.kept] == [f"aux.{number}.side" for number in range(6)]
+    assert [one.layer.path for one in matched.kept] == [f"aux.{number}.side" for number in range(6)]
     assert paired(matched) == {path: path for path in resnet50()}
 
 
@@ -258,7 +258,7 @@ def test_what_every_block_lacks_is_one_question_with_one_pattern() -> None:
     (problem,) = error.value.problems
     assert problem.said(FLAGS).endswith("--allow-missing 'blocks.*.extra' leaves it as it is.")
     kept = match(source, clone, Hints.of(MatchOptions(allow_missing="blocks.*.extra"))).kept
-    assert [layer.path for layer in kept] == [f"blocks.{i}.extra" for i in range(3)]
+    assert [one.layer.path for one in kept] == [f"blocks.{i}.extra" for i in range(3)]
     with pytest.raises(MatchError) as error:
         match(clone, source, Hints())
     (problem,) = error.value.problems

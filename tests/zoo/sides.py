@@ -14,7 +14,10 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 #: Tables that a net computes with and never learns: other values would make it another function.
-CONSTANT = re.compile(r"inv_freq|attn_mask|relative_coords|coords_table|causal_mask|masked_bias")
+#: So would those of Keras' Normalization, which a net in memory takes from a file alone.
+CONSTANT = re.compile(
+    r"inv_freq|attn_mask|relative_coords|coords_table|causal_mask|masked_bias|(^|/)normalization/(mean|variance)$"
+)
 VARIANCE = re.compile(r"(^|_)var(iance)?$")
 GAIN = re.compile(r"^(weight|gamma|scale|g)$")
 

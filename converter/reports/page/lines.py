@@ -117,7 +117,7 @@ def _overruling(path: str, status: str, reason: str) -> tuple[str, ...]:
     """The options that say otherwise."""
     if reason == SCHEMA:
         return (FLAGS(Remedy("schema", Placeholder("NAMES.yaml"))),)
-    if status == KEEPS:
+    if reason.startswith(KEPT):
         return (FLAGS(Remedy("map", (Placeholder("SOURCE"), path))),)
     ways = [Remedy("map", (path, Placeholder("TARGET")))]
     if status == LIKELY:
