@@ -8,7 +8,7 @@ ZOO := .venv-zoo
 INSTALL = $(@D)/bin/pip install --quiet --progress-bar off --no-compile --constraint tests/constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench machines weightbridge huggingface zoo docs site fuzz attacks parity mutation schemas fixtures clean
+.PHONY: demo test lint bench machines weightbridge huggingface zoo names docs site fuzz attacks parity mutation schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -83,6 +83,11 @@ huggingface: $(HF)/ready $(DEMO)/ready
 # and some rows: ZOO_OPTIONS="--names --live --only 'resnet18*'"
 zoo: $(ZOO)/ready
 	$(ZOO)/bin/python -m tests.zoo $(ZOO_OPTIONS)
+
+# The tables of schemas/names, from the rows of the zoo that were right.
+names: $(ZOO)/ready
+	$(ZOO)/bin/python -m tests.zoo --cache build/zoo $(ZOO_OPTIONS)
+	$(ZOO)/bin/python -m tests.zoo.names build/zoo
 
 $(HF)/ready: benchmarks/hugging_face.txt
 	$(PYTHON) -m venv $(HF)

@@ -47,7 +47,7 @@ def known_names(family: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json_text([{"kind": row.kind, "optional": row.optional, **row.names} for row in one.rows]))
     else:
-        rows = [[row.kind, *(row.names.get(base, "") for base in one.code_bases)] for row in one.rows]
+        rows = [[row.kind, *(" or ".join(row.names.get(base, ())) for base in one.code_bases)] for row in one.rows]
         click.echo("\n".join(table([["kind", *one.code_bases], *rows])))
 
 

@@ -46,7 +46,9 @@ def known(source: Net, target: Net, fits: Callable[[Layer, Layer], bool]) -> Kno
     """What the tables say of two nets; None where none of them knows both."""
     if min(len(source.layers), len(target.layers)) < _FEWEST:
         return None
-    tables = tables_for(source.by_path, target.by_path, least=_LEAST_KNOWN)
+    whole = source.by_path, target.by_path
+    inner = ([path.removeprefix(_shared_lead(paths)) for path in paths] for paths in whole)
+    tables = list(tables_for(*whole, least=_LEAST_KNOWN)) or tables_for(*inner, least=_LEAST_KNOWN)
     found = [one for table in tables for one in _by_table(table, source, target, fits)]
     best = max(found, key=lambda one: len(one.pairs), default=None)
     if best is None or any(len(one.pairs) == len(best.pairs) and _differ(one, best) for one in found):
@@ -85,7 +87,8 @@ def _pairs(ours: Rows, theirs: Rows, fits: Callable[[Layer, Layer], bool]) -> tu
 
 def _rows(table: Table, base: str, net: Net) -> Rows | None:
     """The layers of the net by row; None where its names are not those of this code base."""
-    patterns = [(number, row, row.names[base]) for number, row in enumerate(table.rows) if base in row.names]
+    named = [(number, row) for number, row in enumerate(table.rows) if base in row.names]
+    patterns = [(number, row, pattern) for number, row in named for pattern in row.names[base]]
     patterns.sort(key=lambda entry: entry[2].count("{"))  # a name that is told by fewer numbers is no other's
     spelled = _spellings(net, [pattern for _, _, pattern in patterns])
     rows: dict[int, list[Layer]] = {}
@@ -93,7 +96,7 @@ def _rows(table: Table, base: str, net: Net) -> Rows | None:
         number = next((n for n, row, pattern in patterns if _is_of(layer, row, pattern, spelled(layer.path))), None)
         if number is not None:
             rows.setdefault(number, []).append(layer)
-    needed = [number for number, row, _ in patterns if not row.optional]
+    needed = [number for number, row in named if not row.optional]
     has = sum(number in rows for number in needed)
     if sum(map(len, rows.values())) < _LEAST_KNOWN * len(net.layers) or has < _LEAST_ROWS * len(needed):
         return None

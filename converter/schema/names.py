@@ -7,7 +7,8 @@
 
 A row is one layer, or all layers of one place in the blocks of a net, in the order of the numbers in their names.
 Code bases number their blocks in many ways, so the numbers of two columns need not be the same: the first layer of a
-row in one net is the first in the other, and so on. ``{i}`` stands for a number, ``{_i}`` for the suffix of the second
+row in one net is the first in the other, and so on. A code base that calls
+them otherwise in some nets has a list of names. ``{i}`` stands for a number, ``{_i}`` for the suffix of the second
 and later of its kind in Keras, and ``{@i}`` for a letter. ``optional`` rows are not in every net of the family. Layers
 of an ``alone`` row are in one code base only, and the nets of the others give the same without them.
 
@@ -35,11 +36,11 @@ _VARIES = re.compile(r"\{[_@]?[a-z]\}|[0-9]+[a-z]?(?![a-z])|_")
 
 
 class Row(msgspec.Struct, frozen=True):
-    """kind: of its layers, "" where code bases differ. names: code base -> pattern. optional: a net may lack it. alone:
-    only this code base has it, and what the nets compute does not depend on it.
+    """kind: of its layers, "" where code bases differ. names: code base -> patterns. optional: a net may lack it.
+    alone: only this code base has it, and what the nets compute does not depend on it.
     """
 
-    names: Mapping[str, str]
+    names: Mapping[str, tuple[str, ...]]
     kind: str = ""
     optional: bool = False
     alone: bool = False
@@ -70,7 +71,8 @@ def parse_table(text: str) -> Table:
     data = read_yaml(text)
     rows = []
     for entry in data["layers"]:
-        names = {name: value for name, value in entry.items() if name not in _KEYS}
+        given = ((name, value) for name, value in entry.items() if name not in _KEYS)
+        names = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in given}
         rows.append(Row(names=names, **{key: entry[key] for key in _KEYS & entry.keys()}))
     return Table(data["family"], tuple(rows))
 

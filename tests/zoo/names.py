@@ -15,7 +15,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,12 +26,14 @@ from converter.matching.matcher import is_index
 from converter.options import ReadOptions
 from converter.schema.names import compiled
 from tests.places import ROOT
+from tests.zoo.net import OTHER_SIZE
+from tests.zoo.other_sizes import FAMILIES
 
 FOLDER = ROOT / "schemas" / "names"
 #: Table -> families of the zoo; the others have a table of their own name.
 TABLES: Mapping[str, tuple[str, ...]] = {
-    "resnet": ("resnet18", "resnet14"),
-    "vgg": ("vgg11",),
+    "resnet": ("resnet18", "resnet14", "resnet50"),
+    "vgg": ("vgg11", "vgg13_bn"),
     "densenet": ("densenet121",),
     "efficientnet": ("efficientnet_b0",),
     "efficientnet_v2": ("efficientnet_v2_b0",),
@@ -45,6 +47,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "hgnet_v2": ("hgnetv2_b0",),
     "mobilevit": ("mobilevit_xxs",),
 }
+#: Other sizes, which show whether the tables hold for them.
+UNSEEN = frozenset(family.name for family in FAMILIES if family.status == OTHER_SIZE)
 #: Statistics of the data, which EfficientNet of Keras uses as soon as it has loaded them.
 _OF_DATA = re.compile(r"normalization\.")
 #: In whose order the rows are; then that of any other.
@@ -63,6 +67,10 @@ class Known:
     net: str
     kind: str
     names: Mapping[str, str]
+
+    @property
+    def spelled(self) -> tuple[str, ...]:
+        return self.net, *self.names.values()
 
 
 @dataclass
@@ -128,24 +136,48 @@ def rows(known: Iterable[Known]) -> list[Group]:
     groups = [part for group in _spelled_alike(known) for part in _ordered(group)]
     while clash := _clash(groups):
         groups = _told_apart(groups, clash)
-    place = {id(layer): number for number, layer in enumerate(known)}
-    return sorted(groups, key=lambda group: min(place[id(layer)] for layer in group.layers))
+    place = {layer.spelled: number for number, layer in enumerate(known)}
+    return sorted(groups, key=lambda group: min(place[layer.spelled] for layer in group.layers))
 
 
 def _spelled_alike(known: Sequence[Known]) -> list[Group]:
-    """By what the names are without numbers, in all code bases; a net that lacks one may be of any group that fits."""
-    groups: list[tuple[str, dict[str, str], list[Known]]] = []
+    """By what the names are without numbers, in all code bases that have the net; layers of two nets, in one of them:
+    where another one calls them otherwise in each net (``BasicBlock_0``, ``Bottleneck_0``), it has two names.
+    """
+    groups: list[tuple[str, list[Known]]] = []
     for layer in sorted(known, key=lambda layer: -len(layer.names)):
-        spelled = {base: _VARYING.sub("#", name) for base, name in layer.names.items()}
-        for kind, names, layers in groups:
-            shared = spelled.keys() & names.keys()
-            if kind == layer.kind and shared and all(spelled[base] == names[base] for base in shared):
-                names.update(spelled)
-                layers.append(layer)
-                break
+        found = (number for number, (kind, layers) in enumerate(groups) if kind == layer.kind and _alike(layer, layers))
+        number = next(found, None)
+        if number is None:
+            groups.append((layer.kind, [layer]))
         else:
-            groups.append((layer.kind, spelled, [layer]))
-    return [Group(layers) for _, _, layers in groups]
+            groups[number][1].append(_renamed(layer, groups[number][1]))
+    return [Group(layers) for _, layers in groups]
+
+
+def _spelled(name: str) -> str:
+    return _VARYING.sub("#", name)
+
+
+def _alike(layer: Known, layers: Sequence[Known]) -> bool:
+    met = False
+    for other in layers:
+        shared = [base for base in layer.names if base in other.names]
+        same = [_spelled(layer.names[base]) == _spelled(other.names[base]) for base in shared]
+        if layer.net == other.net and not all(same):
+            return False
+        met = met or any(same)
+    return met
+
+
+def _renamed(layer: Known, layers: Sequence[Known]) -> Known:
+    """With ``CODE BASE|2`` for one that spells its name in this net otherwise than in those of the group."""
+    names: dict[str, str] = {}
+    for base, name in layer.names.items():
+        keys = (base, *(f"{base}|{number}" for number in range(2, 9)))
+        known = {key: _spelled(other.names[key]) for other in layers for key in keys if key in other.names}
+        names[next(key for key in keys if known.get(key, _spelled(name)) == _spelled(name))] = name
+    return replace(layer, names=names)
 
 
 def _ordered(group: Group) -> list[Group]:
@@ -220,15 +252,23 @@ def written(family: str, groups: Sequence[Group], nets: Mapping[str, set[str]]) 
     """The file. nets: code base -> the nets that it was seen in."""
     lines = [f"family: {family}", "layers:"]
     for group in groups:
-        seen: Counter[str] = Counter()
-        for base in group.bases:
-            seen[base] = len({layer.net for layer in group.layers if base in layer.names})
-        optional = any(seen[base] < len(nets[base]) for base in group.bases)
-        entries = [f"{base}: {_quoted(group.patterns[base])}" for base in sorted(group.bases)]
+        seen: dict[str, set[str]] = defaultdict(set)
+        for layer in group.layers:
+            for base in layer.names:
+                seen[base.partition("|")[0]].add(layer.net)
+        optional = any(len(seen[base]) < len(nets[base]) for base in seen)
+        spelled: dict[str, list[str]] = defaultdict(list)
+        for base in sorted(group.bases):
+            spelled[base.partition("|")[0]].append(_quoted(group.patterns[base]))
+        entries = [f"{base}: {_one_or_list(patterns)}" for base, patterns in spelled.items()]
         entries = [f"kind: {group.kind}", *entries] if group.kind else entries
-        entries += ["alone: true"] if len(group.bases) == 1 else ["optional: true"] if optional else []
+        entries += ["alone: true"] if len(spelled) == 1 else ["optional: true"] if optional else []
         lines.append(f"  - {{{', '.join(entries)}}}")
     return "\n".join(lines) + "\n"
+
+
+def _one_or_list(patterns: Sequence[str]) -> str:
+    return patterns[0] if len(patterns) == 1 else f"[{', '.join(patterns)}]"
 
 
 def _quoted(pattern: str) -> str:
@@ -264,12 +304,12 @@ class Together:
         return found
 
 
-def known_layers(cache: Path, family: str) -> tuple[list[Known], set[str]]:
+def known_layers(caches: Sequence[Path], family: str) -> tuple[list[Known], set[str]]:
     """The layers of a family of the zoo that are in several of its code bases, and these."""
     together = Together()
     alone: dict[str, set[str]] = {}
     kinds: dict[tuple[str, str], list[str]] = {}
-    for row in sorted(cache.glob(f"{family}--*/truth.json")):
+    for row in (row for cache in caches for row in sorted(cache.glob(f"{family}--*/truth.json"))):
         _, *bases = row.parent.name.split("--")
         about, truth = (json.loads(row.with_name(name).read_text()) for name in ("row.json", "truth.json"))
         source, clone = (net_of(row.parent, name, about[key]) for name, key in (("source", "from"), ("clone", "to")))
@@ -336,15 +376,16 @@ def names_of(layer: Layer) -> set[str]:
 
 
 def main() -> None:
-    cache = Path(sys.argv[1])
-    families = sorted({row.parent.name.split("--")[0] for row in cache.glob("*/truth.json")})
+    caches = list(map(Path, sys.argv[1:]))
+    families = sorted({row.parent.name.split("--")[0] for cache in caches for row in cache.glob("*/truth.json")})
+    families = [family for family in families if family not in UNSEEN]
     merged = {family: table for table, several in TABLES.items() for family in several}
     FOLDER.mkdir(exist_ok=True)
     for table in dict.fromkeys(merged.get(family, family) for family in families):
         known: list[Known] = []
         nets: dict[str, set[str]] = defaultdict(set)
         for family in TABLES.get(table, (table,)):
-            layers, bases = known_layers(cache, family)
+            layers, bases = known_layers(caches, family)
             known += layers
             for base in bases:
                 nets[base].add(family)
