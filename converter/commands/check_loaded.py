@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from converter.commands.plan import Plan
 from converter.commands.verify_nets import Tolerance, compared_nets
-from converter.endpoints.endpoint import Endpoint, Inputs
+from converter.core.inputs import Inputs
+from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, MatchError
 from converter.lockstep.lockstep import found
 from converter.matching.hints import Hints

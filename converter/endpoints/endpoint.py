@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.inputs import Inputs
 from converter.core.layers import Net
-from converter.core.tensors import Array
 from converter.endpoints.checkpoint import Weights, open_weights
 from converter.errors import ConversionError
 from converter.formats import Contents, Reader
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from converter.live import LiveNet
 
 _OF_READING = frozenset(ReadOptions.__struct_fields__)
-Inputs: TypeAlias = Sequence[Array]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -65,7 +64,7 @@ def opened(
     stack: ExitStack,
     *,
     framework: str | None = None,
-    inputs: Inputs = (),
+    inputs: Inputs = Inputs(),
     options: ReadOptions = ReadOptions(),
 ) -> Endpoint:
     """A file by its path or opened already, or a live net. framework, options: of a file by its path.
@@ -122,7 +121,7 @@ def turned(inputs: Inputs, taken_by: Framework, wanted: Framework) -> Inputs:
     if taken_by.channels_last == wanted.channels_last:
         return inputs
     ends = (-1, 1) if taken_by.channels_last else (1, -1)
-    return [np.ascontiguousarray(np.moveaxis(x, *ends)) if x.ndim > 3 else x for x in inputs]
+    return inputs.map(lambda x: np.ascontiguousarray(np.moveaxis(x, *ends)) if x.ndim > 3 else x)
 
 
 def _live_net(live: LiveNet, reader: Reader, inputs: Inputs) -> Net:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from converter.core.contents import Contents
+from converter.core.inputs import Inputs
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import ConversionError
 from converter.frameworks.defaults import Value
@@ -85,20 +86,21 @@ class Adapter(LiveNet):
                 module.register_forward_pre_hook(_stay_in_eval)
         return self.net
 
-    def make_concrete(self, inputs: Sequence[Array]) -> None:
+    def make_concrete(self, inputs: Inputs) -> None:
         from torch.nn.parameter import is_lazy
 
         if any(map(is_lazy, self.net.state_dict().values())):
             with self.inference(), self.running(inputs):
                 self.forward(inputs)
 
-    def forward(self, inputs: Sequence[Array]) -> Any:
+    def forward(self, inputs: Inputs) -> Any:
         import torch
 
         first = next((p for p in (*self.net.parameters(), *self.net.buffers())), None)
         device = first.device if first is not None else "cpu"
         with torch.no_grad():
-            return self.net(*(_tensor(x).to(device) for x in inputs))
+            taken = inputs.map(lambda x: _tensor(x).to(device))
+            return self.net(*taken.args, **taken.keywords)
 
     def to_numpy(self, value: Any) -> Array | None:
         import torch

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from converter.core.differences import compared_outputs
+from converter.core.inputs import Inputs
 from converter.core.tensors import Array
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, MatchError, Problem, Remedy
@@ -23,9 +24,7 @@ _WHY = (
 )
 
 
-def found(
-    source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Sequence[Array], Sequence[Array]]
-) -> Mapping[str, Found]:
+def found(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Mapping[str, Found]:
     """Source path -> what was found, so that the clone gives what the source gives; it keeps its values.
 
     inputs: as either net takes them. Raises MatchError for what no run can settle, or where several pairings give the
