@@ -165,3 +165,41 @@ def test_an_output_that_the_other_net_does_not_give() -> None:
 class TwoAlike(One):
     def forward(self, x: Any) -> Any:
         return {"kept": x, "last": self.one(x)}
+
+
+# -- layer scales ---------------------------------------------------------------------------------------------------
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, SIZE, 1)
+        self.scales = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(SIZE, 1, 1)) for _ in range(2)])
+
+    def forward(self, x: Any) -> Any:
+        x = torch.tanh(self.scales[0] * self.conv(x))
+        return x + self.scales[1] * torch.tanh(x)
+
+
+class LayerScale(keras.layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.gamma = self.add_weight(shape=(shape[-1],), name="gamma")
+
+    def call(self, x: Any) -> Any:
+        return x * self.gamma
+
+
+def keras_scaled() -> Any:
+    image = keras.Input((4, 5, 3))
+    x = keras.ops.tanh(LayerScale()(keras.layers.Conv2D(SIZE, 1)(image)))
+    return keras.Model(image, x + LayerScale()(keras.ops.tanh(x)))
+
+
+def test_a_layer_scale_that_is_called_as_norms_call_theirs() -> None:
+    last = np.random.default_rng(6).normal(size=(3, 4, 5, 3)).astype(np.float32)
+    first = np.ascontiguousarray(np.moveaxis(last, -1, 1))
+    net = randomised(Scaled())
+    clone = converter.load_into(keras_scaled(), net, example_input=last)
+    assert_same(np.moveaxis(np.asarray(forward(clone, last)), -1, 1), forward(net, first))
+    back = converter.load_into(Scaled(), clone, example_input=first)
+    assert_same(forward(back, first), forward(net, first))
