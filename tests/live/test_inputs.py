@@ -120,9 +120,7 @@ def test_what_no_net_takes_is_said() -> None:
     net = randomised(Torch())
     with pytest.raises(converter.ConversionError, match=r"does not run on tokens: int32 \(4, 5\), masks: None: "):
         converter.load_into(Torch(), net, example_input={"tokens": TOKENS, "masks": None}, source_input=BY_NAME)
-    with pytest.raises(
-        converter.ConversionError, match="gluon calls its blocks by position: give"
-    ):
+    with pytest.raises(converter.ConversionError, match="gluon calls its blocks by position: give"):
         converter.load_into(Gluon(), net, example_input=BY_NAME)
 
 
