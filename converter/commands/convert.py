@@ -84,7 +84,7 @@ def convert(
             refuse_certificate(certificate, write.force, dry_run, like, source, output)
         inputs = as_inputs(example_input)
         ran = end if net is None else _loaded(net, end, stack, inputs)
-        own = inputs if net is None else turned(inputs, way.source, way.target)
+        own = inputs if net is None else turned(inputs, ran.channels_last, way.target.channels_last)
         clone = clone_of(like, stack, way.target.name, own) if like is not None else None
         refuse_unused(inputs, ran, clone)
         target = destination(end, clone, way.target, output, write)
@@ -129,7 +129,7 @@ def save(
     with ExitStack() as stack:
         end = opened(net, stack, inputs=inputs)
         target = framework_of(to) if to is not None else own_framework(path, write.format, end.framework)
-        own = turned(inputs, end.framework, target)
+        own = turned(inputs, end.channels_last, target.channels_last)
         clone = clone_of(like, stack, target.name, own) if like is not None else None
         output = destination(end, clone, target, path, write)
         refuse_existing(output, (), write.force)

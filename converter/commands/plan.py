@@ -127,7 +127,7 @@ def opened_source(
 
 def of_source(inputs: Inputs, clone: Endpoint | None, source: Endpoint) -> Inputs:
     """The inputs of a clone as the source takes them."""
-    return turned(inputs, clone.framework, source.framework) if clone is not None and clone.live else inputs
+    return turned(inputs, clone.channels_last, source.channels_last) if clone is not None and clone.live else inputs
 
 
 def refuse_unused(inputs: Inputs, *ends: Endpoint | None) -> None:

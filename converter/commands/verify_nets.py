@@ -126,7 +126,7 @@ def compared_nets(
 
 
 def _have_other_axes(a: LiveNet, b: LiveNet) -> bool:
-    return a.framework.channels_last != b.framework.channels_last
+    return a.channels_last != b.channels_last
 
 
 # -- which layers ---------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def _for_b(x: Array, a: LiveNet, other_axes: bool, move_channels: bool | None) -
     """The input in the order of b: (batch, channels, *space) or (batch, *space, channels)."""
     if not other_axes or x.ndim < (3 if move_channels else 4):
         return x
-    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.framework.channels_last else np.moveaxis(x, 1, -1))
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.channels_last else np.moveaxis(x, 1, -1))
 
 
 def _row(what: str, difference: Difference) -> list[str]:

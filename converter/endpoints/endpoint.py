@@ -54,6 +54,11 @@ class Endpoint(msgspec.Struct, frozen=True):
         """Over which nothing may be written; see `Reader.files`."""
         return self.reader.files
 
+    @property
+    def channels_last(self) -> bool:
+        """Where the net has the channels of images; of a file what is usual."""
+        return self.live.channels_last if self.live else self.framework.channels_last
+
     def settings(self) -> dict[str, dict[str, Any]] | None:
         """What a live net is set to (see `LiveNet.settings`); None of a file."""
         return self.live.settings() if self.live else None
@@ -116,11 +121,11 @@ def not_advised_to_read() -> Iterator[None]:
         raise
 
 
-def turned(inputs: Inputs, taken_by: Framework, wanted: Framework) -> Inputs:
-    """The inputs of a net as a net of the other framework takes them: with channels first, or last."""
-    if taken_by.channels_last == wanted.channels_last:
+def turned(inputs: Inputs, last: bool, wanted_last: bool) -> Inputs:
+    """The inputs of a net as another one takes them. last, wanted_last: whether they have the channels of images so."""
+    if last == wanted_last:
         return inputs
-    ends = (-1, 1) if taken_by.channels_last else (1, -1)
+    ends = (-1, 1) if last else (1, -1)
     return inputs.map(lambda x: np.ascontiguousarray(np.moveaxis(x, *ends)) if x.ndim > 3 else x)
 
 

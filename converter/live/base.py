@@ -54,6 +54,11 @@ class LiveNet(ABC):
     def framework(self) -> Framework:
         return framework(self.framework_name)
 
+    @property
+    def channels_last(self) -> bool:
+        """Where the net has the channels of images."""
+        return self.framework.channels_last
+
     @abstractmethod
     def contents(self) -> Contents:
         """Names, shapes and dtypes, in the order of the net; a size of -1 is still unknown (gluon)."""

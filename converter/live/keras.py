@@ -103,6 +103,12 @@ class Adapter(LiveNet):
         "Dense": {"GELU": _gelu},
     }
 
+    @property
+    def channels_last(self) -> bool:
+        """As its layers say; most often that is the setting with which it was made."""
+        formats = Counter(getattr(layer, "data_format", None) for _, layer in self.modules())
+        return formats["channels_last"] >= formats["channels_first"]
+
     def contents(self) -> Contents:
         if not self.net.built or not self.net.weights:
             raise ConversionError(

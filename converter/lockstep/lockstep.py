@@ -37,7 +37,7 @@ def found(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs,
     matcher = evident(source_net, target_net, hints)
     seen_all = observed(ours, {name for name, _ in ours.modules()}, inputs[0])
     seen = Calls(ours, matcher.source.layers, seen_all, every=True)
-    other_axes = ours.framework.channels_last != live.framework.channels_last
+    other_axes = ours.channels_last != live.channels_last
     former = live.values()
     trial = Trial((net, target), (source, clone), hints, matcher.target.layers, inputs[1])
     pairing = Pairing(matcher, seen.in_order(), trial.last.in_order())

@@ -201,3 +201,83 @@ def test_a_layer_scale_that_is_called_as_norms_call_theirs() -> None:
     assert_same(np.moveaxis(np.asarray(forward(clone, last)), -1, 1), forward(net, first))
     back = converter.load_into(Scaled(), clone, example_input=first)
     assert_same(forward(back, first), forward(net, first))
+
+
+# -- channels -------------------------------------------------------------------------------------------------------
+
+
+class Pooling(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.out = torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 4)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(torch.tanh(self.norm(x)).mean((2, 3)))
+
+
+def keras_pooling(data_format: str) -> Any:
+    """Without a GPU TensorFlow has no convolutions of channels first, but for those of oneDNN."""
+    is_first = data_format == "channels_first"
+    image = keras.Input((3, 9, 8) if is_first else (9, 8, 3))
+    x = keras.ops.tanh(keras.layers.BatchNormalization(1 if is_first else -1, epsilon=1e-5)(image))
+    return keras.Model(image, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D(data_format)(x)))
+
+
+def test_a_keras_net_with_its_channels_first() -> None:
+    first = np.random.default_rng(6).normal(size=(3, 3, 9, 8)).astype(np.float32)
+    last = np.ascontiguousarray(np.moveaxis(first, 1, -1))
+    net = converter.load_into(Pooling(), randomised_norm(keras_pooling("channels_last")), example_input=first)
+    clone = converter.load_into(keras_pooling("channels_first"), net.eval(), example_input=first)
+    assert_same(forward(clone, first), forward(net, first))
+    assert_same(forward(converter.load_into(Pooling().eval(), clone, example_input=first), first), forward(net, first))
+    other = converter.load_into(keras_pooling("channels_last"), clone, example_input=last)
+    assert_same(forward(other, last), forward(net, first))
+    assert converter.verify(clone, net, first).ok and converter.verify(other, clone, last).ok
+
+
+def randomised_norm(net: Any) -> Any:
+    rng = np.random.default_rng(2)
+    for variable in net.weights:
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return net
+
+
+# -- activations ----------------------------------------------------------------------------------------------------
+
+
+class NormAct(torch.nn.BatchNorm1d):
+    """As that of timm: an activation is part of it, and changes what it takes in place."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZE)
+        self.act = torch.nn.SiLU(inplace=True)
+
+    def forward(self, x: Any) -> Any:
+        return self.act(super().forward(x))
+
+
+class Activating(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b, self.a = torch.nn.Linear(SIZE, SIZE), torch.nn.Linear(SIZE, SIZE)
+        self.n, self.m = NormAct(), NormAct()
+
+    def forward(self, x: Any) -> Any:
+        return self.n(self.b(self.m(self.a(x))))
+
+
+def keras_activating() -> Any:
+    x = taken = keras.Input((SIZE,))
+    for _ in range(2):
+        x = keras.layers.BatchNormalization(epsilon=1e-5)(keras.layers.Dense(SIZE)(x))
+        x = keras.layers.Activation("silu")(x)
+    return keras.Model(taken, x)
+
+
+def test_a_norm_that_ends_in_an_activation() -> None:
+    x = np.random.default_rng(6).normal(size=(7, SIZE)).astype(np.float32)
+    source = randomised_norm(keras_activating())
+    net = converter.load_into(Activating().eval(), source, example_input=x)
+    assert_same(forward(net, x), forward(source, x))
+    clone = converter.load_into(keras_activating(), net, example_input=x)
+    assert_same(forward(clone, x), forward(source, x))
