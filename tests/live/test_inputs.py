@@ -281,3 +281,28 @@ def test_a_norm_that_ends_in_an_activation() -> None:
     assert_same(forward(net, x), forward(source, x))
     clone = converter.load_into(keras_activating(), net, example_input=x)
     assert_same(forward(clone, x), forward(source, x))
+
+
+# -- a linear layer that is a convolution elsewhere -----------------------------------------------------------------
+
+
+def gluon_headed() -> Any:
+    net = gluon.HybridSequential()
+    net.add(gluon.Conv2D(7, 3, in_channels=3, activation="relu"), gluon.GlobalAvgPool2D(), gluon.Dense(4, in_units=7))
+    net.initialize()
+    return net
+
+
+def keras_headed() -> Any:
+    image = keras.Input((9, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(keras.layers.Conv2D(7, 3, activation="relu")(image))
+    return keras.Model(image, keras.layers.Flatten()(keras.layers.Conv2D(4, 1)(x)))
+
+
+def test_a_flatten_of_one_position_before_a_convolution_elsewhere() -> None:
+    last = np.random.default_rng(6).normal(size=(3, 9, 8, 3)).astype(np.float32)
+    first = np.ascontiguousarray(np.moveaxis(last, -1, 1))
+    net = randomised(gluon_headed())
+    clone = converter.load_into(keras_headed(), net, example_input=last)
+    assert_same(forward(clone, last), forward(net, first))
+    assert_same(forward(converter.load_into(gluon_headed(), clone, example_input=first), first), forward(net, first))
