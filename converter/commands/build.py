@@ -20,6 +20,7 @@ from converter.architectures.instance import described_by, of_schema, resolve, s
 from converter.architectures.neutral_file import names_in, shapes_of
 from converter.architectures.units import Shapes, Units
 from converter.commands.convert import load_into
+from converter.core.inputs import Inputs
 from converter.core.tensors import Array
 from converter.endpoints.endpoint import Endpoint, opened
 from converter.errors import CloneWarning, ConversionError
@@ -27,7 +28,7 @@ from converter.execution.jobs import compute
 from converter.frameworks import framework as framework_of
 from converter.frameworks.base import Framework
 from converter.frameworks.neutral import architecture_in
-from converter.live.run import as_arrays
+from converter.live.run import as_inputs
 from converter.matching.hints import Hints
 from converter.options import MatchOptions, StrPath
 from converter.planning.layout import plan_new
@@ -91,13 +92,14 @@ def architecture(net: object, *, example_input: Any = None) -> Architecture:
 
     if isinstance(net, str | os.PathLike):
         raise ConversionError(f"{net}: an architecture is captured from a live net, and this is a file")
-    inputs = as_arrays(example_input) if example_input is not None else []
-    if len(inputs) > 1:
-        raise ConversionError(f"a net of {len(inputs)} inputs is outside the vocabulary, where each net has one")
+    inputs = as_inputs(example_input) if example_input is not None else Inputs()
+    values = (*inputs.args, *inputs.keywords.values())
+    if len(values) > 1:
+        raise ConversionError(f"a net of {len(values)} inputs is outside the vocabulary, where each net has one")
     with ExitStack() as stack:
         side = opened(net, stack, inputs=inputs)
         assert side.live is not None
-        input = inputs[0].shape[1:] if inputs else ()
+        input = values[0].shape[1:] if values else ()
         shapes = lambda kinds: _shapes(side, Hints(MatchOptions(flatten_fix=False), kinds))  # noqa: E731
         return capture(side.live, side.net, shapes, tuple(input))
 

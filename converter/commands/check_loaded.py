@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from converter.commands.plan import Plan
 from converter.commands.verify_nets import Tolerance, compared_nets
-from converter.endpoints.endpoint import Endpoint, Inputs
+from converter.core.inputs import Inputs
+from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, MatchError
 from converter.lockstep.lockstep import found
 from converter.matching.hints import Hints
@@ -30,13 +31,16 @@ def fill_proved(
     Raises MatchError where neither evidence nor a run tells which layers belong together, and ConversionError where the
     nets give something else; then the net is as it was.
     """
+    by_schema = hints.schema is not None  # which says it all
     try:
-        return _fill_checked(Plan(source, clone.framework, clone, hints, None), inputs, stacklevel + 1), hints
+        plan = Plan(source, clone.framework, clone, hints, None)
+        return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=by_schema), hints
     except (MatchError, _DifferError):
-        if hints.schema is not None:  # which says it all
+        if by_schema:
             raise
     hints = replace(hints, found=found(source, clone, hints, inputs))
-    return _fill_checked(Plan(source, clone.framework, clone, hints, None), inputs, stacklevel + 1), hints
+    plan = Plan(source, clone.framework, clone, hints, None)
+    return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=True), hints
 
 
 def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
@@ -50,7 +54,10 @@ def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs
         live.fill(former)
 
 
-def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int) -> Any:
+def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int, *, is_only_way: bool) -> Any:
+    """is_only_way: no other layers could belong together. Then nets whose layers all give the same are right, though
+    their outputs differ: that is not of the weights (a softmax). Else two branches may be taken for each other.
+    """
     assert plan.clone is not None and plan.clone.live is not None and plan.source.live is not None
     live, source = plan.clone.live, plan.source.live
     if any("(for training)" not in warning.property for warning in plan.set_otherwise()):
@@ -61,7 +68,7 @@ def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int) ->
         from converter.live import open_net
 
         compared = compared_nets(source, open_net(filled), plan.pairs, inputs, Tolerance())
-        if not compared.ok and (compared.first or compared.unseen):  # else it is not of the weights (a softmax)
+        if not compared.ok and (compared.first or compared.unseen or not is_only_way):
             worst = max(output.relative for output in compared.outputs)
             raise _DifferError(f"the net does not give what the source gives for this input (max rel {worst:.2g}).")
     except BaseException:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from converter.commands.plan import Plan, as_inputs, can_be_proved, opened_source, refuse_unused
+from converter.commands.plan import Plan, as_inputs, can_be_proved, of_source, opened_source, refuse_unused
 from converter.commands.report_page import files_of, paged
+from converter.core.inputs import Inputs
 from converter.endpoints.destination import destination, own_framework, parse_direction
-from converter.endpoints.endpoint import Endpoint, Inputs, clone_of, opened, turned
+from converter.endpoints.endpoint import Endpoint, clone_of, opened, turned
 from converter.endpoints.replacing import refuse_existing
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.formats.io.files import unmapped
@@ -83,7 +84,7 @@ def convert(
             refuse_certificate(certificate, write.force, dry_run, like, source, output)
         inputs = as_inputs(example_input)
         ran = end if net is None else _loaded(net, end, stack, inputs)
-        own = inputs if net is None else turned(inputs, way.source, way.target)
+        own = inputs if net is None else turned(inputs, ran.channels_last, way.target.channels_last)
         clone = clone_of(like, stack, way.target.name, own) if like is not None else None
         refuse_unused(inputs, ran, clone)
         target = destination(end, clone, way.target, output, write)
@@ -128,12 +129,13 @@ def save(
     with ExitStack() as stack:
         end = opened(net, stack, inputs=inputs)
         target = framework_of(to) if to is not None else own_framework(path, write.format, end.framework)
-        clone = clone_of(like, stack, target.name, inputs) if like is not None else None
+        own = turned(inputs, end.channels_last, target.channels_last)
+        clone = clone_of(like, stack, target.name, own) if like is not None else None
         output = destination(end, clone, target, path, write)
         refuse_existing(output, (), write.force)
         with paged(write, output, files_of(clone)) as kept:
             if clone is not None:
-                hints = _proved(end, clone, hints, (turned(inputs, clone.framework, end.framework), inputs))
+                hints = _proved(end, clone, hints, (inputs, own))
             return kept(Plan(end, target, clone, hints, output.form, architecture).write_to(output, write))
 
 
@@ -158,6 +160,7 @@ def load_into(
     source: StrPath | object,
     *,
     example_input: Any = None,
+    source_input: Any = None,
     framework: str | None = None,
     options: Records = (),
     **keywords: Unpack[PlanKeywords],
@@ -168,11 +171,12 @@ def load_into(
     changed in place), or of Flax linen the tree of variables (a new tree is returned), a pair (module, variables), a
     bound module (a new pair, or module bound to new variables), or a module alone, if there is an example input.
     source: a path, what `converter.open` gave, or a live net, as ``net``. framework: whose names the file has, where
-    its format leaves that open. example_input: an array that the net takes, or a tuple of them: it gives lazy layers
-    their shapes, and shows in which order the layers are called and what is flattened, of a live source, too (with its
-    channels where it has them); then what the layers take and give settles what is open, and both nets give the same,
-    or it is refused with the first layer at which they part. options, keywords: see `converter.options` (ReadOptions,
-    MatchOptions).
+    its format leaves that open. example_input: what the net takes: an array, a tuple of arguments, or a dict of them by
+    name: it gives lazy layers their shapes, and shows in which order the layers are called and what is flattened, of a
+    live source, too; then what the layers take and give settles what is open, and both nets give the same, or it is
+    refused with the first layer at which they part. source_input: the same input as a live source takes it; left out,
+    it is example_input, with the channels of images where the source has them. options, keywords: see
+    `converter.options` (ReadOptions, MatchOptions).
     Raises MatchError when a layer cannot be paired, FormatError when the file is damaged, and ConversionError when both
     nets are live and give something else for the example input; then the net is as it was.
     Warns (CloneWarning) of what the net sets otherwise than the source, if that is live, too, or else than the
@@ -182,13 +186,16 @@ def load_into(
     check_keywords(keywords, options, ReadOptions, MatchOptions)
     read, match = record_of(ReadOptions, options, keywords), record_of(MatchOptions, options, keywords)
     with ExitStack() as stack:
-        inputs = as_inputs(example_input)
+        inputs, own = as_inputs(example_input), as_inputs(source_input)
         clone = opened(net, stack, inputs=inputs)
-        end = opened_source(source, stack, framework, read, inputs, clone)
+        end = opened_source(source, stack, framework, read, inputs, clone, own)
+        if own and end.live is None:
+            about = Remedy("source_input", Placeholder("X"))
+            raise ConversionError(Problem("this is for a live source, and it is a file.", "option", about=about))
         hints = Hints.of(match)
         if not can_be_proved(end, clone, hints, inputs):
             return Plan(end, clone.framework, clone, hints, None).fill(net, stacklevel=3)
         from converter.commands.check_loaded import fill_proved
 
-        own = turned(inputs, clone.framework, end.framework)
+        own = own or of_source(inputs, clone, end)
         return cast("_Net", fill_proved(end, clone, hints, (own, inputs), stacklevel=3)[0])

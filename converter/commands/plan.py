@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from converter.commands.report_page import files_of, paged
 from converter.core.contents import LeftOut
+from converter.core.inputs import Inputs
 from converter.core.layers import Net
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, destination
-from converter.endpoints.endpoint import Endpoint, Inputs, clone_of, opened, turned
+from converter.endpoints.endpoint import Endpoint, clone_of, opened, turned
 from converter.endpoints.replacing import refuse_existing
 from converter.errors import CloneWarning, ConversionError, MatchError, Placeholder, Problem, Remedy
 from converter.execution.jobs import Pace, compute
@@ -73,7 +74,7 @@ def plan(
     default. like: a clone, whose names, shapes, dtypes and order the result takes: a file saved from a freshly made
     one, a live net as in `converter.load_into`, or ``"package.module:Net"``, a class or a factory of your own code,
     which is imported and called. framework: whose names the source has, where its format leaves that open.
-    example_input: an array that a live net takes, or a tuple of them: it gives lazy layers their shapes, and shows in
+    example_input: what a live net takes, as in `converter.load_into`: it gives lazy layers their shapes, and shows in
     which order the layers are called and what is flattened. format: that of the file to be written, where it is not the
     usual one. options, keywords: see `converter.options` (ReadOptions, MatchOptions).
     Raises MatchError when a layer cannot be paired or laid out. The plan holds the source open; it is a context
@@ -100,9 +101,17 @@ def plan(
 
 
 def opened_source(
-    source: object, stack: ExitStack, framework: str | None, read: ReadOptions, inputs: Inputs, clone: Endpoint | None
+    source: object,
+    stack: ExitStack,
+    framework: str | None,
+    read: ReadOptions,
+    inputs: Inputs = Inputs(),
+    clone: Endpoint | None = None,
+    own: Inputs = Inputs(),
 ) -> Endpoint:
-    """A file, or a live net; inputs are those of the clone, if that is live, too. Raises ConversionError."""
+    """A file, or a live net; inputs are those of the clone, if that is live, too; own: what the source takes, where
+    that is something else. Raises ConversionError.
+    """
     if isinstance(source, (str, os.PathLike)):
         return opened(source, stack, framework=framework, options=read)
     if names := changed(read):
@@ -113,8 +122,12 @@ def opened_source(
     end = opened(source, stack, framework=framework)
     if isinstance(source, Weights) or not inputs:
         return end
-    own = turned(inputs, clone.framework, end.framework) if clone is not None and clone.live else inputs
-    return opened(source, stack, inputs=own)
+    return opened(source, stack, inputs=own or of_source(inputs, clone, end))
+
+
+def of_source(inputs: Inputs, clone: Endpoint | None, source: Endpoint) -> Inputs:
+    """The inputs of a clone as the source takes them."""
+    return turned(inputs, clone.channels_last, source.channels_last) if clone is not None and clone.live else inputs
 
 
 def refuse_unused(inputs: Inputs, *ends: Endpoint | None) -> None:
@@ -132,10 +145,10 @@ def can_be_proved(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs
 
 def as_inputs(example: Any) -> Inputs:
     if example is None:
-        return ()
-    from converter.live.run import as_arrays  # files need no live nets
+        return Inputs()
+    from converter.live.run import as_inputs as of_nets  # files need no live nets
 
-    return as_arrays(example)
+    return of_nets(example)
 
 
 class Plan:

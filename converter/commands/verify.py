@@ -96,7 +96,7 @@ def verify(
 
     with ExitStack() as stack:
         stack.enter_context(unmapped())
-        source = opened_source(a, stack, source_framework, read, (), None)
+        source = opened_source(a, stack, source_framework, read)
         with not_advised_to_read():
             target = opened(b, stack, framework=target_framework)
         return verify_weights(source, target, hints)

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec.structs import asdict, replace
 
 from converter.core.differences import Difference, any_order, compared, compared_outputs
+from converter.core.inputs import Inputs
 from converter.core.kinds import RECURRENT
 from converter.core.layers import Layer
 from converter.core.tensors import Array
@@ -97,20 +98,20 @@ class Tolerance(msgspec.Struct, frozen=True):
 def verify_nets(a: object, b: object, x: Any, hints: Hints, how: Tolerance) -> ForwardComparison:
     """Run two live nets of any frameworks on the same input; see `converter.verify`."""
     from converter.live import open_net
-    from converter.live.run import as_arrays
+    from converter.live.run import as_inputs
 
     live_a, live_b = open_net(a), open_net(b)
     pairs, unpaired = _pairs(live_a, live_b, hints)
-    inputs = as_arrays(x)
+    inputs = as_inputs(x)
     other_axes = _have_other_axes(live_a, live_b) and how.move_channels is not False
-    turned = [_for_b(array, live_a, other_axes, how.move_channels) for array in inputs]
-    inputs_b = as_arrays(how.x_b) if how.x_b is not None else turned
+    turned = inputs.map(lambda array: _for_b(array, live_a, other_axes, how.move_channels))
+    inputs_b = as_inputs(how.x_b) if how.x_b is not None else turned
     compared = compared_nets(live_a, live_b, pairs, (inputs, inputs_b), how)
     return replace(compared, unpaired=unpaired, settings=() if unpaired else compared.settings)
 
 
 def compared_nets(
-    a: LiveNet, b: LiveNet, pairs: Sequence[Pair], inputs: tuple[Sequence[Array], Sequence[Array]], how: Tolerance
+    a: LiveNet, b: LiveNet, pairs: Sequence[Pair], inputs: tuple[Inputs, Inputs], how: Tolerance
 ) -> ForwardComparison:
     """The same of layers that are paired already. inputs: of a and of b."""
     from converter.live.run import run
@@ -126,7 +127,7 @@ def compared_nets(
 
 
 def _have_other_axes(a: LiveNet, b: LiveNet) -> bool:
-    return a.framework.channels_last != b.framework.channels_last
+    return a.channels_last != b.channels_last
 
 
 # -- which layers ---------------------------------------------------------------------------------------------------
@@ -251,7 +252,7 @@ def _for_b(x: Array, a: LiveNet, other_axes: bool, move_channels: bool | None) -
     """The input in the order of b: (batch, channels, *space) or (batch, *space, channels)."""
     if not other_axes or x.ndim < (3 if move_channels else 4):
         return x
-    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.framework.channels_last else np.moveaxis(x, 1, -1))
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1) if a.channels_last else np.moveaxis(x, 1, -1))
 
 
 def _row(what: str, difference: Difference) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -38,13 +38,25 @@ class Difference(msgspec.Struct, frozen=True):
 def compared_outputs(
     a: Mapping[str, Array], b: Mapping[str, Array], other_axes: bool, rtol: float | None
 ) -> tuple[Difference, ...]:
-    """What two nets gave, each by its key or place. other_axes: whether one has its channels at the other end."""
-    if not a or len(a) != len(b):
-        raise ConversionError(f"a gives {len(a)} arrays and b {len(b)}; they cannot be compared")
+    """What two nets gave. other_axes: whether one has its channels at the other end.
+
+    Each by its key; where the keys are others, every output of the net that gives fewer has the one of the other net
+    that is closest (a net may give what it keeps for the next word, too).
+    """
     orders = channel_orders if other_axes else lambda array: iter((array,))
-    keys_b = a if set(a) == set(b) else b
-    keys = zip(a, keys_b, strict=True)
-    return tuple(compared(key, a[key[0]], b[key[1]], orders, rtol) for key in keys)
+    if a and set(a) == set(b):
+        return tuple(compared((key, key), a[key], b[key], orders, rtol) for key in a)
+    of_a, of_b = ({key: array for key, array in of.items() if array.ndim} for of in (a, b))
+    if not of_a or not of_b:
+        raise ConversionError(f"a gives {len(a)} arrays and b {len(b)}; they cannot be compared")
+
+    def closest(pairs: Iterable[tuple[str, str]]) -> Difference:
+        found = (compared(pair, of_a[pair[0]], of_b[pair[1]], orders, rtol) for pair in pairs)
+        return min(found, key=lambda difference: difference.relative)
+
+    if len(of_a) <= len(of_b):
+        return tuple(closest((key, other) for other in of_b) for key in of_a)
+    return tuple(closest((other, key) for other in of_a) for key in of_b)
 
 
 def compared(names: tuple[str, str], a: Array, b: Array, orders: Orders, rtol: float | None) -> Difference:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from converter.core.inputs import Inputs
 from converter.core.layers import Net
-from converter.core.tensors import Array
 from converter.endpoints.checkpoint import Weights, open_weights
 from converter.errors import ConversionError
 from converter.formats import Contents, Reader
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from converter.live import LiveNet
 
 _OF_READING = frozenset(ReadOptions.__struct_fields__)
-Inputs: TypeAlias = Sequence[Array]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -55,6 +54,11 @@ class Endpoint(msgspec.Struct, frozen=True):
         """Over which nothing may be written; see `Reader.files`."""
         return self.reader.files
 
+    @property
+    def channels_last(self) -> bool:
+        """Where the net has the channels of images; of a file what is usual."""
+        return self.live.channels_last if self.live else self.framework.channels_last
+
     def settings(self) -> dict[str, dict[str, Any]] | None:
         """What a live net is set to (see `LiveNet.settings`); None of a file."""
         return self.live.settings() if self.live else None
@@ -65,7 +69,7 @@ def opened(
     stack: ExitStack,
     *,
     framework: str | None = None,
-    inputs: Inputs = (),
+    inputs: Inputs = Inputs(),
     options: ReadOptions = ReadOptions(),
 ) -> Endpoint:
     """A file by its path or opened already, or a live net. framework, options: of a file by its path.
@@ -117,12 +121,12 @@ def not_advised_to_read() -> Iterator[None]:
         raise
 
 
-def turned(inputs: Inputs, taken_by: Framework, wanted: Framework) -> Inputs:
-    """The inputs of a net as a net of the other framework takes them: with channels first, or last."""
-    if taken_by.channels_last == wanted.channels_last:
+def turned(inputs: Inputs, last: bool, wanted_last: bool) -> Inputs:
+    """The inputs of a net as another one takes them. last, wanted_last: whether they have the channels of images so."""
+    if last == wanted_last:
         return inputs
-    ends = (-1, 1) if taken_by.channels_last else (1, -1)
-    return [np.ascontiguousarray(np.moveaxis(x, *ends)) if x.ndim > 3 else x for x in inputs]
+    ends = (-1, 1) if last else (1, -1)
+    return inputs.map(lambda x: np.ascontiguousarray(np.moveaxis(x, *ends)) if x.ndim > 3 else x)
 
 
 def _live_net(live: LiveNet, reader: Reader, inputs: Inputs) -> Net:

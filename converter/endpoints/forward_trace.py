@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from xxhash import xxh3_128_digest
 
+from converter.core.inputs import Inputs
 from converter.core.layers import Layer, Net, Observed, Permuted, sizes_of
 from converter.core.tensors import Array
 from converter.endpoints.axis_orders import Arrays
@@ -16,7 +17,7 @@ from converter.live.run import Call, Run, run
 from converter.live.watching import upwards
 
 
-def observed(live: LiveNet, net: Net, inputs: Sequence[Array]) -> Observed:
+def observed(live: LiveNet, net: Net, inputs: Inputs) -> Observed:
     """Run the net once on this input. Raises ConversionError when it does not take it."""
     forward = run(live, inputs, {name for name, _ in live.modules()}, with_inputs=True)
     order = {module: position for position, module in enumerate(forward.calls)}

@@ -65,7 +65,7 @@ def flattened(
     decided = [item for item in decided if not hints.knows_order(item.path)]
     by_path: dict[str, list[Flattened]] = {}
     for item in decided:
-        if item.channels or item.parts:
+        if item.parts or 0 < item.channels < item.features:  # of one position each order is the same
             by_path.setdefault(item.path, []).append(item)
     fixed = (_fixed(pair, by_path.get(pair.source.path, ()), ours) for pair in pairs)
     return tuple(dict.fromkeys(decided)), tuple(fixed), problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from converter.core.contents import Contents
+from converter.core.inputs import Inputs
 from converter.core.tensors import Array
 from converter.errors import ConversionError
 from converter.formats import Format
@@ -52,6 +53,11 @@ class LiveNet(ABC):
     @property
     def framework(self) -> Framework:
         return framework(self.framework_name)
+
+    @property
+    def channels_last(self) -> bool:
+        """Where the net has the channels of images."""
+        return self.framework.channels_last
 
     @abstractmethod
     def contents(self) -> Contents:
@@ -102,18 +108,17 @@ class LiveNet(ABC):
     # -- running (see `converter.live.run`)
 
     @contextmanager
-    def running(self, inputs: Sequence[Array]) -> Iterator[None]:
+    def running(self, inputs: Inputs) -> Iterator[None]:
         """Whatever the net raises within becomes a ConversionError."""
         try:
             yield
         except ConversionError:
             raise
         except Exception as error:
-            shapes = ", ".join(f"{x.dtype.name} {x.shape}" for x in inputs)
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ConversionError(f"the {self.framework.title} net does not run on {shapes}: {reason}") from error
+            raise ConversionError(f"the {self.framework.title} net does not run on {inputs}: {reason}") from error
 
-    def make_concrete(self, inputs: Sequence[Array]) -> None:  # noqa: B027 - most nets are
+    def make_concrete(self, inputs: Inputs) -> None:  # noqa: B027 - most nets are
         """Give every tensor its shape, where the net needs an input for that."""
 
     def module(self, name: str) -> str:
@@ -121,7 +126,7 @@ class LiveNet(ABC):
         return module_of(name)
 
     @abstractmethod
-    def forward(self, inputs: Sequence[Array]) -> Any:
+    def forward(self, inputs: Inputs) -> Any:
         """Call the net."""
 
     @abstractmethod

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from converter.core.contents import Contents
+from converter.core.inputs import Inputs
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
 from converter.frameworks.defaults import Value
@@ -83,20 +84,25 @@ class Adapter(LiveNet):
                 block._clear_cached_op()  # a graph that was made before
         return self.net
 
-    def make_concrete(self, inputs: Sequence[Array]) -> None:
+    def make_concrete(self, inputs: Inputs) -> None:
         if any(-1 in spec.shape for spec in self.contents().specs):
             if any(parameter._data is None and not parameter._deferred_init for parameter in self._all()):
                 self.net.initialize()
             with self.running(inputs):
                 self.forward(inputs)
 
-    def forward(self, inputs: Sequence[Array]) -> Any:
+    def forward(self, inputs: Inputs) -> Any:
         import mxnet
 
         make = mxnet.np.array if mxnet.util.is_np_array() else mxnet.nd.array
         context = next((parameter.list_ctx()[0] for parameter in self._all()), mxnet.cpu())
+        if inputs.keywords:
+            raise ConversionError(
+                "gluon calls its blocks by position: give the example input as a tuple, not as a dict."
+            )
+        taken = inputs.map(lambda x: make(x, dtype=x.dtype, ctx=context))
         with mxnet.autograd.predict_mode(), mxnet.autograd.pause(train_mode=False):
-            return self.net(*(make(x, dtype=x.dtype, ctx=context) for x in inputs))
+            return self.net(*taken.args)
 
     def _all(self) -> Iterable[Any]:
         parameters: Iterable[Any] = self.net.collect_params().values()

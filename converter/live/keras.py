@@ -7,12 +7,13 @@ files, unless the user gave it a name. The names that Keras gives by itself coun
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from converter.core.contents import Contents
+from converter.core.inputs import Inputs
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import ConversionError
 from converter.formats import Format, ReadOptions, open_reader
@@ -101,6 +103,12 @@ class Adapter(LiveNet):
         "Dense": {"GELU": _gelu},
     }
 
+    @property
+    def channels_last(self) -> bool:
+        """As its layers say; most often that is the setting with which it was made."""
+        formats = Counter(getattr(layer, "data_format", None) for _, layer in self.modules())
+        return formats["channels_last"] >= formats["channels_first"]
+
     def contents(self) -> Contents:
         if not self.net.built or not self.net.weights:
             raise ConversionError(
@@ -170,15 +178,19 @@ class Adapter(LiveNet):
             warnings.warn(f"'{name}' stays trainable: its Keras layer has variables that are not frozen", stacklevel=3)
         return self.net
 
-    def make_concrete(self, inputs: Sequence[Array]) -> None:
+    def make_concrete(self, inputs: Inputs) -> None:
         if not self.net.built or not self.net.weights:
             with self.running(inputs):
                 self.forward(inputs)
 
-    def forward(self, inputs: Sequence[Array]) -> Any:
-        tensors = [self._tensor(x) for x in inputs]
+    def forward(self, inputs: Inputs) -> Any:
+        taken = inputs.map(self._tensor)
         several = len(getattr(self.net, "inputs", None) or ()) > 1
-        return self.net(*([tensors] if several else tensors), **inference_options(self.net.call))
+        args = [list(taken.args)] if several and taken.args else taken.args
+        options = inference_options(self.net.call)
+        if taken.keywords.keys() <= inspect.signature(self.net.call).parameters.keys():
+            return self.net(*args, **{**options, **taken.keywords})
+        return self.net(taken.keywords, **options)  # by the names of its inputs
 
     def _tensor(self, x: Array) -> Any:
         if self._is_keras3:

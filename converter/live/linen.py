@@ -5,13 +5,14 @@ Filling makes a new tree, and with a module a new pair, or a module that is boun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from converter.core.contents import Contents
+from converter.core.inputs import Inputs
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
 from converter.live.flax import FlaxNet
@@ -26,20 +27,25 @@ class Adapter(FlaxNet):
         self._module, self._variables = _taken_apart(net)
         self._inside: dict[str, Any] = {}
 
-    def make_concrete(self, inputs: Sequence[Array]) -> None:
+    def make_concrete(self, inputs: Inputs) -> None:
         """A module without variables gets some (of the key 0); and what is inside of it is known from then on."""
         if self._module is None:
             return
         import jax
-        import jax.numpy as jnp
 
-        arrays = [jnp.asarray(x) for x in inputs]
-        options = inference_options(type(self._module).__call__)
+        taken = self._taken(inputs)
         if self._variables is None:
             with self.running(inputs):
-                self._variables = self._module.init(jax.random.PRNGKey(0), *arrays, **options)
+                self._variables = self._module.init(jax.random.PRNGKey(0), *taken.args, **taken.keywords)
         with self.running(inputs), self._seeing():
-            jax.eval_shape(lambda tree, *xs: self._module.apply(tree, *xs, **options), self._variables, *arrays)
+            jax.eval_shape(lambda tree: self._module.apply(tree, *taken.args, **taken.keywords), self._variables)
+
+    def _taken(self, inputs: Inputs) -> Inputs:
+        """As the module takes them, told that it does not train."""
+        import jax.numpy as jnp
+
+        taken = inputs.map(jnp.asarray)
+        return Inputs(taken.args, {**inference_options(type(self._module).__call__), **taken.keywords})
 
     @contextmanager
     def _seeing(self) -> Iterator[None]:
@@ -94,16 +100,14 @@ class Adapter(FlaxNet):
     def module(self, name: str) -> str:
         return super().module(name.partition("/")[2])  # without the collection
 
-    def forward(self, inputs: Sequence[Array]) -> Any:
-        import jax.numpy as jnp
-
+    def forward(self, inputs: Inputs) -> Any:
         if self._module is None:
             raise ConversionError(
                 "the params tree of a Flax linen net cannot be run alone: give the pair (module, variables), "
                 "or the bound module that module.bind(variables) makes"
             )
-        options = inference_options(type(self._module).__call__)
-        return self._module.apply(self._tree(), *map(jnp.asarray, inputs), **options)
+        taken = self._taken(inputs)
+        return self._module.apply(self._tree(), *taken.args, **taken.keywords)
 
     @contextmanager
     def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from converter.core.contents import Contents
+from converter.core.inputs import Inputs
 from converter.core.tensors import Array, TensorSpec
 from converter.live.flax import FlaxNet
 from converter.live.watching import Record, attributes, inference_options, recorded
@@ -51,10 +52,11 @@ class Adapter(FlaxNet):
     #: what `Module.eval` sets
     _MODES: ClassVar[tuple[str, ...]] = ("deterministic", "use_running_average")
 
-    def forward(self, inputs: Sequence[Array]) -> Any:
+    def forward(self, inputs: Inputs) -> Any:
         import jax.numpy as jnp
 
-        return self.net(*map(jnp.asarray, inputs), **inference_options(type(self.net).__call__))
+        taken = inputs.map(jnp.asarray)
+        return self.net(*taken.args, **{**inference_options(type(self.net).__call__), **taken.keywords})
 
     @contextmanager
     def inference(self) -> Iterator[None]:

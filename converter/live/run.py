@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from converter.core.inputs import Inputs
 from converter.core.tensors import Array
 from converter.live.base import LiveNet
 
@@ -32,7 +33,7 @@ class Run(msgspec.Struct):
 
 def run(
     live: LiveNet,
-    example: Sequence[Array],
+    example: Inputs,
     watched: Collection[str],
     *,
     before_activation: bool = False,
@@ -75,12 +76,19 @@ def arrays_in(value: Any, to_numpy: Callable[[Any], Array | None], key: str = ""
         yield from arrays_in(item, to_numpy, f"{key}.{name}" if key else str(name))
 
 
-def as_arrays(x: Any) -> list[Array]:
-    """One input or several, from tensors of any framework."""
-    return list(map(_array, x if isinstance(x, tuple | list) else [x]))
+def as_inputs(x: Any) -> Inputs:
+    """One input, several in a tuple or a list, or a dict of them by name; of tensors of any framework."""
+    if isinstance(x, Mapping):
+        return Inputs(keywords=_value(x))
+    return Inputs(tuple(map(_value, x if isinstance(x, tuple | list) else [x])))
 
 
-def _array(item: Any) -> Array:
+def _value(item: Any) -> Any:
+    """An array, or a dict of them; None, a bool or a word as it is."""
+    if isinstance(item, Mapping):
+        return {str(name): _value(value) for name, value in item.items()}
+    if item is None or isinstance(item, bool | str):
+        return item
     if hasattr(item, "asnumpy"):  # MXNet
         return np.asarray(item.asnumpy())
     return np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)

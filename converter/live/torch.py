@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from converter.core.contents import Contents
+from converter.core.inputs import Inputs
 from converter.core.tensors import DTYPES, Array, TensorSpec
 from converter.errors import ConversionError
 from converter.frameworks.defaults import Value
 from converter.live.base import EPSILON, Hyperparameters, LiveNet
-from converter.live.watching import Record
+from converter.live.watching import BeforeActivation, Record
 
 
 def _average_pooling(layer: Any) -> Value | None:
@@ -85,20 +86,21 @@ class Adapter(LiveNet):
                 module.register_forward_pre_hook(_stay_in_eval)
         return self.net
 
-    def make_concrete(self, inputs: Sequence[Array]) -> None:
+    def make_concrete(self, inputs: Inputs) -> None:
         from torch.nn.parameter import is_lazy
 
         if any(map(is_lazy, self.net.state_dict().values())):
             with self.inference(), self.running(inputs):
                 self.forward(inputs)
 
-    def forward(self, inputs: Sequence[Array]) -> Any:
+    def forward(self, inputs: Inputs) -> Any:
         import torch
 
         first = next((p for p in (*self.net.parameters(), *self.net.buffers())), None)
         device = first.device if first is not None else "cpu"
         with torch.no_grad():
-            return self.net(*(_tensor(x).to(device) for x in inputs))
+            taken = inputs.map(lambda x: _tensor(x).to(device))
+            return self.net(*taken.args, **taken.keywords)
 
     def to_numpy(self, value: Any) -> Array | None:
         import torch
@@ -114,13 +116,18 @@ class Adapter(LiveNet):
     def watching(self, watched: Collection[str], record: Record, before_activation: bool) -> Iterator[None]:
         from torch.nn.utils.parametrize import ParametrizationList
 
+        before = BeforeActivation(record)
+
         def hook(name: str) -> Callable[..., None]:
-            return lambda module, inputs, output: record(name, inputs, output)
+            return lambda module, inputs, output: before(name, inputs, output)
 
         with ExitStack() as undo:
             for name, module in self.watched_modules(watched):
                 if not isinstance(module, ParametrizationList):  # gives a weight, and no activation
                     undo.callback(module.register_forward_hook(hook(name)).remove)
+                for child in _inside(module) if before_activation else ():
+                    for handle in _before(child, name, before):
+                        undo.callback(handle.remove)
             yield
 
     @contextmanager
@@ -138,6 +145,24 @@ class Adapter(LiveNet):
             mha.set_fastpath_enabled(was)
             for module, training in modes:
                 module.training = training
+
+
+def _inside(module: Any) -> Iterator[Any]:
+    """What a layer with tensors of its own holds that has none: timm's norms end in an activation."""
+    if any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+        yield from (child for child in module.children() if not child.state_dict())
+
+
+def _before(child: Any, name: str, before: BeforeActivation) -> tuple[Any, Any]:
+    taken: list[Any] = []
+
+    def on_input(module: Any, inputs: Any) -> None:
+        taken[:] = [x.clone() for x in inputs[:1]]  # which it may change in place
+
+    def on_output(module: Any, inputs: Any, output: Any) -> None:
+        before.activated(name, next(iter(taken), None), output)
+
+    return child.register_forward_pre_hook(on_input), child.register_forward_hook(on_output)
 
 
 def _tensor(x: Array) -> Any:

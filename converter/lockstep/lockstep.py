@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from converter.core.differences import compared_outputs
+from converter.core.inputs import Inputs
 from converter.core.tensors import Array
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, MatchError, Problem, Remedy
@@ -23,9 +24,7 @@ _WHY = (
 )
 
 
-def found(
-    source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Sequence[Array], Sequence[Array]]
-) -> Mapping[str, Found]:
+def found(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Mapping[str, Found]:
     """Source path -> what was found, so that the clone gives what the source gives; it keeps its values.
 
     inputs: as either net takes them. Raises MatchError for what no run can settle, or where several pairings give the
@@ -38,7 +37,7 @@ def found(
     matcher = evident(source_net, target_net, hints)
     seen_all = observed(ours, {name for name, _ in ours.modules()}, inputs[0])
     seen = Calls(ours, matcher.source.layers, seen_all, every=True)
-    other_axes = ours.framework.channels_last != live.framework.channels_last
+    other_axes = ours.channels_last != live.channels_last
     former = live.values()
     trial = Trial((net, target), (source, clone), hints, matcher.target.layers, inputs[1])
     pairing = Pairing(matcher, seen.in_order(), trial.last.in_order())

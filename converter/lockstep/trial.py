@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
+from converter.core.inputs import Inputs
 from converter.core.layers import Layer, Net
-from converter.core.tensors import Array
 from converter.endpoints.endpoint import Endpoint
 from converter.execution.jobs import compute
 from converter.live import LiveNet, open_net
@@ -31,7 +31,7 @@ class Trial:
         ends: tuple[Endpoint, Endpoint],
         hints: Hints,
         layers: Sequence[Layer],
-        inputs: Sequence[Array],
+        inputs: Inputs,
     ) -> None:
         source, clone = ends
         assert clone.live is not None
@@ -69,6 +69,6 @@ class Trial:
         self._live = self._live if net is self._live.net else open_net(net)
 
 
-def observed(live: LiveNet, modules: set[str], inputs: Sequence[Array]) -> Run:
+def observed(live: LiveNet, modules: set[str], inputs: Inputs) -> Run:
     """What all modules take, and give before an activation of their own."""
     return run(live, inputs, modules, before_activation=True, with_inputs=True)

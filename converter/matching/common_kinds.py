@@ -1,5 +1,5 @@
 """What layers of unlike kinds have in common: a convolution of one position is linear for each of them, a table or a
-matrix may be a layer or bare, and a bare tensor may have axes of one more.
+matrix may be a layer or bare, as may a norm's scale without an offset, and a bare tensor may have axes of one more.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ def as_one_kind(one: Reading, other: Reading) -> Iterator[tuple[Reading, Reading
     elif kinds in ({"embedding", "parameter"}, {"linear", "parameter"}):
         for axes in _MATRIX_AXES:
             yield _as_bare(one, axes), _as_bare(other, axes)
+    elif kinds == {"norm", "parameter"}:  # a layer scale whose vector a net calls as norms do theirs
+        yield _as_bare(one), _as_bare(other)
 
 
 def is_square_and_bare(source: Layer, target: Layer) -> bool:
@@ -64,9 +66,12 @@ def _as_linear(reading: Reading) -> Reading:
     return linear if spatial and all(item.neutral_shape() for item in linear.stored) else reading
 
 
-def _as_bare(reading: Reading, axes: str) -> Reading:
-    """A layer of one matrix as that alone, in this order of axes: a table of positions, a projection without bias."""
-    if reading.kind == "parameter" or len(reading.stored) != 1 or len(reading.stored[0].spec.shape) != 2:
+def _as_bare(reading: Reading, axes: str = "") -> Reading:
+    """A layer of one tensor as that alone: a scale, a table of positions, a projection without bias, whose matrix has
+    this order of axes.
+    """
+    rank = 1 if reading.kind == "norm" else 2
+    if reading.kind == "parameter" or len(reading.stored) != 1 or len(reading.stored[0].spec.shape) != rank:
         return reading
     item = reading.stored[0]
     order = axes if reading.kind == "linear" else item.leaf.neutral

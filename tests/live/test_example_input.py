@@ -18,6 +18,7 @@ from mxnet.gluon import nn as gluon
 
 import converter
 from converter.live import open_net
+from converter.live.run import as_inputs
 from converter.matching.partial import BY_CALLS
 from tests.chapter import INPUTS, SIDES, FlaxMLP, GluonMLP, KerasMLP, TorchMLP, example_input, random_weights
 from tests.live.nets import NnxMLP
@@ -240,7 +241,7 @@ def test_the_settings_of_a_linen_module_are_compared() -> None:
 
 def test_settings_of_linen_are_those_of_its_modules() -> None:
     live = open_net(WithNorm())
-    live.make_concrete([np.ones((2, 4), np.float32)])
+    live.make_concrete(as_inputs(np.ones((2, 4), np.float32)))
     assert live.settings()["norm"]["BatchNorm epsilon"] == 0.02
 
 

@@ -32,7 +32,7 @@ import converter.mxnet_numpy2  # noqa: F401 - before MXNet
 from tests.places import ROOT
 from tests.zoo.families import FAMILIES
 from tests.zoo.net import Family, Net, row_name
-from tests.zoo.page import HEAD, page
+from tests.zoo.page import HEAD, merged, page
 from tests.zoo.rows import DIFFERS, FAILED, WAYS, WRONG, Answer, Ready, first_line, keep, prepare
 
 PAGE = ROOT / "docs" / "zoo.md"
@@ -48,6 +48,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", metavar="FOLDER", type=Path, help="keep the files of every row there")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     parser.add_argument("--page", action="store_true", help="write docs/zoo.md even of some rows")
+    parser.add_argument(
+        "--merge",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        help="run nothing: write docs/zoo.md (and --json) of the answers in these files; of a row that several have, "
+        "each way as the last one has it",
+    )
     return parser.parse_args()
 
 
@@ -120,11 +128,14 @@ def main() -> int:
     asked = arguments()
     warnings.simplefilter("ignore")
     chosen = wanted(asked.only)
+    if asked.merge:
+        rows = merged(asked.merge)
+        return finish(rows, [way for way in WAYS if any(way in row for row in rows)], asked.json, True)
     ways = [way for way in WAYS if getattr(asked, way)] or ["files", "names"]
     if asked.list:
         print("\n".join(row_name(family, *pair) for family, pairs in chosen for pair in pairs))
         return 0
-    rows: list[dict[str, Any]] = []
+    rows = []
     with Progress(transient=True) as progress:
         bar = progress.add_task("rows", total=sum(len(pairs) for _, pairs in chosen))
         for family, pairs in chosen:
@@ -133,16 +144,23 @@ def main() -> int:
                     rows.append(row)
                     progress.console.print(told(row, ways), markup=False, highlight=False, soft_wrap=True)
                     progress.advance(bar)
-                    if asked.json:
+                    if asked.json:  # what there is, should the rest not come
                         asked.json.write_text(json.dumps(rows, indent=1))
             if "jax" in sys.modules:
                 sys.modules["jax"].clear_caches()
             gc.collect()
+    return finish(rows, ways, asked.json, asked.page or not asked.only)
+
+
+def finish(rows: Sequence[dict[str, Any]], ways: Sequence[str], answers: Path | None, to_page: bool) -> int:
+    """Write what is asked for, and print the sums. The exit code tells of rows that are wrong or failed."""
     text = page(rows, ways)
-    if asked.page or not asked.only:
+    if to_page:
         PAGE.write_text(text)
+    if answers:
+        answers.write_text(json.dumps(rows, indent=1))
     print(text[len(HEAD) :].split("\n\n")[0])
-    return int(any(row[way]["result"] in (WRONG, FAILED) for row in rows for way in ways))
+    return int(any(row[way]["result"] in (WRONG, FAILED) for row in rows for way in ways if way in row))
 
 
 if __name__ == "__main__":

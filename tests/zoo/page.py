@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from tests.zoo.net import MEASURED, OTHER_SIZE, TUNED
+from tests.zoo.families import FAMILIES
+from tests.zoo.net import MEASURED, OTHER_SIZE, TUNED, row_name
 from tests.zoo.rows import ASKED, DIFFERS, FAILED, RIGHT, WRONG
 
 RESULTS = (RIGHT, ASKED, WRONG, DIFFERS, FAILED)
@@ -20,12 +23,23 @@ alone (*files*, with `--schema none`), and where tables of known names may tell 
 *right*: the outputs agree (1e-3 of the largest). *asked*: refused, with so many questions; behind it, what comes of the
 remedies that the questions name, taken up to ten times: of several the one whose two names are most alike. *wrong*: not
 refused, and not right. *differs*: the two code bases compute something else, for the reason in the row. *failed*: the
-row could not be run. *live*: the same by `converter.load_into(clone, net, example_input=x)`.
+row could not be run. *live*: the same by `converter.load_into(clone, net, example_input=x, source_input=y)`,
+where x and y are the same input as either net takes it.
 
 Families are *tuned* or *measured*: failures of the tuned were looked at while the pairing was written, those of the
 measured were not. *Other sizes* are of families whose tables of known names were written from the smaller nets.
 
 """
+
+
+def merged(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The rows of several runs, in the order of the zoo. Rows that it has no more are left out."""
+    known: dict[str, dict[str, Any]] = {}
+    for file in files:
+        for row in json.loads(file.read_text()):
+            known.setdefault(row["row"], {}).update(row)
+    names = (row_name(family, *pair) for family in FAMILIES for pair in family.pairs())
+    return [known[name] for name in names if name in known]
 
 
 def page(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> str:

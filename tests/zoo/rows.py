@@ -105,9 +105,9 @@ def by_files(family: Family, source: Ready, clone: Ready, folder: Path, schema: 
 
 
 def by_live_nets(family: Family, source: Ready, clone: Ready, folder: Path) -> Answer:
-    """``converter.load_into(clone, source, example_input=x)`` and nothing else."""
+    """``converter.load_into(clone, source, example_input=x, source_input=x)``, as either takes it, and nothing else."""
     del folder
-    x = family.inputs(clone.net)
+    taken = {"example_input": family.inputs(clone.net), "source_input": family.inputs(source.net)}
 
     def once(**options: Any) -> Array:
         source.built = source.net.side.load(source.built, source.source)
@@ -115,9 +115,7 @@ def by_live_nets(family: Family, source: Ready, clone: Ready, folder: Path) -> A
         side = clone.net.side
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", converter.CloneWarning)
-            filled = converter.load_into(
-                side.live(clone.built), source.net.side.live(source.built), example_input=x, **options
-            )
+            filled = converter.load_into(side.live(clone.built), source.net.side.live(source.built), **taken, **options)
         clone.built = side.back(clone.built, filled)
         return family.run(clone.net, clone.built)
 
