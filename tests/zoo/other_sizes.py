@@ -71,7 +71,6 @@ FAMILIES = (
             torchvision("mobilenet_v3_large"),
             timm("mobilenetv3_large_100"),
             keras_applications("MobileNetV3Large", 65, include_preprocessing=False),
-            kimm("MobileNetV3W100Large", 65),
         ),
         1e-3,
     ),
