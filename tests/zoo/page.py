@@ -38,8 +38,8 @@ def merged(files: Sequence[Path]) -> list[dict[str, Any]]:
     for file in files:
         for row in json.loads(file.read_text()):
             known.setdefault(row["row"], {}).update(row)
-    names = (row_name(family, *pair) for family in FAMILIES for pair in family.pairs())
-    return [known[name] for name in names if name in known]
+    names = ((family, row_name(family, *pair)) for family in FAMILIES for pair in family.pairs())
+    return [known[name] | {"status": family.status} for family, name in names if name in known]
 
 
 def page(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> str:

@@ -87,8 +87,14 @@ class FileWriter(ZipWriter):
 
 
 def _versions(contents: Contents) -> dict[str, int]:
-    """Of the modules of a clone; the header of a safetensors file may say anything under this name."""
+    """Of the modules of a clone; the header of a safetensors file may say anything under this name.
+
+    A norm whose count of batches is not written has none: from version 2 on it must be there, before it may be missing.
+    """
     try:
-        return msgspec.json.decode(contents.metadata.get(VERSIONS, "{}"), type=dict[str, _Version])
+        versions = msgspec.json.decode(contents.metadata.get(VERSIONS, "{}"), type=dict[str, _Version])
     except msgspec.MsgspecError:
         return {}
+    inside = {name.rpartition(".")[0] for name in contents.by_name if name.endswith("running_mean")}
+    uncounted = {module for module in inside if f"{module}.num_batches_tracked".lstrip(".") not in contents.by_name}
+    return {module: version for module, version in versions.items() if module not in uncounted}

@@ -427,18 +427,30 @@ class Versioned(torch.nn.Linear):
         super()._load_from_state_dict(state, prefix, local, *rest)
 
 
+class Named(torch.nn.Module):
+    def __init__(self, linear: str, norm: str) -> None:
+        super().__init__()
+        self.add_module(linear, Versioned(3, 4))
+        self.add_module(norm, torch.nn.BatchNorm1d(4))
+
+
 @pytest.mark.parametrize("inside", [False, True])
-def test_the_versions_of_modules_are_those_of_the_clone(tmp_path: Path, inside: bool) -> None:
-    source, clone = (torch.nn.Sequential(Versioned(3, 4), torch.nn.BatchNorm1d(4)) for _ in range(2))
+@pytest.mark.parametrize("names", [("0", "1"), ("fc", "bn")])
+def test_the_versions_of_modules_are_those_of_the_clone(tmp_path: Path, names: tuple[str, str], inside: bool) -> None:
+    """A norm whose count of batches is not converted, as between other names, must not say that it has one."""
+    source, clone = Named("0", "1"), Named(*names)
     files = [tmp_path / name for name in ("source.pt", "clone.pt", "made.pt")]
-    torch.save({"0.weight": source[0].weight, **source.state_dict()}, files[0])
+    torch.nn.init.normal_(source.get_submodule("1").running_mean)
+    torch.save(source.state_dict(), files[0])
     state = clone.state_dict()
     torch.save({"epoch": 3, "state_dict": state} if inside else state, files[1])
     converter.convert("torch->torch", files[0], files[2], like=files[1])
     made = torch.load(files[2], weights_only=True)
-    assert made._metadata[""] == {"version": 1} and made._metadata["0"] == {"version": 2}
+    assert made._metadata[""] == {"version": 1} and made._metadata[names[0]] == {"version": 2}
     clone.load_state_dict(made, strict=True)
-    assert torch.equal(clone[0].weight, source[0].weight)
+    for ours, theirs in zip(("0", "1"), names, strict=True):
+        assert torch.equal(clone.get_submodule(theirs).weight, source.get_submodule(ours).weight)
+    assert torch.equal(clone.get_submodule(names[1]).running_mean, source.get_submodule("1").running_mean)
 
 
 @pytest.mark.parametrize("text", ['{"0": -1}', '{"0": "x"}', "[", '{"0": 99999999999}'])
