@@ -400,13 +400,3 @@ def test_what_cannot_be_run_is_said(net: Any, message: str) -> None:
         with pytest.raises(converter.ConversionError) as error:
             converter.verify(a, b, example_input())
         assert message in str(error.value)
-
-
-class NoOutput(torch.nn.Linear):
-    def forward(self, x: Any) -> Any:
-        return torch.tensor(1.0), super().forward(x).sum()
-
-
-def test_no_outputs_to_compare_are_said() -> None:
-    with pytest.raises(converter.ConversionError, match="a gives 1 arrays and b 2; they cannot be compared"):
-        converter.verify(torch.nn.Linear(5, 4), NoOutput(5, 4), np.ones((1, 5), np.float32))

@@ -86,7 +86,7 @@ class Activating(torch.nn.Module):
 
 
 def keras_activating() -> Any:
-    """The branches are called in the other order."""
+    """The branches are called in the other order; exchanged, each of their layers gives the same all the same."""
     x = keras.Input((SIZE,))
     norms = [keras.layers.BatchNormalization(epsilon=1e-5)(keras.layers.Dense(SIZE)(x)) for _ in range(2)]
     second, first = map(keras.layers.Activation("silu"), norms)
@@ -125,30 +125,3 @@ def test_a_flatten_of_one_position_before_a_convolution_elsewhere() -> None:
     clone = converter.load_into(keras_headed(), net, example_input=last)
     assert_same(forward(clone, last), forward(net, first))
     assert_same(forward(converter.load_into(gluon_headed(), clone, example_input=first), first), forward(net, first))
-
-
-# -- branches with nothing behind them ------------------------------------------------------------------------------
-
-
-class Branches(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.b, self.a = torch.nn.Linear(SIZE, SIZE), torch.nn.Linear(SIZE, SIZE)
-
-    def forward(self, x: Any) -> Any:
-        return torch.tanh(self.a(x)) - 2 * torch.tanh(self.b(x))
-
-
-def keras_branches() -> Any:
-    """The second branch is called first."""
-    x = keras.Input((SIZE,))
-    second, first = [keras.ops.tanh(keras.layers.Dense(SIZE)(x)) for _ in range(2)]
-    return keras.Model(x, first - 2 * second)
-
-
-def test_branches_of_which_each_layer_gives_the_same_in_any_pairing() -> None:
-    x = np.random.default_rng(6).normal(size=(7, SIZE)).astype(np.float32)
-    net = randomised(Branches())
-    clone = converter.load_into(keras_branches(), net, example_input=x)
-    assert_same(forward(clone, x), forward(net, x))
-    assert_same(forward(converter.load_into(Branches(), clone, example_input=x), x), forward(net, x))
