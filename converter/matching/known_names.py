@@ -14,7 +14,7 @@ import msgspec
 
 from converter.core.layers import Layer, Net
 from converter.core.natural_order import natural_key
-from converter.schema.names import Row, Table, compiled, tables_for
+from converter.schema.names import Table, tables_for
 
 #: Part of the layers of a net that a table must know (it lacks those that one code base has in one, and another apart),
 #: and of its rows for a code base that the net must have.
@@ -46,9 +46,8 @@ def known(source: Net, target: Net, fits: Callable[[Layer, Layer], bool]) -> Kno
     """What the tables say of two nets; None where none of them knows both."""
     if min(len(source.layers), len(target.layers)) < _FEWEST:
         return None
-    whole = source.by_path, target.by_path
-    inner = ([path.removeprefix(_shared_lead(paths)) for path in paths] for paths in whole)
-    tables = list(tables_for(*whole, least=_LEAST_KNOWN)) or tables_for(*inner, least=_LEAST_KNOWN)
+    tables = list(tables_for(source.by_path, target.by_path, least=_LEAST_KNOWN))
+    tables = tables or list(tables_for(_without_lead(source), _without_lead(target), least=_LEAST_KNOWN))
     found = [one for table in tables for one in _by_table(table, source, target, fits)]
     best = max(found, key=lambda one: len(one.pairs), default=None)
     if best is None or any(len(one.pairs) == len(best.pairs) and _differ(one, best) for one in found):
@@ -87,36 +86,42 @@ def _pairs(ours: Rows, theirs: Rows, fits: Callable[[Layer, Layer], bool]) -> tu
 
 def _rows(table: Table, base: str, net: Net) -> Rows | None:
     """The layers of the net by row; None where its names are not those of this code base."""
-    named = [(number, row) for number, row in enumerate(table.rows) if base in row.names]
-    patterns = [(number, row, pattern) for number, row in named for pattern in row.names[base]]
-    patterns.sort(key=lambda entry: entry[2].count("{"))  # a name that is told by fewer numbers is no other's
-    spelled = _spellings(net, [pattern for _, _, pattern in patterns])
+    named = {number: row for number, row in enumerate(table.rows) if base in row.names}
+    spelled = _spellings(net, [pattern for row in named.values() for pattern in row.names[base]])
     rows: dict[int, list[Layer]] = {}
     for layer in net.layers:
-        number = next((n for n, row, pattern in patterns if _is_of(layer, row, pattern, spelled(layer.path))), None)
+        possible = (number for name in spelled(layer.path) for number in table.rows_of(base, name))
+        number = next((number for number in possible if _may_be(layer, named[number].kind)), None)
         if number is not None:
             rows.setdefault(number, []).append(layer)
-    needed = [number for number, row in named if not row.optional]
+    needed = [number for number, row in named.items() if not row.optional]
     has = sum(number in rows for number in needed)
     if sum(map(len, rows.values())) < _LEAST_KNOWN * len(net.layers) or has < _LEAST_ROWS * len(needed):
         return None
     return {number: sorted(layers, key=lambda layer: natural_key(layer.path)) for number, layers in rows.items()}
 
 
-def _is_of(layer: Layer, row: Row, pattern: str, names: Sequence[str]) -> bool:
-    regex = compiled(pattern)
-    may_be = not row.kind or any(reading.kind == row.kind for reading in layer.readings)
-    return may_be and any(map(regex.fullmatch, names))
+def _may_be(layer: Layer, kind: str) -> bool:
+    return not kind or any(reading.kind == kind for reading in layer.readings)
 
 
-def _spellings(net: Net, patterns: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+def _spellings(net: Net, patterns: Sequence[str]) -> Callable[[str], Iterable[str]]:
     """Names that a layer may have in a table: a net may be a part of another (``bert.``, ``model.``) there or here."""
     lead, other = _shared_lead(net.by_path), _shared_lead(patterns)
 
-    def spelled(path: str) -> tuple[str, ...]:
-        return path, path.removeprefix(lead), other + path
+    def spelled(path: str) -> Iterator[str]:
+        yield path
+        if lead and path.startswith(lead):
+            yield path[len(lead) :]
+        if other:
+            yield other + path
 
     return spelled
+
+
+def _without_lead(net: Net) -> list[str]:
+    lead = _shared_lead(net.by_path)
+    return [path.removeprefix(lead) for path in net.by_path]
 
 
 def _shared_lead(names: Iterable[str]) -> str:

@@ -18,8 +18,9 @@ The files are in ``schemas/names``, written from pairs that were proved by runni
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache, cached_property
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,9 @@ from converter.schema.loader import schema_folder
 
 _PLACE = re.compile(r"\{([_@]?)[a-z]\}")
 _VALUES = {"": "[0-9]{1,9}", "_": "(?:_[0-9]{1,9})?", "@": "[a-z]"}
+#: Values of the places.
+_EXAMPLES = ({"": "0", "_": "", "@": "a"}, {"": "0", "_": "_0", "@": "a"})
+_NUMBERED = re.compile(r"[0-9]+(?:[a-z](?=[_.]|$))?")
 #: What is not the same in all layers of a row: numbers, with the letter behind, and places for them; and signs.
 _VARIES = re.compile(r"\{[_@]?[a-z]\}|[0-9]+[a-z]?(?![a-z])|_")
 
@@ -59,6 +63,35 @@ class Table(msgspec.Struct, frozen=True, dict=True):
     def code_bases(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for row in self.rows for name in row.names))
 
+    def rows_of(self, code_base: str, name: str) -> Iterator[int]:
+        """The numbers of the rows that a layer of this name may be of, the one with the fewest places first."""
+        alike = self._by_skeleton.get((code_base, _skeleton(name)), ())
+        return (number for number, pattern in alike if compiled(pattern).fullmatch(name))
+
+    @cached_property
+    def _by_skeleton(self) -> Mapping[tuple[str, str], Sequence[tuple[int, str]]]:
+        """To compare each name of a large net with each pattern would take seconds."""
+        found: dict[tuple[str, str], dict[tuple[int, str], None]] = defaultdict(dict)
+        for number, row in enumerate(self.rows):
+            for base, patterns in row.names.items():
+                for pattern in patterns:
+                    for name in _examples(pattern):
+                        found[base, _skeleton(name)][number, pattern] = None
+        return {key: sorted(rows, key=lambda row: row[1].count("{")) for key, rows in found.items()}
+
+
+def _examples(pattern: str) -> Iterator[str]:
+    """Names that it has: with and without the suffixes that may be missing."""
+    parts = _PLACE.split(pattern)  # text and the sign of a place by turns
+    for values in _EXAMPLES:
+        yield "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
+
+
+@lru_cache(maxsize=1 << 16)
+def _skeleton(name: str) -> str:
+    """Without numbers, and the letters of blocks behind them."""
+    return _NUMBERED.sub("#", name)
+
 
 @cache
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -78,10 +111,10 @@ def parse_table(text: str) -> Table:
 
 
 @cache
-def _texts() -> tuple[tuple[Path, str, str], ...]:
-    """Each file with its text, as it is and without what varies. To read them all as YAML would take seconds."""
+def _texts() -> Mapping[Path, str]:
+    """Each file, with its text without what varies. To read them all as YAML would take seconds."""
     files = sorted((schema_folder() / "names").glob("*.yaml"))
-    return tuple((file, text, _VARIES.sub("", text)) for file in files for text in [read_text(file)])
+    return {file: _VARIES.sub("", read_text(file)) for file in files}
 
 
 @cache
@@ -91,12 +124,12 @@ def _table(file: Path) -> Table:
 
 def tables() -> Iterator[Table]:
     """All that are shipped."""
-    return (_table(file) for file, _, _ in _texts())
+    return map(_table, _texts())
 
 
 def table_of(family: str) -> Table:
     """Raises ConversionError for a family that has none."""
-    known = {file.stem: file for file, _, _ in _texts()}
+    known = {file.stem: file for file in _texts()}
     if family not in known:
         raise ConversionError(f"there is no table of names of '{family}'. {near_miss(family, known)}")
     return _table(known[family])
@@ -105,6 +138,6 @@ def table_of(family: str) -> Table:
 def tables_for(*nets: Iterable[str], least: float) -> Iterator[Table]:
     """Those that may know at least this part of the names of each net."""
     plain = [{_VARIES.sub("", path) for path in paths} for paths in nets]
-    for file, _, text in _texts():
+    for file, text in _texts().items():
         if all(paths and sum(path in text for path in paths) >= least * len(paths) for paths in plain):
             yield _table(file)
