@@ -81,4 +81,7 @@ def _cell(answer: dict[str, Any] | None) -> str:
 
 
 def _note(row: dict[str, Any]) -> str:
-    return str(row.get("why") or row.get("failed") or "").replace("|", "\\|")
+    """Why the row cannot be right, or what was said to live nets, of which nothing is guessed."""
+    live = row.get("live") or {}
+    said = live.get("message", "").partition(" Left in the source")[0][:200] if live.get("result") == ASKED else ""
+    return str(row.get("why") or row.get("failed") or said).replace("|", "\\|")
