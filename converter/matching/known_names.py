@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -107,7 +108,7 @@ def _may_be(layer: Layer, kind: str) -> bool:
 
 def _spellings(net: Net, patterns: Sequence[str]) -> Callable[[str], Iterable[str]]:
     """Names that a layer may have in a table: a net may be a part of another (``bert.``, ``model.``) there or here."""
-    lead, other = _shared_lead(net.by_path), _shared_lead(patterns)
+    lead, other = _shared_lead(tuple(net.by_path)), _shared_lead(tuple(patterns))
 
     def spelled(path: str) -> Iterator[str]:
         yield path
@@ -120,13 +121,13 @@ def _spellings(net: Net, patterns: Sequence[str]) -> Callable[[str], Iterable[st
 
 
 def _without_lead(net: Net) -> list[str]:
-    lead = _shared_lead(net.by_path)
+    lead = _shared_lead(tuple(net.by_path))
     return [path.removeprefix(lead) for path in net.by_path]
 
 
-def _shared_lead(names: Iterable[str]) -> str:
+@lru_cache(maxsize=64)  # of a net it is asked for with each code base of each table
+def _shared_lead(names: tuple[str, ...]) -> str:
     """The module, with its dot, that more than half of the names begin with; "" for none."""
-    names = list(names)
     leads = Counter(name.split(".", 1)[0] for name in names if "." in name)
     lead, count = next(iter(leads.most_common(1)), ("", 0))
     return f"{lead}." if 2 * count > len(names) else ""

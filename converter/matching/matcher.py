@@ -24,7 +24,7 @@ from converter.matching.hints import Hints, narrowed
 from converter.matching.looks import Fitting, Groups
 from converter.matching.names import Naming, numbered_alike, plain_names
 from converter.matching.order import true_order
-from converter.matching.pairs import LOCKSTEP, MAP, SAME_NAME, SCHEMA, Matched, Pair, check_strict
+from converter.matching.pairs import LOCKSTEP, MAP, SAME_NAME, SCHEMA, Matched, Pair, check_strict, of_schema
 from converter.matching.schema_layers import layers_by_entry, with_entry_sizes
 from converter.matching.tied import Ties, all_equal, tied_to, twins
 from converter.matching.untrained import IDENTITY, INDEX, OWN_STATISTICS, STATISTICS_NOTE, Kept, is_index, statistics
@@ -100,9 +100,9 @@ class Matcher:
 
     def by_known_names(self) -> None:
         """Pair by the names that well-known code bases use, unless layers that have the same name are others there."""
-        found = (
-            known_names.known(self.source, self.target, self.fits) if self.free_sources and self.free_targets else None
-        )
+        if not self.free_sources or not self.free_targets:
+            return
+        found = known_names.known(self.source, self.target, self.fits)
         if found is None:
             return
         named = {pair.source.path: pair.target.path for pair in self.pairs if pair.reason == SAME_NAME}
@@ -235,7 +235,7 @@ class Matcher:
         return tuple(kept)
 
     def _own_statistics(self, hints: Hints) -> Iterator[Kept]:
-        for path, found in statistics(self.target.layers).items():
+        for path, found in statistics(self.target.layers).items() if self.free_targets else ():
             layer = self.free_targets.get(path)
             if layer is None or hints.may_miss(path) or self._sources_of(layer):
                 continue
@@ -263,7 +263,7 @@ class Matcher:
 
     def _untrained(self) -> Iterator[LeftOut]:
         """Take away the source layers that the target has no place for, and does not need."""
-        found = statistics(self.source.layers)
+        found = statistics(self.source.layers) if self.free_sources else {}
         for path, layer in list(self.free_sources.items()):
             changes_nothing = path in found and found[path].change_nothing(self.source.read)
             reason = ALONE if path in self._alone else INDEX if is_index(layer) else IDENTITY if changes_nothing else ""
@@ -277,7 +277,7 @@ class Matcher:
         self.problems += self._unfilled()
         modules = questions.outermost_modules(self.free_sources, self.source)
         surplus: list[Problem] = []
-        of_data = statistics(self.source.layers)
+        of_data = statistics(self.source.layers) if self.free_sources else {}
         for path, layer in self.free_sources.items():
             if self.free_targets and not self.same_framework and noted(layer):
                 text = f"'{path}' is {layer.kind}, which the clone cannot be{noted(layer)}."
@@ -326,7 +326,7 @@ class Matcher:
     @property
     def _unsaid(self) -> Iterator[Pair]:
         """The pairs that the user did not say, so that a map may part them."""
-        return (pair for pair in self.pairs if pair.reason != MAP and not pair.reason.startswith(SCHEMA))
+        return (pair for pair in self.pairs if pair.reason != MAP and not of_schema(pair.reason))
 
     def _pair(self, source: Layer, target: Layer, reason: str, likely: bool = False) -> None:
         del self.free_sources[source.path], self.free_targets[target.path]

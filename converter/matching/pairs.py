@@ -17,7 +17,18 @@ _CERTAIN = frozenset({MAP, LOCKSTEP, SAME_NAME})
 
 def is_certain(reason: str) -> bool:
     """Whether ``strict`` accepts a pair that rests on it."""
-    return reason in _CERTAIN or reason.startswith(SCHEMA)
+    return reason in _CERTAIN or of_schema(reason)
+
+
+def of_schema(reason: str) -> bool:
+    """Whether a schema says it: that of the user, or a table of known names."""
+    return reason == SCHEMA or bool(names_known_by(reason))
+
+
+def names_known_by(reason: str) -> str:
+    """The family and the code bases of a table of known names that says it (see `known_names`); "" for none."""
+    said = reason.partition(";")[0]
+    return said.removeprefix(f"{SCHEMA} ") if said.startswith(f"{SCHEMA} ") else ""
 
 
 class Pair(msgspec.Struct, frozen=True, gc=False):

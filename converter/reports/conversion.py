@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from converter.core.tensors import TensorSpec
 from converter.errors import text_of
-from converter.matching.pairs import SCHEMA
+from converter.matching.pairs import names_known_by
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
 from converter.reports.checklist import Check
@@ -71,7 +71,7 @@ class Report(msgspec.Struct, frozen=True):
         lines = [f"{self.source} ({self.source_format})", "", *table(rows), ""]
         lines += [f"left out: {item.name} ({item.reason})" for item in self.plan.left_out]
         lines += map(str, self.plan.flattened)
-        lines += [KNOWN.format(of) for of in sorted({_known(step) for step in self.plan.steps} - {""})]
+        lines += [KNOWN.format(of) for of in sorted({names_known_by(step.reason) for step in self.plan.steps} - {""})]
         likely = {step.layer for step in self.plan.steps if step.likely}
         lines += [LIKELY.format(len(likely), len({step.layer for step in self.plan.steps}))] if likely else []
         lines += [
@@ -83,12 +83,6 @@ class Report(msgspec.Struct, frozen=True):
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
         lines += map(str, self.checks)
         return text_of(lines)
-
-
-def _known(step: Step) -> str:
-    """The family and the code bases whose names paired it; "" for none."""
-    reason = step.reason.partition(";")[0]
-    return reason.removeprefix(f"{SCHEMA} ") if reason.startswith(f"{SCHEMA} ") else ""
 
 
 def _why(step: Step) -> str:

@@ -139,6 +139,8 @@ def main() -> int:
     with Progress(transient=True) as progress:
         bar = progress.add_task("rows", total=sum(len(pairs) for _, pairs in chosen))
         for family, pairs in chosen:
+            if asked.cache:
+                asked.cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=asked.cache) as folder:
                 for row in family_rows(family, pairs, ways, Path(folder), asked.cache):
                     rows.append(row)

@@ -15,7 +15,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -75,10 +75,9 @@ class Known:
 
 @dataclass
 class Group:
-    """Layers of one row. fixed: (code base, place) of the numbers that are kept in the pattern."""
+    """Layers of one row."""
 
     layers: list[Known]
-    fixed: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def kind(self) -> str:
@@ -106,8 +105,8 @@ class Group:
         letters = iter("ijklmnopq")
         text = iter(_VARYING.split(next(layer.names[base] for layer in self.layers if base in layer.names)))
         pattern = next(text)
-        for place, known in enumerate(zip(*values, strict=True)):
-            if len(set(known)) == 1 or (base, place) in self.fixed:
+        for known in zip(*values, strict=True):
+            if len(set(known)) == 1:
                 pattern += known[0]
             else:
                 sign = "" if known[0].isdigit() else "@"
@@ -120,7 +119,7 @@ class Group:
         for layer in self.layers:
             numbers = _VARYING.findall(layer.names[base]) if base in layer.names else []
             parts[numbers[place] if numbers else ""].append(layer)
-        return [Group(layers, self.fixed | {(base, place)}) for _, layers in sorted(parts.items())]
+        return [Group(layers) for _, layers in sorted(parts.items())]
 
     def splits(self) -> Iterator[tuple[int, str, int]]:
         """(how many groups, code base, place) of each number that tells the layers apart."""
