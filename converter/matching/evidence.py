@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -23,6 +23,7 @@ from converter.matching.anchors import Orders, tells
 from converter.matching.looks import SIDES, Groups, Side
 from converter.matching.modules import Element, Member, Module, Region, region_of, regions
 from converter.matching.placing import Placing, is_listed, placing
+from converter.matching.repeats import Repeats
 from converter.matching.words import Spelling, spellings
 
 #: Why a pair is taken: the first is certain, the others are likely.
@@ -65,6 +66,9 @@ class Evidence:
         #: the names inside of their modules of what was paired, by how many tokens both have; and of which modules
         self._elsewhere: dict[tuple[int, int], dict[tuple[_Name, _Name], set[_Insides]]] = {}
         self._insides: dict[int, _Insides] = {}
+        #: how much of that there is, and what was settled in regions by what they are and what was known of others then
+        self._learned = 0
+        self._settled_so: dict[Hashable, list[tuple[int, int, str]]] = {}
         #: what a pair of modules with other names inside weighs: little, while there is anything else
         self._unlike = _AS_ELSEWHERE
 
@@ -80,12 +84,13 @@ class Evidence:
         for region in all_regions:
             self._learn_from(region)
         self._open = [(region, *group) for region in all_regions for group in region.groups()]
+        repeats = Repeats(self._nets, all_regions, self._groups)
         fresh = True
         while fresh or self._unlike == _HINT:
             self._unlike = _HINT if fresh else _AS_ELSEWHERE
             fresh = False
             for region, ours, theirs in self._open:
-                for likely in self._settled(region, *self._free(ours, theirs)):
+                for likely in self._settled_again(repeats, region, *self._free(ours, theirs)):
                     fresh = True
                     yield self._taking(likely)
 
@@ -132,10 +137,25 @@ class Evidence:
             return []  # names speak against the order of the calls
         return [(ours[i], theirs[j]) for i, j in found]
 
+    def _settled_again(
+        self, repeats: Repeats, region: Region, ours: Sequence[Member], theirs: Sequence[Member]
+    ) -> list[Likely]:
+        """What is clear among layers of one group; what was settled where all is alike is not worked out again."""
+        if not ours or not theirs:
+            return []
+        kind = repeats.of(region, ours, theirs, self._paired)
+        key = kind, self._learned, self._unlike
+        if kind is None or key not in self._settled_so:
+            found = list(self._settled(region, ours, theirs))
+            places = [{one.layer.path: place for place, one in enumerate(side)} for side in (ours, theirs)]
+            self._settled_so[key] = [
+                (places[0][likely.source.path], places[1][likely.target.path], likely.reason) for likely in found
+            ]
+            return found
+        return [Likely(ours[i].layer, theirs[j].layer, reason) for i, j, reason in self._settled_so[key]]
+
     def _settled(self, region: Region, ours: Sequence[Member], theirs: Sequence[Member]) -> Iterator[Likely]:
         """The pairs that are clear among layers of one group."""
-        if not ours or not theirs:
-            return
         if len(ours) > _MANY or len(theirs) > _MANY:
             yield from self._many(region, ours, theirs)
             return
@@ -178,13 +198,16 @@ class Evidence:
     def _learn(self, region: Region, one: Member, other: Member) -> None:
         if len(region.ours) == len(self._nets[0].layers):
             return  # the first ``conv1`` of a net is not as those inside of its modules
-        for here, there in (region.starts, region.outer):
-            names = one.tokens(here), other.tokens(there)
-            if not any(
-                all(token.isdecimal() for token in name) for name in names
-            ):  # else other modules count otherwise
-                known = self._elsewhere.setdefault((len(names[0]), len(names[1])), {})
-                known.setdefault(names, set()).add(self._inside(region))
+        inside = self._inside(region)
+        for starts in (region.starts, region.outer):
+            names = one.tokens(starts[0]), other.tokens(starts[1])
+            if any(all(token.isdecimal() for token in name) for name in names):
+                continue  # other modules count otherwise
+            if starts == region.outer and any(name[0].isdecimal() for name in names):
+                continue  # of this block alone
+            known = self._elsewhere.setdefault((len(names[0]), len(names[1])), {}).setdefault(names, set())
+            self._learned += inside not in known
+            known.add(inside)
 
     # -- evidence -----------------------------------------------------------------------------------------------------
 
@@ -273,12 +296,18 @@ def _zipped(ours: Sequence[Element], theirs: Sequence[Element], orders: Orders) 
 
 
 def _neighbours(region: Sequence[Member], members: Sequence[Member], step: int) -> Iterator[tuple[int, Member]]:
-    """The position of each of the members, and what stands so many places behind it, if it looks otherwise."""
+    """The position of each of the members, and what stands so many places behind it, if it looks otherwise.
+
+    What stands at the end of several that look alike tells of their order alone: the last of two branches is the one
+    that was written down last.
+    """
+    looks = [one.look for one in region]
     places = {one.layer.path: place for place, one in enumerate(region)}
     for i, member in enumerate(members):
-        place = places[member.layer.path] + step
-        if 0 <= place < len(region) and region[place].look != member.look:
-            yield i, region[place]
+        place = places[member.layer.path]
+        around = {side: looks[place + side] for side in (-1, 1) if 0 <= place + side < len(region)}
+        if step in around and member.look not in around.values():
+            yield i, region[place + step]
 
 
 def _with_parts(words: list[list[frozenset[str]]]) -> list[list[frozenset[str]]]:

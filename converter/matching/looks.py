@@ -74,6 +74,10 @@ class Groups:
         look = side, self._look(layer, side)
         return self._groups.get(look, look)
 
+    def look(self, layer: Layer, side: Side) -> Hashable:
+        """What it may be, and its shapes; of one that is paired already, nothing."""
+        return None if (side, layer.path) in self._alone else self._fitting.look(layer)
+
     def fit(self, source: Layer, target: Layer) -> bool:
         return (self._look(source, "source"), self._look(target, "target")) in self._edges
 
