@@ -88,7 +88,7 @@ COMMANDS: dict[str, tuple[tuple[type[Options], ...], set[str], set[str]]] = {
         {"allow_missing", "report"},
         {"--into", "--output", "--from", "--to", "--dry-run", "--json"},
     ),
-    "schema infer": ((MatchOptions, ReadOptions), set(), {"--from", "--to", "--example-input"}),
+    "schema infer": ((MatchOptions, ReadOptions), set(), {"--from", "--to", "--net", "--example-input"}),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.cli.parameters import as_text, example_option, json_option, options
+from converter.cli.parameters import as_text, example_option, json_option, net_option, options
 from converter.options import MatchOptions, ReadOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", metavar="PATH", help="Where to; the extension chooses the format.  [default: beside FILE]"
 )
-@click.option(
-    "--net",
-    metavar="NET",
-    help="The source's own net, package.module:Net: with --like package.module:Net and --example-input both are run, "
-    "and what their layers take and give tells which is which.",
-)
+@net_option
 @click.option(
     "--like",
     metavar="CLONE",

@@ -80,6 +80,12 @@ sized = _callback(Option("", COUNTS, "LAYER=N"))
 from_option = click.option("--from", "source_framework", metavar="NAME", help="Whose names SOURCE has.")
 to_option = click.option("--to", "target_framework", metavar="NAME", help="Whose names TARGET has.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON, errors too.")
+net_option = click.option(
+    "--net",
+    metavar="NET",
+    help="The source's own net, package.module:Net. With --example-input, and the other net by its name, too, both "
+    "are run, and what their layers take and give tells which is which.",
+)
 example_option = click.option(
     "--example-input",
     metavar="SHAPE",

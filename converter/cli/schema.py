@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from converter.cli.parameters import example_option, from_option, json_option, json_text, options, to_option
+from converter.cli.parameters import example_option, from_option, json_option, json_text, net_option, options, to_option
 from converter.options import MatchOptions, ReadOptions
 
 
@@ -94,6 +94,7 @@ def check(file: str) -> None:
 @click.argument("target")
 @from_option
 @to_option
+@net_option
 @options(MatchOptions, ReadOptions)
 @example_option
 def infer(source: str, target: str, **others: Any) -> None:

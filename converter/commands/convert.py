@@ -10,7 +10,7 @@ from converter.commands.plan import Plan, as_inputs, can_be_proved, of_source, o
 from converter.commands.report_page import files_of, paged
 from converter.core.inputs import Inputs
 from converter.endpoints.destination import destination, own_framework, parse_direction
-from converter.endpoints.endpoint import Endpoint, clone_of, opened, turned
+from converter.endpoints.endpoint import Endpoint, clone_beside, clone_of, opened
 from converter.endpoints.replacing import refuse_existing
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.formats.io.files import unmapped
@@ -83,16 +83,19 @@ def convert(
                 raise ConversionError(Problem("a certificate is of what files alone tell.", "option", about=about))
             refuse_certificate(certificate, write.force, dry_run, like, source, output)
         inputs = as_inputs(example_input)
-        ran = end if net is None else _loaded(net, end, stack, inputs)
-        own = inputs if net is None else turned(inputs, ran.channels_last, way.target.channels_last)
-        clone = clone_of(like, stack, way.target.name, own) if like is not None else None
+        ran = end if net is None else loaded(net, end, stack, inputs)
+        clone, own = None, inputs
+        if like is not None and net is not None:
+            clone, own = clone_beside(ran, like, stack, way.target.name, inputs)
+        elif like is not None:
+            clone = clone_of(like, stack, way.target.name, inputs)
         refuse_unused(inputs, ran, clone)
         target = destination(end, clone, way.target, output, write)
         refuse_existing(target, end.files, write.force)
         if certificate is not None:
             refuse_place(certificate, target, end, clone, (read, match))
         with paged(write, target, files_of(end, clone)) as kept:
-            hints = _proved(ran, clone, hints, (inputs, own))
+            hints = proved_hints(ran, clone, hints, (inputs, own))
             planned = Plan(ran, way.target, clone, hints, target.form)
             if dry_run:
                 return kept(planned.report_for(target, write))
@@ -129,24 +132,23 @@ def save(
     with ExitStack() as stack:
         end = opened(net, stack, inputs=inputs)
         target = framework_of(to) if to is not None else own_framework(path, write.format, end.framework)
-        own = turned(inputs, end.channels_last, target.channels_last)
-        clone = clone_of(like, stack, target.name, own) if like is not None else None
+        clone, own = clone_beside(end, like, stack, target.name, inputs) if like is not None else (None, inputs)
         output = destination(end, clone, target, path, write)
         refuse_existing(output, (), write.force)
         with paged(write, output, files_of(clone)) as kept:
             if clone is not None:
-                hints = _proved(end, clone, hints, (inputs, own))
+                hints = proved_hints(end, clone, hints, (inputs, own))
             return kept(Plan(end, target, clone, hints, output.form, architecture).write_to(output, write))
 
 
-def _loaded(net: object, source: Endpoint, stack: ExitStack, inputs: Inputs) -> Endpoint:
+def loaded(net: object, source: Endpoint, stack: ExitStack, inputs: Inputs) -> Endpoint:
     """The net of a file, with its weights."""
     empty = clone_of(net, stack, source.framework.name, inputs)
     assert empty.live is not None
     return opened(Plan(source, source.framework, empty, Hints(), None).fill(empty.live.net, 4), stack, inputs=inputs)
 
 
-def _proved(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
+def proved_hints(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
     """The hints with what lockstep found, where both nets can be run; the clone keeps its values."""
     if clone is None or not can_be_proved(source, clone, hints, inputs[0]):
         return hints

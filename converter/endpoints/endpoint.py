@@ -108,6 +108,21 @@ def clone_of(like: StrPath | object, stack: ExitStack, framework: str | None, in
         return opened(net_of(str(like)) if is_name(like) else like, stack, framework=framework, inputs=inputs)
 
 
+def clone_beside(
+    source: Endpoint, like: StrPath | object, stack: ExitStack, framework: str | None, inputs: Inputs
+) -> tuple[Endpoint, Inputs]:
+    """A clone, and the inputs of the source as the clone takes them."""
+    from converter.live.user_code import is_name, net_of
+
+    net = net_of(str(like)) if is_name(like) else like
+    if isinstance(net, (str, os.PathLike)) or not inputs:
+        return clone_of(net, stack, framework, inputs), inputs
+    from converter.live import open_net
+
+    own = turned(inputs, source.channels_last, open_net(net).channels_last)
+    return clone_of(net, stack, framework, own), own
+
+
 @contextmanager
 def not_advised_to_read() -> Iterator[None]:
     """Around the second file: options of what is read are for the first alone, and are no way out of its errors."""
