@@ -8,7 +8,7 @@ ZOO := .venv-zoo
 INSTALL = $(@D)/bin/pip install --quiet --progress-bar off --no-compile --constraint tests/constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench machines weightbridge huggingface zoo names docs site fuzz attacks parity mutation schemas fixtures clean
+.PHONY: demo test test-all lint bench machines weightbridge huggingface zoo names docs site fuzz attacks parity mutation schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -18,9 +18,16 @@ demo: $(DEMO)/ready
 	done
 
 # All four real frameworks, pinned, in an environment of their own; two processes, each with groups of tests (see
-# tests/conftest.py), the quick ones first.
+# tests/conftest.py), the quick ones first. Of the slow ones it runs a sample, another one each day (tests/sample.py).
+PYTEST = $(TEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+SAMPLE ?= $(shell expr `date +%s` / 86400)
 test: $(TEST)/ready
-	$(TEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) --sample $(SAMPLE)
+
+# Every test, in about 45 minutes; and how long they take, for tests/sample.py.
+test-all: $(TEST)/ready
+	$(PYTEST) --junitxml build/tests.xml
+	$(TEST)/bin/python -m tests.sample build/tests.xml
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .

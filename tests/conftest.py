@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 from tests.places import ROOT
+from tests.sample import durations, is_in
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -39,8 +40,23 @@ def group(item: pytest.Item) -> str:
     return str(mark.args[0] if mark else item.path.relative_to(ROOT))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sample", type=int, metavar="N", help="The quick tests, and of the slow ones some: see sample.py.")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    sample = config.getoption("--sample")
+    return sample and f"sample {sample} of the slow tests (`make test SAMPLE={sample}`); all of them: `make test-all`"
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    sample = config.getoption("--sample")
+    if sample is not None:
+        seconds = durations()
+        chosen = [item for item in items if is_in(item, sample, seconds)]
+        config.hook.pytest_deselected(items=[item for item in items if not is_in(item, sample, seconds)])
+        items[:] = chosen
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
     folders = {name: place for place, name in enumerate(ORDER)}

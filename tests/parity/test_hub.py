@@ -35,6 +35,7 @@ def live_pairs(case: Case) -> list[Pair]:
     return [] if case.options or case.names else case.live_pairs()
 
 
+@pytest.mark.always  # what the other pairs are made of
 @pytest.mark.parametrize(("case", "source", "target"), over_all(Case.edges))
 def test_by_way_of_the_neutral_file(
     case: Case, source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
