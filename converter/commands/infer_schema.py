@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from converter.commands.plan import plan
+from converter.commands.make_plan import plan
 from converter.core.kinds import UNKNOWN
 from converter.errors import ConversionError, Placeholder, Remedy
 from converter.flattening.walk import INPUTS, Flattened

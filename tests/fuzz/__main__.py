@@ -1,5 +1,5 @@
-"""`python -m tests.fuzz 20` tries each reader for 20 s, and 2000 inputs, or more, `python -m tests.fuzz 20 100` at least
-100 inputs; it writes docs/fuzz.md. `--again` repeats one input."""
+"""`python -m tests.fuzz 20` tries each reader for 20 s and on 2000 inputs or more, `python -m tests.fuzz 20 100` on 100
+inputs at least; it writes docs/fuzz.md. `--again` repeats one input."""
 
 from __future__ import annotations
 
