@@ -122,6 +122,7 @@ def with_proof(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: t
     """The hints with what lockstep found, where both nets can be run; the clone keeps its values."""
     if clone is None or not can_be_proved(source, clone, hints, inputs[0]):
         return hints
+    from converter.commands.check_loaded import proved  # files need no live nets
 
     return proved(source, clone, hints, inputs)
 
