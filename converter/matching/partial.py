@@ -22,7 +22,7 @@ from converter.matching.matcher import Matcher
 from converter.matching.names import plain_names
 from converter.matching.order import true_order
 from converter.matching.pairs import Pair, check_strict, is_certain
-from converter.matching.problems import unknown_sources
+from converter.matching.problems import misfit, unknown_sources
 from converter.options import ReuseOptions
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
@@ -152,7 +152,7 @@ def _taking(matcher: Matcher, pair: Pair, options: ReuseOptions) -> Taking | Non
 
 
 def _mismatch(matcher: Matcher, pair: Pair) -> Problem:
-    problem = matcher.misfit(pair)
+    problem = misfit(pair, matcher.same_framework)
     if pair.reason != POSITION:
         return problem
     source, target = pair.source.path, pair.target.path
