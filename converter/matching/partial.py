@@ -16,8 +16,9 @@ from converter.core.layers import Layer, Net, Reading, Stored
 from converter.errors import MatchError, Placeholder, Problem, Remedy, listed, unknown_name
 from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import agreements, shapes
+from converter.matching.covering import covers
 from converter.matching.evidence import POSITION
-from converter.matching.hints import Hints, covers
+from converter.matching.hints import Hints
 from converter.matching.matcher import Matcher
 from converter.matching.names import plain_names
 from converter.matching.order import true_order

@@ -14,7 +14,8 @@ from converter.core.kinds import UNKNOWN
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.errors import NAMED, Placeholder, Problem, Remedy, listed, unknown_name
 from converter.matching.compatibility import disagreement, shapes
-from converter.matching.hints import Hints, covers
+from converter.matching.covering import covers
+from converter.matching.hints import Hints
 from converter.matching.pairs import Pair
 
 #: Decides every pair: a schema names the layers of both nets.

@@ -12,7 +12,8 @@ from converter.core.layers import Layer, Net, join_path, split_path
 from converter.errors import Problem, Remedy
 from converter.frameworks.linear import BY_HEAD
 from converter.matching.compatibility import shapes
-from converter.matching.hints import Hints, longest
+from converter.matching.covering import longest
+from converter.matching.hints import Hints
 
 #: What people and libraries call the weight of a layer, and the vector beside it (Haiku: ``w`` and ``b``).
 _WEIGHTS = frozenset("w weight weights kernel kernels filter filters".split())
