@@ -30,9 +30,9 @@ def check_count(net: Net, options: MatchOptions, schema: Schema | None) -> None:
     comparisons = (count - wild + _WILD * wild) * len(net.layers)
     if comparisons > MOST_COMPARISONS:
         raise ConversionError(
-            f"{count} patterns ({wild} of them stand for many names) are too many for a net of {len(net.layers)} layers:"
-            f" to compare them costs {comparisons}, at most {MOST_COMPARISONS} is allowed. Say fewer that cover more,"
-            " such as '*.norm'."
+            f"{count} patterns ({wild} of them stand for many names) are too many for a net of {len(net.layers)} "
+            f"layers: to compare them costs {comparisons}, at most {MOST_COMPARISONS} is allowed. "
+            "Say fewer that cover more, such as '*.norm'."
         )
 
 
