@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from converter.commands.convert import load_into as load_into
     from converter.commands.convert import save as save
     from converter.commands.infer_schema import infer_schema as infer_schema
+    from converter.commands.make_plan import plan as plan
     from converter.commands.plan import Plan as Plan
-    from converter.commands.plan import plan as plan
     from converter.commands.reuse import freeze as freeze
     from converter.commands.reuse import reuse as reuse
     from converter.commands.verify import verify as verify
@@ -40,7 +40,8 @@ _HOMES = {
     "commands.build": ("architecture", "build", "scaffold"),
     "commands.convert": ("convert", "load_into", "save"),
     "commands.infer_schema": ("infer_schema",),
-    "commands.plan": ("Plan", "plan"),
+    "commands.make_plan": ("plan",),
+    "commands.plan": ("Plan",),
     "commands.reuse": ("freeze", "reuse"),
     "commands.verify": ("verify",),
     "endpoints.checkpoint": ("Weights", "open", "read"),

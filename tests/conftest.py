@@ -41,7 +41,9 @@ def group(item: pytest.Item) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--sample", type=int, metavar="N", help="The quick tests, and of the slow ones some: see sample.py.")
+    parser.addoption(
+        "--sample", type=int, metavar="N", help="The quick tests, and of the slow ones some: see sample.py."
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -1,8 +1,8 @@
 """Tests that cost what they are worth: `make test` runs each slow test in some of its runs, and `make test-all` all.
 
 A test that takes n times `SHARE` seconds is in one of n samples, at most in one of `FEWEST`; those marked ``always``
-are in each, and so is what is quick. How long tests take is in durations.json, which `make test-all` writes: seconds for
-a case of each function, where that is more than `SHARE`.
+are in each, and so is what is quick. How long tests take is in durations.json, which `make test-all` writes: the
+seconds for a case of each function, where that is more than `SHARE`.
 """
 
 from __future__ import annotations

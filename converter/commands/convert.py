@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from converter.commands.plan import Plan, as_inputs, can_be_proved, of_source, opened_source, refuse_unused
+from converter.commands.make_plan import as_inputs, can_be_proved, of_source, opened_source, refuse_unused, with_proof
+from converter.commands.plan import Plan
 from converter.commands.report_page import files_of, paged
 from converter.core.inputs import Inputs
 from converter.endpoints.destination import destination, own_framework, parse_direction
@@ -95,7 +96,7 @@ def convert(
         if certificate is not None:
             refuse_place(certificate, target, end, clone, (read, match))
         with paged(write, target, files_of(end, clone)) as kept:
-            hints = proved_hints(ran, clone, hints, (inputs, own))
+            hints = with_proof(ran, clone, hints, (inputs, own))
             planned = Plan(ran, way.target, clone, hints, target.form)
             if dry_run:
                 return kept(planned.report_for(target, write))
@@ -137,7 +138,7 @@ def save(
         refuse_existing(output, (), write.force)
         with paged(write, output, files_of(clone)) as kept:
             if clone is not None:
-                hints = proved_hints(end, clone, hints, (inputs, own))
+                hints = with_proof(end, clone, hints, (inputs, own))
             return kept(Plan(end, target, clone, hints, output.form, architecture).write_to(output, write))
 
 
@@ -146,15 +147,6 @@ def loaded(net: object, source: Endpoint, stack: ExitStack, inputs: Inputs) -> E
     empty = clone_of(net, stack, source.framework.name, inputs)
     assert empty.live is not None
     return opened(Plan(source, source.framework, empty, Hints(), None).fill(empty.live.net, 4), stack, inputs=inputs)
-
-
-def proved_hints(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
-    """The hints with what lockstep found, where both nets can be run; the clone keeps its values."""
-    if clone is None or not can_be_proved(source, clone, hints, inputs[0]):
-        return hints
-    from converter.commands.check_loaded import proved  # files need no live nets
-
-    return proved(source, clone, hints, inputs)
 
 
 def load_into(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from converter.commands.convert import loaded, proved_hints
-from converter.commands.plan import Plan, as_inputs, of_source, opened_source
+from converter.commands.convert import loaded
+from converter.commands.make_plan import as_inputs, of_source, opened_source, with_proof
+from converter.commands.plan import Plan
 from converter.core.kinds import UNKNOWN
 from converter.endpoints.destination import destination
 from converter.endpoints.endpoint import clone_beside, clone_of
@@ -78,7 +79,7 @@ def infer_schema(
                 f"{end.title} and {clone.title} are both of {names[0]}: a schema has one name for each framework.",
                 Remedy("map", (Placeholder("SOURCE"), Placeholder("TARGET")), "pairs layers within one"),
             )
-        hints = proved_hints(end, clone, Hints.of(match), both)
+        hints = with_proof(end, clone, Hints.of(match), both)
         form = None if clone.live else destination(end, clone, clone.framework, None, WriteOptions()).form
         planned = Plan(end, clone.framework, clone, hints, form)
         name = Path(end.title).name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from converter.commands.plan import as_inputs, opened_source, refuse_unused
+from converter.commands.make_plan import as_inputs, opened_source, refuse_unused
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, choose_path, destination
 from converter.endpoints.endpoint import Endpoint, opened

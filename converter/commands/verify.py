@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from converter.commands.plan import opened_source
+from converter.commands.make_plan import opened_source
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.endpoint import not_advised_to_read, opened
 from converter.errors import ConversionError, Placeholder, Problem, Remedy

@@ -20,7 +20,7 @@ import msgspec
 from converter._version import __version__
 from converter.errors import ConversionError, FormatError, OutputError, Remedy
 from converter.execution.jobs import Pace, fill
-from converter.formats import Format, Reader, by_name
+from converter.formats import Format, Reader, by_name, open_reader
 from converter.formats.atomic import discard, disk
 from converter.formats.base import Opening
 from converter.formats.io.shards import Shard, ShardWriter, Staging, index_of
@@ -276,7 +276,24 @@ def _outcome(task: ShardTask, future: Future[Done]) -> Done:
             f"the shard '{name}' was written by {done.host}, but it is not in '{task.folder}' here. "
             "Choose an -o in a folder that all machines share, or a URL."
         )
+    _refuse_other_shard(task, done)
     return done
+
+
+def _refuse_other_shard(task: ShardTask, done: Done) -> None:
+    """Raises ConversionError for a file that has not the tensors that it should: a worker may write anything."""
+    file = task.folder / task.shard.name
+    reason = "it has other tensors than were asked for"
+    if not is_url(file) and file.is_symlink():
+        reason, found = "it is a link", None
+    else:
+        try:
+            with open_reader(file)[1] as reader:
+                found = dict(reader.contents.by_name)
+        except ConversionError as error:
+            reason, found = str(error), None
+    if found != {spec.name: spec for spec in task.shard.contents.specs}:
+        raise ConversionError(f"the shard '{task.shard.name}' of {done.host} is not as it should be: {reason}")
 
 
 def _is_answer(done: object) -> bool:

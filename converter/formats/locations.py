@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -19,6 +19,7 @@ __all__ = ["exists", "inner_path", "is_url", "location", "open_binary", "reading
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _LOCAL = ("file", "local")
+_HTTP = ("http", "https")
 
 
 def location(path: str | os.PathLike[str]) -> Path:
@@ -31,8 +32,12 @@ def location(path: str | os.PathLike[str]) -> Path:
     try:
         import fsspec
         from upath import UPath
+
+        from converter.formats.http import http_url
     except ImportError:
         raise MissingLibraryError(f"{path}: URLs need fsspec: pip install 'weights-converter[url]'") from None
+    if match[1].lower() in _HTTP:
+        return _http(http_url, path)
     try:
         fsspec.get_filesystem_class(match[1].lower())
     except ValueError:
@@ -49,6 +54,13 @@ def location(path: str | os.PathLike[str]) -> Path:
     except Exception as error:
         raise ConversionError(f"{path}: cannot be reached: {error}") from error
     return url
+
+
+def _http(make: Callable[[str], object], path: str) -> Path:
+    try:
+        return cast(Path, make(path))
+    except ValueError as error:
+        raise ConversionError(f"{path}: not a right URL: {error}") from None
 
 
 def is_url(path: object) -> bool:

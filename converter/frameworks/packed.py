@@ -63,6 +63,16 @@ PACKINGS: tuple[Packing, ...] = (
         "Save it with StateDictType.FULL_STATE_DICT",
     ),
     Packing(
+        "CuDNN, as one flat tensor of all weights of a recurrent layer",
+        {"opaque_kernel": ".* 1"},
+        "Save the net with tf.train.Saver, which takes it apart (as kernels and biases of cells)",
+    ),
+    Packing(
+        "MXNet's fused cells, as one flat tensor of all weights of a recurrent layer",
+        {".*(rnn_relu|rnn_tanh|lstm|gru)_parameters": ".* 1"},
+        "Take it apart with unpack_weights of the mx.rnn.FusedRNNCell, and save that",
+    ),
+    Packing(
         "DeepSpeed ZeRO-3, which leaves placeholders without elements",
         {"weight": ".* 1 empty"},
         "Take the whole weights: 'zero_to_fp32.py' in the folder of the checkpoint makes them",
@@ -110,6 +120,7 @@ def _layers(specs: Iterable[TensorSpec]) -> Mapping[str, Mapping[str, str]]:
 
 def _split(name: str) -> tuple[str, str]:
     """``a.b.weight`` -> ``a.b``, ``weight``; after ``_packed_params`` and ``quant_state`` there is no other layer."""
+    name = name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")  # as TensorFlow's checkpoints of objects call it
     inner = re.search(r"[./](_packed_params|quant_state)[./]", name)
     at = inner.start() if inner else max(name.rfind("."), name.rfind("/"))
     return (name[:at], name[at + 1 :]) if at >= 0 else ("", name)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -19,14 +18,13 @@ from converter.frameworks import FRAMEWORKS, named_forms
 from converter.frameworks.base import bare
 from converter.frameworks.linear import CONV1D, HEADS
 from converter.matching.compatibility import shapes
+from converter.matching.covering import check_count, covers, longest, longest_pattern
 from converter.matching.fused import apart, expanded, whole_name
 from converter.matching.names import WRAPPERS, without
 from converter.matching.rotary import with_rotary
 from converter.matching.words import tokens_in
 from converter.options import Channels, MatchOptions, channels_text
 from converter.schema.loader import NO_SCHEMA, Schema, SchemaLayer, load_schema
-
-_Value = TypeVar("_Value")
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -84,12 +82,14 @@ class Hints(msgspec.Struct, frozen=True):
 
     def of_source(self, net: Net) -> Net:
         """The source without what is stripped and ignored, with its kinds and heads. Raises MatchError."""
+        check_count(net, self.options, self.schema)
         net = self._with_kinds(self._without_ignored(self.stripped(net)), "source")
         net = with_rotary(net, self.options.rotary, longest_pattern)
         return apart(net, (*self.mapping, *self._schema_paths(net.framework)))
 
     def of_clone(self, net: Net) -> Net:
         """The clone with its kinds and heads. Raises MatchError."""
+        check_count(net, self.options, self.schema)
         return apart(self._with_kinds(net, "clone"), (*self.mapping.values(), *self._schema_paths(net.framework)))
 
     def _schema_paths(self, framework_name: str) -> Iterable[str]:
@@ -361,19 +361,3 @@ def _other_kind(layer: Layer, kind: str) -> Problem:
 def with_size(layer: Layer, axis: str, size: int) -> Layer:
     """The layer with a size that its shapes do not tell, such as the number of heads."""
     return layer.with_tensors(lambda stored: replace(stored, sizes=((axis, size),)))
-
-
-def longest(values: Mapping[str, _Value], path: str) -> _Value | None:
-    """The value of the longest pattern that covers the path."""
-    pattern = longest_pattern(values, path)
-    return None if pattern is None else values[pattern]
-
-
-def longest_pattern(patterns: Iterable[str], path: str) -> str | None:
-    """The longest pattern that covers the path."""
-    return max((pattern for pattern in patterns if covers(pattern, path)), key=len, default=None)
-
-
-def covers(pattern: str, path: str) -> bool:
-    """Whether the pattern matches the path or a module above it: ``*.attention`` matches both."""
-    return path.startswith(f"{pattern}.") or fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")

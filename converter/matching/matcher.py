@@ -17,7 +17,7 @@ from converter.core.layers import Layer, Net
 from converter.errors import MatchError, Problem, Remedy, listed
 from converter.matching import known_names
 from converter.matching import problems as questions
-from converter.matching.compatibility import disagreement, noted, shapes
+from converter.matching.compatibility import noted
 from converter.matching.evidence import ONLY_ONE, POSITION, Evidence
 from converter.matching.forms import as_there
 from converter.matching.hints import Hints, narrowed
@@ -273,7 +273,7 @@ class Matcher:
 
     def explain(self) -> None:
         """Raises MatchError with all that could not be paired."""
-        self.problems += [self.misfit(pair) for pair in self.misfits]
+        self.problems += [questions.misfit(pair, self.same_framework) for pair in self.misfits]
         self.problems += self._unfilled()
         modules = questions.outermost_modules(self.free_sources, self.source)
         surplus: list[Problem] = []
@@ -289,10 +289,6 @@ class Matcher:
         self.problems += questions.in_modules(surplus, {pair.source.path for pair in self.pairs})
         if self.problems:
             raise MatchError(self.problems, paired=(pair.told for pair in self.pairs))
-
-    def misfit(self, pair: Pair) -> Problem:
-        text = disagreement(pair.source, pair.target, self.same_framework)
-        return Problem(text, "misfit", pair.source.path, shapes(pair.target), shapes(pair.source), (pair.target.path,))
 
     def candidates(self, source: Layer) -> list[Layer]:
         """The free target layers that it fits."""

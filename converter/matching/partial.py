@@ -16,13 +16,14 @@ from converter.core.layers import Layer, Net, Reading, Stored
 from converter.errors import MatchError, Placeholder, Problem, Remedy, listed, unknown_name
 from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import agreements, shapes
+from converter.matching.covering import covers
 from converter.matching.evidence import POSITION
-from converter.matching.hints import Hints, covers
+from converter.matching.hints import Hints
 from converter.matching.matcher import Matcher
 from converter.matching.names import plain_names
 from converter.matching.order import true_order
 from converter.matching.pairs import Pair, check_strict, is_certain
-from converter.matching.problems import unknown_sources
+from converter.matching.problems import misfit, unknown_sources
 from converter.options import ReuseOptions
 
 WHOLE, SLICED, INFLATED = "whole", "sliced", "inflated"
@@ -152,7 +153,7 @@ def _taking(matcher: Matcher, pair: Pair, options: ReuseOptions) -> Taking | Non
 
 
 def _mismatch(matcher: Matcher, pair: Pair) -> Problem:
-    problem = matcher.misfit(pair)
+    problem = misfit(pair, matcher.same_framework)
     if pair.reason != POSITION:
         return problem
     source, target = pair.source.path, pair.target.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -9,10 +10,13 @@ from itertools import islice
 
 from msgspec.structs import replace
 
+from converter.core.kinds import UNKNOWN
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.errors import NAMED, Placeholder, Problem, Remedy, listed, unknown_name
-from converter.matching.compatibility import shapes
-from converter.matching.hints import Hints, covers
+from converter.matching.compatibility import disagreement, shapes
+from converter.matching.covering import covers
+from converter.matching.hints import Hints
+from converter.matching.pairs import Pair
 
 #: Decides every pair: a schema names the layers of both nets.
 _SCHEMA = Remedy("schema", Placeholder("NAMES.yaml"))
@@ -69,6 +73,7 @@ def without_source(target: Layer, module: str, source: Net, free: Sequence[str],
     """
     text = f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}."
     text += f" Left in the source: {listed(free)}." if free else ""
+    text += _stack(target, free, source)
     remedies = [Remedy("allow_missing", target.path, "leaves it as it is")]
     if _has_no_names(source):
         remedies.insert(0, Remedy("names_from", Placeholder("FILE"), "names the tensors, which have none, as there"))
@@ -76,6 +81,40 @@ def without_source(target: Layer, module: str, source: Net, free: Sequence[str],
         remedies.append(Remedy("map", (fitting.path, target.path), "gives it one that is paired with another"))
     problem = _problem("no source", target, text, remedies, [Remedy("allow_missing", module)])
     return replace(problem, expected=shapes(target))
+
+
+def _stack(target: Layer, free: Collection[str], source: Net) -> str:
+    """Which of the free layers holds several like the target in tensors of one more axis; "" for none."""
+    wanted = sorted(math.prod(spec.shape) for spec in target.tensors)
+    for layer in source.layers:
+        if layer.path in free and len(layer.tensors) == len(wanted):
+            counts = {spec.shape[0] if len(spec.shape) > 1 else 0 for spec in layer.tensors}
+            sizes = sorted(math.prod(spec.shape[1:]) for spec in layer.tensors)
+            if len(counts) == 1 and counts != {0} and sizes == wanted:
+                many = f" '{layer.path}' may be {counts.pop()} such layers in one, which are not taken apart here"
+                return f"{many}: save each under a name of its own, as '{target.path}'."
+    return ""
+
+
+def as_parameters(layer: Layer) -> tuple[Remedy, Remedy]:
+    """The ways out for a layer that no table describes, on its way to another framework."""
+    return (
+        Remedy("kind", (layer.path, "parameter"), "moves its tensors as they are"),
+        Remedy("ignore", layer.path, "leaves it out"),
+    )
+
+
+def misfit(pair: Pair, same_framework: bool) -> Problem:
+    """Two layers that belong together and cannot be each other."""
+    source, target = pair.source, pair.target
+    text = disagreement(source, target, same_framework)
+    problem = Problem(text, "misfit", source.path, shapes(target), shapes(source), (target.path,))
+    if same_framework or UNKNOWN not in (source.kind, target.kind):
+        return problem
+    moved, left_out = as_parameters(source)
+    kept = Remedy("allow_missing", target.path, "leaves that of the clone as it is")
+    alike = Counter(spec.shape for spec in source.tensors) == Counter(spec.shape for spec in target.tensors)
+    return replace(problem, remedies=(moved,) if alike else (left_out, kept))
 
 
 def in_modules(problems: Iterable[Problem], paired: Collection[str]) -> Iterator[Problem]:

@@ -27,7 +27,7 @@ from converter.planning.plan import TensorPlan, assembled, left_out_of, without_
 from converter.planning.questions import differ, homeless, no_shape, undecided, unknown
 from converter.planning.step_cache import StepCache
 from converter.planning.steps import Step
-from converter.planning.unknown_layers import unknown_layers
+from converter.planning.unknown_layers import stacked_layers, unknown_layers
 
 
 class Renaming(msgspec.Struct, frozen=True, gc=False):
@@ -83,7 +83,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     if same_names and as_it_is and all(item.path == item.source.path for item in renamings):
         return _copy(source, contents)
     pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)
-    problems += [] if same_framework else unknown_layers(source, hints)
+    problems += [] if same_framework else [*unknown_layers(source, hints), *stacked_layers(source, hints)]
     new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own
     fixed, fixed_pairs, doubts = flattened(source, new, pairs, hints)
     problems += doubts

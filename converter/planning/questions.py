@@ -16,6 +16,7 @@ from converter.frameworks.linear import HEADS
 from converter.matching.compatibility import Agreement, fewer, noted, shapes, unknown_kind, unplaced
 from converter.matching.fused import lacks_heads, unknown_heads, whole_name
 from converter.matching.pairs import Pair
+from converter.matching.problems import as_parameters
 from converter.planning.step_cache import layer_moves
 from converter.planning.steps import Step, assemble
 
@@ -58,11 +59,7 @@ def _sort(dtype: DType) -> str:
 def unknown(layer: Layer) -> Problem:
     """A layer that no table describes, on its way to another framework."""
     summary = "{count} layers are of an unknown kind, so it is unknown how another framework stores them."
-    ways = (
-        Remedy("kind", (layer.path, "parameter"), "moves its tensors as they are"),
-        Remedy("ignore", layer.path, "leaves it out"),
-    )
-    wide, met = (Remedy("kind", ("*", "parameter")),), shapes(layer)
+    ways, wide, met = as_parameters(layer), (Remedy("kind", ("*", "parameter")),), shapes(layer)
     return Problem(unknown_kind(layer), "unknown kind", layer.path, met=met, remedies=ways, summary=summary, wide=wide)
 
 

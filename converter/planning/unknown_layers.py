@@ -6,14 +6,20 @@ copy would be wrong wherever the shapes allow it: across frameworks it is a ques
 
 from __future__ import annotations
 
+import re
+
 from converter.core.layers import Layer, Net, join_path, split_path
 from converter.errors import Problem, Remedy
+from converter.frameworks.linear import BY_HEAD
 from converter.matching.compatibility import shapes
-from converter.matching.hints import Hints, longest
+from converter.matching.covering import longest
+from converter.matching.hints import Hints
 
 #: What people and libraries call the weight of a layer, and the vector beside it (Haiku: ``w`` and ``b``).
 _WEIGHTS = frozenset("w weight weights kernel kernels filter filters".split())
 _BIASES = frozenset("b bias biases beta offset".split())
+#: What people call the projections of an attention.
+_PROJECTION = re.compile(r"(.*_)?(q|k|v|o|qkv|kv|query|key|value|out|output|queries|keys|values)(_.*)?(\d*)")
 
 
 def unknown_layers(source: Net, hints: Hints) -> list[Problem]:
@@ -29,7 +35,7 @@ def unknown_layers(source: Net, hints: Hints) -> list[Problem]:
         for layer, module, name in bare
         if len(layer.tensors[0].shape) > 1
         and (_is_weight(name) or any(_are_beside(name, layer, *vector) for vector in vectors.get(module, ())))
-        and not _is_stated(layer.path, source.framework, hints)
+        and not _is_stated(layer.path, source.framework, hints, "parameter")
     ]
 
 
@@ -49,9 +55,37 @@ def _are_beside(name: str, layer: Layer, vector: str, size: int) -> bool:
     return size in layer.tensors[0].shape and (vector in _BIASES or numbered)
 
 
-def _is_stated(path: str, framework_name: str, hints: Hints) -> bool:
+def _is_stated(path: str, framework_name: str, hints: Hints, *kinds: str) -> bool:
     entry = hints.schema.entry(framework_name, path) if hints.schema is not None else None
-    return longest(hints.options.kind, path) == "parameter" or (entry is not None and entry.kind == "parameter")
+    return longest(hints.options.kind, path) in kinds or (entry is not None and entry.kind in kinds)
+
+
+def stacked_layers(source: Net, hints: Hints) -> list[Problem]:
+    """A question for each layer that is a matrix for each head of an attention by its shapes alone, as several layers
+    in one are, too (Flax: ``nn.scan``, ``nn.vmap``). source: what goes to another framework, without a clone."""
+    return [
+        _stack(layer)
+        for layer in source.layers
+        if layer.readings
+        and all(reading.form == BY_HEAD for reading in layer.readings)
+        and not _PROJECTION.fullmatch(_module_and_name(layer)[1])
+        and not _is_stated(layer.path, source.framework, hints, BY_HEAD, "linear")
+    ]
+
+
+def _stack(layer: Layer) -> Problem:
+    return Problem(
+        f"'{layer.path}' ({shapes(layer)}) could be one layer with a matrix for each head, or several layers in one, "
+        "which are not taken apart here: save each under a name of its own.",
+        "stack",
+        layer.path,
+        remedies=(
+            Remedy("kind", (layer.path, BY_HEAD), "takes it for one"),
+            Remedy("ignore", layer.path, "leaves it out"),
+        ),
+        summary="{count} layers could each be one with a matrix for each head, or several in one.",
+        wide=(Remedy("kind", ("*", BY_HEAD)),),
+    )
 
 
 def _question(layer: Layer) -> Problem:

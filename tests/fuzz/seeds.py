@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from converter.errors import ConversionError
 from converter.formats import FORMATS, Contents, Format, by_name, detect, open_reader, open_writer
 from tests.formats.contract import random_array, specs_of
 from tests.formats.every import FILES, names
+from tests.fuzz.documents import DOCUMENTS, documents
 from tests.places import SAMPLES
 
 MOST_BYTES = 80_000
@@ -34,18 +36,21 @@ class Seed:
 
     @property
     def weight(self) -> int:
-        """How often to take it: HDF5 of the new layout costs a process per input (see keras/hdf5_child.py)."""
+        """How often to take it: HDF5 of the new layout and OCDBT cost a process per input (see io/child.py)."""
         in_a_child = any(data.startswith(b"\x89HDF\r\n\x1a\n") and data[8] >= 2 for data in self.files.values())
-        return 1 if in_a_child else 25
+        return 1 if in_a_child or "manifest.ocdbt" in self.files else 25
 
 
 @cache
 def seeds_of(row: str) -> dict[str, Seed]:
     """By name: the smallest samples that are read without an error, and what our writer makes."""
+    if row in DOCUMENTS:
+        return {name: Seed(name, entry, files) for name, (entry, files) in documents(row).items()}
     different = {tuple(sorted(seed.files.items())): seed for seed in _samples()[row] if seed.size < MOST_BYTES}
     found = [seed for seed in sorted(different.values(), key=lambda seed: seed.size) if _is_read(seed, row)]
     written = [_written(row)] if row in FILES else []
-    return {seed.name: seed for seed in found[:MOST_SEEDS] + written}
+    made = [_plain_ocdbt()] if row == "orbax" else []
+    return {seed.name: seed for seed in found[:MOST_SEEDS] + written + made}
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -98,6 +103,26 @@ def _written(row: str) -> Seed:
         return Seed(WRITTEN, FILES[row], _contents(Path(folder)))
 
 
+def _plain_ocdbt() -> Seed:
+    """A sample with its tables not packed, so that their structure can be changed."""
+    import tensorstore
+
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(SAMPLES / "jax/orbax-0.12.8/devices-ocdbt", folder, dirs_exist_ok=True)
+        base = {"driver": "ocdbt", "base": f"file://{folder}/"}
+        old = tensorstore.KvStore.open(base).result()
+        values = {key: old.read(key).result().value for key in old.list().result()}
+        for path in Path(folder).iterdir():
+            if path.name in ("d", "manifest.ocdbt") or path.name.startswith("ocdbt.process"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        config = {"compression": None, "max_inline_value_bytes": 1024}
+        new = tensorstore.KvStore.open({**base, "config": config}, context=tensorstore.Context()).result()
+        with tensorstore.Transaction() as transaction:
+            for key, value in values.items():
+                new.with_transaction(transaction)[key] = value
+        return Seed("ocdbt, not packed", "", _contents(Path(folder)))
+
+
 def _is_read(seed: Seed, row: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), seed.files)
@@ -109,4 +134,4 @@ def _is_read(seed: Seed, row: str) -> bool:
             return False
 
 
-EVERY_ROW = [row.name for row in FORMATS]
+EVERY_ROW = [*(row.name for row in FORMATS), *DOCUMENTS]

@@ -78,6 +78,16 @@ def doubled(x: torch.Tensor) -> torch.Tensor:
     return 2 * x
 
 
+def planned(clone: Any, source: Any, **inputs: Any) -> Any:
+    with converter.plan(source, like=clone, **inputs) as plan:
+        return plan.load_into(clone)
+
+
+#: The two ways to fill a net.
+WAYS = {"load_into": converter.load_into, "plan": planned}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("turn", "right"),
     [
@@ -88,15 +98,15 @@ def doubled(x: torch.Tensor) -> torch.Tensor:
     ],
     ids=["as usual", "flipped", "transposed", "doubled"],
 )
-def test_what_happens_behind_a_functional_pool(turn: Turn, right: bool) -> None:
+def test_what_happens_behind_a_functional_pool(turn: Turn, right: bool, way: str) -> None:
     source, clone = Pooled(turn), pooled()
     former = [np.array(weight) for weight in clone.get_weights()]
     if right:
-        converter.load_into(clone, source, example_input=IMAGE)
+        WAYS[way](clone, source, example_input=IMAGE)
         np.testing.assert_allclose(given(clone, IMAGE), given(source, np.moveaxis(IMAGE, -1, 1)), rtol=1e-4, atol=1e-4)
         return
     with pytest.raises(converter.ConversionError, match=r"up to 'conv' they compute the same.* part at 'fc'"):
-        converter.load_into(clone, source, example_input=IMAGE)
+        WAYS[way](clone, source, example_input=IMAGE)
     assert all(map(np.array_equal, clone.get_weights(), former))
 
 
@@ -110,10 +120,11 @@ def test_an_order_of_one_spatial_axis() -> None:
         assert all(map(np.array_equal, clone.get_weights(), former))
 
 
-def test_a_tree_of_linen_is_checked_too() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tree_of_linen_is_checked_too(way: str) -> None:
     source, net = Pooled(doubled), LinenPooled()
     with pytest.raises(converter.ConversionError, match="does not give what the source gives"):
-        converter.load_into(net, source, example_input=IMAGE)
+        WAYS[way](net, source, example_input=IMAGE)
 
 
 def test_what_follows_all_layers_is_not_of_the_weights() -> None:

@@ -103,3 +103,65 @@ def test_what_verify_advises_it_takes(capsys: pytest.CaptureFixture[str]) -> Non
     flags = {word for word in shlex.split(said.replace("'", "")) if word.startswith("--")}
     offered = ok(capsys, "verify", "--help")
     assert flags and all(flag in offered for flag in flags)
+
+
+ODD: Shapes = {"odd.weight": (3, 4, 2, 2, 2, 2), "odd.bias": (9,)}
+FLAX: dict[str, Any] = {"out": {"kernel": (5, 3), "bias": (3,)}}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_layer_of_an_unknown_kind_beside_a_clone(alike: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(random({**ODD, "out.weight": (3, 5), "out.bias": (3,)}), "source.safetensors")
+    odd = random({"kernel": ODD["odd.weight"] if alike else (7, 2), "bias": (9,)})
+    clone = {"params": {"out": random(FLAX["out"]), "odd": odd}}
+    Path("clone.msgpack").write_bytes(flax.serialization.msgpack_serialize(clone))
+    command = ["torch->flax", "source.safetensors", "--like", "clone.msgpack", "-o", "made.msgpack"]
+    said = refused(capsys, *command)
+    if alike:
+        assert "--kind odd=parameter moves its tensors as they are" in said
+        ok(capsys, *command, "--kind", "odd=parameter")
+        made = flax.serialization.msgpack_restore(Path("made.msgpack").read_bytes())
+        assert np.array_equal(made["params"]["odd"]["bias"], random(ODD)["odd.bias"])
+    else:
+        assert "--kind" not in said and "--ignore odd" in said and "--allow-missing odd" in said
+        ok(capsys, *command, "--ignore", "odd", "--allow-missing", "odd")
+
+
+@pytest.mark.usefixtures("here")
+def test_several_layers_in_one_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of `nn.scan`, or `jax.vmap` over the layers."""
+    stack = {"kernel": (6, 5, 7), "bias": (6, 7)}
+    source = {"params": {"layers": {"mlp": random(stack)}, "out": random(FLAX["out"])}}
+    Path("source.msgpack").write_bytes(flax.serialization.msgpack_serialize(source))
+    one_by_one: Shapes = {
+        f"layers.{i}.mlp.{name}": s for i in range(6) for name, s in (("weight", (7, 5)), ("bias", (7,)))
+    }
+    save_file(random({**one_by_one, "out.weight": (3, 5), "out.bias": (3,)}), "clone.safetensors")
+    command = ["flax->torch", "--like", "clone.safetensors", "-o", "made.safetensors"]
+    said = refused(capsys, *command, "source.msgpack")
+    assert "'layers.mlp' may be 6 such layers in one" in said and "as 'layers.0.mlp'" in said
+    layers = source["params"].pop("layers")["mlp"]
+    parts = {str(i): {"mlp": {name: layers[name][i] for name in layers}} for i in range(6)}
+    source["params"]["layers"] = parts
+    Path("apart.msgpack").write_bytes(flax.serialization.msgpack_serialize(source))
+    ok(capsys, *command, "apart.msgpack")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("framework", "name", "told"),
+    [
+        ("tensorflow", "rnn/cudnn_lstm/opaque_kernel", "tf.train.Saver"),
+        ("tensorflow", "rnn/opaque_kernel/.ATTRIBUTES/VARIABLE_VALUE", "tf.train.Saver"),
+        ("mxnet", "lstm_parameters", "unpack_weights"),
+        ("mxnet", "encoder_rnn_tanh_parameters", "unpack_weights"),
+    ],
+)
+def test_all_weights_of_an_rnn_in_one_tensor(
+    framework: str, name: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = "out/kernel" if "/" in name else "out.weight"
+    save_file(random({name: (176,), out: (3, 5)}), "source.safetensors")
+    said = refused(capsys, f"{framework}->torch", "source.safetensors", "-o", "made.safetensors")
+    assert "one flat tensor of all weights of a recurrent layer" in said and told in said and "--" not in said

@@ -138,3 +138,15 @@ def test_slopes_that_flax_has_no_place_for_are_explained(source: Any) -> None:
     path = source({"act.weight": (3,)})
     with pytest.raises(converter.MatchError, match="PReLU of Flax has one slope for all channels"):
         done(path, "torch", kind={"act": "prelu"})
+
+
+def test_several_layers_in_one_are_no_layer_of_heads(source: Any) -> None:
+    """Of `nn.scan`; the einsum of an attention that has a matrix for each head is stored just so."""
+    path = source({"params/layers/mlp/kernel": (6, 5, 7), "params/layers/mlp/bias": (6, 7)})
+    with pytest.raises(converter.MatchError, match=r"or several layers in one.*save each under a name of its own"):
+        done(path, "flax")
+    for pattern in ("layers.mlp", "*"):
+        made = done(path, "flax", kind={pattern: "to_heads_by_head"})
+        assert made["params/layers/mlp/kernel"] == "transposed, reshaped, renamed"
+    path = source({"params/attn/query/kernel": (6, 5, 7), "params/attn/query/bias": (6, 7)})
+    assert done(path, "flax")["params/attn/query/kernel"] == "transposed, reshaped, renamed"

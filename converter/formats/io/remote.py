@@ -37,6 +37,8 @@ class RemoteSource(Source):
                 raise FormatError(path, "is not a file")
             if info.get("size") is None:
                 raise FormatError(path, "its server does not say how large it is, so no ranges of it can be read")
+            #: What the file was when it was opened, which it has to be still, for a store that compares.
+            self._same = {"like": info} if getattr(self._store, "takes_like", False) else {}
         super().__init__(path, int(info["size"]), budget)
         self._block = lru_cache(MOST_BLOCKS)(self._read_block)
 
@@ -65,7 +67,7 @@ class RemoteSource(Source):
         if start >= end:
             return b""
         with reading(self.path):
-            data: bytes = self._store.cat_file(self._inner_path, start=start, end=end)
+            data: bytes = self._store.cat_file(self._inner_path, start=start, end=end, **self._same)
         if len(data) != end - start:
             raise FormatError(self.path, f"became shorter while it was read: no byte at {start + len(data)}")
         return data

@@ -33,6 +33,8 @@ def shard_path(index: Path, folder: Path, name: str) -> Path:
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not in its folder")
     path = folder / name
+    if is_url(path) and set(name) & set("%?#"):  # which a server may take for a way out of the folder
+        raise UnsafeFileError(index, f"it names the file '{name[:80]}', which is not in its folder")
     if is_url(path):  # where there are no links
         if not path.is_file():
             raise FormatError(index, f"it names the file '{name[:80]}', which is missing")
