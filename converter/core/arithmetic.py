@@ -156,8 +156,8 @@ class Cast(Each, frozen=True):
 
 
 class Dequantized(Op, frozen=True):
-    """What a file holds of the array stands for other values. Whoever read it has computed these (`Contents.quantized`):
-    nothing is left to be done here, and the plan says that it was.
+    """What a file holds of the array stands for other values, which reading it computes (`Contents.quantized`): nothing
+    is left to be done here, and the plan says that it was.
     """
 
     done = "dequantized ({0.packing})"

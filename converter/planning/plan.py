@@ -8,7 +8,7 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.arithmetic import Cast
+from converter.core.arithmetic import Cast, Dequantized
 from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Net, words_in
@@ -181,6 +181,16 @@ def assembled(cache: StepCache, problems: list[Problem], pairs: Iterable[Pair]) 
     if problems:
         raise MatchError(problems, paired=(pair.told for pair in pairs))
     return steps
+
+
+def dequantized(steps: Iterable[Step], quantized: Mapping[str, str]) -> tuple[Step, ...]:
+    """The steps, each with what reading its sources computes. quantized: see `Contents`."""
+    return tuple(_dequantized(step, quantized) for step in steps) if quantized else tuple(steps)
+
+
+def _dequantized(step: Step, quantized: Mapping[str, str]) -> Step:
+    packings = dict.fromkeys(quantized[spec.name] for spec in step.sources if spec.name in quantized)
+    return replace(step, ops=(*map(Dequantized, packings), *step.ops)) if packings else step
 
 
 def cast(plan: TensorPlan, name: str) -> TensorPlan:

@@ -2,11 +2,11 @@
 
 8 bits: ``weight`` int8 [out, in], ``SCB`` float32 [out]; weight = q * SCB * (1 / 127) in float32.
 
-4 bits: ``weight`` two elements a byte, the upper four bits first, in runs of ``blocksize``; ``weight.absmax``, the factor of
-each run; ``weight.quant_map`` float32 [16], what each code stands for; ``weight.quant_state.bitsandbytes__nf4`` (or fp4)
-uint8, the bytes of a JSON object with the shape and dtype. With nested quantization absmax is uint8 itself:
-nested_quant_map[absmax] * nested_absmax[run] + nested_offset. Computed in float32, then rounded to the dtype that the
-state names.
+4 bits: ``weight`` two elements a byte, the upper four bits first, in runs of ``blocksize``; ``weight.absmax``, the
+factor of each run; ``weight.quant_map`` float32 [16], what each code stands for;
+``weight.quant_state.bitsandbytes__nf4`` (or fp4) uint8, the bytes of a JSON object with the shape and dtype. With
+nested quantization absmax is uint8 itself: nested_quant_map[absmax] * nested_absmax[run] + nested_offset. Computed in
+float32, then rounded to the dtype that the state names.
 
 Upstream: bitsandbytes, ``functional.py`` (QuantState.from_dict, dequantize_4bit, int8_vectorwise_dequant), and the
 kernels (kDequantizeBlockwise).
@@ -135,4 +135,5 @@ def _factors(parts: Mapping[str, Array], state: State) -> Array:
     if absmax.dtype == np.float32:
         return absmax
     outer = np.repeat(parts["nested_absmax"], state.nested_blocksize)[: len(absmax)]
-    return parts["nested_quant_map"][absmax] * outer + np.float32(state.nested_offset)
+    factors: Array = parts["nested_quant_map"][absmax] * outer + np.float32(state.nested_offset)
+    return factors

@@ -1,8 +1,9 @@
 """compressed-tensors, ``pack-quantized``: whole numbers of 4 or 8 bits in words, with scales.
 
 ``weight_packed`` int32 [out, words]: the inputs packed, the lowest bits first, each more by half the range;
-``weight_shape`` [2]; ``weight_scale`` [1], [out, 1] or [out, groups]; ``weight_zero_point``, packed so along the outputs,
-or plain; ``weight_g_idx`` [in], the group of each input. Weight = (q - zero) * scale in the dtype of the scales.
+``weight_shape`` [2]; ``weight_scale`` [1], [out, 1] or [out, groups]; ``weight_zero_point``, packed so along the
+outputs, or plain; ``weight_g_idx`` [in], the group of each input. Weight = (q - zero) * scale in the dtype of the
+scales.
 
 Upstream: compressed-tensors, ``compressors/pack_quantized`` (unpack_from_int32), ``quantization/lifecycle/forward.py``.
 """

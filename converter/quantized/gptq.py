@@ -6,8 +6,8 @@ out * bits / 32], packed along the outputs; ``scales`` [groups, out]; ``g_idx`` 
 of the format stores each zero point less one; ``checkpoint_format: gptq_v2`` stores it as it is.
 
 Upstream: AutoGPTQ, ``auto_gptq/nn_modules/qlinear/qlinear_cuda.py`` (forward without a kernel); GPTQModel,
-``gptqmodel/nn_modules/qlinear/__init__.py`` (dequantize_weight), ``utils/model.py`` (v1 to v2). In v1 a stored zero point of
-all ones is 2**bits, as AutoGPTQ and the kernels of ExLlama have it.
+``gptqmodel/nn_modules/qlinear/__init__.py`` (dequantize_weight), ``utils/model.py`` (v1 to v2). In v1 a stored zero
+point of all ones is 2**bits, as AutoGPTQ and the kernels of ExLlama have it.
 """
 
 from __future__ import annotations

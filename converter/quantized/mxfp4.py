@@ -1,7 +1,7 @@
 """MXFP4 of gpt-oss: floats of 4 bits (e2m1) in blocks of 32, each with an exponent.
 
-``NAME_blocks`` uint8 [..., rows, blocks, 16]: two elements a byte, the lower four bits first; ``NAME_scales`` uint8 [...,
-rows, blocks]: 127 more than the exponent of two. The tensor ``NAME`` is bfloat16 [..., blocks * 32, rows].
+``NAME_blocks`` uint8 [..., rows, blocks, 16]: two elements a byte, the lower four bits first; ``NAME_scales`` uint8
+[..., rows, blocks]: 127 more than the exponent of two. The tensor ``NAME`` is bfloat16 [..., blocks * 32, rows].
 
 Upstream: transformers, ``integrations/mxfp4.py`` (convert_moe_packed_tensors).
 """

@@ -1,9 +1,10 @@
 """Whole numbers or floats of 8 bits with scales: of the tensor, of each output, of groups of inputs, or of blocks.
 
-``weight`` [out, in], ``weight_scale``, perhaps ``weight_zero_point`` of the same shape; weight = (q - zero) * scale, each
-step in the dtype of the scales (compressed-tensors), or float32 where these are powers of two in a byte.
-``weight_scale_inv`` of DeepSeek and transformers is a factor, too, one for each block of 128 x 128, of which those at the
-ends may be smaller; the block is what ``weight_block_size`` of ``config.json`` says. Scales of inputs do nothing here.
+``weight`` [out, in], ``weight_scale``, perhaps ``weight_zero_point`` of the same shape; weight = (q - zero) * scale,
+each step in the dtype of the scales (compressed-tensors), or float32 where these are powers of two in a byte.
+``weight_scale_inv`` of DeepSeek and transformers is a factor, too, one for each block of 128 x 128, of which those at
+the ends may be smaller; the block is what ``weight_block_size`` of ``config.json`` says. Scales of inputs do nothing
+here.
 
 Upstream: compressed-tensors, ``quantization/lifecycle/forward.py`` (_dequantize) and ``compressors/naive_quantized``;
 DeepSeek-V3, ``inference/kernel.py`` (weight_dequant); transformers, ``integrations/finegrained_fp8.py``.
@@ -32,7 +33,9 @@ def unpack(packed: Packed) -> tuple[Unpacked, ...]:
     assert scale is not None
     need("weight_scale_2" not in packed.parts, "it has two levels of scales (NVFP4), which are not undone")
     weight, spec = packed.parts["weight"], packed.parts[scale]
-    need(weight.dtype.name in ("int8",) or weight.dtype.name.startswith("float8"), f"it is {weight.dtype.name}")
+    need(weight.dtype.name == "int8" or weight.dtype.name.startswith("float8"), f"its weight is {weight.dtype.name}")
+    pairs = weight.dtype.name == "int8" and scale != "weight_scale"
+    need(not pairs, f"its weight is int8 with '{scale}', of which each byte may be two floats of 4 bits")
     need(is_float(spec.dtype), f"its '{scale}' is {spec.dtype.name}, and no float")
     need(len(weight.shape) == 2, f"its weight has the shape {weight.shape}, and no outputs and inputs")
     blocks = blocks_of(packed, weight.shape, spec, scale)
