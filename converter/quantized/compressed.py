@@ -28,8 +28,8 @@ def unpack(packed: Packed) -> tuple[Unpacked, ...]:
     weight, scale = packed.spec("weight_packed", 2, "int32"), packed.parts["weight_scale"]
     need(scale.dtype.name in ("float16", "bfloat16", "float32", "float64"), f"its 'weight_scale' is {scale.dtype.name}")
     need(packed.spec(_SHAPE, 1, "int64", "int32").shape == (2,), f"its '{_SHAPE}' has no two sizes")
-    shape = tuple(int(size) for size in packed.read(_SHAPE))
-    outputs, inputs = shape
+    outputs, inputs = (int(size) for size in packed.read(_SHAPE))
+    shape = outputs, inputs
     need(outputs == weight.shape[0], f"its '{_SHAPE}' {shape} does not fit its 'weight_packed' {weight.shape}")
     possible = [bits for bits in _BITS if weight.shape[1] == -(-inputs * bits // 32)]
     fits = f"its '{_SHAPE}' {shape} and 'weight_packed' {weight.shape}"

@@ -80,7 +80,8 @@ def _q4_1(blocks: Array) -> Array:
 
 def _five(qh: Array, qs: Array) -> Array:
     """Numbers of 5 bits, of which the fifth of all stand together."""
-    return _fields(qs, 4, 16) | np.unpackbits(qh, axis=1, bitorder="little") << np.uint8(4)
+    fifth: Array = np.unpackbits(qh, axis=1, bitorder="little") << np.uint8(4)
+    return fifth | _fields(qs, 4, 16)
 
 
 def _q5_0(blocks: Array) -> Array:
