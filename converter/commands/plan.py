@@ -48,7 +48,7 @@ from converter.options import (
     record_of,
 )
 from converter.planning.layout import plan_new, rename
-from converter.planning.plan import TensorPlan, dequantized
+from converter.planning.plan import TensorPlan, as_stored
 from converter.planning.plan import cast as cast_floats
 from converter.planning.prepare import Goal, goal_of, plan_goal, prepared, refuse_nothing
 from converter.reports.checklist import checklist, differences, pairs
@@ -193,8 +193,7 @@ class Plan:
                 self.tensors = self._new(form)
         except MatchError as error:
             raise (error.of(str(source.path)) if source.path else error) from None
-        steps = dequantized(self.tensors.steps, source.contents.quantized)
-        self.tensors = replace(self.tensors, steps=steps)
+        self.tensors = replace(self.tensors, steps=as_stored(self.tensors.steps, source.contents))
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

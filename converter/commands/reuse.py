@@ -35,7 +35,7 @@ from converter.options import (
     check_keywords,
     record_of,
 )
-from converter.planning.plan import cast, dequantized
+from converter.planning.plan import as_stored, cast
 from converter.planning.prepare import goal_of, prepared
 from converter.planning.reuse import ReusePlan, plan_reuse
 from converter.reports.checklist import checklist, differences
@@ -122,8 +122,7 @@ def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptio
     hints.check_used(net, goal.net)
     goal = replace(goal, net=hints.of_clone(goal.net))
     plan = plan_reuse(net, goal, select(net, goal.net, part, hints), hints)
-    packings = old.contents.quantized
-    reused = tuple(replace(one, steps=dequantized(one.steps, packings)) for one in plan.reused)
+    reused = tuple(replace(one, steps=as_stored(one.steps, old.contents)) for one in plan.reused)
     return replace(plan, reused=reused)
 
 

@@ -27,6 +27,7 @@ from converter.matching.tied import loosened, tied_to
 from converter.matching.untrained import Kept
 from converter.matching.usual import usual
 from converter.planning.families import followed, oriented, with_bare
+from converter.planning.llama_cpp import rotated
 from converter.planning.positions import with_offset_told, without_offset
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
@@ -183,9 +184,13 @@ def assembled(cache: StepCache, problems: list[Problem], pairs: Iterable[Pair]) 
     return steps
 
 
-def dequantized(steps: Iterable[Step], quantized: Mapping[str, str]) -> tuple[Step, ...]:
-    """The steps, each with what reading its sources computes. quantized: see `Contents`."""
-    return tuple(_dequantized(step, quantized) for step in steps) if quantized else tuple(steps)
+def as_stored(steps: Iterable[Step], source: Contents) -> tuple[Step, ...]:
+    """The steps, each with what reading its sources computes, and what undoes how llama.cpp stores them.
+
+    Raises MatchError where that is not known.
+    """
+    turned = rotated(tuple(steps), source)
+    return tuple(_dequantized(step, source.quantized) for step in turned) if source.quantized else turned
 
 
 def _dequantized(step: Step, quantized: Mapping[str, str]) -> Step:

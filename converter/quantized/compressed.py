@@ -47,7 +47,7 @@ def unpack(packed: Packed) -> tuple[Unpacked, ...]:
         g_idx = packed.spec(_GROUPS, 1, "int32", "int64")
         need(g_idx.shape == (inputs,), f"its '{_GROUPS}' {g_idx.shape} does not fit its {inputs} inputs")
         used.append(_GROUPS)
-    compute = partial(_weight, shape=shape, bits=possible[0], blocks=(rows, group), dtype=scale.dtype)
+    compute = partial(_weight, shape=(outputs, inputs), bits=possible[0], blocks=(rows, group), dtype=scale.dtype)
     return (Unpacked("weight", shape, scale.dtype, tuple(used), compute),)
 
 

@@ -1,4 +1,4 @@
-"""Packed tensors that are not undone are refused by name, whatever file they are in; plain ones of such dtypes are read.
+"""Packed tensors that are not undone are refused by name, in whatever file; plain ones of such dtypes are read.
 
 Those that are undone have tests in `tests.quantized`.
 """

@@ -1,4 +1,4 @@
-"""Quantized tensors give the values of the packages that define them, bit for bit (samples of `tests.quantized.make`)."""
+"""Quantized tensors give what the packages that define them give, bit for bit (samples of tests.quantized.make)."""
 
 from __future__ import annotations
 
