@@ -106,9 +106,14 @@ def bit_fields(packed: Array, bits: int, count: int) -> Array:
     return result[:, :count]
 
 
-def as_float32(array: Array) -> Array:
-    """Of a type that float32 holds exactly, or float64, which stays."""
-    return array if array.dtype == np.float64 else array.astype(np.float32)
+def pairs(first: Array, second: Array) -> Array:
+    """Table for `looked_up`: for each of 256 bytes the two float32 that its halves stand for, side by side."""
+    return np.stack([first, second], 1).astype(np.float32).view(np.uint64).reshape(-1)
+
+
+def looked_up(table: Array, data: Array) -> Array:
+    """Bytes -> twice as many float32, flat. Both of a byte are taken at once, as one number of 64 bits."""
+    return np.asarray(np.take(table, data.reshape(-1), mode="clip")).view(np.float32)
 
 
 def wide(dtype: DType) -> DType:

@@ -23,7 +23,16 @@ import msgspec
 import numpy as np
 
 from converter.core.tensors import DTYPES, Array, DType
-from converter.quantized.base import BLOCK, Packed, QuantizedError, Unpacked, need, row_blocks
+from converter.quantized.base import (
+    BLOCK,
+    Packed,
+    QuantizedError,
+    Unpacked,
+    looked_up,
+    need,
+    pairs,
+    row_blocks,
+)
 
 _STATE = "quant_state.bitsandbytes__"
 #: Of the JSON object: a real one has some hundred bytes.
@@ -112,17 +121,18 @@ def _state(packed: Packed) -> State:
 def _from_4_bits(parts: Mapping[str, Array], state: State, dtype: DType) -> Array:
     data = parts[""].reshape(-1).view(np.uint8)
     table, factors = parts["quant_map"], _factors(parts, state)
-    pairs = np.stack([table[np.arange(256) >> 4], table[np.arange(256) & 15]], 1)
+    codes = np.arange(256)
+    both = pairs(table[codes >> 4], table[codes & 15])
     size = math.prod(state.shape)
     result = np.empty(size, dtype)
     by_runs = state.blocksize <= BLOCK and not state.blocksize % 2  # else they are not whole bytes, or too large
     step = state.blocksize * (BLOCK // state.blocksize) if by_runs else BLOCK
     for start in range(0, size, step):
         stop = min(start + step, size)
-        values = pairs[data[start // 2 : -(-stop // 2)]].reshape(-1)[: stop - start]
+        values = looked_up(both, data[start // 2 : -(-stop // 2)])[: stop - start]
         if by_runs and not len(values) % state.blocksize:
             own = factors[start // state.blocksize : stop // state.blocksize]
-            values = (values.reshape(-1, state.blocksize) * own[:, None]).reshape(-1)
+            values.reshape(-1, state.blocksize)[:] *= own[:, None]
         else:
             values = values * factors[np.arange(start, stop) // state.blocksize]
         with np.errstate(over="ignore"):

@@ -160,20 +160,20 @@ def _tq2_0(blocks: Array) -> Array:
 
 def _iq4_nl(blocks: Array) -> Array:
     d, qs = _split(blocks, 2)
-    return _grouped(_IQ4[_fields(qs, 4, 16)], _half(d))
+    return _grouped(np.take(_IQ4, _fields(qs, 4, 16), mode="clip"), _half(d))
 
 
 def _iq4_xs(blocks: Array) -> Array:
     d, high, low, qs = _split(blocks, 2, 2, 4)
     upper = high.view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16) & np.uint16(3)
     six = _fields(low, 4, 1) | upper.astype(np.uint8) << np.uint8(4)
-    return _grouped(_IQ4[_fields(qs, 4, 16)], _half(d) * (six.view(np.int8) - np.int8(32)))
+    return _grouped(np.take(_IQ4, _fields(qs, 4, 16), mode="clip"), _half(d) * (six.view(np.int8) - np.int8(32)))
 
 
 def _mxfp4(blocks: Array) -> Array:
     exponents, qs = _split(blocks, 1)
     half = np.ldexp(np.float32(1), exponents.astype(np.int32) - 128)
-    return _grouped(_E2M1[_fields(qs, 4, 16)], half)
+    return _grouped(np.take(_E2M1, _fields(qs, 4, 16), mode="clip"), half)
 
 
 #: By the name of the type.

@@ -15,15 +15,17 @@ from functools import partial
 import numpy as np
 
 from converter.core.tensors import DTYPES, Array
-from converter.quantized.base import Packed, Unpacked, need, row_blocks
+from converter.quantized.base import Packed, Unpacked, looked_up, need, pairs, row_blocks
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 #: What each code stands for.
 E2M1 = np.array([*_POSITIVE, *(-value for value in _POSITIVE)], np.float32)
 #: The same of the two codes of each byte, the lower first.
-PAIRS = np.stack([E2M1[np.arange(256) & 15], E2M1[np.arange(256) >> 4]], 1)
+_PAIRS = pairs(E2M1[np.arange(256) & 15], E2M1[np.arange(256) >> 4])
 _BYTES, _BIAS = 16, 127
+#: A byte of the scales -> its power of two; the last is beyond float32.
+_POWERS = np.append(np.ldexp(np.float32(1), np.arange(255) - _BIAS), np.float32(np.inf))
 
 
 def unpack(packed: Packed) -> tuple[Unpacked, ...]:
@@ -52,8 +54,8 @@ def _tensor(parts: Mapping[str, Array], used: tuple[str, str], shape: tuple[int,
     result = np.empty((count, columns, rows), DTYPES["bfloat16"])
     for item in range(count):
         for part in row_blocks((rows, columns)):
-            values = PAIRS[blocks[item, part]].reshape(-1, scales.shape[2], 2 * _BYTES)
-            exponents = scales[item, part].astype(np.int32) - _BIAS
-            scaled = np.ldexp(values, exponents[..., None]).reshape(-1, columns)
-            result[item, :, part] = scaled.astype(result.dtype).T
+            values = looked_up(_PAIRS, blocks[item, part]).reshape(-1, scales.shape[2], 2 * _BYTES)
+            with np.errstate(invalid="ignore"):  # zero times the last
+                values *= _POWERS[scales[item, part]][..., None]
+            result[item, :, part] = values.reshape(-1, columns).astype(result.dtype).T
     return result.reshape(shape)
