@@ -37,8 +37,8 @@ hold all of it to files of 300 MB, to the real frameworks, and to damaged data (
 - Weights that are quantized by a library (GPTQ, AWQ, bitsandbytes, compressed-tensors, FP8, MXFP4), and the blocks of
   GGUF, are read as the floats that they stand for: see [quantized weights](tasks/quantized.md).
 - Quantized tensors of PyTorch itself are read where each of their numbers is a float32 exactly, sparse ones as dense
-  ones; else the error names the tensor. Not read: what an extension of `torch.distributed.checkpoint` packed (zstd, a cipher
-  of one's own), weights that an exported program keeps as a pickle, tensors of TensorFlow that are no numbers.
+  ones; else the error names the tensor. Not read: what an extension of `torch.distributed.checkpoint` packed (zstd, a
+  cipher of one's own), weights that an exported program keeps as a pickle, tensors of TensorFlow that are no numbers.
 - safetensors packs elements of 4 and 6 bits and leaves their order in a byte unsaid; they are read and written with the
   lowest bits first, as torch, CUDA and AMD Quark lay them out. A plain copy is exact whatever the order was.
 - Formats are recognised by content, never by name alone; for an output the extension decides, or `--format`.

@@ -58,7 +58,7 @@ class DequantizingReader(Reader):
         for layer in layers:
             for made in self._undone(layer, settings):
                 self._made[made.spec.name] = instead[next(iter(made.sources.values())).name] = made
-                packings[made.spec.name] = layer.packing.title
+                packings[made.spec.name] = made.unpacked.title or layer.packing.title
             gone.update(spec.name for leaf, spec in layer.specs.items() if layer.packing.has(leaf))
             idle += [LeftOut(spec.name, _IDLE) for leaf, spec in layer.specs.items() if layer.packing.is_idle(leaf)]
         gone.update(item.name for item in idle)

@@ -36,7 +36,7 @@ def unpack(packed: Packed) -> tuple[Unpacked, ...]:
     shapes = f"'qweight' {qweight.shape}, 'qzeros' {qzeros.shape} and 'scales' {scales.shape}"
     need(fits and bool(groups and outputs) and not inputs % groups, f"its {shapes} do not fit each other")
     compute = partial(_weight, dtype=scales.dtype)
-    return (Unpacked("weight", (outputs, inputs), scales.dtype, ("qweight", "qzeros", "scales"), compute),)
+    return (Unpacked("weight", (outputs, inputs), scales.dtype, ("qweight", "qzeros", "scales"), compute, "AWQ"),)
 
 
 def _weight(parts: Mapping[str, Array], dtype: DType) -> Array:

@@ -59,7 +59,8 @@ class Unpacked(msgspec.Struct, frozen=True):
     """The tensor that the parts stand for.
 
     leaf: its last name. used: the parts that `compute` is given, by their last names; the others do nothing for its
-    values. compute: raises QuantizedError for values that mean nothing.
+    values. compute: raises QuantizedError for values that mean nothing. title: of the packing, where its names alone do
+    not tell.
     """
 
     leaf: str
@@ -67,6 +68,7 @@ class Unpacked(msgspec.Struct, frozen=True):
     dtype: DType
     used: tuple[str, ...]
     compute: Callable[[Mapping[str, Array]], Array]
+    title: str = ""
 
 
 #: Of a family: the tensors that the parts stand for, from their specs and the smallest of them. Raises QuantizedError.

@@ -43,7 +43,7 @@ def unpack(packed: Packed) -> tuple[Unpacked, ...]:
         need(not inputs % groups, f"its {inputs} inputs are no {groups} groups, and 'g_idx' is missing")
     used = ("qweight", "qzeros", "scales", *(["g_idx"] if grouped else []))
     compute = partial(_weight, bits=bits, added=_added(packed, bits), dtype=scales.dtype)
-    return (Unpacked("weight", (outputs, inputs), scales.dtype, used, compute),)
+    return (Unpacked("weight", (outputs, inputs), scales.dtype, used, compute, f"GPTQ, {bits} bits"),)
 
 
 def _added(packed: Packed, bits: int) -> int:

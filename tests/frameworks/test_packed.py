@@ -57,6 +57,7 @@ PACKED = {
             **{"_data._data": ("uint8", (16, 4)), "_scale": ("float32", (8, 1)), "_shift": ("float32", (8, 1))}
         ).items()
     },
+    "torchao": some(_weight_qdata=("int8", (8, 16)), _weight_scale=("bfloat16", (8, 1))),
     "torch.ao.quantization": {
         "scale": random_array((), "float32"),
         "_packed_params._packed_params/0": random_array((2, 3), "float16"),
