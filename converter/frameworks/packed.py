@@ -3,8 +3,8 @@ beside them in a layer, whatever file they are in; undone where that gives the v
 
 One row for each packing, with where its names come from: GPTQ and AWQ (auto_gptq, autoawq), EXL2, HQQ, AQLM,
 bitsandbytes (``Params4bit.as_dict``, ``Int8Params``), compressed-tensors, FP8 (DeepSeek, vLLM, ModelOpt), MXFP4
-(gpt-oss), MLX, quanto, torchao (``flatten_tensor_state_dict``), PyTorch (``torch.ao.quantization``, FSDP), DeepSpeed and
-MXNet (``contrib.quantization``).
+(gpt-oss), MLX, quanto, torchao (``flatten_tensor_state_dict``), PyTorch (``torch.ao.quantization``, FSDP), DeepSpeed
+and MXNet (``contrib.quantization``).
 """
 
 from __future__ import annotations
