@@ -18,7 +18,7 @@ import click
 from benchmarks import page, small, transposing
 from benchmarks.measure import Runs, in_turn, inspect, ours, remove, run, script, size_of
 from converter.formats import detect
-from converter.options import parse_size
+from converter.option_values import parse_size
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ import numpy as np
 import converter
 from converter.core.tensors import DTYPES, TensorSpec
 from converter.formats import Contents, by_name, open_writer
-from converter.options import parse_size
+from converter.option_values import parse_size
 
 PAGE = Path(__file__).parent.parent / "docs" / "machines.md"
 BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"

@@ -34,9 +34,11 @@ hold all of it to files of 300 MB, to the real frameworks, and to damaged data (
 - Files of a limited size (`--max-shard-size`): safetensors and PyTorch have shards with an index, of whole tensors (a
   larger one has a file for itself). Orbax has a folder of files for each tensor, which is cut into chunks of at most
   that size, as its own `chunk_byte_size` does; `--resume` goes with shards only.
-- Quantized tensors of PyTorch are read where each of their numbers is a float32 exactly, sparse ones as dense ones;
-  else the error names the tensor. Not read: what an extension of `torch.distributed.checkpoint` packed (zstd, a cipher
-  of one's own), weights that an exported program keeps as a pickle, tensors of TensorFlow that are no numbers.
+- Weights that are quantized by a library (GPTQ, AWQ, bitsandbytes, compressed-tensors, FP8, MXFP4), and the blocks of
+  GGUF, are read as the floats that they stand for: see [quantized weights](tasks/quantized.md).
+- Quantized tensors of PyTorch itself are read where each of their numbers is a float32 exactly, sparse ones as dense
+  ones; else the error names the tensor. Not read: what an extension of `torch.distributed.checkpoint` packed (zstd, a
+  cipher of one's own), weights that an exported program keeps as a pickle, tensors of TensorFlow that are no numbers.
 - safetensors packs elements of 4 and 6 bits and leaves their order in a byte unsaid; they are read and written with the
   lowest bits first, as torch, CUDA and AMD Quark lay them out. A plain copy is exact whatever the order was.
 - Formats are recognised by content, never by name alone; for an output the extension decides, or `--format`.
@@ -46,6 +48,9 @@ hold all of it to files of 300 MB, to the real frameworks, and to damaged data (
 - Reading today's Orbax checkpoints needs tensorstore (`pip install 'weights-converter[orbax]'`); all other files on a
   disk need the core alone.
 - A Keras `.weights.h5` made without `--like` fits flat nets, and nested ones whose names a schema gives.
+- GGUF is written with plain elements (F32, F16, BF16, F64 and integers), at most four axes, and names of at most 63
+  bytes. What a GGUF file says beside its tensors goes along to another; a file made of anything else says no more than
+  its architecture, and that unknown: llama.cpp needs more to run it.
 - Not written: Keras shards, SavedModel, TorchScript, pickles; nor a dtype that a format has no name for.
 
 | format | of | read | write | lazy | streams | checksums | dtypes read | dtypes written |

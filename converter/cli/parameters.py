@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
-from converter.options import COUNTS, Option, Options, options_of
+from converter.option_values import COUNTS
+from converter.options import Option, Options, options_of
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -14,9 +14,9 @@ from converter.commands.report_page import files_of, paged
 from converter.core.contents import LeftOut
 from converter.core.layers import Net
 from converter.endpoints.destination import Destination, destination
-from converter.endpoints.endpoint import Endpoint, opened
+from converter.endpoints.endpoint import Endpoint, keeps_quantized, opened, refuse_other_framework
 from converter.endpoints.replacing import refuse_existing
-from converter.errors import CloneWarning, ConversionError, MatchError
+from converter.errors import CloneWarning, ConversionError, MatchError, Problem, Remedy
 from converter.execution.jobs import Pace, compute
 from converter.execution.run import execute
 from converter.formats import Format
@@ -33,7 +33,7 @@ from converter.options import (
     record_of,
 )
 from converter.planning.layout import plan_new, rename
-from converter.planning.plan import TensorPlan
+from converter.planning.plan import TensorPlan, as_stored
 from converter.planning.plan import cast as cast_floats
 from converter.planning.prepare import Goal, goal_of, plan_goal, prepared, refuse_nothing
 from converter.reports.checklist import checklist, differences, pairs
@@ -71,6 +71,7 @@ class Plan:
         as_itself = clone is None and source.live is not None and source.framework is target
         self.source, self.target, self.clone = source, target, source if as_itself else clone
         self.form = form
+        refuse_other_framework(source, target)
         self._hints, self._architecture = hints, architecture
         self._stack = stack or ExitStack()
         try:
@@ -83,6 +84,7 @@ class Plan:
                 self.tensors = self._new(form)
         except MatchError as error:
             raise (error.of(str(source.path)) if source.path else error) from None
+        self.tensors = replace(self.tensors, steps=as_stored(self.tensors.steps, source.contents))
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -148,6 +150,9 @@ class Plan:
     def report_for(self, end: Destination, options: WriteOptions) -> Report:
         """What `write_to` would do."""
         tensors = self.laid_out(end.form).tensors
+        if options.dtype and keeps_quantized(self.source):
+            what = "scales of tensors that are kept quantized would be cast, too, and stand for other values then."
+            raise ConversionError(Problem(what, "option", about=Remedy("dtype", options.dtype)))
         tensors = cast_floats(tensors, options.dtype) if options.dtype else tensors
         return self._report(tensors, str(end.path), end.form.title, written=False)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from converter.commands.make_plan import as_inputs, opened_source, refuse_unused
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, choose_path, destination
-from converter.endpoints.endpoint import Endpoint, opened
+from converter.endpoints.endpoint import Endpoint, opened, refuse_other_framework
 from converter.endpoints.replacing import refuse_existing
 from converter.errors import ConversionError, Problem, Remedy
 from converter.execution.jobs import Pace, compute
@@ -35,7 +35,7 @@ from converter.options import (
     check_keywords,
     record_of,
 )
-from converter.planning.plan import cast
+from converter.planning.plan import as_stored, cast
 from converter.planning.prepare import goal_of, prepared
 from converter.planning.reuse import ReusePlan, plan_reuse
 from converter.reports.checklist import checklist, differences
@@ -116,11 +116,14 @@ def reuse(
 
 
 def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints) -> ReusePlan:
+    refuse_other_framework(old, new.framework)
     goal = goal_of(new, form, by_schema=hints.schema is not None)
     net, hints = prepared(old.net, hints, new.framework, goal.net)
     hints.check_used(net, goal.net)
     goal = replace(goal, net=hints.of_clone(goal.net))
-    return plan_reuse(net, goal, select(net, goal.net, part, hints), hints)
+    plan = plan_reuse(net, goal, select(net, goal.net, part, hints), hints)
+    reused = tuple(replace(one, steps=as_stored(one.steps, old.contents)) for one in plan.reused)
+    return replace(plan, reused=reused)
 
 
 def _destination(new: Endpoint, output: StrPath | None, options: WriteOptions) -> Destination:

@@ -155,6 +155,18 @@ class Cast(Each, frozen=True):
         return Cast(self.source, self.dtype, self.to_inf)
 
 
+class Dequantized(Op, frozen=True):
+    """What a file holds of the array stands for other values, which reading it computes (`Contents.quantized`): nothing
+    is left to be done here, and the plan says that it was.
+    """
+
+    done = "dequantized ({0.packing})"
+    packing: str
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(arrays)
+
+
 class Inflate(Each, frozen=True):
     """A 2-d kernel becomes a 3-d one: repeated so many times along a new axis, and divided by that number.
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from converter.core.tensors import Array, DType, TensorSpec
 from converter.errors import ConversionError
-from converter.options import ChannelGroups
+from converter.option_values import ChannelGroups
 
 Shape = tuple[int, ...]
 _Item = TypeVar("_Item", Array, TensorSpec)

@@ -11,13 +11,14 @@ from msgspec.structs import replace
 
 from converter.core.layers import Layer, Net
 from converter.core.tensors import Array
+from converter.endpoints.quantized import without_packing
 from converter.endpoints.readers import RenamedReader
 from converter.errors import ConversionError, FormatError, Problem, Remedy
 from converter.formats import Contents, Format, Reader, open_reader
 from converter.formats.locations import location
 from converter.frameworks import Framework, framework, recognise, states_layout, understood
 from converter.frameworks.neutral import origin
-from converter.frameworks.packed import refusal
+from converter.frameworks.packed import packed_layers
 from converter.options import ReadKeywords, ReadOptions, Records, StrPath, check_keywords, record_of
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ class Weights(Mapping[str, Array]):
     Nothing but headers is read until a name is asked for. A context manager; arrays stay valid after `close`.
     """
 
-    def __init__(self, form: Format, reader: Reader, stated: str | None = None) -> None:
+    def __init__(self, form: Format, reader: Reader, stated: str | None = None, refused: str = "") -> None:
+        """refused: why the tensors of the file are not those of a net; "" where they are."""
         self.format, self.reader = form, reader
+        self._refused = refused
         _check_text(reader)
         self._framework = _written_by(form, reader, stated)
 
@@ -57,9 +60,8 @@ class Weights(Mapping[str, Array]):
     @cached_property
     def net(self) -> Net:
         """The neutral layers, and what of the file belongs to none. Raises FormatError."""
-        packed = refusal(self.contents)
-        if packed is not None:
-            raise FormatError(self.path, packed.text)
+        if self._refused:
+            raise FormatError(self.path, self._refused)
         try:
             net = self._framework.net(self.contents)
             return replace(net, read=self.reader.read, peek=self.reader.peek, digest=self.reader.digest)
@@ -115,10 +117,22 @@ def open_weights(path: StrPath, framework: str | None = None, options: ReadOptio
         if options.names_from is not None:
             with open_weights(options.names_from) as named:
                 reader = RenamedReader(reader, named.contents)
-        return Weights(form, reader, framework)
+        reader, refused = _as_kept(reader) if options.keep_quantized else without_packing(reader)
+        return Weights(form, reader, framework, refused)
     except BaseException:
         reader.close()
         raise
+
+
+def _as_kept(reader: Reader) -> tuple[Reader, str]:
+    """The reader as it is. Raises ConversionError where it holds nothing quantized that could be kept."""
+    if not packed_layers(reader.contents):
+        what = "nothing in it is quantized"
+        if reader.contents.quantized:
+            what = "its format has quantized blocks of its own, which no other holds, and which are not written"
+        about = Remedy("keep_quantized", True)
+        raise ConversionError(Problem(f"{reader.path}: {what}. Leave this out.", "option", about=about))
+    return reader, ""
 
 
 def open(

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from converter.core.inputs import Inputs
 from converter.core.layers import Net
 from converter.endpoints.checkpoint import Weights, open_weights
-from converter.errors import ConversionError
+from converter.errors import ConversionError, Problem, Remedy
 from converter.formats import Contents, Reader
 from converter.formats.parts import refuse_part
 from converter.frameworks import Framework
@@ -121,6 +121,18 @@ def clone_beside(
 
     own = turned(inputs, source.channels_last, open_net(net).channels_last)
     return clone_of(net, stack, framework, own), own
+
+
+def keeps_quantized(source: Endpoint) -> bool:
+    """Whether its quantized tensors are to be moved as they are."""
+    return source.weights is not None and source.weights.reader.options.keep_quantized
+
+
+def refuse_other_framework(source: Endpoint, target: Framework) -> None:
+    """Raises ConversionError where quantized tensors are to be kept, and another framework has no such."""
+    if keeps_quantized(source) and target is not source.framework:
+        text = f"quantized tensors are kept in files of {source.framework.title} alone, and not in those of"
+        raise ConversionError(Problem(f"{text} {target.title}.", "option", about=Remedy("keep_quantized", True)))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from converter.flattening.walk import INPUTS, OUTPUTS, Flattened
 from converter.frameworks import framework
 from converter.matching.hints import Hints
 from converter.matching.pairs import Pair
-from converter.options import ChannelGroups, channels_text
+from converter.option_values import ChannelGroups, channels_text
 
 #: The axis of a layer that holds the features, by kind and side.
 _AXES: Mapping[tuple[str, str], str] = {

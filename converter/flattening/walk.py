@@ -9,7 +9,7 @@ import msgspec
 
 from converter.core.layers import LayerSizes
 from converter.matching.fused import held_in
-from converter.options import ChannelGroups, channels_text
+from converter.option_values import ChannelGroups, channels_text
 
 INPUTS, OUTPUTS = "inputs", "outputs"
 #: The reason of what the user or the schema states.

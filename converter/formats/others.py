@@ -10,7 +10,6 @@ _ARCHIVE, _TEXT, _PICKLE = "an archive", "a text", "a pickle"
 
 #: In lower case.
 OTHER_EXTENSIONS: Mapping[str, str] = {
-    ".gguf": "GGUF of llama.cpp",
     ".ggml": "GGML of llama.cpp",
     ".onnx": "ONNX",
     ".ort": "ONNX Runtime",

@@ -116,6 +116,7 @@ FORMATS: tuple[Format, ...] = (
         checksums="CRC-32C",
     ),
     Format("mxnet", "MXNet parameters", "mxnet.params", _MXNET, (".params",)),
+    Format("gguf", "GGUF", "gguf.file", _TORCH, (".gguf",), tensor_name="blk.{0}.weight"),
     Format(
         "safetensors",
         "safetensors",

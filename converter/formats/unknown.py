@@ -24,7 +24,6 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "packed with Zstandard; unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
     (b"Rar!\x1a\x07", "a RAR archive; unpack it first"),
-    (b"GGUF", "a GGUF file of llama.cpp, which is not read; take the checkpoint that it was made from"),
     (b"%PDF", "a PDF document, not weights"),
     (b"\x89PNG", "a picture, not weights"),
 )

@@ -23,7 +23,8 @@ from converter.matching.fused import apart, expanded, whole_name
 from converter.matching.names import WRAPPERS, without
 from converter.matching.rotary import with_rotary
 from converter.matching.words import tokens_in
-from converter.options import Channels, MatchOptions, channels_text
+from converter.option_values import Channels, channels_text
+from converter.options import MatchOptions
 from converter.schema.loader import NO_SCHEMA, Schema, SchemaLayer, load_schema
 
 

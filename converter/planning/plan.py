@@ -8,7 +8,7 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.arithmetic import Cast
+from converter.core.arithmetic import Cast, Dequantized
 from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Net, words_in
@@ -27,6 +27,7 @@ from converter.matching.tied import loosened, tied_to
 from converter.matching.untrained import Kept
 from converter.matching.usual import usual
 from converter.planning.families import followed, oriented, with_bare
+from converter.planning.llama_cpp import rotated
 from converter.planning.positions import with_offset_told, without_offset
 from converter.planning.questions import differ, in_doubt, lossy, undecided
 from converter.planning.step_cache import StepCache
@@ -181,6 +182,20 @@ def assembled(cache: StepCache, problems: list[Problem], pairs: Iterable[Pair]) 
     if problems:
         raise MatchError(problems, paired=(pair.told for pair in pairs))
     return steps
+
+
+def as_stored(steps: Iterable[Step], source: Contents) -> tuple[Step, ...]:
+    """The steps, each with what reading its sources computes, and what undoes how llama.cpp stores them.
+
+    Raises MatchError where that is not known.
+    """
+    turned = rotated(tuple(steps), source)
+    return tuple(_dequantized(step, source.quantized) for step in turned) if source.quantized else turned
+
+
+def _dequantized(step: Step, quantized: Mapping[str, str]) -> Step:
+    packings = dict.fromkeys(quantized[spec.name] for spec in step.sources if spec.name in quantized)
+    return replace(step, ops=(*map(Dequantized, packings), *step.ops)) if packings else step
 
 
 def cast(plan: TensorPlan, name: str) -> TensorPlan:

@@ -1,4 +1,4 @@
-"""File names that say something else than what is in the file: an output called GGUF, a shard that stands for a net."""
+"""File names that say something else than what is in the file: an output called ONNX, a shard that stands for a net."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from tests.attacks.test_outputs import SHARD, Shell, checkpoint, shell, state
 __all__ = ["shell"]
 
 
-@pytest.mark.parametrize(
-    "name", ["x.gguf", "x.GGUF", "x.bin.index", "x.tar.gz", "x.json", *map("x{}".format, OTHER_EXTENSIONS)]
-)
+@pytest.mark.parametrize("name", ["x.ONNX", "x.bin.index", "x.tar.gz", "x.json", *map("x{}".format, OTHER_EXTENSIONS)])
 def test_an_extension_of_what_is_not_written_is_refused(shell: Shell, tmp_path: Path, name: str) -> None:
     checkpoint(tmp_path / "net.safetensors")
     for target, own in (("flax", ".msgpack"), ("torch", ".pt"), ("neutral", ".safetensors")):
@@ -29,9 +27,9 @@ def test_an_extension_of_what_is_not_written_is_refused(shell: Shell, tmp_path: 
 def test_the_advice_about_an_extension_works(shell: Shell, tmp_path: Path) -> None:
     checkpoint(tmp_path / "net.safetensors")
     shell.ok("torch->flax", "net.safetensors", "-o", "x.msgpack")
-    shell.ok("torch->flax", "net.safetensors", "-o", "x.gguf", "--format", "flax-msgpack")
+    shell.ok("torch->flax", "net.safetensors", "-o", "x.onnx", "--format", "flax-msgpack")
     shell.ok("torch->torch", "net.safetensors", "-o", "epoch.12")
-    assert (tmp_path / "x.msgpack").read_bytes() == (tmp_path / "x.gguf").read_bytes()
+    assert (tmp_path / "x.msgpack").read_bytes() == (tmp_path / "x.onnx").read_bytes()
 
 
 def test_an_extension_is_the_same_in_capitals(shell: Shell, tmp_path: Path) -> None:

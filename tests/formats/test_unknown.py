@@ -70,7 +70,6 @@ WHAT: dict[str, tuple[Callable[[Path], object], str]] = {
     "mlp.tar": (tar, "a tar archive; unpack it first"),
     "mlp.zip": (zipped, "a zip archive of an unknown format; .*'inner/mlp.params'"),
     "cut.zip": (cut_zip, "a zip archive that is cut off or damaged"),
-    "llama.gguf": (holding(b"GGUF" + bytes(60)), "a GGUF file of llama.cpp, which is not read; take the checkpoint"),
     "net.onnx": (holding(b"\x08\x07\x12\x07pytorch" + bytes(60)), r"a net of another kind \(ONNX\)"),
     "config.json": (holding(json.dumps({"hidden": 3}).encode()), "not a weight file of any known format: it is JSON"),
     "model.json": (

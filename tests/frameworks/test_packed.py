@@ -1,4 +1,7 @@
-"""Packed tensors are named and refused, whatever file they are in; plain ones of the same dtypes are read."""
+"""Packed tensors that are not undone are refused by name, in whatever file; plain ones of such dtypes are read.
+
+Those that are undone have tests in `tests.quantized`.
+"""
 
 from __future__ import annotations
 
@@ -30,23 +33,8 @@ def some(**tensors: tuple[str, tuple[int, ...]]) -> dict[str, Array]:
     return {name: random_array(shape, dtype, seed) for seed, (name, (dtype, shape)) in enumerate(tensors.items())}
 
 
-INTEGERS = {"qweight": ("int32", (8, 16)), "qzeros": ("int32", (1, 2)), "scales": ("float16", (1, 16))}
 PACKED = {
-    "GPTQ": some(**INTEGERS, g_idx=("int32", (64,))),
-    "AWQ": some(**INTEGERS),
-    "bitsandbytes (4 bits)": {
-        f"weight{name}": array
-        for name, array in some(
-            **{"": ("uint8", (64, 1)), ".absmax": ("uint8", (2,)), ".quant_map": ("float32", (16,))},
-            **{".quant_state.bitsandbytes__nf4": ("uint8", (90,)), ".nested_absmax": ("float32", (1,))},
-        ).items()
-    },
-    "bitsandbytes (8 bits)": some(weight=("int8", (4, 3)), SCB=("float32", (4,)), weight_format=("uint8", ())),
-    "FP8": some(weight=("float8_e4m3fn", (8, 8)), weight_scale_inv=("float32", (1, 1)), bias=("float32", (8,))),
-    "compressed-tensors": some(
-        weight_packed=("int32", (8, 2)), weight_scale=("float16", (8, 1)), weight_shape=("int64", (2,))
-    ),
-    "MXFP4": some(w_blocks=("uint8", (2, 3, 4, 16)), w_scales=("uint8", (2, 3, 4)), w_bias=("bfloat16", (2, 3))),
+    "integers with scales": some(qweight=("int32", (8, 16)), scales=("float16", (1, 16))),
     "MLX": some(weight=("uint32", (8, 2)), scales=("float16", (8, 1)), biases=("float16", (8, 1))),
     "HQQ": some(W_q=("uint8", (8, 4)), scale=("float16", (8, 1)), zero=("float16", (8, 1))),
     # the names and shapes are those of QuantLinear.pack of exllamav2, QuantizedLinear of AQLM and QTensor of quanto
@@ -69,6 +57,7 @@ PACKED = {
             **{"_data._data": ("uint8", (16, 4)), "_scale": ("float32", (8, 1)), "_shift": ("float32", (8, 1))}
         ).items()
     },
+    "torchao": some(_weight_qdata=("int8", (8, 16)), _weight_scale=("bfloat16", (8, 1))),
     "torch.ao.quantization": {
         "scale": random_array((), "float32"),
         "_packed_params._packed_params/0": random_array((2, 3), "float16"),
@@ -125,8 +114,8 @@ def test_integers_of_mxnet_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_in_a_packed_file_is_shown_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path / "a.safetensors", PACKED["GPTQ"])
+    path = written(tmp_path / "a.safetensors", PACKED["EXL2"])
     shown = ok(capsys, "inspect", path)
-    assert "qzeros" in shown and "packed by GPTQ" in shown
+    assert "q_scale_max" in shown and "packed by EXL2" in shown
     found = json.loads(ok(capsys, "inspect", path, "--json"))
-    assert "packed by GPTQ" in found["refused"] and len(found["tensors"]) == 4
+    assert "packed by EXL2" in found["refused"] and len(found["tensors"]) == 5
