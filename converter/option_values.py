@@ -135,4 +135,5 @@ PATH, SIZE, DTYPE, SCHEMA = Values(_path), Values(parse_size), Values(_dtype), V
 INTEGER, COUNT = Values(_integer, from_text=_number), Values(_at_least_one, from_text=_number)
 PATTERNS = Values(_patterns, "many")
 TEXTS, COUNTS = Values(_pairs(_name), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
-CHANNELS, SUMS = Values(_pairs(_integer), "pairs", _number), Values(_pairs(_channels), "pairs")
+CHANNELS = AXES = Values(_pairs(_integer), "pairs", _number)
+SUMS = Values(_pairs(_channels), "pairs")

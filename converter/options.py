@@ -15,6 +15,7 @@ import msgspec
 
 from converter.errors import ConversionError, Placeholder, Problem, Remedy, near_misses
 from converter.option_values import (
+    AXES,
     CHANNELS,
     COUNT,
     COUNTS,
@@ -130,6 +131,10 @@ class MatchOptions(Options, frozen=True):
         Mapping[str, str],
         Option("N heads, of which the clone rotates halves, or neighbours. Repeatable.", TEXTS, "LAYER=N:halves"),
     ] = {}
+    stacked: Annotated[
+        Mapping[str, int],
+        Option("Module whose layers are several in one, along this axis of its tensors. Repeatable.", AXES, "MODULE=0"),
+    ] = {}
     flatten: Annotated[
         Mapping[str, Channels],
         Option(
@@ -220,6 +225,7 @@ class MatchKeywords(TypedDict, total=False):
     kind: Mapping[str, str]
     heads: Mapping[str, int]
     rotary: Mapping[str, str]
+    stacked: Mapping[str, int]
     flatten: Mapping[str, int | str]
     unflatten: Mapping[str, int]
     flatten_fix: bool

@@ -24,6 +24,7 @@ from converter.frameworks import Framework
 from converter.frameworks.neutral import architecture_in
 from converter.matching.hints import Hints
 from converter.matching.pairs import Pair
+from converter.matching.stacked import unstacked
 from converter.options import (
     Records,
     StrPath,
@@ -208,7 +209,8 @@ class Plan:
     def _new(self, form: Format) -> TensorPlan:
         """A new file: laid out without a clone."""
         hints, lost = self._with_names()
-        source, hints = prepared(self.source.net, hints, self.target)
+        whole, _ = unstacked(self.source.net, None, hints.options.stacked)
+        source, hints = prepared(whole, hints, self.target)
         refuse_nothing(source)
         hints.check_used(source, None)
         tensors = plan_new(source, self.source.contents, self.target, form.name, hints)

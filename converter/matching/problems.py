@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -73,7 +72,6 @@ def without_source(target: Layer, module: str, source: Net, free: Sequence[str],
     """
     text = f"nothing in the source fits '{target.path}' of the clone: {shapes(target)}."
     text += f" Left in the source: {listed(free)}." if free else ""
-    text += _stack(target, free, source)
     remedies = [Remedy("allow_missing", target.path, "leaves it as it is")]
     if _has_no_names(source):
         remedies.insert(0, Remedy("names_from", Placeholder("FILE"), "names the tensors, which have none, as there"))
@@ -81,19 +79,6 @@ def without_source(target: Layer, module: str, source: Net, free: Sequence[str],
         remedies.append(Remedy("map", (fitting.path, target.path), "gives it one that is paired with another"))
     problem = _problem("no source", target, text, remedies, [Remedy("allow_missing", module)])
     return replace(problem, expected=shapes(target))
-
-
-def _stack(target: Layer, free: Collection[str], source: Net) -> str:
-    """Which of the free layers holds several like the target in tensors of one more axis; "" for none."""
-    wanted = sorted(math.prod(spec.shape) for spec in target.tensors)
-    for layer in source.layers:
-        if layer.path in free and len(layer.tensors) == len(wanted):
-            counts = {spec.shape[0] if len(spec.shape) > 1 else 0 for spec in layer.tensors}
-            sizes = sorted(math.prod(spec.shape[1:]) for spec in layer.tensors)
-            if len(counts) == 1 and counts != {0} and sizes == wanted:
-                many = f" '{layer.path}' may be {counts.pop()} such layers in one, which are not taken apart here"
-                return f"{many}: save each under a name of its own, as '{target.path}'."
-    return ""
 
 
 def as_parameters(layer: Layer) -> tuple[Remedy, Remedy]:

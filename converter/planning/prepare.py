@@ -17,6 +17,7 @@ from converter.frameworks import Framework, framework
 from converter.matching.hints import Hints
 from converter.matching.schema_layers import for_net
 from converter.matching.schema_ties import with_ties
+from converter.matching.stacked import unstacked
 from converter.options import MatchOptions
 from converter.planning.layout import respelled
 from converter.planning.plan import KEPT, TensorPlan, plan_into
@@ -131,8 +132,10 @@ def goal_of(clone: Endpoint, form: Format | None, by_schema: bool) -> Goal:
 
 def with_hints(source: Net, goal: Goal, hints: Hints) -> tuple[Net, Net, Hints]:
     """The source and the net to be filled with all hints applied, and the hints for these. Raises MatchError."""
-    net, hints = prepared(source, hints, framework(goal.net.framework), goal.net)
-    target = hints.of_clone(goal.net)
+    source, clone = unstacked(source, goal.net, hints.options.stacked)
+    assert clone is not None
+    net, hints = prepared(source, hints, framework(clone.framework), clone)
+    target = hints.of_clone(clone)
     hints.check_used(net, target)
     return net, target, hints
 

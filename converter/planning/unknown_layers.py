@@ -75,12 +75,12 @@ def stacked_layers(source: Net, hints: Hints) -> list[Problem]:
 
 def _stack(layer: Layer) -> Problem:
     return Problem(
-        f"'{layer.path}' ({shapes(layer)}) could be one layer with a matrix for each head, or several layers in one, "
-        "which are not taken apart here: save each under a name of its own.",
+        f"'{layer.path}' ({shapes(layer)}) could be one layer with a matrix for each head, or several layers in one.",
         "stack",
         layer.path,
         remedies=(
             Remedy("kind", (layer.path, BY_HEAD), "takes it for one"),
+            Remedy("stacked", (layer.path, 0), "takes it for several, along the first axis"),
             Remedy("ignore", layer.path, "leaves it out"),
         ),
         summary="{count} layers could each be one with a matrix for each head, or several in one.",

@@ -10,7 +10,7 @@ from typing import Any
 import flax.serialization
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import converter
 from tests.command import ok, refused, run
@@ -129,23 +129,18 @@ def test_a_layer_of_an_unknown_kind_beside_a_clone(alike: bool, capsys: pytest.C
 
 
 @pytest.mark.usefixtures("here")
-def test_several_layers_in_one_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_layers_in_one_are_asked_about(capsys: pytest.CaptureFixture[str]) -> None:
     """Of `nn.scan`, or `jax.vmap` over the layers."""
-    stack = {"kernel": (6, 5, 7), "bias": (6, 7)}
-    source = {"params": {"layers": {"mlp": random(stack)}, "out": random(FLAX["out"])}}
+    stack = random({"kernel": (6, 5, 7), "bias": (6, 7)})
+    source = {"params": {"layers": {"mlp": stack}, "out": random(FLAX["out"])}}
     Path("source.msgpack").write_bytes(flax.serialization.msgpack_serialize(source))
-    one_by_one: Shapes = {
-        f"layers.{i}.mlp.{name}": s for i in range(6) for name, s in (("weight", (7, 5)), ("bias", (7,)))
-    }
-    save_file(random({**one_by_one, "out.weight": (3, 5), "out.bias": (3,)}), "clone.safetensors")
-    command = ["flax->torch", "--like", "clone.safetensors", "-o", "made.safetensors"]
-    said = refused(capsys, *command, "source.msgpack")
-    assert "'layers.mlp' may be 6 such layers in one" in said and "as 'layers.0.mlp'" in said
-    layers = source["params"].pop("layers")["mlp"]
-    parts = {str(i): {"mlp": {name: layers[name][i] for name in layers}} for i in range(6)}
-    source["params"]["layers"] = parts
-    Path("apart.msgpack").write_bytes(flax.serialization.msgpack_serialize(source))
-    ok(capsys, *command, "apart.msgpack")
+    command = ["flax->torch", "-o", "made.safetensors", "source.msgpack"]
+    assert "--stacked layers.mlp=0" in refused(capsys, *command)
+    ok(capsys, *command, "--stacked", "layers.mlp=0")
+    made = load_file("made.safetensors")
+    for place in range(6):
+        np.testing.assert_array_equal(made[f"layers.mlp.{place}.weight"], stack["kernel"][place].T)
+        np.testing.assert_array_equal(made[f"layers.mlp.{place}.bias"], stack["bias"][place])
 
 
 @pytest.mark.usefixtures("here")

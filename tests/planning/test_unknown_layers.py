@@ -143,7 +143,7 @@ def test_slopes_that_flax_has_no_place_for_are_explained(source: Any) -> None:
 def test_several_layers_in_one_are_no_layer_of_heads(source: Any) -> None:
     """Of `nn.scan`; the einsum of an attention that has a matrix for each head is stored just so."""
     path = source({"params/layers/mlp/kernel": (6, 5, 7), "params/layers/mlp/bias": (6, 7)})
-    with pytest.raises(converter.MatchError, match=r"or several layers in one.*save each under a name of its own"):
+    with pytest.raises(converter.MatchError, match="or several layers in one"):
         done(path, "flax")
     for pattern in ("layers.mlp", "*"):
         made = done(path, "flax", kind={pattern: "to_heads_by_head"})

@@ -40,7 +40,8 @@ SCALARS: Mapping[int, str] = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
 U32, TEXT, ARRAY = 4, 8, 9
-_WINDOW = 1 << 20
+#: Read on by so many bytes, and by twice as many each time: small headers are many, and some list a million tokens.
+_WINDOW, _LARGEST_WINDOW = 64 << 10, 1 << 20
 #: The least that a value and a tensor take in the file.
 _LEAST_VALUE, _LEAST_TENSOR = 13, 24
 _LONGEST_KEY = 65535
@@ -80,12 +81,13 @@ class _Cursor:
 
     def __init__(self, source: Source, at: int) -> None:
         self._source, self.at = source, at
-        self._window, self._start = b"", at
+        self._window, self._start, self._next = b"", at, _WINDOW
 
     def take(self, size: int, what: str) -> bytes:
         begin = self.at - self._start
         if begin + size > len(self._window):
-            length = max(size, min(_WINDOW, self._source.size - self.at))
+            length = max(size, min(self._next, self._source.size - self.at))
+            self._next = min(2 * self._next, _LARGEST_WINDOW)
             self._window, self._start, begin = self._source.take(self.at, length, what), self.at, 0
         self.at += size
         return self._window[begin : begin + size]
