@@ -56,6 +56,7 @@ OP_TESTS = (
     "tests/flattening/test_apply.py",
     "tests/commands/test_reuse_options.py",
     "tests/parity/test_folded.py",
+    "tests/parity/test_old_cells.py",
     "tests/parity/test_recurrent_names.py",
 )
 #: Parts of a table that stand for a kind which has no case of its own -> the tests that need them.
@@ -82,10 +83,16 @@ class Mutant:
 
 
 def op_mutants() -> Iterator[Mutant]:
-    for op in Op.__subclasses__():
-        if op.__module__.startswith("converter."):
-            yield Mutant(f"{op.__name__}.apply does nothing", partial(_patched, op, "apply", _as_it_was), OP_TESTS)
+    for op in _kinds_of_ops(Op):
+        yield Mutant(f"{op.__name__}.apply does nothing", partial(_patched, op, "apply", _as_it_was), OP_TESTS)
+        if "inverse" in op.__dict__:  # else it has none, or that of a group of ops
             yield Mutant(f"{op.__name__}.inverse is itself", partial(_patched, op, "inverse", _itself), OP_TESTS)
+
+
+def _kinds_of_ops(base: type[Op]) -> Iterator[type[Op]]:
+    """Those that are no groups of others."""
+    for op in base.__subclasses__():
+        yield from _kinds_of_ops(op) if op.__subclasses__() else (op,)
 
 
 def _as_it_was(_: Op, arrays: Sequence[Any]) -> tuple[Any, ...]:
@@ -97,9 +104,9 @@ def _itself(op: Op) -> Op:
 
 
 def _patched(owner: Any, name: str, value: object) -> Callable[[], None]:
-    old = owner.__dict__[name]
+    old = owner.__dict__.get(name)
     setattr(owner, name, value)
-    return lambda: setattr(owner, name, old)
+    return (lambda: delattr(owner, name)) if old is None else (lambda: setattr(owner, name, old))
 
 
 # -- frameworks' tables

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from converter.commands.plan import Plan
-from converter.commands.verify_nets import Tolerance, compared_nets
+from converter.commands.verify_nets import ForwardComparison, Tolerance, compared_nets
 from converter.core.inputs import Inputs
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, MatchError
@@ -23,10 +24,20 @@ class _DifferError(ConversionError):
     """The nets do not give the same."""
 
 
+class Proved(msgspec.Struct, frozen=True):
+    """net: the clone, filled. hints: with what lockstep found. comparison: of both nets, layer by layer; None where the
+    clone is set otherwise, so that it gives something else.
+    """
+
+    net: Any
+    hints: Hints
+    comparison: ForwardComparison | None
+
+
 def fill_proved(
     source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs], stacklevel: int
-) -> tuple[Any, Hints]:
-    """The clone, filled, and the hints with what lockstep found. inputs: as the source and the clone take them.
+) -> Proved:
+    """The clone, filled so that it gives what the source gives. inputs: as the source and the clone take them.
 
     Raises MatchError where neither evidence nor a run tells which layers belong together, and ConversionError where the
     nets give something else; then the net is as it was.
@@ -34,34 +45,38 @@ def fill_proved(
     by_schema = hints.schema is not None  # which says it all
     try:
         plan = Plan(source, clone.framework, clone, hints, None)
-        return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=by_schema), hints
+        return _fill_checked(plan, hints, inputs, stacklevel + 1, is_only_way=by_schema)
     except (MatchError, _DifferError):
         if by_schema:
             raise
     hints = replace(hints, found=found(source, clone, hints, inputs))
     plan = Plan(source, clone.framework, clone, hints, None)
-    return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=True), hints
+    return _fill_checked(plan, hints, inputs, stacklevel + 1, is_only_way=True)
 
 
-def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
-    """The hints with what lockstep found, as `fill_proved`; the clone keeps its values."""
+def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Proved:
+    """As `fill_proved`; the clone keeps its values."""
     assert clone.live is not None
     live = clone.live
     former = live.values()
     try:
-        return fill_proved(source, clone, hints, inputs, stacklevel=4)[1]
+        return fill_proved(source, clone, hints, inputs, stacklevel=4)
     finally:
         live.fill(former)
 
 
-def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int, *, is_only_way: bool) -> Any:
+def _fill_checked(
+    plan: Plan, hints: Hints, inputs: tuple[Inputs, Inputs], stacklevel: int, *, is_only_way: bool
+) -> Proved:
     """is_only_way: no other layers could belong together. Then nets whose layers all give the same are right, though
     their outputs differ: that is not of the weights (a softmax). Else two branches may be taken for each other.
     """
     assert plan.clone is not None and plan.clone.live is not None and plan.source.live is not None
     live, source = plan.clone.live, plan.source.live
     if any("(for training)" not in warning.property for warning in plan.set_otherwise()):
-        return plan.fill(live.net, stacklevel + 1)  # they give something else, and the user is warned of it
+        return Proved(
+            plan.fill(live.net, stacklevel + 1), hints, None
+        )  # they give something else, and the user is warned of it
     former = live.values()
     filled = plan.fill(live.net, stacklevel + 1)
     try:
@@ -74,4 +89,4 @@ def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int, *,
     except BaseException:
         live.fill(former)  # of linen that is a tree nobody has
         raise
-    return filled
+    return Proved(filled, hints, compared)

@@ -96,8 +96,8 @@ def convert(
         if certificate is not None:
             refuse_place(certificate, target, end, clone, (read, match))
         with paged(write, target, files_of(end, clone)) as kept:
-            hints = with_proof(ran, clone, hints, (inputs, own))
-            planned = Plan(ran, way.target, clone, hints, target.form)
+            hints, proof = with_proof(ran, clone, hints, (inputs, own))
+            planned = Plan(ran, way.target, clone, hints, target.form, proof=proof)
             if dry_run:
                 return kept(planned.report_for(target, write))
             report = kept(planned.write_to(target, write, executor, progress))
@@ -137,9 +137,9 @@ def save(
         output = destination(end, clone, target, path, write)
         refuse_existing(output, (), write.force)
         with paged(write, output, files_of(clone)) as kept:
-            if clone is not None:
-                hints = with_proof(end, clone, hints, (inputs, own))
-            return kept(Plan(end, target, clone, hints, output.form, architecture).write_to(output, write))
+            hints, proof = with_proof(end, clone, hints, (inputs, own))
+            planned = Plan(end, target, clone, hints, output.form, architecture, proof=proof)
+            return kept(planned.write_to(output, write))
 
 
 def loaded(net: object, source: Endpoint, stack: ExitStack, inputs: Inputs) -> Endpoint:
@@ -192,4 +192,4 @@ def load_into(
         from converter.commands.check_loaded import fill_proved
 
         own = own or of_source(inputs, clone, end)
-        return cast("_Net", fill_proved(end, clone, hints, (own, inputs), stacklevel=3)[0])
+        return cast("_Net", fill_proved(end, clone, hints, (own, inputs), stacklevel=3).net)

@@ -79,7 +79,7 @@ def infer_schema(
                 f"{end.title} and {clone.title} are both of {names[0]}: a schema has one name for each framework.",
                 Remedy("map", (Placeholder("SOURCE"), Placeholder("TARGET")), "pairs layers within one"),
             )
-        hints = with_proof(end, clone, Hints.of(match), both)
+        hints, _ = with_proof(end, clone, Hints.of(match), both)
         form = None if clone.live else destination(end, clone, clone.framework, None, WriteOptions()).form
         planned = Plan(end, clone.framework, clone, hints, form)
         name = Path(end.title).name

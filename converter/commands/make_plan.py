@@ -29,6 +29,8 @@ from converter.options import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from converter.commands.verify_nets import ForwardComparison
+
 
 def plan(
     source: StrPath | Weights | object,
@@ -68,8 +70,8 @@ def plan(
         refuse_unused(inputs, end, clone)
         live = clone is not None and clone.live is not None and format is None
         form = None if live else destination(end, clone, target, None, WriteOptions(format=format)).form
-        hints = with_proof(end, clone, Hints.of(match), (of_source(inputs, clone, end), inputs))
-        return Plan(end, target, clone, hints, form, stack=stack)
+        hints, proof = with_proof(end, clone, Hints.of(match), (of_source(inputs, clone, end), inputs))
+        return Plan(end, target, clone, hints, form, stack=stack, proof=proof)
     except BaseException:
         stack.close()
         raise
@@ -118,13 +120,16 @@ def can_be_proved(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs
     return bool(inputs) and live and not (hints.options.flatten or hints.options.unflatten)
 
 
-def with_proof(source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Hints:
-    """The hints with what lockstep found, where both nets can be run; the clone keeps its values."""
+def with_proof(
+    source: Endpoint, clone: Endpoint | None, hints: Hints, inputs: tuple[Inputs, Inputs]
+) -> tuple[Hints, ForwardComparison | None]:
+    """The hints with what lockstep found, and what both gave, where they can be run; the clone keeps its values."""
     if clone is None or not can_be_proved(source, clone, hints, inputs[0]):
-        return hints
+        return hints, None
     from converter.commands.check_loaded import proved  # files need no live nets
 
-    return proved(source, clone, hints, inputs)
+    found = proved(source, clone, hints, inputs)
+    return found.hints, found.comparison
 
 
 def as_inputs(example: Any) -> Inputs:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from converter.architectures.document import Architecture
+    from converter.commands.verify_nets import ForwardComparison
 
 _Net = TypeVar("_Net")
 
@@ -54,7 +55,7 @@ class Plan:
     """What a conversion will do, and why. Printed it is a table; see `converter.plan`.
 
     form: the format that it is laid out for; None where it is for a live net. tensors: each target tensor, its sources,
-    the ops and the reason.
+    the ops and the reason. proof: what both nets gave, layer by layer, where they were run.
     """
 
     def __init__(
@@ -66,12 +67,13 @@ class Plan:
         form: Format | None,
         architecture: Architecture | None = None,
         stack: ExitStack | None = None,
+        proof: ForwardComparison | None = None,
     ) -> None:
         if architecture is not None and (target.name != "neutral" or clone is not None):
             raise ConversionError("an architecture is stored in a neutral file alone: say to='neutral', and no like.")
         as_itself = clone is None and source.live is not None and source.framework is target
         self.source, self.target, self.clone = source, target, source if as_itself else clone
-        self.form = form
+        self.form, self.proof = form, proof
         refuse_other_framework(source, target)
         self._hints, self._architecture = hints, architecture
         self._stack = stack or ExitStack()
@@ -190,7 +192,7 @@ class Plan:
         same = self.form is not None and self.target.dialect_for(self.form.name) == self.target.dialect_for(form.name)
         if same and not (self.clone is not None and self.clone.live is not None and form is not self.form):
             return self
-        return Plan(self.source, self.target, self.clone, self._hints, form, self._architecture)
+        return Plan(self.source, self.target, self.clone, self._hints, form, self._architecture, proof=self.proof)
 
     def close(self) -> None:
         """Close what the plan opened itself."""
@@ -204,7 +206,8 @@ class Plan:
 
     def _report(self, tensors: TensorPlan, output: str, title: str, written: bool = True) -> Report:
         checks = checklist(tensors.steps, self.source.origin, self.target.name)
-        return Report(self.source.title, self.source.format_title, output, title, tensors, written, checks)
+        ends = self.source.title, self.source.format_title, output, title
+        return Report(*ends, tensors, written, checks, proof=self.proof)
 
     def _new(self, form: Format) -> TensorPlan:
         """A new file: laid out without a clone."""

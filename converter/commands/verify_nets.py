@@ -68,14 +68,15 @@ class ForwardComparison(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         rows = [["", "a", "b", "shape", "max abs", "max rel", ""]]
         rows += [_row("layer", layer) for layer in self.layers] + [_row("output", output) for output in self.outputs]
-        lines = [*table(rows), "", self._verdict(), *self.settings]
+        lines = [*table(rows), "", self.verdict(), *self.settings]
         if self.unpaired:
             lines.append(f"layers were not compared: {self.unpaired}")
         elif self.unseen:
             lines.append(f"not compared, for they are not called as one layer in both nets: {', '.join(self.unseen)}")
         return text_of(lines)
 
-    def _verdict(self) -> str:
+    def verdict(self) -> str:
+        """In a sentence."""
         a, b = self.frameworks
         within = "1e-05 for float32" if self.rtol is None else f"{self.rtol:g}"
         first = self.first

@@ -26,11 +26,18 @@ class HasDict(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
+class Proof(HasDict, Protocol):
+    """What two nets gave for one input (`converter.verify`)."""
+
+    def verdict(self) -> str: ...
+
+
 class Report(msgspec.Struct, frozen=True):
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
 
     written: False for a plan that was only made. checks: what weights do not carry.
-    overflowed: target tensor -> how many of its values the option ``dtype`` made infinite.
+    overflowed: target tensor -> how many of its values the option ``dtype`` made infinite. proof: what both nets gave,
+    layer by layer, where they were run.
     """
 
     source: str
@@ -41,6 +48,7 @@ class Report(msgspec.Struct, frozen=True):
     written: bool = True
     checks: tuple[Check, ...] = ()
     overflowed: Mapping[str, int] = msgspec.field(default_factory=dict)
+    proof: Proof | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -51,13 +59,15 @@ class Report(msgspec.Struct, frozen=True):
             "overflow": dict(self.overflowed),
             "flatten": [asdict(item) for item in self.plan.flattened],
             "checklist": [asdict(check) for check in self.checks],
+            **({"proof": self.proof.to_dict()} if self.proof is not None else {}),
         }
 
     def html(self, proof: HasDict | None = None) -> str:
-        """A page to look at, in one file. proof: what `converter.verify` found, to stand beside the layers."""
+        """A page to look at, in one file. proof: what `converter.verify` found, instead of that of the conversion."""
         from converter.reports.page.write import page_of_report  # few conversions are looked at
 
-        return page_of_report(self.to_dict(), proof.to_dict() if proof is not None else None)
+        shown = proof or self.proof
+        return page_of_report(self.to_dict(), shown.to_dict() if shown is not None else None)
 
     def __str__(self) -> str:
         rows = [["layer", "kind", "source", "", "target", "done", "paired by"]]
@@ -81,6 +91,7 @@ class Report(msgspec.Struct, frozen=True):
         ]
         written = "written" if self.written else "would be written"
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
+        lines += [f"both nets were run: {self.proof.verdict()}"] if self.proof is not None else []
         lines += map(str, self.checks)
         return text_of(lines)
 

@@ -98,6 +98,7 @@ def test_what_is_repeated_is_taken_back_once_unless_it_differs() -> None:
     op = Repeat(2)
     assert np.array_equal(op.apply([array])[0].ravel(), np.repeat(array, 2))
     assert shapes_agree(op, [array]) and same(op.inverse().apply(op.apply([array])), [array])
+    assert op.inverse().inverse() == op
     with pytest.raises(ConversionError, match="one value for each 2 channels, and 1 of 2 such groups"):
         Repeat(2).inverse().apply([np.array([[1.0, 1.0], [2.0, 3.0]])])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,10 +208,15 @@ def test_nets_by_name_on_the_command_line(
     np.savez("x.npz", x=X)
     words = ["torch->keras", "net.pt", "--net", "lockstep_nets:theirs", "--example-input"]
     for example in ("4,6", "x.npy", "x.npz"):
-        assert "lockstep" in ok(capsys, *words, example, "--like", "lockstep_nets:ours", "--force")
+        said = ok(capsys, *words, example, "--like", "lockstep_nets:ours", "--force", "--report", "page.html")
+        assert "lockstep" in said
+        assert "both nets were run: the outputs of a (PyTorch) and b (TensorFlow) agree" in said
+        assert "Proof: the two agree" in Path("page.html").read_text()
         clone = of_keras(swapped)
         clone.load_weights("net.weights.h5")
         assert_same(forward(clone, X), forward(net, X))
+    found = json.loads(ok(capsys, *words, "x.npy", "--like", "lockstep_nets:ours", "--force", "--json"))["proof"]
+    assert found["ok"] and len(found["layers"]) == 4
     Path("net.weights.h5").unlink()
     assert "they part at" in refused(capsys, *words, "4,6", "--like", "lockstep_nets:others")
     assert "'missing.npy' is no example input" in refused(capsys, *words, "missing.npy", "--like", "lockstep_nets:ours")
