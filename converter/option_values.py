@@ -18,6 +18,8 @@ ChannelGroups: TypeAlias = tuple[tuple[int, int], ...]
 Channels: TypeAlias = int | ChannelGroups
 #: What ``dtype`` understands.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+#: The pattern of ``dtype`` that covers whatever no longer one does.
+OTHERS = "*"
 
 
 class Values(msgspec.Struct, frozen=True):
@@ -109,10 +111,28 @@ def parse_size(value: Any) -> int:
     return size
 
 
-def _dtype(value: Any) -> str:
+def _float(value: Any) -> str:
     if value not in FLOATS:
         raise ValueError(f"unknown dtype {value!r}. There are {', '.join(FLOATS)}")
     return str(value)
+
+
+def _dtypes(value: Any) -> str | Mapping[str, str]:
+    """One dtype, or pattern -> dtype with `OTHERS` for what no other pattern covers: ``bfloat16, *norm*=float32``."""
+    if isinstance(value, Mapping):
+        entries = [(_name(pattern), dtype) for pattern, dtype in value.items()]
+    elif isinstance(value, str):
+        pairs = [entry.rpartition("=") for entry in value.split(",")]
+        entries = [(pattern.strip(), dtype.strip()) for pattern, _, dtype in pairs]
+    else:
+        return _float(value)
+    dtypes: dict[str, str] = {}
+    for pattern, dtype in entries:
+        if dtypes.setdefault(pattern or OTHERS, _float(dtype)) != dtype:
+            raise ValueError(f"'{pattern or OTHERS}' has two dtypes, {dtypes[pattern or OTHERS]} and {dtype}")
+    if not dtypes:
+        raise ValueError("expected a dtype, or a pattern with one, such as '*norm*=float32'")
+    return dtypes[OTHERS] if list(dtypes) == [OTHERS] else dtypes
 
 
 def _schema(value: Any) -> Any:
@@ -131,7 +151,7 @@ def _number(text: str) -> int:
 
 _at_least_one = partial(_integer, least=1)
 FLAG, TEXT = Values(_expected(bool, "True or False"), "flag"), Values(_expected(str, "a text", bool))
-PATH, SIZE, DTYPE, SCHEMA = Values(_path), Values(parse_size), Values(_dtype), Values(_schema)
+PATH, SIZE, DTYPE, SCHEMA = Values(_path), Values(parse_size), Values(_dtypes), Values(_schema)
 INTEGER, COUNT = Values(_integer, from_text=_number), Values(_at_least_one, from_text=_number)
 PATTERNS = Values(_patterns, "many")
 TEXTS, COUNTS = Values(_pairs(_name), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)

@@ -172,9 +172,12 @@ class WriteOptions(Options, frozen=True):
         str | None, Option("Format of the output, whatever its extension.", TEXT, "NAME", recorded=False)
     ] = None
     dtype: Annotated[
-        str | None,
+        str | Mapping[str, str] | None,
         Option(
-            f"Cast the floats to {', '.join(FLOATS)}; what is too large becomes inf, and is reported.", DTYPE, "NAME"
+            f"Cast the floats to {', '.join(FLOATS)}; those of some layers or tensors to others: "
+            "'bfloat16, *norm*=float32' (the longest pattern decides). What becomes inf or zero is counted.",
+            DTYPE,
+            "NAME",
         ),
     ] = None
     max_shard_size: Annotated[
@@ -238,7 +241,7 @@ class WriteKeywords(TypedDict, total=False):
     """`WriteOptions` as keywords."""
 
     format: str | None
-    dtype: str | None
+    dtype: str | Mapping[str, str] | None
     max_shard_size: int | str | None
     resume: bool
     memory: int | str | None

@@ -33,9 +33,9 @@ from converter.options import (
     check_keywords,
     record_of,
 )
+from converter.planning.casting import cast as cast_floats
 from converter.planning.layout import plan_new, rename
 from converter.planning.plan import TensorPlan, as_stored
-from converter.planning.plan import cast as cast_floats
 from converter.planning.prepare import Goal, goal_of, plan_goal, prepared, refuse_nothing
 from converter.reports.checklist import checklist, differences, pairs
 from converter.reports.conversion import Report
@@ -147,8 +147,8 @@ class Plan:
         pace = Pace(options.memory, options.workers, progress)
         form, path = end.form, end.path
         size, resume = options.max_shard_size, options.resume
-        overflowed = execute(report.plan, self.source.reader, form, path, size, pace, resume, executor, own)
-        return replace(report, written=True, overflowed=overflowed)
+        lost = execute(report.plan, self.source.reader, form, path, size, pace, resume, executor, own)
+        return replace(report, written=True, lost=lost)
 
     def report_for(self, end: Destination, options: WriteOptions) -> Report:
         """What `write_to` would do."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from converter.commands.make_plan import as_inputs, opened_source, refuse_unused
+from converter.core.arithmetic import Lost
 from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import Destination, choose_path, destination
 from converter.endpoints.endpoint import Endpoint, opened, refuse_other_framework
@@ -35,7 +36,8 @@ from converter.options import (
     check_keywords,
     record_of,
 )
-from converter.planning.plan import as_stored, cast
+from converter.planning.casting import cast
+from converter.planning.plan import as_stored
 from converter.planning.prepare import goal_of, prepared
 from converter.planning.reuse import ReusePlan, plan_reuse
 from converter.reports.checklist import checklist, differences
@@ -108,11 +110,12 @@ def reuse(
         refuse_existing(target, (), write.force)
         plan = _planned(end, new, target.form, part, hints)
         tensors = cast(plan.merged(), write.dtype) if write.dtype else plan.merged()
+        lost = Lost()
         if not dry_run:
             pace = Pace(write.memory, write.workers)
             form, path, size = target.form, target.path, write.max_shard_size
-            execute(tensors, end.reader, form, path, size, pace, write.resume, own=new.reader)
-        return _report(plan, end, new, target, written=not dry_run)
+            lost = execute(tensors, end.reader, form, path, size, pace, write.resume, own=new.reader)
+        return replace(_report(plan, end, new, target, written=not dry_run), lost=lost, specs=tensors.contents.by_name)
 
 
 def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints) -> ReusePlan:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
+import ml_dtypes
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
 from converter.core.ops import Each, Fill, Op, Shape
-from converter.core.tensors import Array, DType, TensorSpec, nearest
+from converter.core.tensors import Array, DType, TensorSpec, is_float, nearest
 from converter.errors import ConversionError
 
 
@@ -120,6 +124,17 @@ class JoinedGates(Op, frozen=True):
         return ", ".join([*rows, *order, *added]) or "moved"
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """Target tensor -> how many of its values a cast that was asked for made infinite, or zero where they were not."""
+
+    infinite: Counter[str] = msgspec.field(default_factory=Counter)
+    zero: Counter[str] = msgspec.field(default_factory=Counter)
+
+    def add(self, other: Lost) -> None:
+        self.infinite.update(other.infinite)
+        self.zero.update(other.zero)
+
+
 class Cast(Each, frozen=True):
     """To another dtype; nearest value, ties to even. Raises when a value overflows, unless it may go ``to_inf``.
 
@@ -140,19 +155,66 @@ class Cast(Each, frozen=True):
             lost = int(np.count_nonzero((array < limits.min) | (array > limits.max)))
             result = array if lost else array.astype(self.dtype)
         else:
-            result = nearest(array, self.dtype)
-            lost = 0 if self.to_inf else self.overflowed(array, result)
-        if lost:
+            result, lost, _ = self.counted(array)
+        if lost and not self.to_inf:
             raise ConversionError(f"{lost} of {array.size} values are too large for {self.dtype.name}")
         return result
 
-    @staticmethod
-    def overflowed(before: Array, after: Array) -> int:
-        """How many values were too large. Types without an infinity (float8_e4m3fn) overflow to NaN."""
-        return int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
+    def counted(self, array: Array) -> tuple[Array, int, int]:
+        """Floats in the other dtype; how many were too large for it, and how many became zero and were not.
+
+        A block is counted while it is in the cache. Types without an infinity (float8_e4m3fn) overflow to NaN.
+        """
+        if not (is_float(array.dtype) and _narrows(array.dtype, self.dtype)):
+            return nearest(array, self.dtype), 0, 0
+        order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+        flat = array.transpose(order).reshape(-1)  # as it lies in the memory
+        result = np.empty(flat.shape, self.dtype)
+        infinite = zero = 0
+        for start in range(0, flat.size, _BLOCK):
+            before = flat[start : start + _BLOCK]
+            after = result[start : start + _BLOCK]
+            after[...] = nearest(before, self.dtype)
+            if _count_infinite(after):
+                with np.errstate(invalid="ignore"):
+                    infinite += int(np.count_nonzero(np.isfinite(before) & ~np.isfinite(after)))
+            zero += int(np.count_nonzero(before)) - _count_nonzero(after)
+        back = np.argsort(order) if order else ()
+        return result.reshape([array.shape[axis] for axis in order]).transpose(back), infinite, zero
 
     def inverse(self) -> Cast:
         return Cast(self.source, self.dtype, self.to_inf)
+
+
+#: Elements that are cast and counted at a time.
+_BLOCK = 1 << 17
+
+
+def _narrows(source: DType, dtype: DType) -> bool:
+    """Whether a value of the one may be too large or too small for the other."""
+    about: Any = ml_dtypes.finfo
+    ours, theirs = about(source), about(dtype)
+    return bool(float(ours.max) > float(theirs.max)) or bool(
+        float(ours.smallest_subnormal) < float(theirs.smallest_subnormal)
+    )
+
+
+def _count_infinite(array: Array) -> int:
+    """How many are infinite or NaN; of 16 bits by these, as NumPy has no fast loop for them."""
+    if array.dtype.itemsize != 2:
+        return int(np.count_nonzero(~np.isfinite(array)))
+    limit = _bits(np.array(np.inf, array.dtype))
+    return int(np.count_nonzero(_bits(array) >= limit))
+
+
+def _count_nonzero(array: Array) -> int:
+    return int(np.count_nonzero(_bits(array) if array.dtype.itemsize == 2 else array))
+
+
+def _bits(array: Array) -> Array:
+    """float16 and bfloat16 without their sign, as integers of the same order."""
+    bits: Array = array.view(np.uint16) & np.uint16(0x7FFF)
+    return bits
 
 
 class Dequantized(Op, frozen=True):

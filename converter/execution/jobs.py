@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from converter.core.arithmetic import Cast
+from converter.core.arithmetic import Cast, Lost
 from converter.core.ops import Flip, Split, Transpose
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
@@ -60,33 +59,42 @@ class Pace(msgspec.Struct, frozen=True):
         return self.workers or min(MOST_WORKERS, processors) + 1
 
 
-def fill(writer: Writer, reader: Reader, steps: Sequence[Step], pace: Pace, own: Reader | None = None) -> Counter[str]:
+def fill(writer: Writer, reader: Reader, steps: Sequence[Step], pace: Pace, own: Reader | None = None) -> Lost:
     """Write the target tensors of these steps. own: reads the clone's own values, where steps keep any.
 
-    Returns how many values of which tensor became infinite.
+    Returns how many values of which tensor were lost in a cast.
     """
     work = _Work(reader, writer, steps, pace, own)
     with unmapped():
         _run(list(_jobs(steps)), work, pace.threads(), pace.budget(steps))
-    return work.overflowed
+    return work.lost
 
 
 def compute(step: Step, read: Read, own: Read | None = None) -> Array:
     """The target tensor of one step. Raises ConversionError naming the source tensor."""
     arrays = [read(spec.name) for spec in step.sources]
     arrays += [own(spec.name) for spec in step.own] if own is not None else []
-    return _transformed(step, tuple(arrays), Counter())
+    return _transformed(step, tuple(arrays), Lost())
 
 
-def _transformed(step: Step, arrays: tuple[Array, ...], overflowed: Counter[str]) -> Array:
+def _transformed(step: Step, arrays: tuple[Array, ...], lost: Lost) -> Array:
     try:
         for op in step.ops:
-            before, arrays = arrays if isinstance(op, Cast) and op.to_inf else (), op.apply(arrays)
-            if before:
-                overflowed[step.target.name] = Cast.overflowed(before[0], arrays[0])
+            if isinstance(op, Cast) and op.to_inf:
+                arrays = tuple(_cast(op, array, step.target.name, lost) for array in arrays)
+            else:
+                arrays = op.apply(arrays)
     except ConversionError as error:
         raise ConversionError(f"'{(*step.sources, step.target)[0].name}': {error}") from None
     return arrays[0]
+
+
+def _cast(op: Cast, array: Array, name: str, lost: Lost) -> Array:
+    result, infinite, zero = op.counted(array)
+    for counts, number in ((lost.infinite, infinite), (lost.zero, zero)):
+        if number:
+            counts[name] += number
+    return result
 
 
 # -- jobs -----------------------------------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ class _Work:
 
     def __init__(self, reader: Reader, writer: Writer, steps: Sequence[Step], pace: Pace, own: Reader | None) -> None:
         self.stopped = Event()
-        self.overflowed: Counter[str] = Counter()
+        self.lost = Lost()
         turn = None if reader.parallel else Lock()
         self._read, self._raw = _in_turn(reader.read, turn), _in_turn(reader.raw, turn)
         self._own = _in_turn(own.read, Lock()) if own is not None else self._read
@@ -178,7 +186,7 @@ class _Work:
                     held[spec.name] = read(spec.name)
             arrays = [held[spec.name] for spec in step.sources]
             arrays += [self._own(spec.name) for spec in step.own]
-            self._writer.write(step.target.name, _transformed(step, tuple(arrays), self.overflowed))
+            self._writer.write(step.target.name, _transformed(step, tuple(arrays), self.lost))
             del arrays
             for spec in step.sources:
                 if last[spec.name] is step:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter._version import __version__
+from converter.core.arithmetic import Lost
 from converter.execution.jobs import Pace, fill
 from converter.formats import Format, Reader, open_writer
 from converter.formats.locations import is_url
@@ -26,25 +26,22 @@ def execute(
     resume: bool = False,
     executor: Executor | None = None,
     own: Reader | None = None,
-) -> Mapping[str, int]:
+) -> Lost:
     """Write the planned file; on any error, or when the user interrupts, nothing appears under its name.
 
     The bytes depend on the plan and the source alone, not on the pace. resume: keep complete shards when it is
     stopped, and go on from there the next time. executor: who writes the shards, each as a task of its own: see
     `shards`. own: reads the clone, whose own values some steps keep.
-    Returns how many values of which target became infinite, because the dtype that the user asked for
-    does not reach so far. Raises ConversionError.
+    Returns how many values of which target were lost in the casts that the user asked for. Raises ConversionError.
     """
     work = _work_id(plan, reader.opening.path, form, max_shard_bytes) if resume else None
     if executor is not None or (is_url(path) and form.name.endswith("-sharded")):
         from converter.execution.shards import execute_tasks  # only this needs executors
 
-        overflowed = execute_tasks(plan, reader.opening, form, path, max_shard_bytes, pace, work, executor, own)
-    else:
-        with open_writer(form, path, plan.contents, max_shard_bytes, work) as writer:
-            steps = [step for step in plan.steps if step.target.name not in writer.done]
-            overflowed = fill(writer, reader, steps, pace, own)
-    return {spec.name: overflowed[spec.name] for spec in plan.contents.specs if overflowed[spec.name]}
+        return execute_tasks(plan, reader.opening, form, path, max_shard_bytes, pace, work, executor, own)
+    with open_writer(form, path, plan.contents, max_shard_bytes, work) as writer:
+        steps = [step for step in plan.steps if step.target.name not in writer.done]
+        return fill(writer, reader, steps, pace, own)
 
 
 def _work_id(plan: TensorPlan, source: Path, form: Format, max_shard_bytes: int | None) -> str:

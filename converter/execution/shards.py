@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from converter._version import __version__
+from converter.core.arithmetic import Lost
 from converter.errors import ConversionError, FormatError, OutputError, Remedy
 from converter.execution.jobs import Pace, fill
 from converter.formats import Format, Reader, by_name, open_reader
@@ -79,7 +80,7 @@ class Done(msgspec.Struct, frozen=True):
 
     host: str
     size: int = 0
-    overflowed: Counter[str] = msgspec.field(default_factory=Counter)
+    lost: Lost = msgspec.field(default_factory=Lost)
     failure: str = ""
 
 
@@ -91,8 +92,8 @@ def write_shard(task: ShardTask) -> Done:
     host = socket.gethostname()
     try:
         _refuse_other_machine(task, host)
-        overflowed = _written(task)
-        return Done(host, (task.folder / task.shard.name).stat().st_size, overflowed)
+        lost = _written(task)
+        return Done(host, (task.folder / task.shard.name).stat().st_size, lost)
     except (ConversionError, OSError) as error:
         return Done(host, failure=str(error))
 
@@ -110,7 +111,7 @@ def _refuse_other_machine(task: ShardTask, host: str) -> None:
         )
 
 
-def _written(task: ShardTask) -> Counter[str]:
+def _written(task: ShardTask) -> Lost:
     path = task.folder / task.shard.name
     writer: type[ShardWriter] = by_name(task.form).load().FileWriter
     pace = Pace(task.memory, task.workers, _Wanted(task.running))
@@ -120,9 +121,9 @@ def _written(task: ShardTask) -> Counter[str]:
         if reader.prepare(wanted) != wanted:
             raise FormatError(task.opening.path, "holds other tensors than where the plan was made")
         with disk(path), writer_to(writer.shard_writer, path, task.shard.contents) as shard:
-            overflowed = fill(shard, reader, task.steps, pace, own)
+            lost = fill(shard, reader, task.steps, pace, own)
     _refuse_changed(task)
-    return overflowed
+    return lost
 
 
 def _refuse_changed(task: ShardTask) -> None:
@@ -188,7 +189,7 @@ def execute_tasks(
     work: str | None,
     executor: Executor | None = None,
     own: Reader | None = None,
-) -> Counter[str]:
+) -> Lost:
     """Have the shards written, and put them in their places with the index; see `execute`.
 
     work: what tells this work from any other, to keep complete shards; see `Staging`. executor: None for one shard
@@ -216,23 +217,23 @@ def execute_tasks(
                     where = form.name, shard, staging.folder, staging.running
                     tasks.append(ShardTask(opening, state, needed, *where, pace.memory, pace.workers, clone))
             with ThreadPoolExecutor(1) if executor is None else nullcontext(executor) as workers:
-                overflowed = _run(tasks, staging, pace, workers)
+                lost = _run(tasks, staging, pace, workers)
             staging.publish([shard.name for shard in shards], index_of(shards))
         except BaseException:
             staging.leave()
             raise
-    return overflowed
+    return lost
 
 
-def _run(tasks: Sequence[ShardTask], staging: Staging, pace: Pace, executor: Executor) -> Counter[str]:
+def _run(tasks: Sequence[ShardTask], staging: Staging, pace: Pace, executor: Executor) -> Lost:
     """Hand out the tasks and wait for all; after an error, until those that are under way have stopped."""
-    overflowed: Counter[str] = Counter()
+    lost = Lost()
     written, total = 0, sum(task.nbytes for task in tasks)
     waiting = {executor.submit(write_shard, task): task for task in tasks}
     try:
         for future in _completed(waiting, executor):
             task = waiting[future]
-            overflowed += _outcome(task, future).overflowed
+            lost.add(_outcome(task, future).lost)
             written += task.nbytes
             if pace.progress is not None:
                 pace.progress(written, total)
@@ -242,7 +243,7 @@ def _run(tasks: Sequence[ShardTask], staging: Staging, pace: Pace, executor: Exe
         while time.monotonic() < deadline and not _why_lost(executor) and wait(waiting, timeout=LOOK_EVERY).not_done:
             pass
         raise
-    return overflowed
+    return lost
 
 
 def _completed(futures: Iterable[Future[Done]], executor: Executor) -> Iterator[Future[Done]]:
@@ -300,8 +301,14 @@ def _is_answer(done: object) -> bool:
     """It comes from another machine, where anything may run."""
     if not isinstance(done, Done):
         return False
-    kinds = {"host": str, "failure": str, "size": int, "overflowed": Counter}
-    return all(isinstance(getattr(done, name), kind) for name, kind in kinds.items())
+    kinds = {"host": str, "failure": str, "size": int, "lost": Lost}
+    if not all(isinstance(getattr(done, name), kind) for name, kind in kinds.items()):
+        return False
+    counters = (done.lost.infinite, done.lost.zero)
+    counts = (item for counter in counters if isinstance(counter, Counter) for item in counter.items())
+    return all(isinstance(counter, Counter) for counter in counters) and all(
+        isinstance(name, str) and isinstance(number, int) for name, number in counts
+    )
 
 
 def _seen(file: Path, size: int) -> bool:

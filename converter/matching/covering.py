@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TypeVar
@@ -26,12 +26,21 @@ def check_count(net: Net, options: MatchOptions, schema: Schema | None) -> None:
     patterns = [pattern for option in _PATTERNS for pattern in getattr(options, option)]
     rows = schema.layers if schema else ()
     wild = sum(not _is_literal(pattern) for pattern in patterns) + sum(bool(letters(row.path)) for row in rows)
-    count = len(patterns) + len(rows)
-    comparisons = (count - wild + _WILD * wild) * len(net.layers)
+    _check(len(patterns) + len(rows), wild, len(net.layers), "layers")
+
+
+def check_comparisons(patterns: Collection[str], names: int, what: str) -> None:
+    """Raises ConversionError where to compare each pattern with so many names takes minutes. what: of what they are."""
+    _check(len(patterns), sum(not _is_literal(pattern) for pattern in patterns), names, what)
+
+
+def _check(count: int, wild: int, names: int, what: str) -> None:
+    """wild: how many of the patterns stand for many names."""
+    comparisons = (count - wild + _WILD * wild) * names
     if comparisons > MOST_COMPARISONS:
         raise ConversionError(
-            f"{count} patterns ({wild} of them stand for many names) are too many for a net of {len(net.layers)} "
-            f"layers: to compare them costs {comparisons}, at most {MOST_COMPARISONS} is allowed. "
+            f"{count} patterns ({wild} of them stand for many names) are too many for a net of {names} {what}: "
+            f"to compare them costs {comparisons}, at most {MOST_COMPARISONS} is allowed. "
             "Say fewer that cover more, such as '*.norm'."
         )
 

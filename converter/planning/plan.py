@@ -8,12 +8,11 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.arithmetic import Cast, Dequantized
+from converter.core.arithmetic import Dequantized
 from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Net, words_in
-from converter.core.rows import KeepRows
-from converter.core.tensors import DTYPES, DType, TensorSpec, is_float
+from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError, MatchError, Problem
 from converter.flattening.apply import flattened
 from converter.flattening.walk import Flattened
@@ -196,28 +195,3 @@ def as_stored(steps: Iterable[Step], source: Contents) -> tuple[Step, ...]:
 def _dequantized(step: Step, quantized: Mapping[str, str]) -> Step:
     packings = dict.fromkeys(quantized[spec.name] for spec in step.sources if spec.name in quantized)
     return replace(step, ops=(*map(Dequantized, packings), *step.ops)) if packings else step
-
-
-def cast(plan: TensorPlan, name: str) -> TensorPlan:
-    """The plan with every float of that dtype, to the nearest value, ties to even (what is too large becomes inf);
-    integers and booleans stay what they are.
-    """
-    dtype = DTYPES[name]
-    steps = tuple(_cast(step, dtype) for step in plan.steps)
-    dtypes = {step.target.name: step.target for step in steps}
-    specs = tuple(dtypes.get(spec.name, spec) for spec in plan.contents.specs)
-    return replace(plan, steps=steps, contents=replace(plan.contents, specs=specs))
-
-
-def _cast(step: Step, dtype: DType) -> Step:
-    """From what the source's ops give, not by way of the dtype that a clone would have had."""
-    if not is_float(step.target.dtype):
-        return step
-    casts = [op for op in step.ops if isinstance(op, Cast)]
-    before = casts[0].source if casts else step.target.dtype
-    ops = tuple(op for op in step.ops if op not in casts)
-    if before != dtype:
-        cast = Cast(dtype, before, to_inf=True)
-        behind = ops[-1:] if step.sources and step.own and isinstance(ops[-1], KeepRows) else ()  # both are cast
-        ops = (*ops[: len(ops) - len(behind)], cast, *behind)
-    return replace(step, ops=ops, target=replace(step.target, dtype=dtype))

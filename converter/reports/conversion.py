@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec.structs import asdict
 
+from converter.core.arithmetic import Lost
 from converter.core.tensors import TensorSpec
 from converter.errors import text_of
 from converter.matching.pairs import names_known_by
@@ -36,7 +37,7 @@ class Report(msgspec.Struct, frozen=True):
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
 
     written: False for a plan that was only made. checks: what weights do not carry.
-    overflowed: target tensor -> how many of its values the option ``dtype`` made infinite. proof: what both nets gave,
+    lost: how many values of which target tensor the option ``dtype`` made infinite, or zero. proof: what both nets gave,
     layer by layer, where they were run.
     """
 
@@ -47,7 +48,7 @@ class Report(msgspec.Struct, frozen=True):
     plan: TensorPlan
     written: bool = True
     checks: tuple[Check, ...] = ()
-    overflowed: Mapping[str, int] = msgspec.field(default_factory=dict)
+    lost: Lost = msgspec.field(default_factory=Lost)
     proof: Proof | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +57,8 @@ class Report(msgspec.Struct, frozen=True):
             "output": {"path": self.output, "format": self.output_format, "written": self.written},
             "tensors": [_step_dict(step) for step in self.plan.steps],
             "left_out": [{"name": item.name, "reason": item.reason} for item in self.plan.left_out],
-            "overflow": dict(self.overflowed),
+            "overflow": dict(self.lost.infinite),
+            "underflow": dict(self.lost.zero),
             "flatten": [asdict(item) for item in self.plan.flattened],
             "checklist": [asdict(check) for check in self.checks],
             **({"proof": self.proof.to_dict()} if self.proof is not None else {}),
@@ -84,16 +86,24 @@ class Report(msgspec.Struct, frozen=True):
         lines += [KNOWN.format(of) for of in sorted({names_known_by(step.reason) for step in self.plan.steps} - {""})]
         likely = {step.layer for step in self.plan.steps if step.likely}
         lines += [LIKELY.format(len(likely), len({step.layer for step in self.plan.steps}))] if likely else []
-        lines += [
-            f"overflow: {count} values of {name} are too large for {self.plan.contents.by_name[name].dtype.name}, "
-            "and became inf"
-            for name, count in self.overflowed.items()
-        ]
+        lines += lost_lines(self.lost, self.plan.contents.by_name)
         written = "written" if self.written else "would be written"
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
         lines += [f"both nets were run: {self.proof.verdict()}"] if self.proof is not None else []
         lines += map(str, self.checks)
         return text_of(lines)
+
+
+def lost_lines(lost: Lost, specs: Mapping[str, TensorSpec]) -> list[str]:
+    """What casts made infinite, and what they made zero; nothing where there is none."""
+    kinds = (("overflow", "large", "inf", lost.infinite), ("underflow", "small", "zero", lost.zero))
+    return [
+        f"{title}: {counts[name]} {'values' if counts[name] > 1 else 'value'} of {name} "
+        f"{'are' if counts[name] > 1 else 'is'} too {what} for {specs[name].dtype.name}, and became {result}"
+        for title, what, result, counts in kinds
+        for name in specs
+        if counts[name]
+    ]
 
 
 def _why(step: Step) -> str:

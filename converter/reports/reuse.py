@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 from msgspec.structs import asdict
 
+from converter.core.arithmetic import Lost
 from converter.core.layers import Net
+from converter.core.tensors import TensorSpec
 from converter.errors import text_of
 from converter.flattening.walk import Flattened
 from converter.formats import LeftOut
 from converter.matching.partial import SLICED, Skipped
 from converter.planning.reuse import Reused
 from converter.reports.checklist import Check
-from converter.reports.conversion import named
+from converter.reports.conversion import lost_lines, named
 from converter.reports.tables import shape_dict, table
 
 
@@ -26,7 +28,8 @@ class ReuseReport(msgspec.Struct, frozen=True):
     skipped: those that were asked for, and do not fit. unused: those that were not asked for.
     kept: the tensors of the new net that no old one went into. not_carried: what the new file holds beside
     tensors, and the output does not. net: the live net (for linen a new tree), if one was filled. new: the layers
-    of the new net. written: False for a dry run.
+    of the new net. written: False for a dry run. lost: what the option ``dtype`` made infinite, or zero.
+    specs: what is written, by name.
     """
 
     old: str
@@ -46,6 +49,8 @@ class ReuseReport(msgspec.Struct, frozen=True):
     new: Net
     net: Any = None
     written: bool = True
+    lost: Lost = msgspec.field(default_factory=Lost)
+    specs: Mapping[str, TensorSpec] = {}
 
     def __repr__(self) -> str:
         """Without the nets, which would fill a screen."""
@@ -76,6 +81,8 @@ class ReuseReport(msgspec.Struct, frozen=True):
             "flattened": [asdict(item) for item in self.flattened],
             "freeze": list(self.freeze),
             "in_part": list(self.in_part),
+            "overflow": dict(self.lost.infinite),
+            "underflow": dict(self.lost.zero),
             "checklist": [asdict(check) for check in self.checks],
         }
 
@@ -97,6 +104,7 @@ class ReuseReport(msgspec.Struct, frozen=True):
         lines += [f"not carried over from {self.into}: {item.name} ({item.reason})" for item in self.not_carried]
         lines += _line("taken in part, so not to freeze", self.in_part)
         lines += _line("to freeze", self.freeze)
+        lines += lost_lines(self.lost, self.specs)
         count = sum(len(one.steps) for one in self.reused)
         would = "" if self.written else "would be "
         where = f"written to {self.output} ({self.output_format})" if self.output else f"set in {self.into}"

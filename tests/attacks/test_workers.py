@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 import converter
+from converter.core.arithmetic import Lost
 from converter.core.contents import Contents
 from converter.core.tensors import TensorSpec
 from converter.execution import shards
@@ -78,9 +78,9 @@ HOSTILE: dict[str, Answer] = {
     "nothing": lambda task: None,
     "a text": lambda task: "done",
     "a size that is none": lambda task: Done("there", "all"),  # type: ignore[arg-type]
-    "counts that are none": lambda task: Done("there", 1, [1]),  # type: ignore[arg-type]
+    "counts that are none": lambda task: Done("there", 1, Lost([1])),  # type: ignore[arg-type]
     "a host that is none": lambda task: Done(7, failure="no"),  # type: ignore[arg-type]
-    "done without a file": lambda task: Done("there", task.nbytes, Counter()),
+    "done without a file": lambda task: Done("there", task.nbytes, Lost()),
     "a short file": _of_another_length,
     "a link": _linked,
     "garbage": _garbage,

@@ -207,5 +207,5 @@ def test_values_that_become_infinite_are_counted_by_all(tmp_path: Path) -> None:
     torch.save({f"l{i}.weight": torch.full((300, 500), 1e6) for i in range(4)}, path)
     with ThreadPoolExecutor(2) as pool:
         report = convert("torch->torch", path, tmp_path / "x.pt", max_shard_size=LIMIT, executor=pool, dtype="float16")
-    assert report.overflowed == {f"l{i}.weight": 150_000 for i in range(4)}
+    assert report.lost.infinite == {f"l{i}.weight": 150_000 for i in range(4)}
     assert np.isinf(torch.load(tmp_path / "x-00001-of-00002.bin")["l0.weight"].numpy()).all()

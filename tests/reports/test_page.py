@@ -148,7 +148,7 @@ def document(layers: list[tuple[str, str, bool]]) -> dict[str, Any]:
         }
         for layer, reason, likely in layers
     ]
-    empty = {"left_out": [], "overflow": {}, "flatten": [], "checklist": []}
+    empty = {"left_out": [], "overflow": {}, "underflow": {}, "flatten": [], "checklist": []}
     return {"source": end, "output": {**end, "written": True}, "tensors": tensors, **empty}
 
 

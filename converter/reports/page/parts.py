@@ -76,9 +76,11 @@ def _otherwise(item: Document) -> str:
     return FLAGS(Remedy(name, (item["path"], Placeholder("CHANNELS"))))
 
 
-def overflow(values: Mapping[str, int]) -> str:
-    rows = ([code(name), f"{number:,} became inf"] for name, number in values.items())
-    return section("Too large for the dtype", table(("tensor", "values"), rows))
+def lost(infinite: Mapping[str, int], zero: Mapping[str, int]) -> str:
+    """What casts made infinite or zero."""
+    counts = (("inf", infinite), ("zero", zero))
+    rows = ([code(name), f"{number:,} became {what}"] for what, of in counts for name, number in of.items())
+    return section("Too large or too small for the dtype", table(("tensor", "values"), rows))
 
 
 def checklist(checks: Iterable[Document]) -> str:

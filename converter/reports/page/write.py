@@ -34,7 +34,7 @@ def page_of_report(document: Mapping[str, Any], proof: Mapping[str, Any] | None 
         parts.proof(proof) if proof else "",
         parts.left_out(left_out),
         parts.flattened(document["flatten"]),
-        parts.overflow(document["overflow"]),
+        parts.lost(document["overflow"], document["underflow"]),
         parts.checklist(document["checklist"]),
     )
     lines = converted(document)
