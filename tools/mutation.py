@@ -46,6 +46,7 @@ that is given.
 #: Mutants that change nothing that can be seen -> the reason.
 EQUIVALENT = {
     "Flip.inverse is itself": "what is flipped twice is as before, so that it is its own inverse",
+    "Dequantized.apply does nothing": "it only says what the reader has done",
 }
 #: Tests of the operations by themselves; then of what they are needed for.
 OP_TESTS = (
@@ -295,7 +296,7 @@ def main(parts: Sequence[str]) -> int:
     for mutant in mutants(parts):
         start = time.perf_counter()
         with _made(mutant):
-            test = first_failure(mutant.tests) if mutant.tests else ""
+            test = first_failure(mutant.tests) if mutant.tests and mutant.name not in EQUIVALENT else ""
         rows.append((mutant.name, test, time.perf_counter() - start))
         print(f"{rows[-1][2]:6.1f} s  {mutant.name}: {test or 'NOT FOUND'}", flush=True)
     broken = first_failure(sorted({test for _, test, _ in rows if test}))

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
 import numpy as np
 
-from converter.core.tensors import Array
+from converter.core.tensors import Array, DType
 
-__all__ = ["blocks", "contiguous", "digest"]
+__all__ = ["Joined", "blocks", "contiguous", "digest"]
 
 #: Bytes that are handed on at once: few enough to stay in the cache between checksum and write.
 BLOCK_BYTES = 4 << 20
@@ -40,11 +41,28 @@ def contiguous(array: Array) -> Array:
     return result
 
 
-def blocks(array: Array) -> Iterator[Array]:
+class Joined(msgspec.Struct, frozen=True):
+    """An array in parts, one after the other along its first axis, where each has length 1 there; ``parts`` make them
+    when they are asked for, so that the whole is never in memory.
+    """
+
+    shape: tuple[int, ...]
+    dtype: DType
+    parts: Sequence[Callable[[], Array]]
+
+    def __getitem__(self, region: tuple[slice, ...]) -> Array:
+        return np.concatenate([part()[(slice(None), *region[1:])] for part in self.parts[region[0]]])
+
+
+def blocks(array: Array | Joined) -> Iterator[Array]:
     """The elements in C order as flat read-only bytes (uint8), each piece valid until the next is asked for.
 
     A contiguous array is not copied, of any other one piece is in memory at a time.
     """
+    if isinstance(array, Joined):
+        for made in array.parts:
+            yield from blocks(made())
+        return
     if array.flags.c_contiguous:
         flat = array.reshape(-1).view(np.uint8)
         if flat.size <= BLOCK_BYTES:

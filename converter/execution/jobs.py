@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event, Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,6 +13,7 @@ from converter.core.arithmetic import Cast, Lost
 from converter.core.ops import Flip, Split, Transpose
 from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError
+from converter.execution.stacking import joined
 from converter.formats import Reader, Writer
 from converter.formats.io.files import unmapped
 from converter.planning.steps import Step
@@ -170,6 +171,7 @@ class _Work:
         self._read, self._raw = _in_turn(reader.read, turn), _in_turn(reader.raw, turn)
         self._own = _in_turn(own.read, Lock()) if own is not None else self._read
         self._writer = writer
+        self._write: Callable[[str, Any], None] = writer.write
         self._progress = pace.progress
         self._counting = Lock()
         self._done, self._total = 0, sum(step.target.nbytes for step in steps)
@@ -181,6 +183,12 @@ class _Work:
         for step in job.steps:
             if self.stopped.is_set():
                 return
+            if len(job.steps) == 1 and self._writer.takes_joined(step.target.name):
+                whole = joined(step, self._made) if step.target.nbytes > BATCH_BYTES else None
+                if whole is not None:
+                    self._write(step.target.name, whole)
+                    self._count(step)
+                    return
             for spec in step.sources:
                 if spec.name not in held:
                     held[spec.name] = read(spec.name)
@@ -191,10 +199,16 @@ class _Work:
             for spec in step.sources:
                 if last[spec.name] is step:
                     held.pop(spec.name, None)
-            if self._progress is not None:
-                with self._counting:
-                    self._done += step.target.nbytes
-                    self._progress(self._done, self._total)
+            self._count(step)
+
+    def _made(self, step: Step) -> Array:
+        return _transformed(step, tuple(self._read(spec.name) for spec in step.sources), self.lost)
+
+    def _count(self, step: Step) -> None:
+        if self._progress is not None:
+            with self._counting:
+                self._done += step.target.nbytes
+                self._progress(self._done, self._total)
 
 
 def _in_turn(read: Callable[[str], Array], turn: Lock | None) -> Callable[[str], Array]:

@@ -18,6 +18,7 @@ import msgspec
 
 from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
+from converter.core.transposing import Joined
 from converter.errors import FormatError
 from converter.formats.atomic import disk
 from converter.formats.locations import open_binary
@@ -129,6 +130,8 @@ class Writer(ABC):
 
     #: whether one tensor is in memory at a time
     streams: ClassVar[bool] = True
+    #: whether `write` takes what is `Joined`, too, and writes it part by part
+    joins: ClassVar[bool] = False
     #: tensors that an earlier attempt has written already
     done: frozenset[str] = frozenset()
 
@@ -140,7 +143,7 @@ class Writer(ABC):
         self.contents = contents
         self._missing = {spec.name for spec in contents.specs}
 
-    def checked(self, name: str, array: Array) -> TensorSpec:
+    def checked(self, name: str, array: Array | Joined) -> TensorSpec:
         """The spec of the tensor to write. Raises ValueError if the array has another shape or dtype."""
         spec = self.contents.by_name[name]
         if array.shape != spec.shape or array.dtype != spec.dtype:
@@ -157,6 +160,10 @@ class Writer(ABC):
     def stranger(cls, path: Path) -> Path | None:
         """What there, or in the folder there, is no part of a former result and must not be replaced; or None."""
         return None if path.is_file() else path
+
+    def takes_joined(self, name: str) -> bool:
+        """Whether this tensor may be `Joined`."""
+        return self.joins
 
     @abstractmethod
     def write(self, name: str, array: Array) -> None:

@@ -37,8 +37,8 @@ class Report(msgspec.Struct, frozen=True):
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
 
     written: False for a plan that was only made. checks: what weights do not carry.
-    lost: how many values of which target tensor the option ``dtype`` made infinite, or zero. proof: what both nets gave,
-    layer by layer, where they were run.
+    lost: how many values of which target tensor the option ``dtype`` made infinite, or zero.
+    proof: what both nets gave, layer by layer, where they were run.
     """
 
     source: str

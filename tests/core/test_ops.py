@@ -17,7 +17,9 @@ from converter.core.ops import (
     Reshape,
     Split,
     Stack,
+    Take,
     Transpose,
+    Turn,
     simplified,
 )
 from converter.core.tensors import TensorSpec
@@ -159,3 +161,18 @@ def test_what_undoes_itself_is_no_work() -> None:
 def test_ops_say_what_they_did() -> None:
     assert str(Transpose((1, 0))) == "transposed"
     assert str(Cast(np.dtype("float16"), np.dtype("float32"))) == "cast float32 to float16"
+
+
+def test_what_was_at_these_places_is_put_back() -> None:
+    array = np.random.default_rng(3).normal(size=(2, 4))
+    op = Take(1, (2, 0, 3, 1))
+    assert np.array_equal(op.apply([array])[0], array[:, [2, 0, 3, 1]])
+    assert shapes_agree(op, [array]) and same(op.inverse().apply(op.apply([array])), [array])
+
+
+def test_parts_are_turned_one_by_one_and_back() -> None:
+    """Two channels in three places, and one feature beside them."""
+    array = np.random.default_rng(4).normal(size=(7, 2))
+    op = Turn(0, ((2, 3), (1, 1)))
+    assert np.array_equal(op.apply([array])[0], array[[0, 3, 1, 4, 2, 5, 6]])
+    assert shapes_agree(op, [array]) and same(op.inverse().apply(op.apply([array])), [array])

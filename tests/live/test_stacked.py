@@ -14,6 +14,7 @@ from flax import linen, nnx
 from flax.serialization import from_bytes, to_bytes
 
 import converter
+from converter.execution import jobs
 from tests.live.test_lockstep import assert_same, randomised
 
 LAYERS, SIZE, INNER = 5, 8, 12
@@ -152,3 +153,45 @@ def test_what_is_said_wrongly(tmp_path: Path, stacked: dict[str, int], message: 
     (tmp_path / "scanned.msgpack").write_bytes(to_bytes(variables))
     with pytest.raises(converter.ConversionError, match=message):
         converter.convert("flax->torch", tmp_path / "scanned.msgpack", tmp_path / "no.pt", stacked=stacked)
+
+
+class Wide(linen.Module):
+    """Of large layers; only their shapes matter."""
+
+    @linen.compact
+    def __call__(self, x: Any, _: Any) -> Any:
+        return linen.Dense(WIDTH, use_bias=False, name="dense")(x), None
+
+
+WIDTH, DEEP = 1200, 3  # 5.8 MB a layer
+
+
+@pytest.mark.parametrize("ending", ["msgpack", "safetensors", "orbax"])
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_large_layers_are_written_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, dtype: str | None
+) -> None:
+    """No tensor that is read or computed on the way is as large as the whole."""
+    rng = np.random.default_rng(5)
+    apart = {f"layers.{place}.dense.weight": rng.random((WIDTH, WIDTH), np.float32) for place in range(DEEP)}
+    torch.save({name: torch.tensor(array) for name, array in apart.items()}, tmp_path / "apart.pt")
+    scanned = linen.scan(Wide, variable_axes={"params": 0}, split_rngs={"params": True}, length=DEEP)
+    shapes = jax.eval_shape(scanned(name="layers").init, jax.random.key(0), np.zeros((1, WIDTH), np.float32), None)
+    clone = {"params": {"layers": jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes["params"])}}
+    (tmp_path / "clone.msgpack").write_bytes(to_bytes(clone))
+    seen: list[int] = []
+    transformed = jobs._transformed
+
+    def watched(*arguments: Any) -> Any:
+        array = transformed(*arguments)
+        seen.append(array.nbytes)
+        return array
+
+    monkeypatch.setattr(jobs, "_transformed", watched)
+    output = tmp_path / f"out.{ending}"
+    converter.convert("torch->flax", tmp_path / "apart.pt", output, like=tmp_path / "clone.msgpack", dtype=dtype)
+    assert len(seen) == DEEP and max(seen) <= WIDTH * WIDTH * 4
+    with converter.open(output, framework="flax") as weights:
+        (name,) = weights
+        expected = np.stack([array.T for array in apart.values()]).astype(dtype or np.float32)
+        np.testing.assert_array_equal(weights[name], expected)

@@ -10,7 +10,7 @@ import msgspec
 
 from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec
-from converter.core.transposing import blocks
+from converter.core.transposing import Joined, blocks
 from converter.errors import OutputError
 from converter.formats.io.in_place import InPlaceWriter
 from converter.formats.pickle.nested import MAX_DEPTH
@@ -45,7 +45,9 @@ class FileWriter(InPlaceWriter):
         super().__init__(path, contents, dict(layout.heads))
         self._ranges = layout.ranges
 
-    def write(self, name: str, array: Array) -> None:
+    joins = True
+
+    def write(self, name: str, array: Array | Joined) -> None:
         self.checked(name, array)
         done = 0
         for piece in blocks(array):

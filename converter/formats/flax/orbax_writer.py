@@ -16,7 +16,7 @@ from typing import Any
 
 from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
-from converter.core.transposing import blocks
+from converter.core.transposing import Joined, blocks
 from converter.errors import OutputError
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Writer
@@ -53,7 +53,9 @@ class FileWriter(Writer):
             self.abort()
             raise
 
-    def write(self, name: str, array: Array) -> None:
+    joins = True
+
+    def write(self, name: str, array: Array | Joined) -> None:
         spec, chunk = self.checked(name, array), self._chunks[name]
         for cell in grid(spec.shape, chunk) if spec.size else ():
             with (self._partial / self._folders[name] / cell.name).open("wb") as file:

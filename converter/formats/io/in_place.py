@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from converter.core.contents import Contents
 from converter.core.tensors import Array
-from converter.core.transposing import blocks
+from converter.core.transposing import Joined, blocks
 from converter.formats.atomic import discard, partial_path, publish
 from converter.formats.base import Writer
 from converter.formats.io.checksums import Checksum
@@ -40,7 +40,7 @@ class InPlaceWriter(Writer):
         with self._turn:
             put(self._file.fileno(), offset, data)
 
-    def fill(self, offset: int, array: Array, *checksums: Checksum) -> None:
+    def fill(self, offset: int, array: Array | Joined, *checksums: Checksum) -> None:
         """Put the elements there in C order; the checksums see every piece while it is in the processor's cache."""
         for piece in blocks(array):
             for checksum in checksums:

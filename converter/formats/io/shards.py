@@ -189,6 +189,9 @@ class ShardWriter(Writer):
             for number, group in enumerate(groups, 1)
         )
 
+    def takes_joined(self, name: str) -> bool:
+        return self._writers[self._shard_of[name]].joins
+
     def write(self, name: str, array: Array) -> None:
         shard = self._shard_of[name]
         self._writers[shard].write(name, array)

@@ -20,7 +20,7 @@ import numpy as np
 
 from converter.core.contents import Contents
 from converter.core.tensors import DTYPES, Array, TensorSpec
-from converter.core.transposing import blocks, contiguous
+from converter.core.transposing import Joined, blocks, contiguous
 from converter.errors import FormatError, OutputError
 from converter.formats.base import Probe, Reader, ReadOptions
 from converter.formats.io.budget import Budget, names_beyond
@@ -125,7 +125,12 @@ class FileWriter(InPlaceWriter):
         self._digests = dict.fromkeys(specs, "0" * 32)
         self._data = len(self._header())
 
-    def write(self, name: str, array: Array) -> None:
+    joins = True
+
+    def takes_joined(self, name: str) -> bool:
+        return name in self._tied or self._entries[name].code not in PACKED
+
+    def write(self, name: str, array: Array | Joined) -> None:
         self.checked(name, array)
         digest = self._hash()
         if name in self._tied:
@@ -134,7 +139,7 @@ class FileWriter(InPlaceWriter):
             self._digests[name] = digest.hexdigest()
             return
         entry = self._entries[name]
-        if entry.code in PACKED:
+        if entry.code in PACKED and not isinstance(array, Joined):
             array = pack(contiguous(array).reshape(-1).view(np.uint8), PACKED[entry.code])
         self.fill(self._data + entry.start, array, digest)
         self._digests[name] = digest.hexdigest()
