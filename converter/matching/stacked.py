@@ -9,7 +9,7 @@ other net and they themselves do not, or it is said (``stacked``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from converter.core.axes import Axes, wild_axes
 from converter.core.contents import Contents
 from converter.core.layers import Layer, Leaf, Net, Reading, Stored, join_path, split_path
 from converter.core.tensors import TensorSpec
-from converter.errors import MatchError, Problem, Remedy, unknown_name
+from converter.errors import MatchError, Problem, Remedy, listed, unknown_name
 from converter.frameworks import framework
 from converter.matching.looks import Fitting
 
@@ -40,145 +40,164 @@ def unstacked(source: Net, target: Net | None, stated: Mapping[str, int]) -> tup
     stated: module -> the axis of its tensors along which its layers are. Raises MatchError where it has no such axis.
     """
     nets = [net for net in (source, target) if net is not None]
-    found = [_stated(net, stated) for net in nets]
-    met = {stack.module for stacks in found for stack in stacks}
+    stacks = [_stated(net, stated) for net in nets]
+    met = {stack.module for own in stacks for stack in own}
     if lost := [module for module in stated if module not in met]:
-        known = dict.fromkeys(module for net in nets for module in _modules(net))
-        raise MatchError([_no_stack(nets, module, stated[module], known) for module in lost])
-    apart = [_taken_apart(net, stacks) for net, stacks in zip(nets, found, strict=True)]
+        raise MatchError([_no_stack(nets, module, stated[module]) for module in lost])
+    parts = [_Parts(net, own) for net, own in zip(nets, stacks, strict=True)]
     if len(nets) == 2 and not stated:
-        apart = _seen(*nets)
+        parts = _seen([_Parts(net, _possible(net)) for net in nets], source.framework == nets[1].framework)
+    apart = [of_net.apart() for of_net in parts]
     return apart[0], apart[1] if target is not None else None
 
 
-def _seen(source: Net, target: Net) -> list[Net]:
+def _seen(parts: Sequence[_Parts], same_framework: bool) -> list[_Parts]:
     """Stacks are seen where layers of either net fit none of the other, and those in them do."""
-    nets = source, target
-    possible = [_possible(net) for net in nets]
-    if not any(possible):
-        return list(nets)
-    fitting = Fitting(source.framework == target.framework)
-    apart = [_taken_apart(net, stacks) for net, stacks in zip(nets, possible, strict=True)]
-    chosen = [
-        [stack for stack in stacks if _fits(stack, net, whole, (other, other_whole), fitting, turned)]
-        for net, whole, other, other_whole, stacks, turned in (
-            (source, apart[0], target, apart[1], possible[0], False),
-            (target, apart[1], source, apart[0], possible[1], True),
-        )
+    if not any(own.stacks for own in parts):
+        return list(parts)
+    fitting = Fitting(same_framework)
+    source, target = parts
+    return [
+        source.where(target, fitting.fits, fitting),
+        target.where(source, lambda ours, theirs: fitting.fits(theirs, ours), fitting),
     ]
-    return [_taken_apart(net, stacks) for net, stacks in zip(nets, chosen, strict=True)]
 
 
-def _fits(stack: _Stack, net: Net, apart: Net, others: tuple[Net, Net], fitting: Fitting, turned: bool) -> bool:
-    """turned: whether the net is the target."""
+class _Parts:
+    """A net, and the layers in its stacks."""
 
-    def fits(layer: Layer, known: Sequence[Layer]) -> bool:
-        return any(fitting.fits(*((other, layer) if turned else (layer, other))) for other in known)
+    def __init__(self, net: Net, stacks: Sequence[_Stack]) -> None:
+        self.net, self.stacks = net, stacks
+        self._modules = {stack.module: stack for stack in stacks}
+        self._whole = {spec.name: spec for layer in net.layers for spec in layer.tensors} if stacks else {}
+        self._stack_of = {
+            spec.name: stack
+            for layer in net.layers
+            if (stack := self._around(layer.path)) is not None
+            for spec in layer.tensors
+        }
+        self._inside: dict[str, list[Layer]] = {stack.module: [] for stack in stacks}
+        for layer in self._as_one() if stacks else ():
+            if layer.tensors[0].name in self._stack_of:
+                self._inside[self._stack_of[layer.tensors[0].name].module].append(layer)
 
-    plain, every = (_unlike(fitting, layers) for layers in (others[0].layers, [*others[0].layers, *others[1].layers]))
-    whole = _below(stack.module, net.layers)
-    inside = _below(join_path((*split_path(stack.module), "0")), apart.layers)
-    return not all(fits(layer, plain) for layer in whole) and all(fits(layer, every) for layer in inside)
+    def _around(self, path: str) -> _Stack | None:
+        """The stack that a layer is in."""
+        ends = (end for end, letter in enumerate(path) if letter == ".") if self._modules else ()
+        names = ("", *(path[:end] for end in ends), path)
+        return next((self._modules[name] for name in names if name in self._modules), None)
+
+    def _as_one(self) -> Sequence[Layer]:
+        """The layers of the net, had each stack one layer alone."""
+        specs = []
+        for spec in self._whole.values():
+            stack = self._stack_of.get(spec.name)
+            axis = stack.axis if stack is not None else len(spec.shape)
+            specs.append(replace(spec, shape=(*spec.shape[:axis], *spec.shape[axis + 1 :])))
+        return framework(self.net.framework).net(Contents(tuple(specs))).layers
+
+    def where(self, other: _Parts, fits: Callable[[Layer, Layer], bool], fitting: Fitting) -> _Parts:
+        """With those stacks alone of which not all layers fit the other net as they are, and the layers in them do."""
+        plain = _unlike(fitting, other.net.layers)
+        every = [*plain, *_unlike(fitting, (layer for stack in other.stacks for layer in other.at(stack, 0)))]
+        whole: dict[str, list[Layer]] = {stack.module: [] for stack in self.stacks}
+        for layer in self.net.layers:
+            if (stack := self._around(layer.path)) is not None:
+                whole[stack.module].append(layer)
+        chosen = [
+            stack
+            for stack in self.stacks
+            if not all(any(fits(layer, one) for one in plain) for layer in whole[stack.module])
+            and all(any(fits(layer, one) for one in every) for layer in self.at(stack, 0))
+        ]
+        return _Parts(self.net, chosen)
+
+    def at(self, stack: _Stack, place: int) -> list[Layer]:
+        """The layers at this place of a stack. Those of no readings have gates or parts in a tensor of their own."""
+        depth = len(split_path(stack.module))
+        layers = []
+        for layer in self._inside[stack.module]:
+            parts = split_path(layer.path)
+            readings = (_placed(reading, stack, place, self._whole) for reading in layer.readings)
+            path = join_path((*parts[:depth], str(place), *parts[depth:]))
+            layers.append(Layer(path, tuple(filter(None, readings))))
+        return layers
+
+    def apart(self) -> Net:
+        """The net with the layers in place of the stacks. Raises MatchError for those of no readings."""
+        if not self.stacks:
+            return self.net
+        layers: list[Layer] = []
+        done: set[str] = set()
+        for layer in self.net.layers:
+            stack = self._around(layer.path)
+            if stack is None:
+                layers.append(layer)
+            elif stack.module not in done:
+                done.add(stack.module)
+                layers += [one for place in range(stack.count) for one in self.at(stack, place)]
+        if unread := [layer.path for layer in layers if not layer.readings]:
+            text = f"have several gates or parts in a tensor already: {listed(unread)}"
+            raise MatchError([Problem(f"the layers stacked here {text}.", "stack", unread[0])])
+        return replace(self.net, layers=tuple(layers))
 
 
 def _unlike(fitting: Fitting, layers: Iterable[Layer]) -> Sequence[Layer]:
     return list({fitting.look(layer): layer for layer in layers}.values())
 
 
-def _below(module: str, layers: Iterable[Layer]) -> list[Layer]:
-    return [layer for layer in layers if _is_below(layer.path, module)]
-
-
-def _is_below(path: str, module: str) -> bool:
-    return not module or path == module or path.startswith(f"{module}.")
-
-
-def _modules(net: Net) -> Iterable[str]:
-    """Of every depth, the outer ones first."""
-    parts = [split_path(layer.path) for layer in net.layers]
-    names = {part[:depth] for part in parts for depth in range(len(part) + 1)}
-    return [join_path(name) for name in sorted(names, key=lambda name: (len(name), name))]
+def _modules(net: Net) -> Mapping[str, Sequence[TensorSpec]]:
+    """The tensors in each module of every depth, the outer ones first; with no module ("") all."""
+    inside: dict[tuple[str, ...], list[TensorSpec]] = {}
+    for layer in net.layers:
+        parts = split_path(layer.path)
+        for depth in range(len(parts) + 1):
+            inside.setdefault(parts[:depth], []).extend(layer.tensors)
+    return {join_path(name): inside[name] for name in sorted(inside, key=lambda name: (len(name), name))}
 
 
 def _possible(net: Net) -> list[_Stack]:
     """The outermost modules of which all tensors have one size along one axis, and more axes than that."""
-    found: list[_Stack] = []
     if not any(len(spec.shape) > 2 for layer in net.layers for spec in layer.tensors):
-        return found
-    for module in _modules(net):
-        if not any(_is_below(module, stack.module) for stack in found):
-            stacks = (_stack(net, module, axis) for axis in _AXES)
-            found += [stack for stack in [next(filter(None, stacks), None)] if stack]
-    return found
+        return []
+    found: dict[str, _Stack] = {}
+    for module, specs in _modules(net).items():
+        around = ("", *(module[:end] for end, letter in enumerate(module) if letter == "."))
+        if not any(name in found for name in around):
+            stack = next(filter(None, (_stack(module, specs, axis) for axis in _AXES)), None)
+            if stack is not None:
+                found[module] = stack
+    return list(found.values())
 
 
-def _stack(net: Net, module: str, axis: int) -> _Stack | None:
-    shapes = [spec.shape for layer in _below(module, net.layers) for spec in layer.tensors]
-    counts = {shape[axis] if len(shape) > axis and len(shape) > 1 else 0 for shape in shapes}
+def _stack(module: str, specs: Sequence[TensorSpec], axis: int) -> _Stack | None:
+    """The module as layers in one along that axis; None where not all tensors have as many there."""
+    shapes = {spec.shape for spec in specs}
+    counts = {shape[axis] if len(shape) > max(axis, 1) else 0 for shape in shapes}
+    ranks = {len(shape) for shape in shapes}
     count = counts.pop() if len(counts) == 1 else 0
-    several = len({len(shape) for shape in shapes}) > 1 or all(len(shape) > 2 for shape in shapes)
-    return _Stack(module, axis, count) if count > 1 and several else None
+    return _Stack(module, axis, count) if count > 1 and (len(ranks) > 1 or min(ranks) > 2) else None
 
 
 def _stated(net: Net, stated: Mapping[str, int]) -> list[_Stack]:
-    stacks = (_stack(net, module, axis) for module, axis in stated.items() if _below(module, net.layers))
+    inside = _modules(net) if stated else {}
+    stacks = (_stack(module, inside[module], axis) for module, axis in stated.items() if module in inside)
     return [stack for stack in stacks if stack]
 
 
-def _no_stack(nets: Sequence[Net], module: str, axis: int, known: Iterable[str]) -> Problem:
+def _no_stack(nets: Sequence[Net], module: str, axis: int) -> Problem:
     about = Remedy("stacked", (module, axis))
-    layers = [layer for net in nets for layer in _below(module, net.layers)]
-    if not layers:
-        return unknown_name(
-            about, module, "neither net has a module" if len(nets) > 1 else "the source has no module", known
-        )
-    shapes = ", ".join(f"{spec.name} {spec.shape}" for layer in layers for spec in layer.tensors[:3])
-    text = f"the tensors of '{module}' have no one size along axis {axis}: {shapes}."
-    return Problem(text, "option", module, about=about)
-
-
-def _taken_apart(net: Net, stacks: Sequence[_Stack]) -> Net:
-    """Raises MatchError for a layer that holds several roles in a tensor already (an LSTM)."""
-    if not stacks:
-        return net
-    of_tensor = {
-        spec.name: stack for stack in stacks for layer in _below(stack.module, net.layers) for spec in layer.tensors
-    }
-    specs = [spec for layer in net.layers for spec in layer.tensors]
-    one = framework(net.framework).net(Contents(tuple(_one(spec, of_tensor.get(spec.name)) for spec in specs)))
-    whole = {spec.name: spec for spec in specs}
-    inside: dict[str, list[Layer]] = {stack.module: [] for stack in stacks}
-    for layer in one.layers:
-        stack = of_tensor.get(layer.tensors[0].name)
-        if stack is not None:
-            inside[stack.module].append(layer)
-    blocks = {stack.module: _blocks(stack, inside[stack.module], whole) for stack in stacks}
-    layers: list[Layer] = []
-    for layer in net.layers:
-        stack = of_tensor.get(layer.tensors[0].name) if layer.tensors else None
-        layers += [layer] if stack is None else blocks.pop(stack.module, [])
-    return replace(net, layers=tuple(layers))
-
-
-def _one(spec: TensorSpec, stack: _Stack | None) -> TensorSpec:
-    """A tensor of one of the layers."""
-    if stack is None:
-        return spec
-    return replace(spec, shape=(*spec.shape[: stack.axis], *spec.shape[stack.axis + 1 :]))
-
-
-def _blocks(stack: _Stack, inside: Sequence[Layer], whole: Mapping[str, TensorSpec]) -> list[Layer]:
-    depth = len(split_path(stack.module))
-    layers = []
-    for place in range(stack.count):
-        for layer in inside:
-            parts = split_path(layer.path)
-            path = join_path((*parts[:depth], str(place), *parts[depth:]))
-            readings = tuple(filter(None, (_placed(reading, stack, place, whole) for reading in layer.readings)))
-            if not readings:
-                raise MatchError([f"'{layer.path}' has several gates or parts in a tensor of each layer stacked in it"])
-            layers.append(Layer(path, readings))
-    return layers
+    known: dict[str, list[TensorSpec]] = {}
+    for net in nets:
+        for name, specs in _modules(net).items():
+            known.setdefault(name, []).extend(specs)
+    if module not in known:
+        where = "neither net has a module" if len(nets) > 1 else "the source has no module"
+        return unknown_name(about, module, where, known)
+    shapes = listed(f"{spec.name} {spec.shape}" for spec in known[module])
+    return Problem(
+        f"the tensors of '{module}' have no one size along axis {axis}: {shapes}.", "option", module, about=about
+    )
 
 
 def _placed(reading: Reading, stack: _Stack, place: int, whole: Mapping[str, TensorSpec]) -> Reading | None:
