@@ -27,7 +27,7 @@ def main() -> int:
             progress.advance(task)
     if not only:
         PAGE.write_text(page(found))
-    failed = [one for one in found if one.lost or one.wrong or one.loader or (one.refused and not one.rightly)]
+    failed = [one for one in found if (not one.rightly if one.refused else one.lost or one.wrong or one.loader)]
     for one in failed:
         print(f"{one.package} {one.file}: {one.refused} {one.loader} lost: {one.lost} wrong: {one.wrong}")
     return len(failed) > 0
