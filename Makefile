@@ -8,7 +8,7 @@ ZOO := .venv-zoo
 INSTALL = $(@D)/bin/pip install --quiet --progress-bar off --no-compile --constraint tests/constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all lint bench machines weightbridge huggingface zoo names docs site fuzz attacks parity mutation schemas fixtures clean
+.PHONY: demo test test-all lint bench machines weightbridge huggingface zoo wild names docs site fuzz attacks parity mutation schemas fixtures clean
 
 # The core alone, in an environment of its own: one file into the three other frameworks and the neutral form.
 demo: $(DEMO)/ready
@@ -90,6 +90,10 @@ huggingface: $(HF)/ready $(DEMO)/ready
 # and some rows: ZOO_OPTIONS="--names --live --only 'resnet18*'"
 zoo: $(ZOO)/ready
 	$(ZOO)/bin/python -m tests.zoo $(ZOO_OPTIONS)
+
+# Weight files that packages of other people ship, beside their real loaders; writes docs/wild.md.
+wild: $(TEST)/ready
+	$(TEST)/bin/python -m tests.wild
 
 # The tables of schemas/names, from the rows of the zoo that were right.
 names: $(ZOO)/ready

@@ -39,6 +39,9 @@ from converter.formats.pickle.values import (
 
 __all__ = ["COLLECTION_GLOBALS", "Global", "Opaque", "PickleError", "Shell", "inert_class", "load"]
 
+#: The class that joblib writes before the bytes of an array; scikit-learn had a copy of it in ``sklearn.externals``.
+_JOBLIB = "joblib.numpy_pickle NumpyArrayWrapper"
+
 
 def load(
     data: bytes | memoryview | Parsed,
@@ -65,14 +68,29 @@ def load(
     collecting = gc.isenabled()
     gc.disable()  # it would look through all objects again and again, of which none is garbage
     try:
-        return run(machine), machine.position
+        value = run(machine)
+        _refuse_joblib(machine, path)
+        return value, machine.position
     except UnsafePickleError as error:
         raise UnsafeFileError(path, f"the pickle in it {error}. Nothing of it was run") from None
     except PickleError as error:
+        _refuse_joblib(machine, path)
         raise FormatError(path, f"damaged pickle, at its byte {machine.start}: {error}") from None
     finally:
         if collecting:
             gc.enable()
+
+
+def _refuse_joblib(machine: Machine, path: Path) -> None:
+    """Raise FormatError for a pickle of joblib, which writes the bytes of an array between two opcodes.
+
+    They could pass for opcodes, so what was read is not to be trusted, and the file is not damaged either.
+    """
+    if any(name.endswith(_JOBLIB) for name in machine.globals):
+        next_step = "load it with joblib in a place that you trust, and save its arrays with numpy.savez"
+        raise FormatError(
+            path, f"a pickle of joblib, whose arrays stand outside of the pickle, is not read; {next_step}"
+        )
 
 
 def _plain(items: object) -> Collection[Any]:

@@ -243,6 +243,15 @@ def test_damaged_pickles(data: bytes, message: str) -> None:
         value_of(data)
 
 
+@pytest.mark.parametrize("module", ["joblib.numpy_pickle", "sklearn.externals.joblib.numpy_pickle"])
+@pytest.mark.parametrize("raw", [b"\x03\xe4", b"", b"0N"], ids=["no opcodes", "none", "opcodes"])
+def test_arrays_of_joblib_between_the_opcodes(module: str, raw: bytes) -> None:
+    """What the bytes of an array are taken for does not matter: no part of such a pickle is handed on."""
+    data = b"\x80\x03c" + module.encode() + b"\nNumpyArrayWrapper\n)\x81" + raw + b"."
+    with pytest.raises(FormatError, match=r"a pickle of joblib, .* numpy\.savez"):
+        value_of(data, unknown=inert_class)
+
+
 def array_pickle(shape: bytes, raw: bytes, dtype: bytes = b"f4") -> bytes:
     made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntC\x01btR"
     kind = b"cnumpy\ndtype\n(V" + dtype + b"\nI00\nI01\ntR(I3\nV<\nNNNI-1\nI-1\nI0\ntb"
