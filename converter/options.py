@@ -108,6 +108,10 @@ class ReadOptions(Options, frozen=True):
     keep_quantized: Annotated[
         bool, Option("Move quantized tensors as they are, to a file of the same framework.", FLAG)
     ] = False
+    merge_adapter: Annotated[
+        str | None,
+        Option("Merge this LoRA: a folder of PEFT, or a file of kohya's scripts or diffusers.", PATH, "ADAPTER"),
+    ] = None
 
 
 class MatchOptions(Options, frozen=True):
@@ -217,6 +221,7 @@ class ReadKeywords(TypedDict, total=False):
     names_from: StrPath | None
     checksums: bool
     keep_quantized: bool
+    merge_adapter: StrPath | None
 
 
 class MatchKeywords(TypedDict, total=False):

@@ -154,6 +154,7 @@ def _folder(text: str) -> Iterator[_Session]:
         for pair in ",".join(_FILES.findall(text)).split(","):
             if pair.strip():
                 name, file = (part.strip() for part in pair.split("="))
+                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / file, Path(folder) / name)
         os.chdir(folder)
         sys.path.insert(0, folder)

@@ -40,7 +40,7 @@ from converter.reports.conversion import Report
 from converter.schema.loader import names_file
 
 #: Options that name files.
-FILES = ("like", "schema", "names_from")
+FILES = ("like", "schema", "names_from", "merge_adapter")
 #: Libraries that lay out what is written.
 _LIBRARIES = ("numpy", "h5py", "ml-dtypes", "msgpack", "msgspec", "xxhash")
 _CHUNK_BYTES = 4 << 20

@@ -229,6 +229,18 @@ class Dequantized(Op, frozen=True):
         return tuple(arrays)
 
 
+class Adapted(Op, frozen=True):
+    """An adapter is merged into the array when it is read (`Contents.adapted`): nothing is left to be done here, and
+    the plan says that it was.
+    """
+
+    done = "adapter merged ({0.adapter})"
+    adapter: str
+
+    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(arrays)
+
+
 class Inflate(Each, frozen=True):
     """A 2-d kernel becomes a 3-d one: repeated so many times along a new axis, and divided by that number.
 

@@ -35,6 +35,7 @@ class Contents(msgspec.Struct, frozen=True, dict=True):
     writer: the program and version that wrote the file; "" where the file does not say.
     metadata: free text stored beside the tensors (safetensors ``__metadata__``).
     classes: tensor -> the class of its layer, where it is known (live nets, the graph of an MXNet export).
+    adapted: tensor -> what an adapter adds to it when it is read: ``LoRA, r=8, scale 2``.
     quantized: tensor -> how the file holds it, where its values are computed when it is read: ``Q4_K``, ``GPTQ``.
     """
 
@@ -48,6 +49,7 @@ class Contents(msgspec.Struct, frozen=True, dict=True):
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     classes: Mapping[str, str] = msgspec.field(default_factory=dict)
     quantized: Mapping[str, str] = msgspec.field(default_factory=dict)
+    adapted: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> Mapping[str, TensorSpec]:

@@ -118,6 +118,10 @@ def open_weights(path: StrPath, framework: str | None = None, options: ReadOptio
             with open_weights(options.names_from) as named:
                 reader = RenamedReader(reader, named.contents)
         reader, refused = _as_kept(reader) if options.keep_quantized else without_packing(reader)
+        if options.merge_adapter is not None and not refused:
+            from converter.endpoints.adapted import with_adapter  # few conversions have one
+
+            reader = with_adapter(reader, options.merge_adapter)
         return Weights(form, reader, framework, refused)
     except BaseException:
         reader.close()

@@ -9,6 +9,7 @@ from converter._version import __version__
 from converter.core.arithmetic import Lost
 from converter.execution.jobs import Pace, fill
 from converter.formats import Format, Reader, open_writer
+from converter.formats.base import Opening
 from converter.formats.locations import is_url
 from converter.planning.plan import TensorPlan
 
@@ -34,7 +35,7 @@ def execute(
     `shards`. own: reads the clone, whose own values some steps keep.
     Returns how many values of which target were lost in the casts that the user asked for. Raises ConversionError.
     """
-    work = _work_id(plan, reader.opening.path, form, max_shard_bytes) if resume else None
+    work = _work_id(plan, reader.opening, form, max_shard_bytes) if resume else None
     if executor is not None or (is_url(path) and form.name.endswith("-sharded")):
         from converter.execution.shards import execute_tasks  # only this needs executors
 
@@ -44,17 +45,17 @@ def execute(
         return fill(writer, reader, steps, pace, own)
 
 
-def _work_id(plan: TensorPlan, source: Path, form: Format, max_shard_bytes: int | None) -> str:
+def _work_id(plan: TensorPlan, source: Opening, form: Format, max_shard_bytes: int | None) -> str:
     """What tells one conversion from another, so that only the same one goes on where it was stopped.
 
     A digest of the plan, of the form of the output, and of the state of the source.
     """
     import xxhash
 
-    from converter.execution.shards import state_of
+    from converter.execution.shards import state_of_opening
 
     digest = xxhash.xxh3_128(f"{__version__} {form.name} {max_shard_bytes} {plan.contents}".encode())
     for step in plan.steps:
         digest.update(f"{step.sources} {step.own} {step.ops} {step.target}".encode())
-    digest.update(state_of(source).encode())
+    digest.update(state_of_opening(source).encode())
     return digest.hexdigest()

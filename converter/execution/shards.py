@@ -26,7 +26,7 @@ from converter.formats.atomic import discard, disk
 from converter.formats.base import Opening
 from converter.formats.io.shards import Shard, ShardWriter, Staging, index_of
 from converter.formats.io.upload import writer_to
-from converter.formats.locations import exists, inner_path, is_url, store
+from converter.formats.locations import exists, inner_path, is_url, location, store
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
 
@@ -136,7 +136,13 @@ def _refuse_changed(task: ShardTask) -> None:
 
 
 def _state(opening: Opening, own: Opening | None) -> str:
-    return " ".join(state_of(one.path) for one in (opening, own) if one is not None)
+    return " ".join(state_of_opening(one) for one in (opening, own) if one is not None)
+
+
+def state_of_opening(opening: Opening) -> str:
+    """A digest of the names, sizes and times of all files that it reads."""
+    adapter = opening.options.merge_adapter
+    return " ".join(state_of(path) for path in (opening.path, *([location(adapter)] if adapter else [])))
 
 
 def state_of(source: Path) -> str:

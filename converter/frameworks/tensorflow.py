@@ -47,6 +47,8 @@ _ONE_BIAS = (("rnn", "h"), ("lstm", "ifgo"))
 #: Kinds whose kernels other frameworks store in another order of axes.
 _TURNED = frozenset(("linear", "conv", "conv_transpose"))
 _FORMAT_DIALECTS = {"keras": "vars", "keras-h5": "vars", "keras2-h5": "keras2", "tf-checkpoint": "attributes"}
+#: The one tensor of a factor of a LoRA, which are linear layers elsewhere; files of Keras have them merged.
+_ADAPTER = "lora kernel"
 
 
 class TensorFlow(Framework):
@@ -59,6 +61,7 @@ class TensorFlow(Framework):
     forms = (
         # The Conv1D of the GPT-2 code calls it ``weight``, and has one axis more in its bias; TF-Slim has plurals.
         form("linear", ("kernel", "weight", "in out", "", "weight weights"), ("bias", "bias", "1* out", "", "biases")),
+        form("linear", (_ADAPTER, "weight", "in out"), name="lora"),
         *linear.many_axes(),
         form("embedding", ("embeddings", "weight", "num dim", "", "weight")),
         form(
@@ -133,7 +136,7 @@ class TensorFlow(Framework):
     def forms_of(self, dialect: str) -> tuple[Form, ...]:
         if dialect != "vars":
             return self.forms
-        return tuple(numbered for form in self.forms for numbered in _numbered_forms(form))
+        return tuple(numbered for form in self.forms if form.name != "lora" for numbered in _numbered_forms(form))
 
     def form_for(self, reading: Reading, dialect: str) -> Form:
         """In HDF5 the number of a variable depends on which others the layer has (a norm without an offset)."""
@@ -167,6 +170,7 @@ class TensorFlow(Framework):
         else:
             parts = classed((_SPLIT[dialect](spec) for spec in contents.specs), contents)
             parts = [self._of_list(part, contents.labels) for part in parts]
+            parts = [replace(part, layer_class="") if part.leaf == _ADAPTER else part for part in parts]
         return linear.with_attentions(
             keras_layers.with_separable(keras_layers.with_cells(with_folded_cells(parts))), keras_layers.projection
         )
@@ -177,6 +181,7 @@ class TensorFlow(Framework):
         return replace(part, path=join_path(path), leaf=leaf) if leaf in self._words("attributes") else part
 
     def spell(self, prefix: str, leaf: str, dialect: str, is_data: bool) -> str:
+        leaf = "" if leaf == _ADAPTER else leaf
         if dialect == "vars":
             return prefix if keras_layers.is_own_weight(prefix) else f"{prefix}/vars/{leaf or 0}"
         name = "/".join(filter(None, (prefix, leaf)))
@@ -321,6 +326,8 @@ def _indexed(path: Iterable[str]) -> list[str]:
 
 def _plain(spec: TensorSpec) -> Part:
     parts = spec.name.split("/")
+    if parts[-1] in ("lora_kernel_a", "lora_kernel_b") and len(spec.shape) == 2:  # of `Dense.enable_lora`
+        parts.append(_ADAPTER)
     return Part(spec, join_path(_indexed(parts[:-1])), parts[-1])
 
 

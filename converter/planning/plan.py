@@ -8,7 +8,7 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.arithmetic import Dequantized
+from converter.core.arithmetic import Adapted, Dequantized
 from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Net, words_in
@@ -189,9 +189,12 @@ def as_stored(steps: Iterable[Step], source: Contents) -> tuple[Step, ...]:
     Raises MatchError where that is not known.
     """
     turned = rotated(tuple(steps), source)
-    return tuple(_dequantized(step, source.quantized) for step in turned) if source.quantized else turned
+    return tuple(_as_read(step, source) for step in turned) if source.quantized or source.adapted else turned
 
 
-def _dequantized(step: Step, quantized: Mapping[str, str]) -> Step:
-    packings = dict.fromkeys(quantized[spec.name] for spec in step.sources if spec.name in quantized)
-    return replace(step, ops=(*map(Dequantized, packings), *step.ops)) if packings else step
+def _as_read(step: Step, source: Contents) -> Step:
+    names = [spec.name for spec in step.sources]
+    packings = dict.fromkeys(source.quantized[name] for name in names if name in source.quantized)
+    adapters = dict.fromkeys(source.adapted[name] for name in names if name in source.adapted)
+    done = (*map(Dequantized, packings), *map(Adapted, adapters))
+    return replace(step, ops=(*done, *step.ops)) if done else step

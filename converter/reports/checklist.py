@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -54,7 +55,7 @@ def checklist(steps: Sequence[Step], source: str, target: str) -> tuple[Check, .
         if concerned := _concerned(row, layers):
             said_a, said_b = (f"{framework(name).title} {of.said(of.value)}" for name, of in ((source, a), (target, b)))
             checks.append(Check(row.property, said_a, said_b, b.assigned(a.value), concerned))
-    return (*checks, *_rotary(steps))
+    return (*checks, *_rotary(steps), *_adapters(steps, source, target))
 
 
 def _rotary(steps: Sequence[Step]) -> Iterator[Check]:
@@ -70,6 +71,25 @@ def _rotary(steps: Sequence[Step]) -> Iterator[Check]:
         sides = "wq and wk of Meta's code rotate neighbours", "q_proj and k_proj of Hugging Face the halves of a head"
         remedy = "with the option 'rotary' their rows are put in its order"
         yield Check("rotary positions of queries and keys", *sides, remedy, tuple(dict.fromkeys(found)))
+
+
+#: The factors of a LoRA: PEFT, kohya's scripts, nnx, Keras.
+_FACTOR = re.compile(r"(^|[./_])lora_(A|B|a|b|kernel_a|kernel_b|down|up|embedding_A|embedding_B)([./]|$)")
+_SCALES = MappingProxyType(
+    {
+        "torch": "PEFT scales B A by alpha / r (adapter_config.json)",
+        "flax": "nnx.LoRA does not scale it",
+        "tensorflow": "Keras scales it by lora_alpha / lora_rank",
+    }
+)
+
+
+def _adapters(steps: Sequence[Step], source: str, target: str) -> Iterator[Check]:
+    """Factors of a LoRA, whose scale is no weight, between frameworks that have it in other places."""
+    found = [step.layer for step in steps if any(_FACTOR.search(spec.name) for spec in step.sources)]
+    if found and source != target and source in _SCALES and target in _SCALES:
+        remedy = "the scale of both sides has to be the same; where it is not, multiply B by the quotient"
+        yield Check("scale of LoRA", _SCALES[source], _SCALES[target], remedy, tuple(dict.fromkeys(found)))
 
 
 def differences(
