@@ -163,7 +163,7 @@ def _possible(net: Net) -> list[_Stack]:
     found: dict[str, _Stack] = {}
     for module, specs in _modules(net).items():
         around = ("", *(module[:end] for end, letter in enumerate(module) if letter == "."))
-        if not any(name in found for name in around):
+        if not any(name in found for name in around) and _is_telling(specs):
             stack = next(filter(None, (_stack(module, specs, axis) for axis in _AXES)), None)
             if stack is not None:
                 found[module] = stack
@@ -172,11 +172,25 @@ def _possible(net: Net) -> list[_Stack]:
 
 def _stack(module: str, specs: Sequence[TensorSpec], axis: int) -> _Stack | None:
     """The module as layers in one along that axis; None where not all tensors have as many there."""
-    shapes = {spec.shape for spec in specs}
-    counts = {shape[axis] if len(shape) > max(axis, 1) else 0 for shape in shapes}
-    ranks = {len(shape) for shape in shapes}
+    counts = {spec.shape[axis] if len(spec.shape) > max(axis, 1) else 0 for spec in specs}
     count = counts.pop() if len(counts) == 1 else 0
-    return _Stack(module, axis, count) if count > 1 and (len(ranks) > 1 or min(ranks) > 2) else None
+    return _Stack(module, axis, count) if count > 1 else None
+
+
+def _is_telling(specs: Sequence[TensorSpec]) -> bool:
+    """Whether these are more than matrices, which have one size along an axis wherever they have the same inputs."""
+    ranks = {len(spec.shape) for spec in specs}
+    return len(ranks) > 1 or min(ranks) > 2
+
+
+def as_stack(layer: Layer) -> tuple[Remedy, ...]:
+    """The way to take a layer for several in one, where its tensors could be that."""
+    stacks = (_stack(layer.path, layer.tensors, axis) for axis in _AXES if _is_telling(layer.tensors))
+    return tuple(
+        Remedy("stacked", (stack.module, stack.axis), f"takes it for {stack.count} in one")
+        for stack in stacks
+        if stack is not None
+    )[:1]
 
 
 def _stated(net: Net, stated: Mapping[str, int]) -> list[_Stack]:

@@ -17,6 +17,7 @@ from converter.matching.compatibility import Agreement, fewer, noted, shapes, un
 from converter.matching.fused import lacks_heads, unknown_heads, whole_name
 from converter.matching.pairs import Pair
 from converter.matching.problems import as_parameters
+from converter.matching.stacked import as_stack
 from converter.planning.step_cache import layer_moves
 from converter.planning.steps import Step, assemble
 
@@ -59,7 +60,7 @@ def _sort(dtype: DType) -> str:
 def unknown(layer: Layer) -> Problem:
     """A layer that no table describes, on its way to another framework."""
     summary = "{count} layers are of an unknown kind, so it is unknown how another framework stores them."
-    ways, wide, met = as_parameters(layer), (Remedy("kind", ("*", "parameter")),), shapes(layer)
+    ways, wide, met = (*as_stack(layer), *as_parameters(layer)), (Remedy("kind", ("*", "parameter")),), shapes(layer)
     return Problem(unknown_kind(layer), "unknown kind", layer.path, met=met, remedies=ways, summary=summary, wide=wide)
 
 

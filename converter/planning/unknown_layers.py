@@ -14,6 +14,7 @@ from converter.frameworks.linear import BY_HEAD
 from converter.matching.compatibility import shapes
 from converter.matching.covering import longest
 from converter.matching.hints import Hints
+from converter.matching.stacked import as_stack
 
 #: What people and libraries call the weight of a layer, and the vector beside it (Haiku: ``w`` and ``b``).
 _WEIGHTS = frozenset("w weight weights kernel kernels filter filters".split())
@@ -80,7 +81,7 @@ def _stack(layer: Layer) -> Problem:
         layer.path,
         remedies=(
             Remedy("kind", (layer.path, BY_HEAD), "takes it for one"),
-            Remedy("stacked", (layer.path, 0), "takes it for several, along the first axis"),
+            *as_stack(layer),
             Remedy("ignore", layer.path, "leaves it out"),
         ),
         summary="{count} layers could each be one with a matrix for each head, or several in one.",

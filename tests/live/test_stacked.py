@@ -144,6 +144,16 @@ def test_without_a_clone_it_is_asked_and_said(tmp_path: Path) -> None:
     assert_same(of_torch(net), module.apply(variables, X))
 
 
+def test_the_second_axis_is_offered_where_it_could_be(tmp_path: Path) -> None:
+    module = Scanned(1)
+    (tmp_path / "scanned.msgpack").write_bytes(to_bytes(module.init(jax.random.key(0), X)))
+    with pytest.raises(converter.MatchError) as error:
+        converter.convert("flax->torch", tmp_path / "scanned.msgpack", tmp_path / "no.pt")
+    ways = {way.value for problem in error.value.problems for way in problem.remedies if way.option == "stacked"}
+    assert ways == {("layers.up", 1), ("layers.down", 1)}  # of a matrix alone either axis could be it
+    converter.convert("flax->torch", tmp_path / "scanned.msgpack", tmp_path / "yes.pt", stacked={"layers": 1})
+
+
 @pytest.mark.parametrize(
     ("stacked", "message"),
     [({"layer": 0}, "module 'layer'. Did you mean 'layers'"), ({"layers": 1}, "no one size along axis 1")],
