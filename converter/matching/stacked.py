@@ -157,8 +157,11 @@ def _modules(net: Net) -> Mapping[str, Sequence[TensorSpec]]:
 
 
 def _possible(net: Net) -> list[_Stack]:
-    """The outermost modules of which all tensors have one size along one axis, and more axes than that."""
-    if not any(len(spec.shape) > 2 for layer in net.layers for spec in layer.tensors):
+    """The outermost modules of which all tensors have one size along one axis, and more axes than that.
+
+    A neutral file lists its layers, which are each one.
+    """
+    if net.framework == "neutral" or not any(len(spec.shape) > 2 for layer in net.layers for spec in layer.tensors):
         return []
     found: dict[str, _Stack] = {}
     for module, specs in _modules(net).items():
@@ -194,7 +197,7 @@ def as_stack(layer: Layer) -> tuple[Remedy, ...]:
 
 
 def _stated(net: Net, stated: Mapping[str, int]) -> list[_Stack]:
-    inside = _modules(net) if stated else {}
+    inside = _modules(net) if stated and net.framework != "neutral" else {}
     stacks = (_stack(module, inside[module], axis) for module, axis in stated.items() if module in inside)
     return [stack for stack in stacks if stack]
 

@@ -154,6 +154,8 @@ def test_the_report(tmp_path: Path) -> None:
         "flattened": [],
         "freeze": ["a.weight", "a.bias"],
         "in_part": [],
+        "overflow": {},
+        "underflow": {},
         "checklist": [],
         "written": True,
     }
