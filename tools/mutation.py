@@ -46,6 +46,7 @@ that is given.
 #: Mutants that change nothing that can be seen -> the reason.
 EQUIVALENT = {
     "Flip.inverse is itself": "what is flipped twice is as before, so that it is its own inverse",
+    "torch, gru: axes of 'weight_hr'": "PyTorch projects the state of an LSTM alone; the row is of all cells",
     "Dequantized.apply does nothing": "it only says what the reader has done",
 }
 #: Tests of the operations by themselves; then of what they are needed for.

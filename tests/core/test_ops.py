@@ -43,6 +43,7 @@ def test_cast_rounds_to_nearest_even_and_widening_back_is_exact(narrow: type) ->
     (cast,) = op.apply([array])
     assert cast.dtype == narrow and op.infer([TensorSpec("x", (100,), array.dtype)])[0].dtype == narrow
     assert np.array_equal(op.apply(op.inverse().apply([cast]))[0], cast)
+    assert op.inverse().apply([cast])[0].dtype == array.dtype
     step = np.abs(np.nextafter(cast, np.array(np.inf, narrow)).astype(np.float32) - cast.astype(np.float32))
     assert (np.abs(cast.astype(np.float32) - array) <= step / 2).all()
 
@@ -120,6 +121,7 @@ def test_what_is_filled_in_is_required_on_the_way_back() -> None:
     assert same(op.apply([mean]), [np.ones(4), mean])
     back = Require((0,), 1, "the clone has no scale")
     assert back.inverse() == op and same(back.apply([np.ones(4), mean]), [mean])
+    assert same(op.inverse().apply(op.apply([mean])), [mean])
     assert shapes_agree(back, [np.ones(4), mean])
     with pytest.raises(ConversionError, match="the clone has no scale, and 4 of its values are not 1"):
         back.apply([mean, mean])
