@@ -48,6 +48,7 @@ EQUIVALENT = {
     "Flip.inverse is itself": "what is flipped twice is as before, so that it is its own inverse",
     "torch, gru: axes of 'weight_hr'": "PyTorch projects the state of an LSTM alone; the row is of all cells",
     "Dequantized.apply does nothing": "it only says what the reader has done",
+    "Adapted.apply does nothing": "it only says what the reader has done",
 }
 #: Tests of the operations by themselves; then of what they are needed for.
 OP_TESTS = (
@@ -69,6 +70,13 @@ MORE_TESTS = {
     "gru_reset_before": ("tests/parity/test_recurrent_names.py",),
     "mgu": ("tests/parity/test_recurrent_names.py",),
     "group_norm": ("tests/parity/test_ambiguous.py",),
+    "to_heads_by_head": ("tests/parity/test_attention.py",),
+    "lora": ("tests/adapters/test_between.py",),
+    **{
+        f"dense_{inputs}_to_{outputs}": ("tests/parity/test_ambiguous.py", "tests/parity/test_attention.py")
+        for inputs in range(1, 4)
+        for outputs in range(1, 4)
+    },
 }
 
 
