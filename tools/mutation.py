@@ -73,7 +73,7 @@ MORE_TESTS = {
     "to_heads_by_head": ("tests/parity/test_attention.py",),
     "lora": ("tests/adapters/test_between.py",),
     **{
-        f"dense_{inputs}_to_{outputs}": ("tests/parity/test_ambiguous.py", "tests/parity/test_attention.py")
+        f"dense_{inputs}_to_{outputs}": ("tests/parity/test_several_axes.py", "tests/parity/test_ambiguous.py")
         for inputs in range(1, 4)
         for outputs in range(1, 4)
     },
