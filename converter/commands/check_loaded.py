@@ -45,13 +45,13 @@ def fill_proved(
     by_schema = hints.schema is not None  # which says it all
     try:
         plan = Plan(source, clone.framework, clone, hints, None)
-        return _fill_checked(plan, hints, inputs, stacklevel + 1, is_only_way=by_schema)
+        return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=by_schema)
     except (MatchError, _DifferError):
         if by_schema:
             raise
     hints = replace(hints, found=found(source, clone, hints, inputs))
     plan = Plan(source, clone.framework, clone, hints, None)
-    return _fill_checked(plan, hints, inputs, stacklevel + 1, is_only_way=True)
+    return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=True)
 
 
 def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Proved:
@@ -65,18 +65,15 @@ def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs
         live.fill(former)
 
 
-def _fill_checked(
-    plan: Plan, hints: Hints, inputs: tuple[Inputs, Inputs], stacklevel: int, *, is_only_way: bool
-) -> Proved:
+def _fill_checked(plan: Plan, inputs: tuple[Inputs, Inputs], stacklevel: int, *, is_only_way: bool) -> Proved:
     """is_only_way: no other layers could belong together. Then nets whose layers all give the same are right, though
     their outputs differ: that is not of the weights (a softmax). Else two branches may be taken for each other.
     """
     assert plan.clone is not None and plan.clone.live is not None and plan.source.live is not None
     live, source = plan.clone.live, plan.source.live
     if any("(for training)" not in warning.property for warning in plan.set_otherwise()):
-        return Proved(
-            plan.fill(live.net, stacklevel + 1), hints, None
-        )  # they give something else, and the user is warned of it
+        # they give something else, and the user is warned of it
+        return Proved(plan.fill(live.net, stacklevel + 1), plan.hints, None)
     former = live.values()
     filled = plan.fill(live.net, stacklevel + 1)
     try:
@@ -89,4 +86,4 @@ def _fill_checked(
     except BaseException:
         live.fill(former)  # of linen that is a tree nobody has
         raise
-    return Proved(filled, hints, compared)
+    return Proved(filled, plan.hints, compared)

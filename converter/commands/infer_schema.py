@@ -11,10 +11,8 @@ import numpy as np
 import yaml
 
 from converter.commands.convert import loaded
-from converter.commands.make_plan import as_inputs, of_source, opened_source, with_proof
-from converter.commands.plan import Plan
+from converter.commands.make_plan import as_inputs, of_source, opened_source, proved_plan
 from converter.core.kinds import UNKNOWN
-from converter.endpoints.destination import destination
 from converter.endpoints.endpoint import clone_beside, clone_of
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.flattening.walk import INPUTS, Flattened
@@ -28,7 +26,6 @@ from converter.options import (
     ReadOptions,
     Records,
     StrPath,
-    WriteOptions,
     check_keywords,
     record_of,
 )
@@ -79,11 +76,9 @@ def infer_schema(
                 f"{end.title} and {clone.title} are both of {names[0]}: a schema has one name for each framework.",
                 Remedy("map", (Placeholder("SOURCE"), Placeholder("TARGET")), "pairs layers within one"),
             )
-        hints, _ = with_proof(end, clone, Hints.of(match), both)
-        form = None if clone.live else destination(end, clone, clone.framework, None, WriteOptions()).form
-        planned = Plan(end, clone.framework, clone, hints, form)
-        name = Path(end.title).name
-        flattened = {item.source: _channels(item, end.channels_last) for item in hints.found.values() if item.order}
+        planned = proved_plan(end, clone.framework, clone, Hints.of(match), both)
+        name, found = Path(end.title).name, planned.hints.found.values()
+        flattened = {item.source: _channels(item, end.channels_last) for item in found if item.order}
         document = {
             "name": name.partition(".")[0],
             "description": f"{name} and {Path(clone.title).name}, as they were paired",

@@ -12,6 +12,7 @@ from converter.endpoints.checkpoint import Weights
 from converter.endpoints.destination import destination
 from converter.endpoints.endpoint import Endpoint, clone_of, opened, turned
 from converter.errors import ConversionError, Placeholder, Problem, Remedy
+from converter.frameworks import Framework
 from converter.frameworks import framework as framework_of
 from converter.matching.hints import Hints
 from converter.options import (
@@ -67,14 +68,31 @@ def plan(
             raise ConversionError("nothing says which framework the result is for.", *ways)
         target = framework_of(to) if to is not None else clone.framework  # type: ignore[union-attr]
         end = opened_source(source, stack, framework, read, inputs, clone)
-        refuse_unused(inputs, end, clone)
-        live = clone is not None and clone.live is not None and format is None
-        form = None if live else destination(end, clone, target, None, WriteOptions(format=format)).form
-        hints, proof = with_proof(end, clone, Hints.of(match), (of_source(inputs, clone, end), inputs))
-        return Plan(end, target, clone, hints, form, stack=stack, proof=proof)
+        both = of_source(inputs, clone, end), inputs
+        return proved_plan(end, target, clone, Hints.of(match), both, format, stack)
     except BaseException:
         stack.close()
         raise
+
+
+def proved_plan(
+    source: Endpoint,
+    target: Framework,
+    clone: Endpoint | None,
+    hints: Hints,
+    inputs: tuple[Inputs, Inputs],
+    format: str | None = None,
+    stack: ExitStack | None = None,
+) -> Plan:
+    """The plan of two ends that are open, proved where both can be run. inputs: as the source and the clone take them.
+
+    stack: closes what the plan holds open.
+    """
+    refuse_unused(inputs[0], source, clone)
+    live = clone is not None and clone.live is not None and format is None
+    form = None if live else destination(source, clone, target, None, WriteOptions(format=format)).form
+    hints, proof = with_proof(source, clone, hints, inputs)
+    return Plan(source, target, clone, hints, form, stack=stack, proof=proof)
 
 
 def opened_source(

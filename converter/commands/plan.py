@@ -24,7 +24,6 @@ from converter.frameworks import Framework
 from converter.frameworks.neutral import architecture_in
 from converter.matching.hints import Hints
 from converter.matching.pairs import Pair
-from converter.matching.stacked import unstacked
 from converter.options import (
     Records,
     StrPath,
@@ -75,7 +74,7 @@ class Plan:
         self.source, self.target, self.clone = source, target, source if as_itself else clone
         self.form, self.proof = form, proof
         refuse_other_framework(source, target)
-        self._hints, self._architecture = hints, architecture
+        self.hints, self._architecture = hints, architecture
         self._stack = stack or ExitStack()
         try:
             self.goal: Goal | None = None
@@ -171,7 +170,7 @@ class Plan:
         if self.form is not None or self.clone is None or self.clone.live is None or self.clone.live.net is not net:
             with ExitStack() as stack:
                 clone = opened(net, stack)
-                return Plan(self.source, clone.framework, clone, self._hints, None).fill(net, stacklevel + 1)
+                return Plan(self.source, clone.framework, clone, self.hints, None).fill(net, stacklevel + 1)
         source = self.source
         # all of them before the first is set: a damaged tensor must not leave the net half filled
         steps = [step for step in self.tensors.steps if not step.is_kept]
@@ -192,7 +191,7 @@ class Plan:
         same = self.form is not None and self.target.dialect_for(self.form.name) == self.target.dialect_for(form.name)
         if same and not (self.clone is not None and self.clone.live is not None and form is not self.form):
             return self
-        return Plan(self.source, self.target, self.clone, self._hints, form, self._architecture, proof=self.proof)
+        return Plan(self.source, self.target, self.clone, self.hints, form, self._architecture, proof=self.proof)
 
     def close(self) -> None:
         """Close what the plan opened itself."""
@@ -212,8 +211,7 @@ class Plan:
     def _new(self, form: Format) -> TensorPlan:
         """A new file: laid out without a clone."""
         hints, lost = self._with_names()
-        whole, _ = unstacked(self.source.net, None, hints.options.stacked)
-        source, hints = prepared(whole, hints, self.target)
+        source, hints = prepared(self.source.net, hints, self.target)
         refuse_nothing(source)
         hints.check_used(source, None)
         tensors = plan_new(source, self.source.contents, self.target, form.name, hints)
@@ -226,16 +224,16 @@ class Plan:
         """
         architecture = self._architecture or architecture_in(self.source.contents)
         within_neutral = self.target.name == self.source.framework.name == "neutral"
-        if self._hints.schema is not None or architecture is None or within_neutral:
-            return self._hints, ()
+        if self.hints.schema is not None or architecture is None or within_neutral:
+            return self.hints, ()
         from converter.architectures.neutral_file import names_in
 
         try:
-            return replace(self._hints, schema=names_in(architecture)), ()
+            return replace(self.hints, schema=names_in(architecture)), ()
         except ConversionError as error:
             if self._architecture is not None:
                 raise
-            return self._hints, (LeftOut("the architecture", str(error)),)
+            return self.hints, (LeftOut("the architecture", str(error)),)
 
     def _described(self, tensors: TensorPlan, source: Net, hints: Hints) -> TensorPlan:
         """A neutral file holds the architecture, if one is known."""

@@ -38,7 +38,7 @@ from converter.options import (
 )
 from converter.planning.casting import cast
 from converter.planning.plan import as_stored
-from converter.planning.prepare import goal_of, prepared
+from converter.planning.prepare import goal_of, with_hints
 from converter.planning.reuse import ReusePlan, plan_reuse
 from converter.reports.checklist import checklist, differences
 from converter.reports.reuse import ReuseReport
@@ -121,9 +121,8 @@ def reuse(
 def _planned(old: Endpoint, new: Endpoint, form: Format | None, part: ReuseOptions, hints: Hints) -> ReusePlan:
     refuse_other_framework(old, new.framework)
     goal = goal_of(new, form, by_schema=hints.schema is not None)
-    net, hints = prepared(old.net, hints, new.framework, goal.net)
-    hints.check_used(net, goal.net)
-    goal = replace(goal, net=hints.of_clone(goal.net))
+    net, filled, hints = with_hints(old.net, goal.net, hints)
+    goal = replace(goal, net=filled)
     plan = plan_reuse(net, goal, select(net, goal.net, part, hints), hints)
     reused = tuple(replace(one, steps=as_stored(one.steps, old.contents)) for one in plan.reused)
     return replace(plan, reused=reused)

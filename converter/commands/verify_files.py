@@ -21,9 +21,8 @@ from converter.errors import MatchError, text_of
 from converter.matching.compatibility import Agreement, Move, Supply, agreements
 from converter.matching.hints import Hints
 from converter.matching.pairs import Pair
-from converter.matching.stacked import unstacked
 from converter.planning.plan import plan_into
-from converter.planning.prepare import prepared
+from converter.planning.prepare import with_hints
 from converter.reports.tables import table
 
 
@@ -100,11 +99,7 @@ def verify_weights(source: Endpoint, target: Endpoint, hints: Hints) -> WeightCo
     time. Raises MatchError when the layers cannot be paired: then they are different nets.
     """
     try:
-        whole, clone = unstacked(source.net, target.net, hints.options.stacked)
-        assert clone is not None
-        net, hints = prepared(whole, hints, target.framework, clone)
-        clone = hints.of_clone(clone)
-        hints.check_used(net, clone)
+        net, clone, hints = with_hints(source.net, target.net, hints)
         plan = plan_into(net, clone, target.contents, hints)
     except MatchError as error:
         raise error.of(f"{source.title} against {target.title}") from None

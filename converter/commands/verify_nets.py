@@ -19,7 +19,7 @@ from converter.errors import ConversionError, MatchError, text_of
 from converter.matching.hints import Hints
 from converter.matching.matcher import match
 from converter.matching.pairs import Pair
-from converter.planning.prepare import prepared
+from converter.planning.prepare import with_hints
 from converter.reports.checklist import differences
 from converter.reports.tables import table
 
@@ -142,10 +142,7 @@ def _pairs(a: LiveNet, b: LiveNet, hints: Hints) -> tuple[tuple[Pair, ...], str]
             raise ConversionError(f"the {live.framework.title} net has no weights; there is nothing to verify")
     net_a, net_b = (live.framework.net(contents) for live, contents in zip((a, b), both, strict=True))
     try:
-        net, applied = prepared(net_a, hints, b.framework, net_b)
-        clone = applied.of_clone(net_b)
-        applied.check_used(net, clone)
-        return match(net, clone, applied).pairs, ""
+        return match(*with_hints(net_a, net_b, hints)).pairs, ""
     except MatchError as error:
         if hints != Hints():  # what the caller says of the layers has to hold
             raise

@@ -32,7 +32,7 @@ def found(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs,
     """
     ours, live = source.live, clone.live
     assert ours is not None and live is not None
-    net, target, hints = with_hints(source.net, goal_of(clone, None, by_schema=False), hints)
+    net, target, hints = with_hints(source.net, goal_of(clone, None, by_schema=False).net, hints)
     (source_net, _), (target_net, _) = comparable(net, target, hints)
     matcher = evident(source_net, target_net, hints)
     seen_all = observed(ours, {name for name, _ in ours.modules()}, inputs[0])

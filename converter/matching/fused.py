@@ -150,7 +150,7 @@ def taken_apart(net: Net, other: Net) -> Net:
     if not any(held_in(layer.path) for layer in net.layers):
         return net
     fitting = Fitting(net.framework == other.framework)
-    others = {fitting.look(layer): layer for layer in other.layers}.values()
+    others = fitting.unlike(other.layers)
     layers: list[Layer] = []
     open_heads: list[str | Problem] = []
     placed: set[str] = set()

@@ -38,6 +38,10 @@ class Fitting:
             self._looks[id(layer)] = layer, look
         return self._looks[id(layer)][1]
 
+    def unlike(self, layers: Iterable[Layer]) -> list[Layer]:
+        """One of each look."""
+        return list({self.look(layer): layer for layer in layers}.values())
+
     def _answer(self, source: Layer, target: Layer) -> tuple[bool, bool]:
         looks = self.look(source), self.look(target)
         if looks not in self._known:

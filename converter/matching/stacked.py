@@ -9,7 +9,7 @@ other net and they themselves do not, or it is said (``stacked``).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -34,32 +34,40 @@ class _Stack(msgspec.Struct, frozen=True):
     count: int
 
 
-def unstacked(source: Net, target: Net | None, stated: Mapping[str, int]) -> tuple[Net, Net | None]:
-    """Both nets with the layers that are several in one as these. target: None where there is no clone.
+def unstacked(net: Net, stated: Mapping[str, int]) -> Net:
+    """The net of a file alone, with the layers that are said to be several in one as these.
 
     stated: module -> the axis of its tensors along which its layers are. Raises MatchError where it has no such axis.
     """
-    nets = [net for net in (source, target) if net is not None]
-    stacks = [_stated(net, stated) for net in nets]
-    met = {stack.module for own in stacks for stack in own}
+    (parts,) = _stated((net,), stated)
+    return parts.apart()
+
+
+def both_unstacked(source: Net, target: Net, stated: Mapping[str, int]) -> tuple[Net, Net]:
+    """Both nets with the layers that are several in one as these, by what is said (see `unstacked`), or seen where
+    nothing is.
+    """
+    ours, theirs = _stated((source, target), stated) if stated else _seen(source, target)
+    return ours.apart(), theirs.apart()
+
+
+def _stated(nets: Sequence[Net], stated: Mapping[str, int]) -> list[_Parts]:
+    parts = [_Parts(net, _stacks_said(net, stated)) for net in nets]
+    met = {stack.module for own in parts for stack in own.stacks}
     if lost := [module for module in stated if module not in met]:
         raise MatchError([_no_stack(nets, module, stated[module]) for module in lost])
-    parts = [_Parts(net, own) for net, own in zip(nets, stacks, strict=True)]
-    if len(nets) == 2 and not stated:
-        parts = _seen([_Parts(net, _possible(net)) for net in nets], source.framework == nets[1].framework)
-    apart = [of_net.apart() for of_net in parts]
-    return apart[0], apart[1] if target is not None else None
+    return parts
 
 
-def _seen(parts: Sequence[_Parts], same_framework: bool) -> list[_Parts]:
+def _seen(source: Net, target: Net) -> list[_Parts]:
     """Stacks are seen where layers of either net fit none of the other, and those in them do."""
-    if not any(own.stacks for own in parts):
-        return list(parts)
-    fitting = Fitting(same_framework)
-    source, target = parts
+    ours, theirs = (_Parts(net, _possible(net)) for net in (source, target))
+    if not ours.stacks and not theirs.stacks:
+        return [ours, theirs]
+    fitting = Fitting(source.framework == target.framework)
     return [
-        source.where(target, fitting.fits, fitting),
-        target.where(source, lambda ours, theirs: fitting.fits(theirs, ours), fitting),
+        ours.where(theirs, fitting.fits, fitting),
+        theirs.where(ours, lambda one, other: fitting.fits(other, one), fitting),
     ]
 
 
@@ -73,7 +81,7 @@ class _Parts:
         self._stack_of = {
             spec.name: stack
             for layer in net.layers
-            if (stack := self._around(layer.path)) is not None
+            if (stack := self._stack_around(layer.path)) is not None
             for spec in layer.tensors
         }
         self._inside: dict[str, list[Layer]] = {stack.module: [] for stack in stacks}
@@ -81,10 +89,9 @@ class _Parts:
             if layer.tensors[0].name in self._stack_of:
                 self._inside[self._stack_of[layer.tensors[0].name].module].append(layer)
 
-    def _around(self, path: str) -> _Stack | None:
+    def _stack_around(self, path: str) -> _Stack | None:
         """The stack that a layer is in."""
-        ends = (end for end, letter in enumerate(path) if letter == ".") if self._modules else ()
-        names = ("", *(path[:end] for end in ends), path)
+        names = _around(path) if self._modules else ()
         return next((self._modules[name] for name in names if name in self._modules), None)
 
     def _as_one(self) -> Sequence[Layer]:
@@ -98,11 +105,11 @@ class _Parts:
 
     def where(self, other: _Parts, fits: Callable[[Layer, Layer], bool], fitting: Fitting) -> _Parts:
         """With those stacks alone of which not all layers fit the other net as they are, and the layers in them do."""
-        plain = _unlike(fitting, other.net.layers)
-        every = [*plain, *_unlike(fitting, (layer for stack in other.stacks for layer in other.at(stack, 0)))]
+        plain = fitting.unlike(other.net.layers)
+        every = [*plain, *fitting.unlike(layer for stack in other.stacks for layer in other.at(stack, 0))]
         whole: dict[str, list[Layer]] = {stack.module: [] for stack in self.stacks}
         for layer in self.net.layers:
-            if (stack := self._around(layer.path)) is not None:
+            if (stack := self._stack_around(layer.path)) is not None:
                 whole[stack.module].append(layer)
         chosen = [
             stack
@@ -130,7 +137,7 @@ class _Parts:
         layers: list[Layer] = []
         done: set[str] = set()
         for layer in self.net.layers:
-            stack = self._around(layer.path)
+            stack = self._stack_around(layer.path)
             if stack is None:
                 layers.append(layer)
             elif stack.module not in done:
@@ -142,8 +149,11 @@ class _Parts:
         return replace(self.net, layers=tuple(layers))
 
 
-def _unlike(fitting: Fitting, layers: Iterable[Layer]) -> Sequence[Layer]:
-    return list({fitting.look(layer): layer for layer in layers}.values())
+def _around(path: str) -> Iterator[str]:
+    """The modules that a path is in, the outermost first, and itself."""
+    yield ""
+    yield from (path[:end] for end, letter in enumerate(path) if letter == ".")
+    yield path
 
 
 def _modules(net: Net) -> Mapping[str, Sequence[TensorSpec]]:
@@ -165,11 +175,9 @@ def _possible(net: Net) -> list[_Stack]:
         return []
     found: dict[str, _Stack] = {}
     for module, specs in _modules(net).items():
-        around = ("", *(module[:end] for end, letter in enumerate(module) if letter == "."))
-        if not any(name in found for name in around) and _is_telling(specs):
-            stack = next(filter(None, (_stack(module, specs, axis) for axis in _AXES)), None)
-            if stack is not None:
-                found[module] = stack
+        stack = _told(module, specs) if not any(name in found for name in _around(module)) else None
+        if stack is not None:
+            found[module] = stack
     return list(found.values())
 
 
@@ -180,23 +188,22 @@ def _stack(module: str, specs: Sequence[TensorSpec], axis: int) -> _Stack | None
     return _Stack(module, axis, count) if count > 1 else None
 
 
-def _is_telling(specs: Sequence[TensorSpec]) -> bool:
-    """Whether these are more than matrices, which have one size along an axis wherever they have the same inputs."""
+def _told(module: str, specs: Sequence[TensorSpec]) -> _Stack | None:
+    """The module as layers in one along the first axis that could be it. Matrices alone do not tell: they have one size
+    along an axis wherever they have the same inputs.
+    """
     ranks = {len(spec.shape) for spec in specs}
-    return len(ranks) > 1 or min(ranks) > 2
+    tells = len(ranks) > 1 or min(ranks) > 2
+    return next(filter(None, (_stack(module, specs, axis) for axis in _AXES)), None) if tells else None
 
 
 def as_stack(layer: Layer) -> tuple[Remedy, ...]:
     """The way to take a layer for several in one, where its tensors could be that."""
-    stacks = (_stack(layer.path, layer.tensors, axis) for axis in _AXES if _is_telling(layer.tensors))
-    return tuple(
-        Remedy("stacked", (stack.module, stack.axis), f"takes it for {stack.count} in one")
-        for stack in stacks
-        if stack is not None
-    )[:1]
+    stack = _told(layer.path, layer.tensors)
+    return (Remedy("stacked", (stack.module, stack.axis), f"takes it for {stack.count} in one"),) if stack else ()
 
 
-def _stated(net: Net, stated: Mapping[str, int]) -> list[_Stack]:
+def _stacks_said(net: Net, stated: Mapping[str, int]) -> list[_Stack]:
     inside = _modules(net) if stated and net.framework != "neutral" else {}
     stacks = (_stack(module, inside[module], axis) for module, axis in stated.items() if module in inside)
     return [stack for stack in stacks if stack]

@@ -13,26 +13,40 @@ from converter.core.layers import Net
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import MatchError, Problem, listed
 from converter.formats import Format, by_name
-from converter.frameworks import Framework, framework
+from converter.frameworks import Framework
 from converter.matching.hints import Hints
 from converter.matching.schema_layers import for_net
 from converter.matching.schema_ties import with_ties
-from converter.matching.stacked import unstacked
+from converter.matching.stacked import both_unstacked, unstacked
 from converter.options import MatchOptions
 from converter.planning.layout import respelled
 from converter.planning.plan import KEPT, TensorPlan, plan_into
 from converter.planning.steps import Step
 
 
-def prepared(source: Net, hints: Hints, target: Framework, clone: Net | None = None) -> tuple[Net, Hints]:
-    """The layers of the source with all hints applied, and the hints as they are for these nets. Raises MatchError."""
-    if clone is not None:
-        hints = hints.told_apart(source, clone)
+def prepared(source: Net, hints: Hints, target: Framework) -> tuple[Net, Hints]:
+    """The layers of the source, for a new file, with all hints applied, and the hints as they are for this net.
+
+    Raises MatchError.
+    """
+    return _with_hints(unstacked(source, hints.options.stacked), hints, target.name)
+
+
+def with_hints(source: Net, clone: Net, hints: Hints) -> tuple[Net, Net, Hints]:
+    """The source and the clone with all hints applied, and the hints for these. Raises MatchError."""
+    source, clone = both_unstacked(source, clone, hints.options.stacked)
+    net, hints = _with_hints(source, hints.told_apart(source, clone), clone.framework)
+    target = hints.of_clone(clone)
+    hints.check_used(net, target)
+    return net, target, hints
+
+
+def _with_hints(source: Net, hints: Hints, target: str) -> tuple[Net, Hints]:
     if hints.schema is not None:
         hints = for_net(hints, source)
     net = hints.of_source(source)
-    if hints.schema is not None and target.name != net.framework:
-        net = with_ties(net, hints.schema, target.name)
+    if hints.schema is not None and target != net.framework:
+        net = with_ties(net, hints.schema, target)
     return net, hints
 
 
@@ -130,17 +144,7 @@ def goal_of(clone: Endpoint, form: Format | None, by_schema: bool) -> Goal:
     return Goal(net, template.contents, written, clone, names, template.names)
 
 
-def with_hints(source: Net, goal: Goal, hints: Hints) -> tuple[Net, Net, Hints]:
-    """The source and the net to be filled with all hints applied, and the hints for these. Raises MatchError."""
-    source, clone = unstacked(source, goal.net, hints.options.stacked)
-    assert clone is not None
-    net, hints = prepared(source, hints, framework(clone.framework), clone)
-    target = hints.of_clone(clone)
-    hints.check_used(net, target)
-    return net, target, hints
-
-
 def plan_goal(source: Net, goal: Goal, hints: Hints) -> TensorPlan:
     """How the goal is filled from the source. Raises MatchError."""
-    net, target, hints = with_hints(source, goal, hints)
+    net, target, hints = with_hints(source, goal.net, hints)
     return goal.finished(plan_into(net, target, goal.contents, hints))

@@ -65,6 +65,13 @@ def test_both_directions(tmp_path: Path, last: Any) -> None:
     assert_same(forward(back, first), forward(net, first))
 
 
+def test_an_example_input_for_two_files_is_refused(tmp_path: Path, last: Any) -> None:
+    torch.save(Branches().state_dict(), tmp_path / "net.pt")
+    keras_branches().save_weights(tmp_path / "clone.weights.h5")
+    with pytest.raises(converter.ConversionError, match="this is for a live net, and both are files"):
+        converter.infer_schema(tmp_path / "net.pt", tmp_path / "clone.weights.h5", example_input=last)
+
+
 class Turned(Branches):
     """Its features are in an order of their own before they are flattened."""
 

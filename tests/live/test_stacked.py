@@ -144,6 +144,20 @@ def test_without_a_clone_it_is_asked_and_said(tmp_path: Path) -> None:
     assert_same(of_torch(net), module.apply(variables, X))
 
 
+def test_layers_of_a_stack_are_reused(tmp_path: Path) -> None:
+    variables = values(Scanned(0).init(jax.random.key(0), X), 6)
+    (tmp_path / "scanned.msgpack").write_bytes(to_bytes(variables))
+    torch.save(Torch().state_dict(), tmp_path / "new.pt")
+    ends = tmp_path / "scanned.msgpack", tmp_path / "new.pt", tmp_path / "merged.pt"
+    converter.reuse(ends[0], into=ends[1], output=ends[2], layers="layers.1", stacked={"layers": 0})
+    merged, new = torch.load(ends[2]), torch.load(ends[1])
+    kernel = variables["params"]["layers"]["up"]["kernel"]
+    np.testing.assert_array_equal(merged["layers.1.up.weight"], kernel[1].T)
+    assert torch.equal(merged["layers.2.up.weight"], new["layers.2.up.weight"])
+    with pytest.raises(converter.ConversionError, match="neither net has a module 'blocks'"):
+        converter.reuse(ends[0], into=ends[1], output=ends[2], layers="layers.1", stacked={"blocks": 0}, force=True)
+
+
 def test_the_second_axis_is_offered_where_it_could_be(tmp_path: Path) -> None:
     module = Scanned(1)
     (tmp_path / "scanned.msgpack").write_bytes(to_bytes(module.init(jax.random.key(0), X)))
