@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import msgspec
 from converter.core.arithmetic import Cast, Lost
 from converter.core.ops import Flip, Split, Transpose
 from converter.core.tensors import Array, TensorSpec
+from converter.core.transposing import Joined
 from converter.errors import ConversionError
 from converter.execution.stacking import joined
 from converter.formats import Reader, Writer
@@ -71,11 +73,11 @@ def fill(writer: Writer, reader: Reader, steps: Sequence[Step], pace: Pace, own:
     return work.lost
 
 
-def compute(step: Step, read: Read, own: Read | None = None) -> Array:
-    """The target tensor of one step. Raises ConversionError naming the source tensor."""
+def compute(step: Step, read: Read, own: Read | None = None, lost: Lost | None = None) -> Array:
+    """The target tensor of one step. lost: counts what casts lose. Raises ConversionError naming the source tensor."""
     arrays = [read(spec.name) for spec in step.sources]
     arrays += [own(spec.name) for spec in step.own] if own is not None else []
-    return _transformed(step, tuple(arrays), Lost())
+    return _transformed(step, tuple(arrays), Lost() if lost is None else lost)
 
 
 def _transformed(step: Step, arrays: tuple[Array, ...], lost: Lost) -> Array:
@@ -183,26 +185,28 @@ class _Work:
         for step in job.steps:
             if self.stopped.is_set():
                 return
-            if len(job.steps) == 1 and self._writer.takes_joined(step.target.name):
-                whole = joined(step, self._made) if step.target.nbytes > BATCH_BYTES else None
-                if whole is not None:
-                    self._write(step.target.name, whole)
-                    self._count(step)
-                    return
+            whole = self._in_parts(step) if len(job.steps) == 1 else None
+            if whole is not None:
+                self._write(step.target.name, whole)
+                self._count(step)
+                return
             for spec in step.sources:
                 if spec.name not in held:
                     held[spec.name] = read(spec.name)
             arrays = [held[spec.name] for spec in step.sources]
             arrays += [self._own(spec.name) for spec in step.own]
-            self._writer.write(step.target.name, _transformed(step, tuple(arrays), self.lost))
+            self._write(step.target.name, _transformed(step, tuple(arrays), self.lost))
             del arrays
             for spec in step.sources:
                 if last[spec.name] is step:
                     held.pop(spec.name, None)
             self._count(step)
 
-    def _made(self, step: Step) -> Array:
-        return _transformed(step, tuple(self._read(spec.name) for spec in step.sources), self.lost)
+    def _in_parts(self, step: Step) -> Joined | None:
+        """A large stack of layers, where the writer takes it one by one."""
+        if step.target.nbytes <= BATCH_BYTES or not self._writer.takes_joined(step.target.name):
+            return None
+        return joined(step, partial(compute, read=self._read, lost=self.lost))
 
     def _count(self, step: Step) -> None:
         if self._progress is not None:

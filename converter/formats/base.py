@@ -130,8 +130,6 @@ class Writer(ABC):
 
     #: whether one tensor is in memory at a time
     streams: ClassVar[bool] = True
-    #: whether `write` takes what is `Joined`, too, and writes it part by part
-    joins: ClassVar[bool] = False
     #: tensors that an earlier attempt has written already
     done: frozenset[str] = frozenset()
 
@@ -162,8 +160,8 @@ class Writer(ABC):
         return None if path.is_file() else path
 
     def takes_joined(self, name: str) -> bool:
-        """Whether this tensor may be `Joined`."""
-        return self.joins
+        """Whether `write` takes this tensor `Joined`, too, and writes it part by part."""
+        return False
 
     @abstractmethod
     def write(self, name: str, array: Array) -> None:

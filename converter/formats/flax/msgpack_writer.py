@@ -45,7 +45,8 @@ class FileWriter(InPlaceWriter):
         super().__init__(path, contents, dict(layout.heads))
         self._ranges = layout.ranges
 
-    joins = True
+    def takes_joined(self, name: str) -> bool:
+        return True
 
     def write(self, name: str, array: Array | Joined) -> None:
         self.checked(name, array)

@@ -53,7 +53,8 @@ class FileWriter(Writer):
             self.abort()
             raise
 
-    joins = True
+    def takes_joined(self, name: str) -> bool:
+        return True
 
     def write(self, name: str, array: Array | Joined) -> None:
         spec, chunk = self.checked(name, array), self._chunks[name]

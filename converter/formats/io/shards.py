@@ -190,7 +190,7 @@ class ShardWriter(Writer):
         )
 
     def takes_joined(self, name: str) -> bool:
-        return self._writers[self._shard_of[name]].joins
+        return self._writers[self._shard_of[name]].takes_joined(name)
 
     def write(self, name: str, array: Array) -> None:
         shard = self._shard_of[name]

@@ -125,8 +125,6 @@ class FileWriter(InPlaceWriter):
         self._digests = dict.fromkeys(specs, "0" * 32)
         self._data = len(self._header())
 
-    joins = True
-
     def takes_joined(self, name: str) -> bool:
         return name in self._tied or self._entries[name].code not in PACKED
 
@@ -139,7 +137,8 @@ class FileWriter(InPlaceWriter):
             self._digests[name] = digest.hexdigest()
             return
         entry = self._entries[name]
-        if entry.code in PACKED and not isinstance(array, Joined):
+        if entry.code in PACKED:
+            assert not isinstance(array, Joined)
             array = pack(contiguous(array).reshape(-1).view(np.uint8), PACKED[entry.code])
         self.fill(self._data + entry.start, array, digest)
         self._digests[name] = digest.hexdigest()

@@ -42,6 +42,13 @@ def read(path: Path) -> Arrays:
         return {spec.name: reader.read(spec.name) for spec in reader.contents.specs}
 
 
+def test_what_is_packed_is_written_whole(tmp_path: Path) -> None:
+    tensors = {"packed": random_array((2, 8), "float4_e2m1fn", 0), "plain": random_array((2, 8), "float32", 1)}
+    writer = FileWriter(tmp_path / INDEX, Contents(specs_of(tensors), metadata={"format": "pt"}), 1 << 20)
+    assert [writer.takes_joined(name) for name in tensors] == [False, True]
+    writer.abort()
+
+
 ARRAYS = {f"layer.{i}": random_array((i + 1, 10), "float32", i) for i in range(6)}  # 40, 80, ... 240 bytes
 
 
