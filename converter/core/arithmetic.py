@@ -217,25 +217,13 @@ def _bits(array: Array) -> Array:
     return bits
 
 
-class Dequantized(Op, frozen=True):
-    """What a file holds of the array stands for other values, which reading it computes (`Contents.quantized`): nothing
-    is left to be done here, and the plan says that it was.
+class Computed(Op, frozen=True):
+    """Reading the array has computed it of what the file holds (`Contents.quantized`, `Contents.adapted`): nothing is
+    left to be done, and the plan says how it was.
     """
 
-    done = "dequantized ({0.packing})"
-    packing: str
-
-    def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(arrays)
-
-
-class Adapted(Op, frozen=True):
-    """An adapter is merged into the array when it is read (`Contents.adapted`): nothing is left to be done here, and
-    the plan says that it was.
-    """
-
-    done = "adapter merged ({0.adapter})"
-    adapter: str
+    done = "{0.how}"
+    how: str
 
     def apply(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(arrays)

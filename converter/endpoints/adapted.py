@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,10 +15,11 @@ from converter.adapters.merge import Low, fitted, merged, merged_bias
 from converter.adapters.names import Named, Role, named, spelling_of
 from converter.core.contents import Contents
 from converter.core.tensors import Array, TensorSpec, is_float
+from converter.endpoints.readers import ComputingReader
 from converter.errors import ConversionError, FormatError, MatchError, Problem, listed, near_misses
 from converter.formats import Reader, open_reader
 from converter.formats.base import Opening
-from converter.formats.io.budget import Budget, beyond
+from converter.formats.io.budget import beyond
 from converter.formats.io.files import Beside
 from converter.formats.io.json import read_json
 from converter.formats.io.source import frozen
@@ -49,27 +50,25 @@ class _Added(msgspec.Struct, frozen=True):
         return "bias added" if self.bias else "trained as a whole"
 
 
-class MergingReader(Reader):
+class MergingReader(ComputingReader):
     """The tensors of ``reader`` under their names, each with what the adapter adds to it; one is in memory at a time.
 
     Raises MatchError, with every tensor of the adapter that meets no tensor of the base or does not fit it.
     """
 
     def __init__(self, reader: Reader, path: Path) -> None:
-        super().__init__(reader.path, reader.options)
-        self._reader = reader
+        super().__init__(reader)
         self._opened = ExitStack()
         try:
             adapter, found, config = _opened(path)
             self._adapter = self._opened.enter_context(adapter)
-            self._added = _matched(path, reader.contents, found, self._scales(path, found, config), config)
+            self._made = _matched(path, reader.contents, found, self._scales(path, found, config), config)
         except BaseException:
             self._opened.close()
             raise
         self.parallel = reader.parallel and adapter.parallel
         self._folder = path
-        self._budget = Budget(reader.path)
-        adapted = {name: added.title for name, added in self._added.items()}
+        adapted = {name: added.title for name, added in self._made.items()}
         self._contents = replace(reader.contents, adapted=adapted)
 
     def _scales(self, path: Path, found: Named, config: PeftConfig | None) -> Mapping[str, float]:
@@ -86,15 +85,11 @@ class MergingReader(Reader):
         return scales
 
     @property
-    def contents(self) -> Contents:
-        return self._contents
-
-    @property
     def files(self) -> tuple[Path, ...]:
-        return (*self._reader.files, self._folder)
+        return (*super().files, self._folder)
 
     def read(self, name: str) -> Array:
-        added = self._added.get(name)
+        added = self._made.get(name)
         if added is None:
             return self._reader.read(name)
         base = self._adapter.read(added.instead.name) if added.instead else self._reader.read(name)
@@ -115,17 +110,6 @@ class MergingReader(Reader):
         except ConversionError as error:
             raise FormatError(self._folder, f"'{name}' cannot be merged: {error}") from None
 
-    @cached_property
-    def _stored(self) -> int:
-        """Bytes of the files: what is expanded in a view of few bytes justifies no more."""
-        return sum(file.stat().st_size for file in self._reader.files if file.is_file())
-
-    def peek(self, name: str) -> Array:
-        return self.read(name) if name in self._added else self._reader.peek(name)
-
-    def digest(self, name: str) -> Hashable:
-        return None if name in self._added else self._reader.digest(name)
-
     @property
     def opening(self) -> Opening:
         opening = self._reader.opening
@@ -133,7 +117,7 @@ class MergingReader(Reader):
 
     def close(self) -> None:
         self._opened.close()
-        self._reader.close()
+        super().close()
 
 
 def with_adapter(reader: Reader, path: str) -> Reader:

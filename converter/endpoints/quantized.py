@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.contents import Contents, LeftOut
+from converter.core.contents import LeftOut
 from converter.core.tensors import Array, TensorSpec
+from converter.endpoints.readers import ComputingReader
 from converter.errors import ConversionError, FormatError
 from converter.formats import Reader
 from converter.formats.base import Opening, check_names
-from converter.formats.io.budget import Budget, beyond
+from converter.formats.io.budget import beyond
 from converter.formats.io.files import Beside
 from converter.formats.io.json import read_json
 from converter.formats.io.source import check_shape, frozen
@@ -38,17 +39,14 @@ class _Made(msgspec.Struct, frozen=True):
     sources: Mapping[str, TensorSpec]
 
 
-class DequantizingReader(Reader):
+class DequantizingReader(ComputingReader):
     """The tensors of ``reader``, each weight in the place of its quantized parts (see `converter.quantized`).
 
     One is in memory at a time. Raises ConversionError where the parts of a layer do not fit each other.
     """
 
     def __init__(self, reader: Reader, layers: list[PackedLayer]) -> None:
-        super().__init__(reader.path, reader.options)
-        self._reader = reader
-        self.parallel = reader.parallel
-        self._budget = Budget(reader.path)
+        super().__init__(reader)
         settings = _settings(reader.path)
         self._made: dict[str, _Made] = {}
         instead: dict[str, _Made] = {}  # the first part of each -> the tensor that stands in its place
@@ -81,14 +79,6 @@ class DequantizingReader(Reader):
         except QuantizedError as error:
             raise ConversionError(f"'{layer.name}' is packed by {layer.packing.title}: {error}.") from None
 
-    @property
-    def contents(self) -> Contents:
-        return self._contents
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return self._reader.files
-
     def read(self, name: str) -> Array:
         made = self._made.get(name)
         if made is None:
@@ -101,24 +91,10 @@ class DequantizingReader(Reader):
             except QuantizedError as error:
                 raise FormatError(self.path, f"'{name}' cannot be dequantized: {error}") from None
 
-    @cached_property
-    def _stored(self) -> int:
-        """Bytes of the files: what is expanded in a view of few bytes justifies no more."""
-        return sum(file.stat().st_size for file in self._reader.files if file.is_file())
-
-    def peek(self, name: str) -> Array:
-        return self.read(name) if name in self._made else self._reader.peek(name)
-
-    def digest(self, name: str) -> Hashable:
-        return None if name in self._made else self._reader.digest(name)
-
     @property
     def opening(self) -> Opening:
         opening = self._reader.opening
         return replace(opening, reader=partial(_reopened, opening.reader))
-
-    def close(self) -> None:
-        self._reader.close()
 
 
 def without_packing(reader: Reader) -> tuple[Reader, str]:

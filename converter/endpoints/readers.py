@@ -1,11 +1,11 @@
-"""Readers of what is no file of its own: a live net, and a file without names under the names of another."""
+"""Readers of what is no file of its own: a live net, tensors that are computed, and the names of another file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -13,6 +13,7 @@ from converter.core.tensors import Array
 from converter.errors import ConversionError, FormatError
 from converter.formats import Contents, Reader
 from converter.formats.base import Opening
+from converter.formats.io.budget import Budget
 from converter.formats.locations import location
 from converter.options import ReadOptions
 
@@ -41,6 +42,41 @@ class LiveReader(Reader):
     @property
     def opening(self) -> Opening:
         raise ConversionError(f"'{self.path}' is a net in the memory of this process. Save it to a file first.")
+
+
+class ComputingReader(Reader):
+    """The tensors of ``reader``, some of which are computed when they are read; ``_made`` has their names."""
+
+    _made: Mapping[str, Any]
+    _contents: Contents
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(reader.path, reader.options)
+        self._reader = reader
+        self.parallel = reader.parallel
+        self._budget = Budget(reader.path)
+
+    @property
+    def contents(self) -> Contents:
+        return self._contents
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self._reader.files
+
+    def peek(self, name: str) -> Array:
+        return self.read(name) if name in self._made else self._reader.peek(name)
+
+    def digest(self, name: str) -> Hashable:
+        return None if name in self._made else self._reader.digest(name)
+
+    @cached_property
+    def _stored(self) -> int:
+        """Bytes of the files: what is expanded in a view of few bytes justifies no more."""
+        return sum(file.stat().st_size for file in self._reader.files if file.is_file())
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 class RenamedReader(Reader):

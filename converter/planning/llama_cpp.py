@@ -32,9 +32,6 @@ class ToHalves(Turn, frozen=True):
 
     done = "rotated neighbours put as the halves of each head"
 
-    def inverse(self) -> Turn:
-        return Turn(self.axis, tuple((inner, outer) for outer, inner in self.parts))
-
 
 def rotated(steps: tuple[Step, ...], source: Contents) -> tuple[Step, ...]:
     """The steps of a source with the names of llama.cpp, as the code base of each target needs them.

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.arithmetic import Adapted, Dequantized
+from converter.core.arithmetic import Computed
 from converter.core.contents import Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Net, words_in
@@ -196,5 +196,6 @@ def _as_read(step: Step, source: Contents) -> Step:
     names = [spec.name for spec in step.sources]
     packings = dict.fromkeys(source.quantized[name] for name in names if name in source.quantized)
     adapters = dict.fromkeys(source.adapted[name] for name in names if name in source.adapted)
-    done = (*map(Dequantized, packings), *map(Adapted, adapters))
+    how = [*(f"dequantized ({packing})" for packing in packings), *(f"adapter merged ({what})" for what in adapters)]
+    done = tuple(map(Computed, how))
     return replace(step, ops=(*done, *step.ops)) if done else step
