@@ -56,9 +56,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     sample = config.getoption("--sample")
     if sample is not None:
         seconds = durations()
-        chosen = [item for item in items if is_in(item, sample, seconds)]
-        config.hook.pytest_deselected(items=[item for item in items if not is_in(item, sample, seconds)])
-        items[:] = chosen
+        left_out = {item for item in items if not is_in(item, sample, seconds)}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
     folders = {name: place for place, name in enumerate(ORDER)}
