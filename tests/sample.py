@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-SHARE, FEWEST = 0.2, 20
+SHARE, FEWEST = 0.1, 30
 DURATIONS = Path(__file__).parent / "durations.json"
 
 

@@ -66,7 +66,7 @@ MORE_TESTS = {
     "key_value_bias": ("tests/parity/test_attention.py",),
     "spectral_norm": ("tests/parity/test_folded.py",),
     "power_iteration": ("tests/parity/test_folded.py",),
-    "gru_reset_before": ("tests/parity/test_recurrent_names.py",),
+    "gru_reset_before": ("tests/parity/test_recurrent_names.py::test_reset_before_in_the_neutral_file",),
     "mgu": ("tests/parity/test_recurrent_names.py",),
     "group_norm": ("tests/parity/test_ambiguous.py",),
     "to_heads_by_head": ("tests/parity/test_attention.py",),

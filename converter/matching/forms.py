@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from msgspec.structs import replace
 
@@ -13,6 +13,7 @@ from converter.core.kinds import UNKNOWN
 from converter.core.layers import Layer, Leaf, Net, Reading, Stored
 from converter.core.ops import OfCudnn
 from converter.frameworks.base import parameter
+from converter.frameworks.linear import MANY_AXES
 from converter.matching.untrained import is_index
 
 
@@ -27,7 +28,20 @@ def as_there(net: Net, other: Net) -> Net:
     if numbers and all(layer.path in bare for layer in numbers):
         net = replace(net, layers=tuple(map(_number_as_bare, net.layers)))
     layers = tuple(_as_bare(layer, bare, net, other) for layer in net.layers) if bare else net.layers
-    return replace(net, layers=layers)
+    dense = {layer.readings[0].form for layer in other.layers if len(layer.readings) == 1}.intersection(MANY_AXES)
+    return replace(net, layers=tuple(_or_dense(layer, dense) for layer in layers) if dense else layers)
+
+
+def _or_dense(layer: Layer, forms: Set[str]) -> Layer:
+    """The layer that may be of one of these forms, too, for the other net has layers of them without a doubt.
+
+    A kernel of four axes is one of a convolution, unless there is a dense layer of three inputs beside it.
+    """
+    there = tuple(reading for reading in layer.unlikely if reading.form in forms)
+    if not there:
+        return layer
+    rest = tuple(reading for reading in layer.unlikely if reading not in there)
+    return replace(layer, readings=(*layer.readings, *there), unlikely=rest)
 
 
 def _is_number(layer: Layer) -> bool:

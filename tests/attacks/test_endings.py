@@ -23,7 +23,8 @@ RUN = """
 import os, signal, sys, threading
 from converter.execution import jobs
 from converter.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and nohup's the next
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 done = [0]
 class Reading(jobs._Work):
     def __init__(self, reader, *rest):

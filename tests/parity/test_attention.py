@@ -238,23 +238,26 @@ def test_there_and_back_by_neutral(case: Case, tmp_path: Path, capsys: pytest.Ca
 class ByHead(keras.layers.Layer):  # type: ignore[misc]
     """An attention as that of Gemma in KerasHub: its kernels have the heads first (keras_hub, gemma_attention.py)."""
 
-    def __init__(self) -> None:
+    def __init__(self, bias: bool) -> None:
         super().__init__()
-        for name, heads in (("query", 3), ("key", 3), ("value", 3)):
-            setattr(self, f"{name}_dense", keras.layers.EinsumDense("btd,ndh->bnth", output_shape=(heads, None, 4)))
-        self.output_dense = keras.layers.EinsumDense("bnth,nhd->btd", output_shape=(None, 10))
+        axes, last = ("nh", "d") if bias else (None, None)
+        for name in ("query", "key", "value"):
+            layer = keras.layers.EinsumDense("btd,ndh->btnh", output_shape=(None, 3, 4), bias_axes=axes)
+            setattr(self, f"{name}_dense", layer)
+        self.output_dense = keras.layers.EinsumDense("bnth,nhd->btd", output_shape=(None, 10), bias_axes=last)
 
     def call(self, x: Any) -> Any:
-        query, key, value = self.query_dense(x), self.key_dense(x), self.value_dense(x)
+        layers = (self.query_dense, self.key_dense, self.value_dense)
+        query, key, value = (keras.ops.transpose(layer(x), (0, 2, 1, 3)) for layer in layers)
         weights = keras.ops.softmax(query @ keras.ops.transpose(key, (0, 1, 3, 2)), axis=-1)
         return self.output_dense(weights @ value)
 
 
 class InTorch(torch.nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, bias: bool) -> None:
         super().__init__()
-        self.q_proj, self.k_proj, self.v_proj = (torch.nn.Linear(10, 12, bias=False) for _ in range(3))
-        self.o_proj = torch.nn.Linear(12, 10, bias=False)
+        self.q_proj, self.k_proj, self.v_proj = (torch.nn.Linear(10, 12, bias=bias) for _ in range(3))
+        self.o_proj = torch.nn.Linear(12, 10, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         parts = (layer(x).unflatten(-1, (3, 4)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj))
@@ -263,10 +266,11 @@ class InTorch(torch.nn.Module):
         return self.o_proj((weights @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-def test_kernels_with_the_heads_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_kernels_with_the_heads_first(tmp_path: Path, bias: bool) -> None:
     """Both ways: what one computes the other computes with the weights of its file."""
     x = np.random.default_rng(0).normal(size=(2, 5, 10)).astype(np.float32)
-    ours, theirs = InTorch(), keras.Sequential([keras.Input((5, 10)), ByHead()])
+    ours, theirs = InTorch(bias), keras.Sequential([keras.Input((5, 10)), ByHead(bias)])
     torch.save(ours.state_dict(), tmp_path / "ours.pt")
     theirs.save_weights(tmp_path / "theirs.weights.h5")
     assert not np.allclose(theirs(x), ours(torch.tensor(x)).detach(), atol=1e-4)
@@ -275,7 +279,7 @@ def test_kernels_with_the_heads_first(tmp_path: Path) -> None:
     )
     theirs.load_weights(tmp_path / "made.weights.h5")
     assert np.allclose(theirs(x), ours(torch.tensor(x)).detach(), atol=1e-5)
-    back = InTorch()
+    back = InTorch(bias)
     converter.convert(
         "tensorflow->torch", tmp_path / "made.weights.h5", tmp_path / "back.pt", like=tmp_path / "ours.pt"
     )

@@ -16,6 +16,7 @@ import tensorflow as tf
 import tf_keras
 import torch
 from flax import linen, nnx
+from safetensors.numpy import load_file
 
 import converter
 from tests.command import ok, refused
@@ -318,6 +319,7 @@ def before(library: Any, bias: bool = True) -> Any:
     return keras_layers(library, Shape("gru", bias=bias), reset_after=False)
 
 
+RESET_KIND = "rnn=gru_reset_before"
 RESET_BEFORE = RecurrentCase(
     "reset before gru",
     {"keras": lambda: before(keras), "tf_keras": lambda: before(tf_keras)},
@@ -329,6 +331,24 @@ RESET_BEFORE = RecurrentCase(
 @pytest.mark.parametrize("source", ["keras", "tf_keras"])
 def test_reset_before_goes_between_the_two_keras(tmp_path: Path, capsys: Capture, source: str, target: str) -> None:
     into_clone(RESET_BEFORE, source, target, tmp_path, capsys)
+
+
+def test_reset_before_in_the_neutral_file(tmp_path: Path, capsys: Capture) -> None:
+    """Its gates by their names there: no other framework has this layer, so that two mistakes could make a right."""
+    net = keras.Sequential([keras.Input((4, 3)), keras.layers.GRU(5, reset_after=False, name="rnn")])
+    SIDES["keras"].randomise(net, np.random.default_rng(3)).save_weights(tmp_path / "m.weights.h5")
+    ok(capsys, "tf->neutral", tmp_path / "m.weights.h5", "-o", tmp_path / "m.safetensors", "--kind", RESET_KIND)
+    file = load_file(tmp_path / "m.safetensors")
+    reset, update, new = (
+        (file["rnn.input_weight"][rows], file["rnn.recurrent_weight"][rows], file["rnn.input_bias"][rows])
+        for rows in (slice(0, 5), slice(5, 10), slice(10, 15))
+    )
+    xs, state = np.random.default_rng(4).normal(size=(2, 4, 3)).astype(np.float32), np.zeros((2, 5), np.float32)
+    for x in xs.transpose(1, 0, 2):
+        r, z = (1 / (1 + np.exp(-(x @ w.T + state @ u.T + b))) for w, u, b in (reset, update))
+        state = z * state + (1 - z) * np.tanh(x @ new[0].T + (r * state) @ new[1].T + new[2])
+    assert not file["rnn.recurrent_bias"].any()
+    np.testing.assert_allclose(state, np.asarray(net(xs)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", ["torch", "linen", "nnx", "gluon", "keras"])

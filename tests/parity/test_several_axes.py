@@ -29,7 +29,7 @@ def of_keras(inputs: int, outputs: int) -> Any:
     return keras.Model(x, keras.layers.EinsumDense(equation, OUT[:outputs], bias_axes=given, name="dense")(x))
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (2, 2), (2, 3), (3, 3)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3)])
 def test_there_and_back(tmp_path: Path, inputs: int, outputs: int) -> None:
     x = np.random.default_rng(2).normal(size=(2, *IN[:inputs])).astype(np.float32)
     module = linen.DenseGeneral(OUT[:outputs], axis=tuple(range(-inputs, 0)))
