@@ -45,7 +45,7 @@ def cells(input: str, state: str, input_bias: str, state_bias: str, projection: 
             (state, "recurrent", "(g h) r"),
             (input_bias, "input_bias", "(g h)"),
             (state_bias, "recurrent_bias", "(g h)"),
-            *([(projection, "projection", "r h")] if kind != "rnn" else []),
+            *([(projection, "projection", "r h")] if kind == "lstm" else []),  # proj_size is for LSTMs alone
         )
         for kind, gates in (("rnn", "h"), ("lstm", "ifgo"), ("gru", "rzn"))
     )

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,7 @@ RUN = """
 import os, signal, sys, threading
 from converter.execution import jobs
 from converter.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and nohup's the next
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 done = [0]
 class Reading(jobs._Work):
     def __init__(self, reader, *rest):
@@ -73,6 +74,16 @@ def run(
         timeout=100,
     )
     return done.returncode, (done.stderr or b"").decode()
+
+
+@contextmanager
+def hangups(handler: signal.Handlers) -> Iterator[None]:
+    """What the processes that are started inside do when the terminal is closed."""
+    former = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def cut(source: Path) -> str:
@@ -188,15 +199,9 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, name: str, target: str) 
     net(tmp_path / "net.safetensors", "safetensors")
     framework = {"h5": "tensorflow", "ckpt": "tensorflow", "orbax": "flax"}.get(target.rpartition(".")[2], "torch")
     words = ("--max-shard-size", "5MB") if "index" in target else ("--kind", "*=linear")
-    code, said = run(
-        tmp_path,
-        f"torch->{framework}",
-        "net.safetensors",
-        "-o",
-        target,
-        *words,
-        what=f"os.kill(os.getpid(), signal.{name})",
-    )
+    what = f"os.kill(os.getpid(), signal.{name})"
+    with hangups(signal.SIG_DFL):  # also where the tests themselves run under nohup
+        code, said = run(tmp_path, f"torch->{framework}", "net.safetensors", "-o", target, *words, what=what)
     assert code == 128 + getattr(signal, name), said
     assert said.endswith("; there is no output\n") and said.count("\n") == 1, said
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
@@ -223,13 +228,9 @@ def test_a_signal_while_a_file_is_opened_leaves_nothing_behind(tmp_path: Path) -
 def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """As nohup has it."""
     net(tmp_path / "net.safetensors", "safetensors")
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        code, said = run(
-            tmp_path, "torch->torch", "net.safetensors", "-o", "x.pt", what="os.kill(os.getpid(), signal.SIGHUP)"
-        )
-    finally:
-        signal.signal(signal.SIGHUP, former)
+    what = "os.kill(os.getpid(), signal.SIGHUP)"
+    with hangups(signal.SIG_IGN):
+        code, said = run(tmp_path, "torch->torch", "net.safetensors", "-o", "x.pt", what=what)
     assert code == 0, said
     assert (tmp_path / "x.pt").exists()
 

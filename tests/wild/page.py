@@ -19,7 +19,7 @@ the end of it, behind the keys that lead to the weights; attributes of TorchScri
 asked for by name.
 
 The packages are few, and were chosen because they were known to ship weights: the sums are no sample of all files that
-there are. No file of MXNet, of Flax, or of Keras 3's `.keras` is among them.
+there are. No file of MXNet or of Keras 3's `.keras` is among them.
 
 *lost*: tensors of the loader that are neither read nor listed as left out with the reason. *wrong*: other bits, or a
 tensor that the loader does not know. *listed*: named as left out (state of an optimizer, a counter). A refusal is right
