@@ -61,6 +61,7 @@ OP_TESTS = (
     "tests/parity/test_old_cells.py",
     "tests/parity/test_recurrent_names.py",
 )
+ABSENT = "tests/parity/test_absent.py"
 #: Parts of a table that stand for a kind which has no case of its own -> the tests that need them.
 MORE_TESTS = {
     "key_value_bias": ("tests/parity/test_attention.py",),
@@ -230,7 +231,7 @@ def kind_mutants() -> Iterator[Mutant]:
                 for case in cases
                 for source, target in case.edges()
             ]
-            tests = [*MORE_TESTS.get(name, ()), *ids, "tests/parity/test_exported.py", *OP_TESTS]
+            tests = [ABSENT, *MORE_TESTS.get(name, ()), *ids, "tests/parity/test_exported.py", *OP_TESTS]
             yield Mutant(f"{name}: no value for an absent '{role}'", partial(_set, kind, absent=rest), tests)
 
 
