@@ -47,7 +47,7 @@ def main(report: str) -> None:
         if not path.with_suffix(".py").exists():  # the last is a class
             path, inside = path.parent, f"{last}::"
         times[f"{path}.py::{inside}{_function(case.get('name', ''))}"].append(float(case.get("time", "0")))
-    means = {name: round(sum(each) / len(each), 1) for name, each in sorted(times.items())}
+    means = {name: round(sum(each) / len(each), 2) for name, each in sorted(times.items())}
     slow = {name: mean for name, mean in means.items() if mean > SHARE}
     DURATIONS.write_text(json.dumps(slow, indent=0) + "\n")
 

@@ -109,7 +109,7 @@ class Adapter(LiveNet):
             return None
         here = value.detach().cpu()
         if here.dtype == torch.bfloat16:  # widened without loss, and back
-            return here.float().numpy().astype(DTYPES["bfloat16"])
+            return np.asarray(here.float().numpy()).astype(DTYPES["bfloat16"])
         return np.array(here.numpy())
 
     @contextmanager

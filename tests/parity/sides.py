@@ -63,7 +63,8 @@ class Linen:
 
 def _compiled(module: Any) -> Callable[..., Any]:
     """In a function of its own: not all modules have a hash, which `jax.jit` asks for."""
-    return jax.jit(lambda variables, *xs: module.apply(variables, *xs))  # noqa: PLW0108
+    compiled: Callable[..., Any] = jax.jit(lambda variables, *xs: module.apply(variables, *xs))  # noqa: PLW0108
+    return compiled
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _nnx_fresh(make: Callable[[], Any]) -> Any:
     return nnx.merge(graph, jax.tree.map(_zeros, keys), jax.tree.map(_zeros, values))
 
 
-@nnx.jit
+@nnx.jit  # type: ignore[untyped-decorator]
 def _nnx_compiled(net: Any, *xs: Any) -> Any:
     """As one program, for all modules of one structure."""
     return net(*xs)
@@ -359,9 +360,10 @@ def by_clone(case: Case, source: str, target: str, folder: Path, run: Callable[.
     given = folder / f"source{ours.ending}"
     ours.save(net, given)
     like, result = folder / f"like{theirs.ending}", folder / f"result{theirs.ending}"
-    theirs.save(case.random(target, 2), like)
+    clone = case.random(target, 2)
+    theirs.save(clone, like)
     run(f"{ours.framework}->{theirs.framework}", given, "--like", like, "-o", result, *case.words(source, target))
-    found = case.run(target, theirs.load(case.fresh(target), result))
+    found = case.run(target, theirs.load(clone, result))
     assert_same(found, case.run(source, net), case.tolerance)
 
 
@@ -380,10 +382,11 @@ def by_neutral(case: Case, source: str, target: str, folder: Path, run: Callable
     schema, kinds = schema_of(case, folder), case.kinds or case.options.get("", ())
     run(f"{ours.framework}->neutral", given, "-o", middle, *kinds, *schema)
     like, result = folder / f"like{theirs.ending}", folder / f"result{theirs.ending}"
-    theirs.save(case.random(target, 2), like)
+    clone = case.random(target, 2)
+    theirs.save(clone, like)
     words = (*kinds, *case.maps(source, target), *schema)
     run(f"neutral->{theirs.framework}", middle, "--like", like, "-o", result, *words)
-    found = case.run(target, theirs.load(case.fresh(target), result))
+    found = case.run(target, theirs.load(clone, result))
     assert_same(found, case.run(source, net), case.tolerance)
 
 

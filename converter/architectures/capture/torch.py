@@ -23,7 +23,7 @@ def graph(live: LiveNet, paths: Mapping[str, str], input: Input) -> tuple[Graph,
 
     net = live.net
 
-    class Tracer(torch.fx.Tracer):
+    class Tracer(torch.fx.Tracer):  # type: ignore[misc]
         def is_leaf_module(self, module: Any, name: str) -> bool:
             return bool(super().is_leaf_module(module, name)) or bool(list(module.parameters(recurse=False)))
 
