@@ -130,7 +130,7 @@ def keeps_quantized(source: Endpoint) -> bool:
 
 def refuse_other_framework(source: Endpoint, target: Framework) -> None:
     """Raises ConversionError where quantized tensors are to be kept, and another framework has no such."""
-    if keeps_quantized(source) and target is not source.framework:
+    if keeps_quantized(source) and target.name != source.framework.name:
         text = f"quantized tensors are kept in files of {source.framework.title} alone, and not in those of"
         raise ConversionError(Problem(f"{text} {target.title}.", "option", about=Remedy("keep_quantized", True)))
 

@@ -10,7 +10,7 @@ from converter.core.layers import Form
 from converter.errors import ConversionError
 from converter.formats import Format
 from converter.frameworks.base import Framework
-from converter.frameworks.flax import Flax
+from converter.frameworks.flax import Flax, Linen, Nnx
 from converter.frameworks.mlx import Mlx
 from converter.frameworks.mxnet import MXNet
 from converter.frameworks.neutral import Neutral, is_neutral
@@ -22,6 +22,8 @@ __all__ = ["FRAMEWORKS", "ONLY_READ", "Framework", "framework", "named_forms", "
 FRAMEWORKS: tuple[Framework, ...] = (Torch(), Flax(), TensorFlow(), MXNet(), Neutral())
 #: Those of which no file is written, and no live net is read.
 ONLY_READ: tuple[Framework, ...] = (Mlx(),)
+#: How a framework is called where the names in a new file are to be those of one of its libraries.
+_NAMINGS: tuple[Framework, ...] = (Linen(), Nnx())
 #: What a safetensors file may say of itself (``format`` in its metadata) -> whose names it has, if it can be theirs.
 _STATED = {"pt": "torch", "tf": "tensorflow", "flax": "flax", "mlx": "mlx"}
 
@@ -34,10 +36,11 @@ def named_forms() -> Mapping[str, Form]:
 
 def framework(name: str) -> Framework:
     """The framework of that name or alias. Raises ConversionError with the near misses."""
-    for row in (*FRAMEWORKS, *ONLY_READ):
+    rows = (*FRAMEWORKS, *ONLY_READ, *_NAMINGS)
+    for row in rows:
         if name.lower() in (row.name, *row.aliases):
             return row
-    names = [known for row in (*FRAMEWORKS, *ONLY_READ) for known in (row.name, *row.aliases)]
+    names = [known for row in rows for known in (row.name, *row.aliases)]
     near = difflib.get_close_matches(name.lower(), names, 1)
     hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(row.name for row in FRAMEWORKS)}."
     raise ConversionError(f"unknown framework '{name}'. {hint}")

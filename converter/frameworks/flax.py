@@ -12,7 +12,7 @@ from itertools import takewhile
 from msgspec.structs import replace
 
 from converter.core.contents import Contents
-from converter.core.layers import Layer, Net, batch_norm, form, join_path, split_path, stacked
+from converter.core.layers import Form, Layer, Net, Reading, batch_norm, form, join_path, split_path, stacked
 from converter.core.tensors import TensorSpec
 from converter.frameworks import linear
 from converter.frameworks.base import Framework, LiveClass, Part, class_table, classed
@@ -67,6 +67,8 @@ _NNX_GRU = form(
     ("dense_i.bias", f"{stacked('input_bias+recurrent_bias', 'rz')} input_bias_n", "(g h)"),
     name="nnx_gru",
 )
+#: Its two libraries, which name tensors otherwise.
+_LINEN, _NNX = "linen", "nnx"
 _CELLS = (_LSTM, _GRU, _RNN, _MGU, _NNX_LSTM, _NNX_GRU, _NNX_RNN)
 _DENSE = " ".join(("linear", TO_HEADS, FROM_HEADS, *MANY_AXES))
 #: The one tensor of an `nnx.LoRA`'s ``lora_a`` or ``lora_b``, which are linear layers everywhere else.
@@ -166,7 +168,49 @@ class Flax(Framework):
         leaf = "" if leaf == _ADAPTER else leaf
         collection = "batch_stats" if leaf in _STATISTICS else "params"
         parts = (*split_path(prefix), *leaf.split("."))
-        return "/".join(filter(None, parts if is_data else (collection, *parts)))
+        return "/".join(filter(None, parts if is_data or dialect == _NNX else (collection, *parts)))
+
+
+class Linen(Flax):
+    """Flax for who says that it is the older of its two libraries: new files have the collections of linen."""
+
+    aliases = (_LINEN,)
+
+    def dialect_of(self, contents: Contents) -> str:
+        return _LINEN if _has_collections(contents) else ""
+
+    def dialect_for(self, format_name: str) -> str:
+        return _LINEN
+
+    def form_for(self, reading: Reading, dialect: str) -> Form:
+        """Its cells have a layer for each gate, also where nnx joins them."""
+        own = reading.form.startswith(f"{_NNX}_")
+        return super().form_for(replace(reading, form="") if own else reading, dialect)
+
+
+class Nnx(Flax):
+    """Flax for who says that it is the newer of its two libraries: new files are states of nnx, without collections.
+
+    As ``nnx.to_pure_dict`` gives them; the cells of its recurrent layers join their gates (flax/nnx/nn/recurrent.py).
+    """
+
+    aliases = (_NNX,)
+
+    def dialect_of(self, contents: Contents) -> str:
+        return "" if _has_collections(contents) else _NNX
+
+    def dialect_for(self, format_name: str) -> str:
+        return _NNX
+
+    def form_for(self, reading: Reading, dialect: str) -> Form:
+        """That of nnx, where linen stores a kind otherwise."""
+        own = f"{_NNX}_{reading.kind}"
+        named = next((form for form in self.forms if form.name == own), None)
+        return named or super().form_for(reading, dialect)
+
+
+def _has_collections(contents: Contents) -> bool:
+    return any(spec.name.partition("/")[0] in _COLLECTIONS for spec in contents.specs)
 
 
 def _part(spec: TensorSpec) -> Part:

@@ -165,19 +165,26 @@ def _lay_out(
             continue
         part = part_name(renaming.path)
         placement = placements[part.whole if part else renaming.path]
-        readings = []
+        readings, as_there = [], True
         for reading in source.readings:
             if framework.holds(reading.kind):
                 key = reading.nameless, placement.form
                 layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, placement.form, dialect))
                 readings.append(framework.spelled(layout, placement.prefix, dialect, is_data))
+                as_there = as_there and _leaves(layout) == _leaves(reading)
         if part:
             readings = [own for reading in readings if (own := part_of(reading, part))]
-        if len(readings) > 1 and len({reading.stored for reading in readings}) > 1:
+        # what is copied in any case need not be told apart
+        if len(readings) > 1 and len({reading.stored for reading in readings}) > 1 and not as_there:
             problems.append(undecided(source))
         else:
             pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason, renaming.likely))
     return pairs, problems
+
+
+def _leaves(reading: Reading) -> frozenset[tuple[str, str]]:
+    """How its tensors are stored: their names in the layer, and their axes."""
+    return frozenset((item.leaf.name, item.leaf.axes) for item in reading.stored)
 
 
 def respelled(target: Net, framework: Framework, format_name: str) -> tuple[Net, Contents]:
