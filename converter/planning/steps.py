@@ -41,7 +41,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     def done(self) -> str:
         """What happens to the tensor, in words."""
         renamed = [] if not self.sources or self.sources[0].name == self.target.name else ["renamed"]
-        return ", ".join([*dict.fromkeys(map(str, self.ops)), *renamed]) or "moved"
+        return ", ".join([*dict.fromkeys(filter(None, map(str, self.ops))), *renamed]) or "moved"
 
 
 class LayerMove(msgspec.Struct, frozen=True, gc=False):
