@@ -136,11 +136,21 @@ def by_name(layer: Layer, sizes: Sequence[int], heads: int | None) -> Runs | Non
             return None
         count, rest = divmod(heads * min(sizes), sizes[0])
         return runs_of(outputs, sizes, 1 if heads == 1 else 0 if rest else count)
+    if held is not None and _takes_turns(layer):
+        return runs_of(outputs, sizes, outputs // len(sizes))
     runs = held.runs if held is not None and held.runs > 0 and len(held.order) == len(sizes) else 1
     placed = sizes
     if held is not None and len(held.order) == len(sizes):
         placed = [size for _, size in sorted(zip(held.order, sizes, strict=True))]
     return runs_of(outputs, placed, runs)
+
+
+def _takes_turns(layer: Layer) -> bool:
+    """Whether gate and up take turns, as in the experts of GPT-OSS, which alone have biases (`GptOssExperts` of
+    transformers/models/gpt_oss/modeling_gpt_oss.py).
+    """
+    biased = any("bias" in role for reading in layer.readings for role in reading.roles)
+    return biased and re.search(r"(^|\.)experts\.\d+\.gate_up_proj$", layer.path) is not None
 
 
 def sizes_beside(layer: Layer, net: Net, count: int) -> tuple[int, ...] | None:

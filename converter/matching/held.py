@@ -13,13 +13,13 @@ from converter.core.axes import groups
 from converter.core.layers import Layer, Stored, split_path
 from converter.core.parts import Runs
 
-#: Head by head, or, where several heads of queries share one of keys, group by group; and one element of each in turn.
-BY_HEAD, IN_TURNS = 0, -1
+#: Head by head, or, where several heads of queries share one of keys, group by group.
+BY_HEAD = 0
 
 
 class Held(msgspec.Struct, frozen=True):
     """What a layer holds. words: its parts, as they are counted here. order: the places at which these lie. runs: how
-    many there are, or one of the words above.
+    many there are, or `BY_HEAD`.
     """
 
     words: tuple[str, ...]
