@@ -16,6 +16,8 @@ import msgspec
 ChannelGroups: TypeAlias = tuple[tuple[int, int], ...]
 #: How many channels were flattened; or the groups, where a net joins several tensors.
 Channels: TypeAlias = int | ChannelGroups
+#: Runs of parts along the outputs of a layer, and what each part has of a run: ``8x4:1:1`` is (8, (4, 1, 1)).
+Shares: TypeAlias = tuple[int, tuple[int, ...]]
 #: What ``dtype`` understands.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 #: The pattern of ``dtype`` that covers whatever no longer one does.
@@ -94,6 +96,22 @@ def _channels(value: Any) -> Channels:
     return tuple((int(term[1]), int(term[2] or 1)) for term in terms if term)
 
 
+def _shares(value: Any) -> Shares:
+    """``4:1:1`` is (1, (4, 1, 1)), ``8x4:1:1`` is (8, (4, 1, 1))."""
+    if isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[1], tuple | list) and len(value[1]) > 1:
+        return _integer(value[0], 1), tuple(_integer(share, 1) for share in value[1])
+    match = re.fullmatch(r"(?:([1-9]\d{0,8})x)?([1-9]\d{0,8}(?::[1-9]\d{0,8})+)", str(value), re.ASCII)
+    if match is None:
+        raise ValueError(f"{value!r} is no list of shares such as 4:1:1, nor 8x4:1:1 for eight such lists in turn")
+    return int(match[1] or 1), tuple(map(int, match[2].split(":")))
+
+
+def shares_text(shares: Shares) -> str:
+    """As the option takes it."""
+    runs, each = shares
+    return f"{runs}x{':'.join(map(str, each))}" if runs > 1 else ":".join(map(str, each))
+
+
 def channels_text(channels: Channels) -> str:
     """As the option takes it."""
     groups = ((channels, 1),) if isinstance(channels, int) else channels
@@ -156,4 +174,4 @@ INTEGER, COUNT = Values(_integer, from_text=_number), Values(_at_least_one, from
 PATTERNS = Values(_patterns, "many")
 TEXTS, COUNTS = Values(_pairs(_name), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
 CHANNELS = AXES = Values(_pairs(_integer), "pairs", _number)
-SUMS = Values(_pairs(_channels), "pairs")
+SUMS, SHARES = Values(_pairs(_channels), "pairs"), Values(_pairs(_shares), "pairs")

@@ -26,11 +26,13 @@ from converter.option_values import (
     PATH,
     PATTERNS,
     SCHEMA,
+    SHARES,
     SIZE,
     SUMS,
     TEXT,
     TEXTS,
     Channels,
+    Shares,
     Values,
 )
 
@@ -139,6 +141,15 @@ class MatchOptions(Options, frozen=True):
         Mapping[str, int],
         Option("Module whose layers are several in one, along this axis of its tensors. Repeatable.", AXES, "MODULE=0"),
     ] = {}
+    joined: Annotated[
+        Mapping[str, Shares],
+        Option(
+            "Layer that holds several along its outputs, and what each has of these: 4:1:1; 8x4:1:1 where eight groups "
+            "have them in turn. Repeatable.",
+            SHARES,
+            "LAYER=4:1:1",
+        ),
+    ] = {}
     flatten: Annotated[
         Mapping[str, Channels],
         Option(
@@ -234,6 +245,7 @@ class MatchKeywords(TypedDict, total=False):
     heads: Mapping[str, int]
     rotary: Mapping[str, str]
     stacked: Mapping[str, int]
+    joined: Mapping[str, str | Shares]
     flatten: Mapping[str, int | str]
     unflatten: Mapping[str, int]
     flatten_fix: bool

@@ -56,6 +56,22 @@ class SumOfHalves(Each, frozen=True):
         return result
 
 
+class Added(Each, frozen=True):
+    """A number is added to every value: one, to scales that some code bases store less one. Computed, in float32 at
+    least, and rounded once to the dtype of the tensor.
+    """
+
+    done = "{0.value:+d} added to each"
+    value: int
+
+    def made(self, array: Array) -> Array:
+        wide = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
+        return nearest(wide + self.value, array.dtype)
+
+    def inverse(self) -> Added:
+        return Added(-self.value)
+
+
 class FoldWeightNorm(Op, frozen=True):
     """Magnitude and direction become the kernel that they stand for: g * v / |v|, the norm over all axes that g
     does not have, with ``epsilon`` in the root (torch.nn.utils.weight_norm; flax.linen.WeightNorm, whose g has the

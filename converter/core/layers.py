@@ -13,6 +13,7 @@ from converter.core.axes import Axes, Sizes, rearrangement
 from converter.core.contents import Container, LeftOut
 from converter.core.kinds import KINDS, Flow, Role
 from converter.core.ops import Op
+from converter.core.parts import Part
 from converter.core.tensors import Array, TensorSpec
 
 
@@ -107,6 +108,11 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
         """What the file holds of it."""
         return self.sources or (self.spec,)
 
+    @property
+    def is_part(self) -> bool:
+        """Whether the file holds it in one tensor with other layers."""
+        return isinstance(self.fold, Part)
+
     def to_neutral(self) -> tuple[Op, ...] | None:
         """The operations that bring it into neutral axis order; None when the shape does not fit."""
         sizes = (*self.sizes, ("g", self.parts)) if self.parts else self.sizes
@@ -142,9 +148,13 @@ class Reading(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def nameless(self) -> Hashable:
-        """What it is but for the names of its tensors. Of folded ones with all names, for such are seldom alike."""
+        """What it is but for the names of its tensors. Of folded ones with all names, for such are seldom alike; parts
+        are.
+        """
         stored = [
-            (item, "folded") if item.sources else (item.leaf, item.spec.shape, item.spec.dtype, item.sizes)
+            (item, "folded")
+            if item.sources and not item.is_part
+            else (item.leaf, item.spec.shape, item.spec.dtype, item.sizes, item.fold)
             for item in self.stored
         ]
         return self.kind, self.form, self.lacks, tuple(stored)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from converter.core.layers import LayerSizes
-from converter.matching.fused import held_in
+from converter.matching.held import held_in
 from converter.option_values import ChannelGroups, channels_text
 
 INPUTS, OUTPUTS = "inputs", "outputs"

@@ -16,7 +16,7 @@ from converter.schema.loader import Schema
 _Value = TypeVar("_Value")
 
 #: The options whose patterns are compared with each layer; those of ``map`` are looked up.
-_PATTERNS = ("kind", "heads", "rotary", "flatten", "unflatten", "ignore", "allow_missing", "strip")
+_PATTERNS = ("kind", "heads", "rotary", "joined", "flatten", "unflatten", "ignore", "allow_missing", "strip")
 #: About 20 seconds. A pattern that stands for many names takes so many times as much as a name.
 MOST_COMPARISONS, _WILD = 100_000_000, 10
 

@@ -23,7 +23,7 @@ from converter.matching.fused import apart, expanded, whole_name
 from converter.matching.names import WRAPPERS, without
 from converter.matching.rotary import with_rotary
 from converter.matching.words import tokens_in
-from converter.option_values import Channels, channels_text
+from converter.option_values import Channels, channels_text, shares_text
 from converter.options import MatchOptions
 from converter.schema.loader import NO_SCHEMA, Schema, SchemaLayer, load_schema
 
@@ -86,12 +86,13 @@ class Hints(msgspec.Struct, frozen=True):
         check_count(net, self.options, self.schema)
         net = self._with_kinds(self._without_ignored(self.stripped(net)), "source")
         net = with_rotary(net, self.options.rotary, longest_pattern)
-        return apart(net, (*self.mapping, *self._schema_paths(net.framework)))
+        return apart(net, (*self.mapping, *self._schema_paths(net.framework)), self.options.joined)
 
     def of_clone(self, net: Net) -> Net:
         """The clone with its kinds and heads. Raises MatchError."""
         check_count(net, self.options, self.schema)
-        return apart(self._with_kinds(net, "clone"), (*self.mapping.values(), *self._schema_paths(net.framework)))
+        names = (*self.mapping.values(), *self._schema_paths(net.framework))
+        return apart(self._with_kinds(net, "clone"), names, self.options.joined)
 
     def _schema_paths(self, framework_name: str) -> Iterable[str]:
         return [path for layer in (self.schema.layers if self.schema else ()) for path in layer.paths(framework_name)]
@@ -250,7 +251,8 @@ def _entry(option: str, values: Mapping[str, Any] | Iterable[str], pattern: str)
     if not isinstance(values, Mapping):
         return Remedy(option, pattern)
     value = values[pattern]
-    return Remedy(option, (pattern, channels_text(value) if isinstance(value, tuple) else value))
+    text = shares_text if option == "joined" else channels_text
+    return Remedy(option, (pattern, text(value) if isinstance(value, tuple) else value))
 
 
 def _leads(name: str, path: tuple[str, ...]) -> bool:
@@ -288,6 +290,7 @@ class _Needed(msgspec.Struct, frozen=True):
 _NEEDED: Mapping[str, _Needed] = {
     "kind": _Needed(lambda layer: True, ""),
     "heads": _Needed(_may_have_heads, "which has no heads"),
+    "joined": _Needed(lambda layer: any(item.kind == "linear" for item in layer.readings), "and holds no others"),
     "rotary": _Needed(lambda layer: any(item.kind == "linear" for item in layer.readings), "and no queries or keys"),
     "flatten": _Needed(_has_features, "whose inputs are no features"),
     "unflatten": _Needed(_has_features, "whose outputs are no features"),

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from converter.core.contents import LeftOut
-from converter.core.layers import Layer, Net
+from converter.core.layers import Layer, Net, Stored
 from converter.core.tensors import Array, TensorSpec
 from converter.frameworks.base import parameter
 
@@ -35,8 +35,14 @@ def tied_to(name: str) -> str:
 
 
 def twins(layer: Layer, others: Iterable[TensorSpec], read: Read | None) -> Mapping[str, str] | None:
-    """Each tensor of the layer -> the name of another that it is equal to, bit for bit; None unless all have one."""
-    known = tuple(others)
+    """Each tensor of the layer -> the name of another that it is equal to, bit for bit; None unless all have one.
+
+    A tensor that several layers share is no twin of itself: what another one has of it is not what this one has.
+    """
+    shared = {
+        spec.name for reading in layer.readings for item in reading.stored if _is_shared(item) for spec in item.specs
+    }
+    known = [spec for spec in others if spec.name not in shared]
     equal: dict[str, str] = {}
     for spec in layer.tensors:
         twin = _twin(spec, known, read)
@@ -44,6 +50,10 @@ def twins(layer: Layer, others: Iterable[TensorSpec], read: Read | None) -> Mapp
             return None
         equal[spec.name] = twin
     return equal or None
+
+
+def _is_shared(stored: Stored) -> bool:
+    return stored.is_part or not all(stored.leaf.roles)
 
 
 def all_equal(layers: Sequence[Layer], read: Read | None) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from converter.core.layers import Net, split_path
 from converter.frameworks import framework
-from converter.matching.fused import held_in
+from converter.matching.held import held_in
 from converter.matching.names import WRAPPERS, without
 from converter.matching.order import counted
 
@@ -127,8 +127,10 @@ def spellings(net: Net) -> Mapping[str, Spelling]:
 def _spelling(parts: Iterable[str]) -> Spelling:
     tokens: list[str] = []
     numbered, heads = set[int](), set[int]()
+    before: list[str] = []
     for part in parts:
-        own, is_counted = _spelled(part)
+        own, is_counted = _of_part(".".join((*before[-2:], part))) if part.endswith("]") else _spelled(part)
+        before.append(part)
         heads.add(len(tokens))
         tokens += own
         if is_counted:
@@ -140,15 +142,21 @@ def _spelling(parts: Iterable[str]) -> Spelling:
 
 @lru_cache(maxsize=65536)
 def _spelled(part: str) -> tuple[tuple[str, ...], bool]:
-    """The tokens, and whether a container or a framework gave the last, a number.
+    """The tokens, and whether a container or a framework gave the last, a number."""
+    return tokens_of(part), counted(part) is not None
 
-    A part of a layer that holds several is spelled as a layer of its own inside of that.
+
+@lru_cache(maxsize=65536)
+def _of_part(path: str) -> tuple[tuple[str, ...], bool]:
+    """A part of a layer that holds several, spelled as the layer of its own that it is elsewhere. path: with what it is
+    in.
     """
-    inner = re.fullmatch(r"(.+)\[(\d{1,9})/\d+\]", part)
+    inner = re.fullmatch(r"(.+)\[(\d{1,9})/\d+\]", path)
+    name = path.rpartition(".")[2]
     if inner is None:
-        return tokens_of(part), counted(part) is not None
+        return _spelled(name)
     held, place = held_in(inner[1]), int(inner[2])
-    return (*tokens_of(inner[1]), held[place] if place < len(held) else str(place)), False
+    return ((held[place],) if place < len(held) else (*tokens_of(name.rpartition("[")[0]), str(place))), False
 
 
 @lru_cache(maxsize=65536)

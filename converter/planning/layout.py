@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 from msgspec.structs import replace
@@ -16,13 +17,14 @@ from converter.flattening.apply import flattened
 from converter.frameworks.base import Framework
 from converter.frameworks.linear import with_projections
 from converter.matching.compatibility import agreements
-from converter.matching.fused import part_name, part_of, whole
+from converter.matching.fused import open_runs, part_name, part_of, whole
 from converter.matching.hints import Hints
 from converter.matching.pairs import MAP, SAME_NAME, SCHEMA, Pair
 from converter.matching.problems import unknown_sources
 from converter.matching.schema_layers import layers_by_entry
 from converter.matching.tied import aliases
 from converter.matching.usual import Usual, usual
+from converter.option_values import Shares
 from converter.planning.plan import TensorPlan, assembled, left_out_of, without_idle
 from converter.planning.questions import differ, homeless, no_shape, undecided, unknown
 from converter.planning.step_cache import StepCache
@@ -82,7 +84,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     )  # which lists its layers
     if same_names and as_it_is and all(item.path == item.source.path for item in renamings):
         return _copy(source, contents)
-    pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names)
+    pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names, options.joined)
     problems += [] if same_framework else [*unknown_layers(source, hints), *stacked_layers(source, hints)]
     new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own
     fixed, fixed_pairs, doubts = flattened(source, new, pairs, hints)
@@ -103,7 +105,7 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     specs = tuple(step.target for step in kept)
     origin = replace(source, ordered=source.ordered or hints.schema is not None)
     shapes = {step.target.name: step.target for step in steps}
-    layers = whole([pair.target.with_tensors(_with_specs(shapes)) for pair in pairs])
+    layers = [layer.with_tensors(_with_specs(shapes)) for layer in whole([pair.target for pair in pairs])]
     if hints.schema is not None:
         layers = [replace(layer, also=hints.schema.others(framework.name, layer.path)) for layer in layers]
     dressed = framework.dress(Contents(specs, source.container, links=links), layers, dialect, origin)
@@ -144,9 +146,17 @@ def _copy(source: Net, contents: Contents) -> TensorPlan:
 
 
 def _lay_out(
-    renamings: Sequence[Renaming], framework: Framework, dialect: str, is_data: bool, same_names: bool
+    renamings: Sequence[Renaming],
+    framework: Framework,
+    dialect: str,
+    is_data: bool,
+    same_names: bool,
+    joined: Mapping[str, Shares] = MappingProxyType({}),
 ) -> tuple[list[Pair], list[Problem]]:
-    """The layers of the new file, each paired with its source; and what cannot be laid out."""
+    """The layers of the new file, each paired with its source; and what cannot be laid out.
+
+    joined: pattern of layers -> what their parts have of the outputs.
+    """
     problems: list[Problem] = []
     layouts: dict[Hashable, Reading] = {}
     moved = with_projections([replace(renaming.source, path=renaming.path) for renaming in renamings])
@@ -173,7 +183,8 @@ def _lay_out(
                 readings.append(framework.spelled(layout, placement.prefix, dialect, is_data))
                 as_there = as_there and _leaves(layout) == _leaves(reading)
         if part:
-            readings = [own for reading in readings if (own := part_of(reading, part))]
+            opened = [(each, open_runs(part.whole, part.count, each, joined)) for each in readings]
+            readings = [own for each, runs in opened if runs and (own := part_of(each, part, runs))]
         # what is copied in any case need not be told apart
         if len(readings) > 1 and len({reading.stored for reading in readings}) > 1 and not as_there:
             problems.append(undecided(source))

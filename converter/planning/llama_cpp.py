@@ -2,8 +2,8 @@
 
 Its Llama rotates neighbours, where those of Hugging Face and KerasHub rotate the halves of a head: the rows of queries
 and keys stand in another order (`LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py, by which they came there).
-What it does to other architectures (one added to the norms of Gemma, fused tensors taken apart) is not undone: these
-are read under their own names alone.
+To the scales of Gemma's norms it adds one, which others add when they run (`GemmaModel.modify_tensors`). What it does
+to other architectures (fused tensors taken apart) is not undone: these are read under their own names alone.
 """
 
 from __future__ import annotations
@@ -13,17 +13,25 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
+from converter.core.arithmetic import Added
 from converter.core.contents import Contents
 from converter.core.ops import Turn
 from converter.errors import MatchError, Placeholder, Problem, Remedy
 from converter.planning.steps import Step
 
 #: ``general.architecture`` of those whose values are the same in other code bases, but for the order of rotated rows.
-_SAME = frozenset({"llama", "qwen2", "qwen3"})
+_SAME = frozenset({"llama", "qwen2", "qwen3", "gemma", "gemma2"})
 _NEIGHBOURS = frozenset({"llama"})
 _ITS_NAMES = re.compile(r"blk\.[0-9]+\.(attn|ffn|ssm)_\w+\.(weight|bias)")
 _TURNED = re.compile(r"blk\.[0-9]+\.attn_([qk])\.(?:weight|bias)")
 _HALVES = re.compile(r"(?:^|[./])(?:self_attn[./][qk]_proj|_self_attention_layer[./](?:query|key))(?:$|[./])")
+#: Those whose scales hold the one that code bases with these names of norms add: transformers, LitGPT and KerasHub.
+_ONE_ADDED = frozenset({"gemma", "gemma2"})
+_SCALE = re.compile(r"(?:.*\.)?(?:attn|ffn|post_attention|post_ffw|output)_norm\.weight")
+_LESS_ONE = re.compile(
+    r"(?:.*[./])?(?:(?:input|(?:post_attention|pre_feedforward|post_feedforward)_)_?layernorm|norm|norm_1|norm_2|ln_f"
+    r"|(?:pre|post)_(?:attention|ffw)_norm|final_normalization)[./](?:vars[./])?(?:weight|scale|0)"
+)
 _META = re.compile(r"(?:^|[./])attention[./]w[qk](?:$|[./])")
 
 
@@ -59,6 +67,8 @@ def _undone(step: Step, architecture: str, metadata: Mapping[str, str], problems
         text = f"'{elsewhere[0]}' is {what}, which may differ from '{step.target.name}' of another code base"
         problems.append(Problem(f"{text}: this is undone for {', '.join(sorted(_SAME))} alone.", "llama.cpp"))
         return step
+    if architecture in _ONE_ADDED and any(map(_SCALE.fullmatch, elsewhere)):
+        return _less_one(step, elsewhere[0], problems)
     matches = [match for name in elsewhere if (match := _TURNED.fullmatch(name))]
     if architecture not in _NEIGHBOURS or not matches or any(isinstance(op, Turn) for op in step.ops):
         return step
@@ -74,6 +84,14 @@ def _undone(step: Step, architecture: str, metadata: Mapping[str, str], problems
         problems.append(Problem(text, "rotary", step.layer, remedies=(remedy,)))
         return step
     return replace(step, ops=(ToHalves(0, ((rows // (2 * heads), 2),) * heads), *step.ops))
+
+
+def _less_one(step: Step, name: str, problems: list[Problem]) -> Step:
+    if _LESS_ONE.fullmatch(step.target.name) and len(step.sources) == 1:
+        return replace(step, ops=(Added(-1), *step.ops))
+    text = f"'{name}' holds a scale, and nothing says whether '{step.target.name}' is that scale, or less one."
+    problems.append(Problem(text, "llama.cpp"))
+    return step
 
 
 def _is_named_so(name: str, target: str) -> bool:

@@ -17,15 +17,17 @@ from converter.errors import ConversionError, MatchError, Problem
 from converter.flattening.apply import flattened
 from converter.flattening.walk import Flattened
 from converter.matching.compatibility import agreements, lookalikes
+from converter.matching.experts import experts_apart
 from converter.matching.forms import in_pieces, not_whole, pieces_of
-from converter.matching.fused import taken_apart
 from converter.matching.hints import Hints
 from converter.matching.matcher import match
 from converter.matching.pairs import Matched, Pair
+from converter.matching.taking_apart import taken_apart
 from converter.matching.tied import loosened, tied_to
 from converter.matching.untrained import Kept
 from converter.matching.usual import usual
 from converter.planning.families import followed, oriented, with_bare
+from converter.planning.joining import with_wholes
 from converter.planning.llama_cpp import rotated
 from converter.planning.positions import with_offset_told, without_offset
 from converter.planning.questions import differ, in_doubt, lossy, undecided
@@ -67,7 +69,9 @@ def comparable(
 ) -> tuple[tuple[Net, Mapping[str, str]], tuple[Net, Mapping[str, str]]]:
     """Both nets in the same pieces, each with its tied tensors (see `loosened`)."""
     source = without_idle(source, target.framework)
-    source, target = taken_apart(source, target), taken_apart(target, source)
+    joined = hints.options.joined
+    source, target = experts_apart(source, target), experts_apart(target, source)
+    source, target = taken_apart(source, target, joined), taken_apart(target, source, joined)
     if not hints.options.strict:
         source, target = without_offset(source, target), without_offset(target, source)
     return loosened(source, target), loosened(target, source)
@@ -170,11 +174,11 @@ def left_out_of(source: Net, steps: Iterable[Step]) -> tuple[LeftOut, ...]:
     return (*source.left_out, *unused)
 
 
-def assembled(cache: StepCache, problems: list[Problem], pairs: Iterable[Pair]) -> tuple[Step, ...]:
+def assembled(cache: StepCache, problems: list[Problem], pairs: Sequence[Pair]) -> tuple[Step, ...]:
     """The steps of these pairs. Raises MatchError with the problems so far and those that occur here."""
     steps: tuple[Step, ...] = ()
     try:
-        steps = cache.steps()
+        steps = with_wholes(cache.steps(), pairs)
     except ConversionError as error:
         problems += error.problems
     problems += [problem for step in steps for problem in lossy(step)]

@@ -13,7 +13,7 @@ from converter.core.layers import Layer
 from converter.core.tensors import DType, is_float
 from converter.errors import ConversionError, Placeholder, Problem, Remedy, either
 from converter.frameworks.linear import HEADS
-from converter.matching.compatibility import Agreement, fewer, noted, shapes, unknown_kind, unplaced
+from converter.matching.compatibility import Agreement, Move, fewer, noted, shapes, unknown_kind, unplaced
 from converter.matching.fused import lacks_heads, unknown_heads, whole_name
 from converter.matching.pairs import Pair
 from converter.matching.problems import as_parameters
@@ -35,9 +35,15 @@ def _moves(pair: Pair, agreement: Agreement) -> object:
     try:
         steps = assemble(layer_moves(pair, agreement))
     except ConversionError:  # a stacked tensor, of which the pair has some roles only
-        return agreement.moves
+        return tuple(map(_done, agreement.moves))
     effects = (effect(step.ops, step.sources[0].shape) if len(step.sources) == 1 else step.ops for step in steps)
     return tuple((step.sources, done, step.target) for step, done in zip(steps, effects, strict=True))
+
+
+def _done(move: Move) -> object:
+    """What a move does, whatever the roles and axes are called."""
+    taken = [(one.stored.specs, one.stored.fold, one.stored.to_neutral(), one.position) for one in move.supplies]
+    return move.target.specs, move.target.to_neutral(), move.position, tuple(taken), move.fill, move.checked
 
 
 def lossy(step: Step) -> list[Problem]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from converter.core.arithmetic import Cast, Sum
 from converter.core.kinds import KINDS
-from converter.core.layers import Stored, shown
-from converter.core.ops import Fill, Full, Op, Reorder, Require, Reshape, Split, Stack, simplified
+from converter.core.layers import Stored, first_of, shown
+from converter.core.ops import Each, Fill, Full, Op, Reorder, Require, Reshape, Split, Stack, simplified
 from converter.core.rows import DropRows, KeepRows
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError
@@ -41,7 +42,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     def done(self) -> str:
         """What happens to the tensor, in words."""
         renamed = [] if not self.sources or self.sources[0].name == self.target.name else ["renamed"]
-        return ", ".join([*dict.fromkeys(map(str, self.ops)), *renamed]) or "moved"
+        return ", ".join([*dict.fromkeys(filter(None, map(str, self.ops))), *renamed]) or "moved"
 
 
 class LayerMove(msgspec.Struct, frozen=True, gc=False):
@@ -68,7 +69,7 @@ def assemble(moves: Iterable[LayerMove]) -> tuple[Step, ...]:
 def _step(items: Sequence[LayerMove]) -> Step:
     first = items[0]
     target = first.move.target
-    moves = [item.move for item in items]
+    moves = [_of_shared(item.move) for item in items]
     if len(moves) != max(target.parts, 1):
         raise ConversionError(
             f"'{target.spec.name}' holds {target.parts} layers in one, and only {len(moves)} of them have a source"
@@ -92,6 +93,20 @@ def _step(items: Sequence[LayerMove]) -> Step:
         cast = Cast(spec.dtype, sources[0].dtype)
         ops = (cast, *ops) if own else (*ops, cast)
     return Step(first.layer, first.kind, sources, ops, spec, first.reason, own, first.likely)
+
+
+def _of_shared(move: Move) -> Move:
+    """The move with tensors that several layers share as the same for all of these, so that each is read once."""
+    if not any(supply.stored.parts for supply in move.supplies):
+        return move
+    return replace(move, supplies=tuple(replace(supply, stored=_shared(supply.stored)) for supply in move.supplies))
+
+
+def _shared(stored: Stored) -> Stored:
+    roles = stored.leaf.roles
+    if all(roles):
+        return stored
+    return replace(stored, leaf=replace(stored.leaf, roles=tuple(role or first_of(roles) for role in roles)))
 
 
 def _whole(moves: Sequence[Move]) -> tuple[tuple[TensorSpec, ...], tuple[Op, ...]] | None:
@@ -150,7 +165,8 @@ def _to_neutral(stored: Stored) -> tuple[Op, ...]:
 
 
 def _common(each: Sequence[tuple[Op, ...]], stored: Sequence[Stored]) -> tuple[Op, ...]:
-    if len(set(each)) > 1 or (len(stored) > 1 and any(item.fold for item in stored)):
+    of_several = any(item.fold is not None and not isinstance(item.fold, Each) for item in stored)
+    if len(set(each)) > 1 or (len(stored) > 1 and of_several):
         names = ", ".join(item.spec.name for item in stored)
         raise ConversionError(f"{names} are stored in different ways, and cannot be put together into one tensor")
     return each[0]

@@ -87,7 +87,21 @@ def test_rows_of_qwen_are_in_order(tmp_path: Path) -> None:
         assert all(same_bits(found[name], array) for name, array in wanted.items())
 
 
-@pytest.mark.parametrize("architecture", ["gemma", "bloom"])
+def test_the_one_in_scales_of_gemma_is_taken_off(tmp_path: Path) -> None:
+    source, clone, wanted = nets(tmp_path, "gemma")
+    report = converter.convert("torch->torch", source, tmp_path / "out.safetensors", like=clone)
+    done = {step["target"]["name"]: step["done"] for step in report.to_dict()["tensors"]}
+    with converter.open(tmp_path / "out.safetensors") as found:
+        for name, array in wanted.items():
+            less = array - np.float32(1) if "norm" in name else array
+            assert same_bits(found[name], less)
+            assert ("-1 added to each" in done[name]) == ("norm" in name)
+    names = {"blk.0.attn_norm": "elsewhere.scale"}
+    with pytest.raises(MatchError, match=r"nothing says whether 'elsewhere\.scale\.weight' is that scale, or less one"):
+        converter.convert("torch->torch", source, tmp_path / "no.safetensors", map=names, kind=KINDS)
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "bloom"])
 def test_an_architecture_that_is_stored_otherwise_is_refused_elsewhere(tmp_path: Path, architecture: str) -> None:
     source, clone, _ = nets(tmp_path, architecture)
     with pytest.raises(MatchError, match=rf"as llama\.cpp stores '{architecture}'"):

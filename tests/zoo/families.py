@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from tests.zoo import convolutional, measured, other_sizes, text, vision
+from tests.zoo import convolutional, joined, measured, other_sizes, text, vision
 
-FAMILIES = (*text.FAMILIES, *vision.FAMILIES, *measured.FAMILIES, *convolutional.FAMILIES, *other_sizes.FAMILIES)
+FAMILIES = (
+    *text.FAMILIES,
+    *joined.FAMILIES,
+    *vision.FAMILIES,
+    *measured.FAMILIES,
+    *convolutional.FAMILIES,
+    *other_sizes.FAMILIES,
+)
