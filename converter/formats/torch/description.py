@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from converter.core.contents import Container
+from converter.core.contents import AllOthers, Container, Ref
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import OutputError
 from converter.formats.torch.tensors import STORAGE_DTYPES, TORCH_DTYPES
@@ -32,23 +32,69 @@ def described(
     container: Container,
     legacy: bool = False,
     versions: Mapping[str, int] = MappingProxyType({}),
+    tree: object = None,
 ) -> bytes:
     """The pickle of a tensor, a list or a dict; the storage of the n-th tensor has the key n.
 
     legacy: as in the files before 1.6, whose storages may be views of others; these are not. versions: module -> the
-    version of its layout, in the ``_metadata`` of an ``OrderedDict``, as ``Module.state_dict`` gives it.
+    version of its layout, in the ``_metadata`` of an ``OrderedDict``, as ``Module.state_dict`` gives it. tree: what
+    the tensors stand in, as in `Contents`.
     """
     tensors = [_tensor(key, spec, legacy) for key, spec in enumerate(specs)]
     if container == "tensor" and len(tensors) == 1:
         body = tensors[0]
     elif container == "list" and [spec.name for spec in specs] == [str(index) for index in range(len(specs))]:
         body = b"](" + b"".join(tensors) + b"e"
+    elif tree is not None:
+        body = _nested(tree, dict(zip((spec.name for spec in specs), tensors, strict=True)), versions)
     else:
-        body = _dict(zip((spec.name for spec in specs), tensors, strict=True))
-        if versions:
-            known = _dict((name, _dict([("version", _number(version))])) for name, version in versions.items())
-            body = _ORDERED + body[1:] + _dict([("_metadata", known)]) + b"b"
+        body = _state_dict(zip((spec.name for spec in specs), tensors, strict=True), versions)
     return b"\x80\x02" + body + b"."
+
+
+def _state_dict(tensors: Iterable[tuple[str, bytes]], versions: Mapping[str, int]) -> bytes:
+    body = _dict(tensors)
+    if not versions:
+        return body
+    known = _dict((name, _dict([("version", _number(version))])) for name, version in versions.items())
+    return _ORDERED + body[1:] + _dict([("_metadata", known)]) + b"b"
+
+
+def _nested(tree: object, tensors: Mapping[str, bytes], versions: Mapping[str, int]) -> bytes:
+    """What `Contents.tree` describes."""
+    own = set(_named_in(tree))
+
+    def value(item: object) -> bytes:
+        match item:
+            case Ref():
+                return tensors[item.name]
+            case AllOthers():
+                return _state_dict(((name, data) for name, data in tensors.items() if name not in own), versions)
+            case dict():
+                return b"}(" + b"".join(value(key) + value(inner) for key, inner in item.items()) + b"u"
+            case list():
+                return b"](" + b"".join(map(value, item)) + b"e"
+            case tuple():
+                return b"(" + b"".join(map(value, item)) + b"t"
+            case bool():
+                return b"\x88" if item else b"\x89"
+            case int():
+                return _number(item)
+            case float():
+                return b"G" + struct.pack(">d", item)
+            case str():
+                return _text(item)
+        assert item is None, item
+        return b"N"
+
+    return value(tree)
+
+
+def _named_in(tree: object) -> Iterator[str]:
+    if isinstance(tree, Ref):
+        yield tree.name
+    for item in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ():
+        yield from _named_in(item)
 
 
 def _tensor(key: int, spec: TensorSpec, legacy: bool) -> bytes:
@@ -89,9 +135,10 @@ def _text(text: str) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    if value < 0x100:
+    if 0 <= value < 0x100:
         return b"K" + struct.pack("<B", value)
-    return b"J" + struct.pack("<i", value) if value < 1 << 31 else b"\x8a\x08" + struct.pack("<q", value)
+    small = -(1 << 31) <= value < 1 << 31
+    return b"J" + struct.pack("<i", value) if small else b"\x8a\x08" + struct.pack("<q", value)
 
 
 def _numbers(values: Iterable[int]) -> bytes:
