@@ -171,7 +171,7 @@ class Plan:
         strict = self.hints.options.strict
         _, state = state_of(self.source, self._training, strict)
         clone = state_of(self.clone, self._training, strict, is_source=False) if self.clone is not None else None
-        carried = carry(state, report.plan, form, clone)
+        carried = carry(state, report.plan, self.target, form, clone)
         return replace(report, plan=carried.plan, training=carried)
 
     def load_into(self, net: _Net) -> _Net:

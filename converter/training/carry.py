@@ -15,6 +15,7 @@ from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, Placeholder, Problem, Remedy, listed, printable
 from converter.formats import Format, Reader
 from converter.formats.base import StateTensor
+from converter.frameworks import Framework
 from converter.options import TrainingOptions
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
@@ -34,10 +35,19 @@ _READ: Mapping[str, str] = {
     "torch-legacy": "torch",
     "flax-msgpack": "optax",
     "flax-checkpoint": "optax",
+    "keras": "keras",
+    "keras-h5": "keras",
+    "safetensors": "neutral",
 }
-_WRITTEN: Mapping[str, str] = {"torch": "torch", "flax-msgpack": "optax_layout"}
+_WRITTEN: Mapping[str, str] = {
+    "torch": "torch",
+    "flax-msgpack": "optax_layout",
+    "keras": "keras_layout",
+    "keras-h5": "keras_layout",
+    "safetensors": "neutral",
+}
 #: Those that number the parameters, in an order that only a clone tells.
-_NUMBERED = ("torch", "keras", "mxnet")
+_NUMBERED = ("torch", "keras_layout", "mxnet_layout")
 #: What a file cannot tell and a user is told to see to.
 ASIDE = "not carried: schedules, clipping, random numbers and the order of the data; they are code, or of one framework"
 
@@ -113,12 +123,12 @@ class Carried(msgspec.Struct, frozen=True):
 def state_of(end: Endpoint, options: TrainingOptions, strict: bool, is_source: bool = True) -> tuple[Place, Any]:
     """What a file holds of a training, and the state in it (None for a clone without one). Raises ConversionError."""
     name = end.weights.format.name if end.weights is not None else ""
-    if name not in _READ:
+    if name not in _READ or (_READ[name] == "neutral" and end.framework.name != "neutral"):
         what = f"the training in {end.format_title} is not read yet" if end.weights else "a live net has no optimizer"
         raise refusal(f"{end.title}: {what}. Read are {listed(_READ)}.")
     values = end.reader.training()
     stated = names_in(options.parameter_order) if options.parameter_order is not None else ()
-    place = Place(end.title, end.net, end.contents, values, options, strict, stated, is_source)
+    place = Place(end.title, end.net, end.contents, values, end.reader.read, options, strict, stated, is_source)
     module: _Reads = importlib.import_module(f"converter.training.{_READ[name]}")
     state = module.read(place)
     if state is None and is_source:
@@ -144,9 +154,11 @@ def _stated(hyper: HyperParameters, options: TrainingOptions) -> HyperParameters
     return replace(hyper, **said)
 
 
-def carry(source: TrainingState, tensors: TensorPlan, form: Format, clone: tuple[Place, Any] | None) -> Carried:
+def carry(
+    source: TrainingState, tensors: TensorPlan, target: Framework, form: Format, clone: tuple[Place, Any] | None
+) -> Carried:
     """The plan with the training in it. Raises ConversionError with the reason where it cannot be carried."""
-    if form.name not in _WRITTEN:
+    if form.name not in _WRITTEN or (_WRITTEN[form.name] == "neutral" and target.name != "neutral"):
         raise refusal(f"a training is not written into {form.title} yet. Written are {listed(_WRITTEN)}.")
     module: _Writes = importlib.import_module(f"converter.training.{_WRITTEN[form.name]}")
     known = (clone[0], clone[1]) if clone is not None and clone[1] is not None else None
@@ -155,6 +167,7 @@ def carry(source: TrainingState, tensors: TensorPlan, form: Format, clone: tuple
             f"{clone[0].title}: the clone holds no optimizer, whose order of parameters the state would take."
         )
     layout = module.layout(source, known)
+    layout.weights = tensors.steps
     row_for(source.optimizer, layout.framework)
     if layout.clones and layout.clones != source.optimizer:
         raise refusal(
@@ -171,6 +184,8 @@ def carry(source: TrainingState, tensors: TensorPlan, form: Format, clone: tuple
         tensors.contents,
         specs=(*tensors.contents.specs, *(step.target for step in steps)),
         tree=written.tree,
+        labels={**tensors.contents.labels, **written.labels},
+        metadata={**tensors.contents.metadata, **written.metadata},
         keys={**tensors.contents.keys, **_with_slash(targets, written.keys)},
     )
     plan = replace(tensors, steps=(*tensors.steps, *steps), contents=whole)
@@ -195,9 +210,8 @@ def _with_slash(targets: Sequence[Target], others: Mapping[str, tuple[str, ...]]
 
 def _without(plan: TensorPlan, source: TrainingState) -> tuple[LeftOut, ...]:
     """What is left out but for the state that is carried now."""
-    return tuple(
-        item for item in plan.left_out if item.name not in (source.place, source.place.partition("/")[0], "step")
-    )
+    top = source.place.partition("/")[0]
+    return tuple(item for item in plan.left_out if item.name.partition("/")[0] not in (top, "step"))
 
 
 def _filled(source: TrainingState, group: Converted, layout: Layout) -> Converted:
@@ -284,6 +298,8 @@ def _told(
         for op in ops
     }
     lines = dict.fromkeys(code.line(layout.framework, source.optimizer, group.hyper) for group in groups)
+    if layout.framework == "neutral":
+        lines = {}
     if len(lines) > 1:
         each = zip(source.groups, groups, strict=True)
         lines = dict.fromkeys(
@@ -302,7 +318,7 @@ def _told(
         source.likely or layout.likely,
         tuple(lines),
         tuple(dict.fromkeys(note for group in groups for note in group.notes)),
-        followed.fresh,
+        () if layout.framework == "neutral" else followed.fresh,
         (*source.left_out, *dropped),
         tuple(done),
         plan,

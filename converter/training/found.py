@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from converter.core.contents import Contents
 from converter.core.layers import Net
-from converter.core.tensors import TensorSpec
+from converter.core.tensors import Array, TensorSpec
 from converter.errors import ConversionError, Problem
 from converter.options import TrainingOptions
 
@@ -18,12 +18,15 @@ STATISTICS = frozenset({"mean", "variance", "count", "num_batches"})
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One end. title: the file, for errors. values: what `Reader.training` gave. is_source: or the clone."""
+    """One end. title: the file, for errors. values: what `Reader.training` gave. read: gives a tensor. is_source: or
+    the clone.
+    """
 
     title: str
     net: Net
     contents: Contents
     values: Mapping[str, Any]
+    read: Callable[[str], Array]
     options: TrainingOptions
     strict: bool
     stated: Sequence[str]

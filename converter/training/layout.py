@@ -18,13 +18,15 @@ from converter.training.steps import Target
 class Written(msgspec.Struct, frozen=True):
     """What is written beside the slots. steps: of counters and the like. tree: as in `Contents`.
 
-    sources: what some steps read, of the clone. keys: as in `Contents`, of these tensors.
+    sources: what some steps read, of the clone. keys, labels, metadata: as in `Contents`.
     """
 
     steps: tuple[Step, ...]
     tree: Any = None
     sources: Mapping[str, StateTensor] = {}
     keys: Mapping[str, tuple[str, ...]] = {}
+    labels: Mapping[str, str] = {}
+    metadata: Mapping[str, str] = {}
 
 
 class Layout(ABC):
@@ -43,6 +45,7 @@ class Layout(ABC):
     clones = ""
     groups: tuple[tuple[str, ...], ...] = ()
     skips_fresh = False
+    weights: Sequence[Step] = ()
 
     def __init__(self, state: TrainingState) -> None:
         self.state = state

@@ -240,11 +240,35 @@ _MXNET: Mapping[str, Row] = {
         "decoupled",
     ),
 }
+
+
+def _of_neutral(optimizer: str, *frameworks: Mapping[str, Row]) -> Row:
+    """All that any framework keeps, under the neutral names and in the form of PyTorch."""
+    rows = [rows[optimizer] for rows in frameworks if optimizer in rows]
+    slots = dict.fromkeys((item.slot, item.only_with) for row in rows for item in row.slots)
+    kept = {slot: SlotRow(slot, slot, only_with=condition) for slot, condition in slots}
+    return Row("", tuple(kept.values()), {name: name for row in rows for name in row.hyper})
+
+
+_EACH = (_TORCH, _OPTAX, _KERAS, _MXNET)
+_NEUTRAL = {name: _of_neutral(name, *_EACH) for name in dict.fromkeys(name for rows in _EACH for name in rows)}
 #: Framework, as a state has it -> optimizer -> row.
-ROWS: Mapping[str, Mapping[str, Row]] = {"torch": _TORCH, "optax": _OPTAX, "keras": _KERAS, "mxnet": _MXNET}
-OPTIMIZERS = tuple(dict.fromkeys(name for rows in ROWS.values() for name in rows))
+ROWS: Mapping[str, Mapping[str, Row]] = {
+    "torch": _TORCH,
+    "optax": _OPTAX,
+    "keras": _KERAS,
+    "mxnet": _MXNET,
+    "neutral": _NEUTRAL,
+}
+OPTIMIZERS = tuple(_NEUTRAL)
 #: What a user calls the optimizers of a framework.
-TITLES: Mapping[str, str] = {"torch": "PyTorch", "optax": "optax", "keras": "Keras", "mxnet": "MXNet's Trainer"}
+TITLES: Mapping[str, str] = {
+    "torch": "PyTorch",
+    "optax": "optax",
+    "keras": "Keras",
+    "mxnet": "MXNet's Trainer",
+    "neutral": "a neutral file",
+}
 #: Why no row can be made, said where one is asked for.
 WHY_NOT: Mapping[str, str] = {
     "nadam": "PyTorch, Keras, optax and MXNet each compute another algorithm under this name: default against default "

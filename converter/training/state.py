@@ -1,8 +1,8 @@
 """The state of an optimizer as no framework has it: slots by the names of the parameters, in the form of PyTorch.
 
 One convention for all: gradients' averages as they are, momentum in units of the gradient (``B = mu*B + g``), a step
-that counts what is finished, hyper-parameters that say where epsilon stands and how weight decay is coupled. What a file
-does not say is None. No index of a file gets here: `converter.training.order` has proved it, or has asked.
+that counts what is finished, hyper-parameters that say where epsilon stands and how weight decay is coupled. What a
+file does not say is None. No index of a file gets here: `converter.training.order` has proved it, or has asked.
 """
 
 from __future__ import annotations
@@ -72,7 +72,6 @@ class TrainingState(msgspec.Struct, frozen=True):
     parameters that it trains. tied: further name of a parameter -> the one that has the slots.
     order: how it is known which tensor of the state is of which parameter; likely: whether that is no proof.
     place: where in the file it is. left_out: what else there is of the training, and why it is not carried.
-    stored: names of hyper-parameters that the file has itself.
     """
 
     framework: str
@@ -85,7 +84,6 @@ class TrainingState(msgspec.Struct, frozen=True):
     tied: Mapping[str, str] = {}
     place: str = ""
     left_out: tuple[LeftOut, ...] = ()
-    writes_hyper: bool = True
 
     @property
     def parameters(self) -> tuple[str, ...]:

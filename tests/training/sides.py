@@ -18,7 +18,9 @@ import flax.serialization
 import flax.training.train_state
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
+import tensorflow as tf
 import torch
 
 Array = np.ndarray[Any, Any]
@@ -209,6 +211,66 @@ class Linen:
         with float64():
             loaded = flax.serialization.from_bytes(self.state, path.read_bytes())
             self.state = jax.tree.map(jnp.asarray, loaded)
+
+
+def keras_net() -> Any:
+    same = {"dtype": "float64"}
+    images, words = keras.Input((SIZE, SIZE, 3), name="images"), keras.Input((5,), dtype="int32", name="words")
+    x = keras.layers.Conv2D(WIDTH, 3, use_bias=False, name="conv", **same)(images)
+    x = keras.layers.BatchNormalization(epsilon=1e-5, name="norm", **same)(x)
+    x = keras.layers.Flatten(**same)(keras.layers.Activation("tanh", **same)(x))
+    seen = keras.layers.Embedding(WORDS, WIDTH, name="embed", **same)(words)
+    x = keras.layers.Concatenate(**same)([x, keras.layers.GlobalAveragePooling1D(**same)(seen)])
+    for name in DENSE[:-1]:
+        x = keras.layers.Dense(2 * WIDTH, activation="tanh", name=name, **same)(x)
+    return keras.Model([images, words], keras.layers.Dense(2, name="output", **same)(x))
+
+
+#: Name in PyTorch -> (layer, number of the weight) in Keras, and the axes of PyTorch as positions there.
+_IN_KERAS = {
+    **{name: (layer, 0, axes) for name, (layer, _, axes) in _IN_FLAX.items() if name.endswith("weight")},
+    **{name: (layer, 1, axes) for name, (layer, _, axes) in _IN_FLAX.items() if name.endswith("bias")},
+}
+
+
+class Keras:
+    """make: the optimizer. whole: whether the file is the whole model, or its weights alone."""
+
+    framework = "tensorflow"
+
+    def __init__(self, make: Callable[[], Any], values: Values | None = None, whole: bool = True) -> None:
+        self.ending, self.net = ".keras" if whole else ".weights.h5", keras_net()
+        self.net.compile(make())
+        for name, value in (values or start(7)).items():
+            layer, number, axes = _IN_KERAS[name]
+            self.net.get_layer(layer).weights[number].assign(to_last(name, value).transpose(np.argsort(axes)))
+        self.net.optimizer.build(self.net.trainable_variables)
+
+    def train(self, first: int, count: int) -> Values:
+        for images, words, targets in batches(first, count):
+            with tf.GradientTape() as tape:
+                given = self.net([tf.constant(images.transpose(0, 2, 3, 1)), tf.constant(words)], training=True)
+                loss = tf.reduce_mean((given - tf.constant(targets)) ** 2)
+            variables = self.net.trainable_variables
+            gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+            self.net.optimizer.apply(gradients, variables)
+        return self.values()
+
+    def values(self) -> Values:
+        return {
+            name: to_first(name, self.net.get_layer(layer).weights[number].numpy().transpose(axes)).copy()
+            for name, (layer, number, axes) in _IN_KERAS.items()
+        }
+
+    def save(self, path: Path) -> Path:
+        self.net.save(path) if self.ending == ".keras" else self.net.save_weights(path)
+        return path
+
+    def load(self, path: Path) -> None:
+        if self.ending == ".keras":
+            self.net = keras.models.load_model(path)
+        else:
+            self.net.load_weights(path)
 
 
 def updates(before: Values, after: Values) -> Values:
