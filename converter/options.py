@@ -225,7 +225,10 @@ class TrainingOptions(Options, frozen=True):
     ] = {}
     parameter_order: Annotated[
         str | None,
-        Option("A file with the names of the parameters, one a line, as the optimizer numbers them.", PATH, "FILE"),
+        Option("The source's parameters as its optimizer numbers them: a file of names, one a line.", PATH, "FILE"),
+    ] = None
+    clone_order: Annotated[
+        str | None, Option("The same of the clone, whose numbers the state takes.", PATH, "FILE")
     ] = None
 
 
@@ -291,6 +294,7 @@ class TrainingKeywords(TypedDict, total=False):
     optimizer_file: StrPath | None
     hyper: Mapping[str, float]
     parameter_order: StrPath | None
+    clone_order: StrPath | None
 
 
 class PartKeywords(TypedDict, total=False):

@@ -186,6 +186,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("hyper", {"learning_rate": "fast"}, "expected a number"),
     ("hyper", {"learning_rate": float("nan")}, "expected a number"),
     ("parameter_order", 3, "expected a path"),
+    ("clone_order", 3, "expected a path"),
 ]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -15,9 +16,9 @@ from converter.core.contents import LeftOut
 from converter.core.layers import Net
 from converter.endpoints.destination import Destination, destination
 from converter.endpoints.endpoint import Endpoint, keeps_quantized, opened, refuse_other_framework
-from converter.endpoints.replacing import refuse_existing
-from converter.errors import CloneWarning, ConversionError, MatchError, Problem, Remedy
-from converter.execution.jobs import Pace, compute
+from converter.endpoints.replacing import refuse_existing, refuse_read
+from converter.errors import CloneWarning, ConversionError, MatchError, OutputError, Problem, Remedy
+from converter.execution.jobs import Pace, compute, fill
 from converter.execution.run import execute
 from converter.formats import Format
 from converter.frameworks import Framework
@@ -151,7 +152,8 @@ class Plan:
         form, path = end.form, end.path
         size, resume = options.max_shard_size, options.resume
         reader = report.training.reader(self.source.reader) if report.training is not None else self.source.reader
-        lost = execute(report.plan, reader, form, path, size, pace, resume, executor, own)
+        with self._slots_beside(report, end, options, pace):
+            lost = execute(report.plan, reader, form, path, size, pace, resume, executor, own)
         return replace(report, written=True, lost=lost)
 
     def report_for(self, end: Destination, options: WriteOptions) -> Report:
@@ -163,6 +165,26 @@ class Plan:
         tensors = cast_floats(tensors, options.dtype) if options.dtype else tensors
         report = self._report(tensors, str(end.path), end.form.title, written=False)
         return self._with_training(report, end.form) if self._training is not None else report
+
+    @contextmanager
+    def _slots_beside(self, report: Report, end: Destination, options: WriteOptions, pace: Pace) -> Iterator[None]:
+        """Around the writing of the weights: the file of the optimizer, where it is one of its own, is whole with them
+        or absent.
+        """
+        if report.training is None or report.training.apart is None:
+            yield
+            return
+        from converter.formats.mxnet.states import StatesWriter, states_beside
+
+        path = states_beside(end.path)
+        read = [*self.source.files, *(self.clone.files if self.clone is not None else ())]
+        refuse_read(path, [*read, *map(states_beside, read), *report.training.files])
+        if os.path.lexists(path) and not options.force:
+            raise OutputError(f"{path}: exists already; choose another path.", Remedy("force", effect="replaces it"))
+        apart = report.training.apart
+        with StatesWriter(path, apart.contents) as writer:
+            fill(writer, report.training.reader(self.source.reader), apart.steps, pace)
+            yield
 
     def _with_training(self, report: Report, form: Format) -> Report:
         from converter.training.carry import carry, state_of  # few conversions carry a training

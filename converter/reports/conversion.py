@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -39,6 +40,12 @@ class Carried(HasDict, Protocol):
 
     @property
     def weights(self) -> int: ...
+
+    @property
+    def apart(self) -> TensorPlan | None: ...
+
+    @property
+    def files(self) -> tuple[Path, ...]: ...
 
     def lines(self) -> list[str]: ...
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from msgspec.structs import asdict, fields, replace
 
-from converter.core.contents import LeftOut
+from converter.core.contents import Contents, LeftOut
 from converter.core.ops import Op
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, Placeholder, Problem, Remedy, listed, printable
 from converter.formats import Format, Reader
 from converter.formats.base import StateTensor
+from converter.formats.locations import location
 from converter.frameworks import Framework
 from converter.options import TrainingOptions
 from converter.planning.plan import TensorPlan
@@ -38,6 +40,7 @@ _READ: Mapping[str, str] = {
     "keras": "keras",
     "keras-h5": "keras",
     "safetensors": "neutral",
+    "mxnet": "mxnet",
 }
 _WRITTEN: Mapping[str, str] = {
     "torch": "torch",
@@ -45,15 +48,16 @@ _WRITTEN: Mapping[str, str] = {
     "keras": "keras_layout",
     "keras-h5": "keras_layout",
     "safetensors": "neutral",
+    "mxnet": "mxnet",
 }
 #: Those that number the parameters, in an order that only a clone tells.
-_NUMBERED = ("torch", "keras_layout", "mxnet_layout")
+_NUMBERED = ("torch", "keras_layout", "mxnet")
 #: What a file cannot tell and a user is told to see to.
 ASIDE = "not carried: schedules, clipping, random numbers and the order of the data; they are code, or of one framework"
 
 
 #: What to do about an order that is not proved.
-LIKELY = "what is likely is no proof: 'parameter_order' says otherwise, 'strict' refuses it"
+LIKELY = "what is likely is no proof: 'parameter_order' or 'clone_order' says otherwise, 'strict' refuses it"
 
 
 class _Reads(Protocol):
@@ -67,7 +71,8 @@ class _Writes(Protocol):
 class Carried(msgspec.Struct, frozen=True):
     """What is done with the training, for the report; and the plan and the reader of the whole conversion.
 
-    weights: how many of the plan's steps, its first, are of weights.
+    weights: how many of the plan's steps, its first, are of weights. apart: the steps of the slots, where they go to a
+    file of their own, beside that of the weights.
     """
 
     state: TrainingState
@@ -84,6 +89,12 @@ class Carried(msgspec.Struct, frozen=True):
     plan: TensorPlan
     sources: Mapping[str, StateTensor]
     weights: int = 0
+    apart: TensorPlan | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that are read beside the weights, over which nothing may be written."""
+        return (Path(self.state.place),) if self.state.framework == "mxnet" else ()
 
     def reader(self, reader: Reader) -> Reader:
         """Reads the weights and the slots."""
@@ -126,8 +137,12 @@ def state_of(end: Endpoint, options: TrainingOptions, strict: bool, is_source: b
     if name not in _READ or (_READ[name] == "neutral" and end.framework.name != "neutral"):
         what = f"the training in {end.format_title} is not read yet" if end.weights else "a live net has no optimizer"
         raise refusal(f"{end.title}: {what}. Read are {listed(_READ)}.")
-    values = end.reader.training()
-    stated = names_in(options.parameter_order) if options.parameter_order is not None else ()
+    values = _beside(end, options, is_source) if name == "mxnet" else end.reader.training()
+    if options.optimizer_file is not None and is_source and name != "mxnet":
+        about = Remedy("optimizer_file", options.optimizer_file)
+        raise ConversionError(Problem("the state of this source is in the file itself.", "option", about=about))
+    file = options.parameter_order if is_source else options.clone_order
+    stated = names_in(file) if file is not None else ()
     place = Place(end.title, end.net, end.contents, values, end.reader.read, options, strict, stated, is_source)
     module: _Reads = importlib.import_module(f"converter.training.{_READ[name]}")
     state = module.read(place)
@@ -136,6 +151,22 @@ def state_of(end: Endpoint, options: TrainingOptions, strict: bool, is_source: b
     if state is not None and is_source:
         state = replace(state, groups=tuple(replace(g, hyper=_stated(g.hyper, options)) for g in state.groups))
     return place, state
+
+
+def _beside(end: Endpoint, options: TrainingOptions, is_source: bool) -> Mapping[str, Any]:
+    """The file that a Trainer writes beside the parameters: the one that is named, or the one of the same name."""
+    from converter.formats.mxnet.states import read_states, states_beside
+    from converter.training.mxnet import STATES
+
+    named = options.optimizer_file if is_source else None
+    path = location(named) if named is not None else states_beside(end.reader.path)
+    if named is None and not path.is_file():
+        if not is_source:
+            return {}
+        remedy = Remedy("optimizer_file", Placeholder("FILE"))
+        text = f"{end.title}: the state of a Trainer is in a file of its own, and there is no {path.name} beside it."
+        raise ConversionError(Problem(text, "training state", remedies=(remedy,)))
+    return {STATES: read_states(path)}
 
 
 def _stated(hyper: HyperParameters, options: TrainingOptions) -> HyperParameters:
@@ -180,6 +211,10 @@ def carry(
     hyper = _by_target_group(source, tensors, layout, groups)
     written = layout.written(tensors.contents, hyper, frozenset(followed.fresh))
     steps = [step for step in (*followed.steps, *written.steps) if _is_kept(step, targets, followed, layout)]
+    if layout.apart:
+        beside = TensorPlan(tuple(steps), Contents(tuple(step.target for step in steps), tree=written.tree))
+        carried = _told(source, layout, groups, followed, tensors, written.sources)
+        return replace(carried, weights=len(tensors.steps), apart=beside)
     whole = replace(
         tensors.contents,
         specs=(*tensors.contents.specs, *(step.target for step in steps)),

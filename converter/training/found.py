@@ -10,7 +10,7 @@ import msgspec
 from converter.core.contents import Contents
 from converter.core.layers import Net
 from converter.core.tensors import Array, TensorSpec
-from converter.errors import ConversionError, Problem
+from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.options import TrainingOptions
 
 #: Roles of tensors that no optimizer changes.
@@ -31,6 +31,12 @@ class Place(msgspec.Struct, frozen=True):
     strict: bool
     stated: Sequence[str]
     is_source: bool = True
+
+    @property
+    def asks(self) -> Remedy:
+        """The option that tells the order of this end's parameters."""
+        effect = "has their names, one a line, in the order of the optimizer"
+        return Remedy("parameter_order" if self.is_source else "clone_order", Placeholder("FILE"), effect)
 
     @property
     def parameters(self) -> tuple[TensorSpec, ...]:

@@ -8,6 +8,7 @@ the file: its configuration tells it, or nothing does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ def read(place: Place) -> TrainingState | None:
 def told(place: Place) -> str:
     """Which optimizer it is. Adam with decay beside the gradient is AdamW elsewhere. Raises ConversionError."""
     entry = place.values[CONFIGURED]
-    name = str(entry.get("class_name") or place.values[NAME]).lower()
+    name = str(entry.get("class_name") or re.sub(r"_\d+$", "", place.values[NAME])).lower()
     stated = place.options.optimizer if place.is_source else None
     if stated is not None and (not entry or name not in _ROWS):
         name = stated
@@ -254,11 +255,13 @@ def _order(
     if trained_only:
         if not defined and not place.stated:
             return Order((tuple(spec.name for spec in trained),), "", likely=True)
-        return order_of(trained, [[spec.shape for spec in trained]], what, False, place.stated, _names(trained))
+        return order_of(
+            trained, [[spec.shape for spec in trained]], what, False, place.asks, place.stated, _names(trained)
+        )
     for each in (trained, list(parameters)):
         if defined and layers and [spec.shape for spec in each] == list(shapes) and not place.stated:
             return Order((tuple(spec.name for spec in each),), "the order of the layers in the model's configuration")
-    return order_of(parameters, [list(shapes)], what, place.strict, place.stated, defined=defined)
+    return order_of(parameters, [list(shapes)], what, place.strict, place.asks, place.stated, defined=defined)
 
 
 def _names(specs: Sequence[TensorSpec]) -> list[list[str]]:

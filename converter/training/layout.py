@@ -45,6 +45,7 @@ class Layout(ABC):
     clones = ""
     groups: tuple[tuple[str, ...], ...] = ()
     skips_fresh = False
+    apart = False
     weights: Sequence[Step] = ()
 
     def __init__(self, state: TrainingState) -> None:

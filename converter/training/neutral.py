@@ -35,6 +35,7 @@ class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     slots: tuple[Slot, ...]
     groups: tuple[Group, ...]
     step: int | None = None
+    likely: bool = False
 
 
 def read(place: Place) -> TrainingState | None:
@@ -58,7 +59,10 @@ def read(place: Place) -> TrainingState | None:
                 raise refusal(f"{place.title}: '{spec.name}' is of no parameter of this shape.")
             slots[slot][parameter] = StateTensor(spec, partial(place.read, spec.name))
     order = f"as {document.origin} had it: {document.order}"
-    return TrainingState("neutral", document.optimizer, slots, document.step, document.groups, order, place="opt")
+    if document.likely and place.strict:
+        raise refusal(f"{place.title}: which state is whose was only likely ({document.order}), and strict refuses it.")
+    own = document.optimizer, slots, document.step, document.groups
+    return TrainingState("neutral", *own, order, document.likely, place="opt")
 
 
 def layout(state: TrainingState, clone: tuple[Place, TrainingState] | None) -> Layout:
@@ -88,5 +92,7 @@ class _NeutralLayout(Layout):
                 members[number].append(step.target.name)
         groups = tuple(Group(own, tuple(names)) for own, names in zip(hyper, members, strict=True))
         origin, order = self.state.framework, self.state.order
-        document = Document(1, self.state.optimizer, origin, order, tuple(self.state.slots), groups, self.state.step)
+        document = Document(
+            1, self.state.optimizer, origin, order, tuple(self.state.slots), groups, self.state.step, self.state.likely
+        )
         return Written((), metadata={TRAINING: msgspec.json.encode(document).decode()})

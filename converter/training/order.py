@@ -7,14 +7,14 @@ have one shape: the loader of PyTorch does not even compare the shapes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
 from converter.core.tensors import TensorSpec
-from converter.errors import ConversionError, Placeholder, Problem, Remedy, listed, near_misses
+from converter.errors import ConversionError, Problem, Remedy, listed, near_misses
 
 Shape: TypeAlias = tuple[int, ...]
 #: Of each group of an optimizer the shapes of its slots, in the order of its numbers; None where a parameter has none.
@@ -23,6 +23,10 @@ Shapes: TypeAlias = Sequence[Sequence["Shape | None"]]
 _MOST_STATES = 20_000
 #: A file with the names of a net's parameters is no larger.
 _MOST_BYTES = 16 << 20
+
+
+#: How an order is known that the user gives.
+STATED = "the names in the file of the order"
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -57,7 +61,9 @@ def by_names(names: Sequence[Sequence[str]], parameters: Sequence[TensorSpec], s
     return Order(tuple(map(tuple, names)), reason)
 
 
-def by_shapes(parameters: Sequence[TensorSpec], shapes: Shapes, what: str, strict: bool, defined: bool = True) -> Order:
+def by_shapes(
+    parameters: Sequence[TensorSpec], shapes: Shapes, what: str, strict: bool, asks: Remedy, defined: bool = True
+) -> Order:
     """The order that the shapes leave. parameters: in the order in which the net defines them, where that is
     ``defined``.
 
@@ -81,11 +87,11 @@ def by_shapes(parameters: Sequence[TensorSpec], shapes: Shapes, what: str, stric
             "the order of the net's definition, as net.parameters() gives it, and no other such order has the shapes"
         )
         return Order(ways[0], reason, likely=True)
-    raise _asked(parameters, flat, what, len(ways), defined)
+    raise _asked(parameters, flat, what, bool(ways) or strict, defined, asks)
 
 
 def _asked(
-    parameters: Sequence[TensorSpec], flat: Sequence[Shape | None], what: str, ways: int, defined: bool
+    parameters: Sequence[TensorSpec], flat: Sequence[Shape | None], what: str, fits: bool, defined: bool, asks: Remedy
 ) -> Exception:
     alike = Counter(spec.shape for spec in parameters)
     shape = next((shape for shape in flat if shape is not None and alike[shape] > 1), None)
@@ -94,13 +100,10 @@ def _asked(
         why = f"{listed(same)} all have the shape {shape}"
     else:
         why = f"it numbers {len(flat)} parameters, and the net has {len(parameters)}"
-    if defined and ways == 0:
+    if defined and not fits:
         why += ", and the order in which the net defines its parameters does not fit the shapes"
     text = f"{what} numbers its parameters, and nothing says which number is which: {why}."
-    remedy = Remedy(
-        "parameter_order", Placeholder("FILE"), "has their names, one a line, in the order of the optimizer"
-    )
-    return ConversionError(Problem(text, "order of the state", what, candidates=tuple(same), remedies=(remedy,)))
+    return ConversionError(Problem(text, "order of the state", what, candidates=tuple(same), remedies=(asks,)))
 
 
 def _in_definition_order(parameters: Sequence[TensorSpec], shapes: Shapes) -> list[tuple[tuple[str, ...], ...]]:
@@ -171,17 +174,17 @@ def order_of(
     shapes: Shapes,
     what: str,
     strict: bool,
+    asks: Remedy,
     stated: Sequence[str] = (),
     named: Sequence[Sequence[str]] | None = None,
     defined: bool = True,
 ) -> Order:
     """The order of a state: as the user says, as the file says, or as the shapes leave it. Raises ConversionError.
 
-    stated: names that the user gave, taken where they are those of this net. named: names in the file.
+    asks: the option that tells it. stated: names that the user gave. named: names in the file.
     """
-    known: Mapping[str, TensorSpec] = {spec.name: spec for spec in parameters}
-    if stated and any(name in known for name in stated):
-        return by_names(regrouped(stated, shapes), parameters, shapes, "the names of --parameter-order")
+    if stated:
+        return by_names(regrouped(stated, shapes), parameters, shapes, STATED)
     if named is not None:
         return by_names(named, parameters, shapes, "the names in the state itself")
-    return by_shapes(parameters, shapes, what, strict, defined)
+    return by_shapes(parameters, shapes, what, strict, asks, defined)

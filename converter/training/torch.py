@@ -83,7 +83,9 @@ def read(place: Place) -> TrainingState | None:
     slots = {item.slot: item.name for item in row.slots}
     shapes = [[_shape(state.get(number, {}), slots.values()) for number in group[_NUMBERS]] for group in groups]
     named = [group[_NAMES] for group in groups] if all(_has_names(group) for group in groups) else None
-    order = order_of(parameters, shapes, f"the optimizer of {place.title}", place.strict, place.stated, named)
+    order = order_of(
+        parameters, shapes, f"the optimizer of {place.title}", place.strict, place.asks, place.stated, named
+    )
     names = {
         number: parameter
         for group, members in zip(groups, order.groups, strict=True)

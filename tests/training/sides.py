@@ -19,6 +19,7 @@ import flax.training.train_state
 import jax
 import jax.numpy as jnp
 import keras
+import mxnet
 import numpy as np
 import tensorflow as tf
 import torch
@@ -271,6 +272,72 @@ class Keras:
             self.net = keras.models.load_model(path)
         else:
             self.net.load_weights(path)
+
+
+class GluonNet(mxnet.gluon.nn.HybridBlock):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        with self.name_scope():
+            self.conv = mxnet.gluon.nn.Conv2D(WIDTH, 3, use_bias=False, in_channels=3)
+            self.norm = mxnet.gluon.nn.BatchNorm(in_channels=WIDTH)
+            self.embed = mxnet.gluon.nn.Embedding(WORDS, WIDTH)
+            self.hidden = mxnet.gluon.nn.Dense(2 * WIDTH, in_units=FLAT + WIDTH)
+            self.middle = mxnet.gluon.nn.Dense(2 * WIDTH, in_units=2 * WIDTH)
+            self.last = mxnet.gluon.nn.Dense(2 * WIDTH, in_units=2 * WIDTH)
+            self.output = mxnet.gluon.nn.Dense(2, in_units=2 * WIDTH)
+
+    def hybrid_forward(self, F: Any, images: Any, words: Any) -> Any:  # noqa: N803
+        seen = F.flatten(F.tanh(self.norm(self.conv(images))))
+        x = F.concat(seen, F.mean(self.embed(words), axis=1), dim=1)
+        for layer in (self.hidden, self.middle, self.last):
+            x = F.tanh(layer(x))
+        return self.output(x)
+
+
+#: Name in PyTorch -> that of gluon.
+_IN_GLUON = {name: name for name in start()} | {"norm.weight": "norm.gamma", "norm.bias": "norm.beta"}
+
+
+class Gluon:
+    """make: the name of the optimizer and its settings."""
+
+    framework, ending = "mxnet", ".params"
+
+    def __init__(self, make: Callable[[], tuple[str, dict[str, Any]]], values: Values | None = None) -> None:
+        self.net = GluonNet()
+        self.net.cast("float64")
+        self.net.initialize()
+        self.parameters = self.net._collect_params_with_prefix()
+        for name, value in (values or start(7)).items():
+            self.parameters[_IN_GLUON[name]].set_data(mxnet.nd.array(value, dtype="float64"))
+        self.trainer = mxnet.gluon.Trainer(self.net.collect_params(), *make(), kvstore=None)
+
+    def train(self, first: int, count: int) -> Values:
+        for images, words, targets in batches(first, count):
+            with mxnet.autograd.record():
+                given = self.net(mxnet.nd.array(images, dtype="float64"), mxnet.nd.array(words, dtype="float64"))
+                loss = ((given - mxnet.nd.array(targets, dtype="float64")) ** 2).mean()
+            loss.backward()
+            self.trainer.step(1)
+        return self.values()
+
+    def values(self) -> Values:
+        return {name: self.parameters[own].data().asnumpy() for name, own in _IN_GLUON.items()}
+
+    def order(self, path: Path) -> Path:
+        """The names of the parameters as the Trainer numbers them, in a file."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        path.write_text("\n".join(names[id(value)] for _, value in sorted(self.net.collect_params().items())))
+        return path
+
+    def save(self, path: Path) -> Path:
+        self.net.save_parameters(str(path))
+        self.trainer.save_states(str(path.with_suffix(".states")))
+        return path
+
+    def load(self, path: Path) -> None:
+        self.net.load_parameters(str(path))
+        self.trainer.load_states(str(path.with_suffix(".states")))
 
 
 def updates(before: Values, after: Values) -> Values:

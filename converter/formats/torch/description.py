@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from types import MappingProxyType
 from converter.core.contents import AllOthers, Container, Ref
 from converter.core.tensors import DType, TensorSpec
 from converter.errors import OutputError
+from converter.formats.pickle.write import class_of, mapping, number, numbers, plain, text
 from converter.formats.torch.tensors import STORAGE_DTYPES, TORCH_DTYPES
 
 __all__ = ["LEGACY_DTYPES", "check_dtypes", "described"]
@@ -53,41 +53,25 @@ def described(
 
 
 def _state_dict(tensors: Iterable[tuple[str, bytes]], versions: Mapping[str, int]) -> bytes:
-    body = _dict(tensors)
+    body = mapping(tensors)
     if not versions:
         return body
-    known = _dict((name, _dict([("version", _number(version))])) for name, version in versions.items())
-    return _ORDERED + body[1:] + _dict([("_metadata", known)]) + b"b"
+    known = mapping((name, mapping([("version", number(version))])) for name, version in versions.items())
+    return _ORDERED + body[1:] + mapping([("_metadata", known)]) + b"b"
 
 
 def _nested(tree: object, tensors: Mapping[str, bytes], versions: Mapping[str, int]) -> bytes:
     """What `Contents.tree` describes."""
     own = set(_named_in(tree))
 
-    def value(item: object) -> bytes:
-        match item:
-            case Ref():
-                return tensors[item.name]
-            case AllOthers():
-                return _state_dict(((name, data) for name, data in tensors.items() if name not in own), versions)
-            case dict():
-                return b"}(" + b"".join(value(key) + value(inner) for key, inner in item.items()) + b"u"
-            case list():
-                return b"](" + b"".join(map(value, item)) + b"e"
-            case tuple():
-                return b"(" + b"".join(map(value, item)) + b"t"
-            case bool():
-                return b"\x88" if item else b"\x89"
-            case int():
-                return _number(item)
-            case float():
-                return b"G" + struct.pack(">d", item)
-            case str():
-                return _text(item)
-        assert item is None, item
-        return b"N"
+    def leaf(item: object) -> bytes | None:
+        if isinstance(item, Ref):
+            return tensors[item.name]
+        if isinstance(item, AllOthers):
+            return _state_dict(((name, data) for name, data in tensors.items() if name not in own), versions)
+        return None
 
-    return value(tree)
+    return plain(tree, leaf)
 
 
 def _named_in(tree: object) -> Iterator[str]:
@@ -102,47 +86,23 @@ def _tensor(key: int, spec: TensorSpec, legacy: bool) -> bytes:
     dtype = _DTYPE_NAMES[spec.dtype]
     kind = _STORAGE_NAMES.get(spec.dtype)
     strides = [math.prod(side or 1 for side in spec.shape[axis + 1 :]) for axis in range(len(spec.shape))]
-    storage_class = _global("torch", kind) if kind else _global("torch.storage", "UntypedStorage")
+    storage_class = class_of("torch", kind) if kind else class_of("torch.storage", "UntypedStorage")
     identity = (
         b"("
-        + _text("storage")
+        + text("storage")
         + storage_class
-        + _text(str(key))
-        + _text("cpu")
-        + _number(spec.size if kind else spec.nbytes)
+        + text(str(key))
+        + text("cpu")
+        + number(spec.size if kind else spec.nbytes)
         + (b"NtQ" if legacy else b"tQ")
     )
-    layout = _number(0) + _numbers(spec.shape) + _numbers(strides) + b"\x89" + _ORDERED
-    function = _global("torch._utils", "_rebuild_tensor_v2" if kind else "_rebuild_tensor_v3")
-    return function + b"(" + identity + layout + (b"" if kind else _global("torch", dtype)) + b"tR"
-
-
-def _global(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
+    layout = number(0) + numbers(spec.shape) + numbers(strides) + b"\x89" + _ORDERED
+    function = class_of("torch._utils", "_rebuild_tensor_v2" if kind else "_rebuild_tensor_v3")
+    return function + b"(" + identity + layout + (b"" if kind else class_of("torch", dtype)) + b"tR"
 
 
 #: An empty one, which is also what PyTorch says of hooks.
-_ORDERED = _global("collections", "OrderedDict") + b")R"
-
-
-def _dict(items: Iterable[tuple[str, bytes]]) -> bytes:
-    return b"}(" + b"".join(_text(name) + value for name, value in items) + b"u"
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def _number(value: int) -> bytes:
-    if 0 <= value < 0x100:
-        return b"K" + struct.pack("<B", value)
-    small = -(1 << 31) <= value < 1 << 31
-    return b"J" + struct.pack("<i", value) if small else b"\x8a\x08" + struct.pack("<q", value)
-
-
-def _numbers(values: Iterable[int]) -> bytes:
-    return b"(" + b"".join(map(_number, values)) + b"t"
+_ORDERED = class_of("collections", "OrderedDict") + b")R"
 
 
 _DTYPE_NAMES: Mapping[DType, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
