@@ -51,11 +51,13 @@ def read(place: Place) -> TrainingState | None:
     specs = place.contents.by_name
     slots: dict[Slot, dict[str, StateTensor]] = {slot: {} for slot in document.slots}
     for parameter in (name for group in document.groups for name in group.parameters):
+        if parameter not in specs:
+            raise refusal(f"{place.title}: the state is of a parameter '{parameter[:80]}', which the file does not hold.")
         for slot in document.slots:
             spec = specs.get(f"{SLOTS}{slot}/{parameter}")
             if spec is None:
                 continue
-            if parameter not in specs or specs[parameter].shape != spec.shape:
+            if specs[parameter].shape != spec.shape:
                 raise refusal(f"{place.title}: '{spec.name}' is of no parameter of this shape.")
             slots[slot][parameter] = StateTensor(spec, partial(place.read, spec.name))
     order = f"as {document.origin} had it: {document.order}"
