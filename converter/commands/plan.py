@@ -174,7 +174,7 @@ class Plan:
         if report.training is None or report.training.apart is None:
             yield
             return
-        from converter.formats.mxnet.states import StatesWriter, states_beside
+        from converter.formats.pickled.trainer import StatesWriter, states_beside
 
         path = states_beside(end.path)
         read = [*self.source.files, *(self.clone.files if self.clone is not None else ())]

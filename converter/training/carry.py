@@ -155,7 +155,7 @@ def state_of(end: Endpoint, options: TrainingOptions, strict: bool, is_source: b
 
 def _beside(end: Endpoint, options: TrainingOptions, is_source: bool) -> Mapping[str, Any]:
     """The file that a Trainer writes beside the parameters: the one that is named, or the one of the same name."""
-    from converter.formats.mxnet.states import read_states, states_beside
+    from converter.formats.pickled.trainer import read_states, states_beside
     from converter.training.mxnet import STATES
 
     named = options.optimizer_file if is_source else None

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from converter.core.contents import Contents, Ref
 from converter.core.tensors import TensorSpec
 from converter.errors import ConversionError, Placeholder, Problem, Remedy, either
-from converter.formats.mxnet.states import TrainerStates
+from converter.formats.pickled.trainer import TrainerStates
 from converter.training.found import Place, refusal
 from converter.training.layout import Layout, Written
 from converter.training.optimizers import ROWS, SlotRow, slots_of

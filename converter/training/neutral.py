@@ -52,7 +52,9 @@ def read(place: Place) -> TrainingState | None:
     slots: dict[Slot, dict[str, StateTensor]] = {slot: {} for slot in document.slots}
     for parameter in (name for group in document.groups for name in group.parameters):
         if parameter not in specs:
-            raise refusal(f"{place.title}: the state is of a parameter '{parameter[:80]}', which the file does not hold.")
+            raise refusal(
+                f"{place.title}: the state is of a parameter '{parameter[:80]}', which the file does not hold."
+            )
         for slot in document.slots:
             spec = specs.get(f"{SLOTS}{slot}/{parameter}")
             if spec is None:
