@@ -114,3 +114,13 @@ def test_from_torch_to_optax(capsys: pytest.CaptureFixture[str], tmp_path: Path,
 def test_from_optax_to_torch(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
     case = CASES[name]
     assert goes_on(capsys, tmp_path, Linen(case.optax, start()), Torch(case.torch), *case.options) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "adam", "adamw", "rmsprop", "adadelta"])
+def test_weights_alone_are_far_off(name: str) -> None:
+    """What the others are measured against: a new optimizer on the weights of the same moment."""
+    case = CASES[name]
+    source = Torch(case.torch, start())
+    before = source.train(0, 5)
+    truth = updates(before, source.train(5, 3))
+    assert apart(updates(before, Torch(case.torch, before).train(5, 3)), truth) > 0.05
