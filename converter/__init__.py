@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from converter.options import MatchOptions as MatchOptions
     from converter.options import ReadOptions as ReadOptions
     from converter.options import ReuseOptions as ReuseOptions
+    from converter.options import TrainingOptions as TrainingOptions
     from converter.options import WriteOptions as WriteOptions
 
 #: Module -> the public names that it holds.
@@ -56,7 +57,7 @@ _HOMES = {
         "Remedy",
         "UnsafeFileError",
     ),
-    "options": ("MatchOptions", "ReadOptions", "ReuseOptions", "WriteOptions"),
+    "options": ("MatchOptions", "ReadOptions", "ReuseOptions", "TrainingOptions", "WriteOptions"),
 }
 __all__ = [name for names in _HOMES.values() for name in names]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import re
@@ -61,6 +62,19 @@ def _integer(value: Any, least: int = 0) -> int:
     if number >= 1 << 63:
         raise ValueError("expected a smaller integer: no file is that large")
     return number
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("expected a number")
+    return float(value)
+
+
+def _real_of(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is not a number") from None
 
 
 def _patterns(value: Any) -> tuple[str, ...]:
@@ -173,5 +187,6 @@ PATH, SIZE, DTYPE, SCHEMA = Values(_path), Values(parse_size), Values(_dtypes), 
 INTEGER, COUNT = Values(_integer, from_text=_number), Values(_at_least_one, from_text=_number)
 PATTERNS = Values(_patterns, "many")
 TEXTS, COUNTS = Values(_pairs(_name), "pairs"), Values(_pairs(_at_least_one), "pairs", _number)
+REALS = Values(_pairs(_real), "pairs", _real_of)
 CHANNELS = AXES = Values(_pairs(_integer), "pairs", _number)
 SUMS, SHARES = Values(_pairs(_channels), "pairs"), Values(_pairs(_shares), "pairs")

@@ -25,6 +25,7 @@ from converter.option_values import (
     INTEGER,
     PATH,
     PATTERNS,
+    REALS,
     SCHEMA,
     SHARES,
     SIZE,
@@ -212,6 +213,36 @@ class WriteOptions(Options, frozen=True):
     ] = None
 
 
+class TrainingOptions(Options, frozen=True):
+    """Of the optimizer: whether its state is carried, too, and what its file does not say."""
+
+    training: Annotated[bool, Option("Carry the state of the optimizer, too, so that the training goes on.", FLAG)] = (
+        False
+    )
+    optimizer: Annotated[
+        str | None, Option("Which optimizer the source is of, where its file leaves that open: adam.", TEXT, "NAME")
+    ] = None
+    optimizer_file: Annotated[
+        str | None,
+        Option(
+            "The state of the source's optimizer, where it is a file of its own (mlp.states of gluon).", PATH, "FILE"
+        ),
+    ] = None
+    hyper: Annotated[
+        Mapping[str, float],
+        Option(
+            "A hyper-parameter that the source does not store: learning_rate=0.001. Repeatable.", REALS, "NAME=VALUE"
+        ),
+    ] = {}
+    parameter_order: Annotated[
+        str | None,
+        Option("The source's parameters as its optimizer numbers them: a file of names, one a line.", PATH, "FILE"),
+    ] = None
+    clone_order: Annotated[
+        str | None, Option("The same of the clone, whose numbers the state takes.", PATH, "FILE")
+    ] = None
+
+
 class ReuseOptions(Options, frozen=True):
     """Of partial reuse: which layers of the old net are taken, and what is done with those that do not fit."""
 
@@ -267,6 +298,17 @@ class WriteKeywords(TypedDict, total=False):
     report: StrPath | None
 
 
+class TrainingKeywords(TypedDict, total=False):
+    """`TrainingOptions` as keywords."""
+
+    training: bool
+    optimizer: str | None
+    optimizer_file: StrPath | None
+    hyper: Mapping[str, float]
+    parameter_order: StrPath | None
+    clone_order: StrPath | None
+
+
 class PartKeywords(TypedDict, total=False):
     """`ReuseOptions` as keywords."""
 
@@ -277,7 +319,11 @@ class PartKeywords(TypedDict, total=False):
     inflate: bool
 
 
-class PlanKeywords(ReadKeywords, MatchKeywords, total=False):
+class LoadKeywords(ReadKeywords, MatchKeywords, total=False):
+    """What `converter.load_into` and `converter.verify` take."""
+
+
+class PlanKeywords(LoadKeywords, TrainingKeywords, total=False):
     """What `converter.plan` takes."""
 
 
@@ -289,7 +335,7 @@ class ConvertKeywords(PlanKeywords, WriteKeywords, total=False):
     """What `converter.convert` takes."""
 
 
-class ReuseKeywords(PartKeywords, ConvertKeywords, total=False):
+class ReuseKeywords(PartKeywords, LoadKeywords, WriteKeywords, total=False):
     """What `converter.reuse` takes."""
 
 

@@ -26,6 +26,8 @@ from converter.options import (
     ReadOptions,
     ReuseKeywords,
     ReuseOptions,
+    TrainingKeywords,
+    TrainingOptions,
     WriteKeywords,
     WriteOptions,
     check_keywords,
@@ -40,6 +42,7 @@ RECORDS: dict[type[Options], Any] = {
     MatchOptions: MatchKeywords,
     WriteOptions: WriteKeywords,
     ReuseOptions: PartKeywords,
+    TrainingOptions: TrainingKeywords,
 }
 
 
@@ -59,7 +62,8 @@ def test_no_two_records_share_a_field() -> None:
 
 def test_reuse_takes_what_convert_takes() -> None:
     everything = {name for record in RECORDS for name in options_of(record)}
-    assert set(ReuseKeywords.__annotations__) == everything
+    training = set(options_of(TrainingOptions))  # that of some layers alone does not go on
+    assert set(ReuseKeywords.__annotations__) == everything - training
     assert set(ConvertKeywords.__annotations__) == everything - set(options_of(ReuseOptions))
 
 
@@ -76,7 +80,7 @@ def test_every_field_has_a_help_text_and_the_default_is_valid(record: type[Optio
 #: Command -> the records whose fields it has, the fields that it lacks, and its own flags.
 COMMANDS: dict[str, tuple[tuple[type[Options], ...], set[str], set[str]]] = {
     "convert": (
-        (MatchOptions, ReadOptions, WriteOptions),
+        (MatchOptions, ReadOptions, WriteOptions, TrainingOptions),
         set(),
         {"--from", "--to", "--output", "--net", "--like", "--example-input"}
         | {"--dask", "--dry-run", "--certificate", "--json"},
@@ -176,6 +180,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("memory", 1.5, "expected an integer of at least 1"),
     ("workers", 0, "expected an integer of at least 1"),
     ("force", 1, "expected True or False"),
+    ("training", 1, "expected True or False"),
+    ("optimizer", 3, "expected a text"),
+    ("optimizer_file", 3, "expected a path"),
+    ("hyper", {"learning_rate": "fast"}, "expected a number"),
+    ("hyper", {"learning_rate": float("nan")}, "expected a number"),
+    ("parameter_order", 3, "expected a path"),
+    ("clone_order", 3, "expected a path"),
 ]
 
 
@@ -230,7 +241,7 @@ def test_an_unknown_keyword_is_a_type_error_with_the_near_miss(call: str) -> Non
 
 
 def test_a_record_of_another_command_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match=r"options takes ReadOptions, MatchOptions, not WriteOptions"):
+    with pytest.raises(TypeError, match=r"options takes ReadOptions, MatchOptions, TrainingOptions, not WriteOptions"):
         converter.plan(EXAMPLE, "flax", options=WriteOptions())
     check_keywords({"step": 1}, (), ReadOptions)
 

@@ -9,7 +9,16 @@ import click
 from msgspec.structs import fields
 
 from converter.cli import program
-from converter.options import MatchOptions, Option, Options, ReadOptions, ReuseOptions, WriteOptions, options_of
+from converter.options import (
+    MatchOptions,
+    Option,
+    Options,
+    ReadOptions,
+    ReuseOptions,
+    TrainingOptions,
+    WriteOptions,
+    options_of,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 #: Record -> the title of its section.
@@ -17,6 +26,7 @@ RECORDS: dict[type[Options], str] = {
     MatchOptions: "Which layer is which, and what it is",
     ReadOptions: "What is read",
     WriteOptions: "How it is written",
+    TrainingOptions: "Whether the training goes on",
     ReuseOptions: "Which layers are reused",
 }
 HEAD = """# Options

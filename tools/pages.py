@@ -36,6 +36,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "index.md",
     ROOT / "docs" / "pairing.md",
+    ROOT / "docs" / "training.md",
     *sorted((ROOT / "docs" / "tasks").glob("*.md")),
 )
 _FILES = re.compile(r"<!-- files: (.*?) -->", re.DOTALL)

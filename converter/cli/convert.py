@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter.cli.parameters import as_text, example_option, json_option, net_option, options
-from converter.options import MatchOptions, ReadOptions, WriteOptions
+from converter.options import MatchOptions, ReadOptions, TrainingOptions, WriteOptions
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "order.",
 )
 @example_option
-@options(MatchOptions, ReadOptions, WriteOptions)
+@options(MatchOptions, ReadOptions, WriteOptions, TrainingOptions)
 @click.option("--dask", metavar="HOST:PORT", help="Have the shards written by the Dask cluster of this scheduler.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done and why, and write nothing.")
 @click.option("--certificate", metavar="PATH", help="Write down what was read, done and written; `verify` checks it.")

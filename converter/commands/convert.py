@@ -6,7 +6,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from converter.commands.make_plan import as_inputs, can_be_proved, of_source, opened_source, refuse_unused, with_proof
+from converter.commands.make_plan import (
+    as_inputs,
+    can_be_proved,
+    of_source,
+    opened_source,
+    refuse_unused,
+    training_wanted,
+    with_proof,
+)
 from converter.commands.plan import Plan
 from converter.commands.report_page import files_of, paged
 from converter.core.inputs import Inputs
@@ -19,12 +27,13 @@ from converter.frameworks import framework as framework_of
 from converter.matching.hints import Hints
 from converter.options import (
     ConvertKeywords,
+    LoadKeywords,
     MatchOptions,
-    PlanKeywords,
     ReadOptions,
     Records,
     SaveKeywords,
     StrPath,
+    TrainingOptions,
     WriteOptions,
     check_keywords,
     record_of,
@@ -64,10 +73,11 @@ def convert(
     `converter.plan`. dry_run: plan and report, but write nothing. certificate: write down there what was read, done
     and written; `converter.verify` checks it. executor: has the shards written as tasks, on many machines for one:
     ``dask_client.get_executor(pure=False)``. progress: called with the bytes written so far and all.
-    options, keywords: see `converter.options` (ReadOptions, MatchOptions, WriteOptions).
+    options, keywords: see `converter.options` (ReadOptions, MatchOptions, WriteOptions, TrainingOptions).
     Raises ConversionError; then nothing was written.
     """
-    check_keywords(keywords, options, ReadOptions, MatchOptions, WriteOptions)
+    check_keywords(keywords, options, ReadOptions, MatchOptions, WriteOptions, TrainingOptions)
+    training = training_wanted(record_of(TrainingOptions, options, keywords))
     read = record_of(ReadOptions, options, keywords)
     match = record_of(MatchOptions, options, keywords)
     write = record_of(WriteOptions, options, keywords)
@@ -97,7 +107,7 @@ def convert(
             refuse_place(certificate, target, end, clone, (read, match))
         with paged(write, target, files_of(end, clone)) as kept:
             hints, proof = with_proof(ran, clone, hints, (inputs, own))
-            planned = Plan(ran, way.target, clone, hints, target.form, proof=proof)
+            planned = Plan(ran, way.target, clone, hints, target.form, proof=proof, training=training)
             if dry_run:
                 return kept(planned.report_for(target, write))
             report = kept(planned.write_to(target, write, executor, progress))
@@ -157,7 +167,7 @@ def load_into(
     source_input: Any = None,
     framework: str | None = None,
     options: Records = (),
-    **keywords: Unpack[PlanKeywords],
+    **keywords: Unpack[LoadKeywords],
 ) -> _Net:
     """Fill a live net from a weight file of any framework or from another live net, and return it.
 

@@ -21,8 +21,8 @@ from converter.matching.compatibility import agreements
 from converter.matching.hints import Found, Hints
 from converter.matching.pairs import Pair
 from converter.options import (
+    LoadKeywords,
     MatchOptions,
-    PlanKeywords,
     ReadOptions,
     Records,
     StrPath,
@@ -46,7 +46,7 @@ def infer_schema(
     target_framework: str | None = None,
     example_input: Any = None,
     options: Records = (),
-    **keywords: Unpack[PlanKeywords],
+    **keywords: Unpack[LoadKeywords],
 ) -> str:
     """The YAML of a schema that pairs the layers of two nets of different frameworks as `converter.convert` would.
 

@@ -21,6 +21,7 @@ from converter.options import (
     ReadOptions,
     Records,
     StrPath,
+    TrainingOptions,
     WriteOptions,
     changed,
     check_keywords,
@@ -53,11 +54,12 @@ def plan(
     example_input: what a live net takes, as in `converter.load_into`: it gives lazy layers their shapes, and shows in
     which order the layers are called and what is flattened; where both nets are live, it proves the plan, as there.
     format: that of the file to be written, where it is not the usual one. options, keywords: see `converter.options`
-    (ReadOptions, MatchOptions).
+    (ReadOptions, MatchOptions, TrainingOptions).
     Raises MatchError when a layer cannot be paired or laid out, and ConversionError when live nets with the weights as
     planned give something else for the example input. The plan holds the source open; it is a context manager.
     """
-    check_keywords(keywords, options, ReadOptions, MatchOptions)
+    check_keywords(keywords, options, ReadOptions, MatchOptions, TrainingOptions)
+    training = training_wanted(record_of(TrainingOptions, options, keywords))
     read, match = record_of(ReadOptions, options, keywords), record_of(MatchOptions, options, keywords)
     stack = ExitStack()
     try:
@@ -69,7 +71,7 @@ def plan(
         target = framework_of(to) if to is not None else clone.framework  # type: ignore[union-attr]
         end = opened_source(source, stack, framework, read, inputs, clone)
         both = of_source(inputs, clone, end), inputs
-        return proved_plan(end, target, clone, Hints.of(match), both, format, stack)
+        return proved_plan(end, target, clone, Hints.of(match), both, format, stack, training)
     except BaseException:
         stack.close()
         raise
@@ -83,6 +85,7 @@ def proved_plan(
     inputs: tuple[Inputs, Inputs],
     format: str | None = None,
     stack: ExitStack | None = None,
+    training: TrainingOptions | None = None,
 ) -> Plan:
     """The plan of two ends that are open, proved where both can be run. inputs: as the source and the clone take them.
 
@@ -92,7 +95,7 @@ def proved_plan(
     live = clone is not None and clone.live is not None and format is None
     form = None if live else destination(source, clone, target, None, WriteOptions(format=format)).form
     hints, proof = with_proof(source, clone, hints, inputs)
-    return Plan(source, target, clone, hints, form, stack=stack, proof=proof)
+    return Plan(source, target, clone, hints, form, stack=stack, proof=proof, training=training)
 
 
 def opened_source(
@@ -148,6 +151,17 @@ def with_proof(
 
     found = proved(source, clone, hints, inputs)
     return found.hints, found.comparison
+
+
+def training_wanted(options: TrainingOptions) -> TrainingOptions | None:
+    """The options, where a training is to be carried. Raises ConversionError for one that is given without it."""
+    if options.training:
+        return options
+    if names := changed(options):
+        about = Remedy(names[0], Placeholder(str(getattr(options, names[0]))))
+        way = Remedy("training", True, "carries the state of the optimizer")
+        raise ConversionError(Problem("this is of a training that is carried.", "option", about=about, remedies=(way,)))
+    return None
 
 
 def as_inputs(example: Any) -> Inputs:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -15,9 +16,9 @@ from converter.core.contents import LeftOut
 from converter.core.layers import Net
 from converter.endpoints.destination import Destination, destination
 from converter.endpoints.endpoint import Endpoint, keeps_quantized, opened, refuse_other_framework
-from converter.endpoints.replacing import refuse_existing
-from converter.errors import CloneWarning, ConversionError, MatchError, Problem, Remedy
-from converter.execution.jobs import Pace, compute
+from converter.endpoints.replacing import refuse_existing, refuse_read
+from converter.errors import CloneWarning, ConversionError, MatchError, OutputError, Problem, Remedy
+from converter.execution.jobs import Pace, compute, fill
 from converter.execution.run import execute
 from converter.formats import Format
 from converter.frameworks import Framework
@@ -27,6 +28,7 @@ from converter.matching.pairs import Pair
 from converter.options import (
     Records,
     StrPath,
+    TrainingOptions,
     WriteKeywords,
     WriteOptions,
     check_keywords,
@@ -67,12 +69,13 @@ class Plan:
         architecture: Architecture | None = None,
         stack: ExitStack | None = None,
         proof: ForwardComparison | None = None,
+        training: TrainingOptions | None = None,
     ) -> None:
         if architecture is not None and (target.name != "neutral" or clone is not None):
             raise ConversionError("an architecture is stored in a neutral file alone: say to='neutral', and no like.")
         as_itself = clone is None and source.live is not None and source.framework is target
         self.source, self.target, self.clone = source, target, source if as_itself else clone
-        self.form, self.proof = form, proof
+        self.form, self.proof, self._training = form, proof, training
         refuse_other_framework(source, target)
         self.hints, self._architecture = hints, architecture
         self._stack = stack or ExitStack()
@@ -141,12 +144,16 @@ class Plan:
     ) -> Report:
         """As `write`, to a destination that is chosen and free."""
         laid_out = self.laid_out(end.form)
+        if self._training is not None and (executor is not None or end.form.shards == end.form.name or options.resume):
+            raise ConversionError("a training is written as one file, by one process: leave out shards and workers.")
         report = laid_out.report_for(end, options)
         own = laid_out.goal.clone.reader if laid_out.goal and report.plan.needs_clone else None
         pace = Pace(options.memory, options.workers, progress)
         form, path = end.form, end.path
         size, resume = options.max_shard_size, options.resume
-        lost = execute(report.plan, self.source.reader, form, path, size, pace, resume, executor, own)
+        reader = report.training.reader(self.source.reader) if report.training is not None else self.source.reader
+        with self._slots_beside(report, end, options, pace):
+            lost = execute(report.plan, reader, form, path, size, pace, resume, executor, own)
         return replace(report, written=True, lost=lost)
 
     def report_for(self, end: Destination, options: WriteOptions) -> Report:
@@ -156,7 +163,38 @@ class Plan:
             what = "scales of tensors that are kept quantized would be cast, too, and stand for other values then."
             raise ConversionError(Problem(what, "option", about=Remedy("dtype", options.dtype)))
         tensors = cast_floats(tensors, options.dtype) if options.dtype else tensors
-        return self._report(tensors, str(end.path), end.form.title, written=False)
+        report = self._report(tensors, str(end.path), end.form.title, written=False)
+        return self._with_training(report, end.form) if self._training is not None else report
+
+    @contextmanager
+    def _slots_beside(self, report: Report, end: Destination, options: WriteOptions, pace: Pace) -> Iterator[None]:
+        """Around the writing of the weights: the file of the optimizer, where it is one of its own, is whole with them
+        or absent.
+        """
+        if report.training is None or report.training.apart is None:
+            yield
+            return
+        from converter.formats.pickled.trainer import StatesWriter, states_beside
+
+        path = states_beside(end.path)
+        read = [*self.source.files, *(self.clone.files if self.clone is not None else ())]
+        refuse_read(path, [*read, *map(states_beside, read), *report.training.files])
+        if os.path.lexists(path) and not options.force:
+            raise OutputError(f"{path}: exists already; choose another path.", Remedy("force", effect="replaces it"))
+        apart = report.training.apart
+        with StatesWriter(path, apart.contents) as writer:
+            fill(writer, report.training.reader(self.source.reader), apart.steps, pace)
+            yield
+
+    def _with_training(self, report: Report, form: Format) -> Report:
+        from converter.training.carry import carry, state_of  # few conversions carry a training
+
+        assert self._training is not None
+        strict = self.hints.options.strict
+        _, state = state_of(self.source, self._training, strict)
+        clone = state_of(self.clone, self._training, strict, is_source=False) if self.clone is not None else None
+        carried = carry(state, report.plan, self.target, form, clone)
+        return replace(report, plan=carried.plan, training=carried)
 
     def load_into(self, net: _Net) -> _Net:
         """Fill a live net, and return it (see `converter.load_into`). Raises ConversionError; then it is as it was.
@@ -191,7 +229,16 @@ class Plan:
         same = self.form is not None and self.target.dialect_for(self.form.name) == self.target.dialect_for(form.name)
         if same and not (self.clone is not None and self.clone.live is not None and form is not self.form):
             return self
-        return Plan(self.source, self.target, self.clone, self.hints, form, self._architecture, proof=self.proof)
+        return Plan(
+            self.source,
+            self.target,
+            self.clone,
+            self.hints,
+            form,
+            self._architecture,
+            proof=self.proof,
+            training=self._training,
+        )
 
     def close(self) -> None:
         """Close what the plan opened itself."""

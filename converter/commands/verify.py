@@ -14,8 +14,8 @@ from converter.errors import ConversionError, Placeholder, Problem, Remedy
 from converter.formats.io.files import unmapped
 from converter.matching.hints import Hints
 from converter.options import (
+    LoadKeywords,
     MatchOptions,
-    PlanKeywords,
     ReadOptions,
     Records,
     StrPath,
@@ -45,7 +45,7 @@ def verify(
     source_framework: str | None = None,
     target_framework: str | None = None,
     options: Records = (),
-    **keywords: Unpack[PlanKeywords],
+    **keywords: Unpack[LoadKeywords],
 ) -> Verification:
     """Tell whether a conversion is right, and what was compared. ``.ok`` of the result says it, printed it is a table.
 

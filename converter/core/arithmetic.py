@@ -233,6 +233,28 @@ def _bits(array: Array) -> Array:
     return bits
 
 
+class Scaled(Each, frozen=True):
+    """Every value times a number, computed in float64 and rounded once. why: what the number is, in the report."""
+
+    done = "multiplied by {0.why} = {0.factor:.9g}"
+    factor: float
+    why: str
+
+    def made(self, array: Array) -> Array:
+        return nearest(array.astype(np.float64) * self.factor, array.dtype)
+
+
+class Added(Each, frozen=True):
+    """A number is added to every value, in float64, rounded once. why: what the number is, in the report."""
+
+    done = "{0.why} = {0.term:.9g} added"
+    term: float
+    why: str
+
+    def made(self, array: Array) -> Array:
+        return nearest(array.astype(np.float64) + self.term, array.dtype)
+
+
 class Computed(Op, frozen=True):
     """Reading the array has computed it of what the file holds (`Contents.quantized`, `Contents.adapted`): nothing is
     left to be done, and the plan says how it was.

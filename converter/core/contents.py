@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,16 @@ class LeftOut(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Ref(msgspec.Struct, frozen=True):
+    """In a `Contents.tree`: here stands the tensor of this name."""
+
+    name: str
+
+
+class AllOthers(msgspec.Struct, frozen=True):
+    """In a `Contents.tree`: here stands what the tensors that no `Ref` names are written as by themselves."""
+
+
 class Contents(msgspec.Struct, frozen=True, dict=True):
     """What the headers of a file say (from a `Reader`), or what a new file will hold (for a `Writer`).
 
@@ -35,6 +45,9 @@ class Contents(msgspec.Struct, frozen=True, dict=True):
     writer: the program and version that wrote the file; "" where the file does not say.
     metadata: free text stored beside the tensors (safetensors ``__metadata__``).
     classes: tensor -> the class of its layer, where it is known (live nets, the graph of an MXNet export).
+    tree: what a new file is, where that is more than its named tensors (the state of an optimizer in lists and numbered
+        dicts): nested dicts, lists, tuples, numbers and texts with a `Ref` for a tensor. Of formats that join the
+        names of tensors with ``/`` only what no tensor stands for: numbers, and dicts that are empty.
     adapted: tensor -> what an adapter adds to it when it is read: ``LoRA, r=8, scale 2``.
     quantized: tensor -> how the file holds it, where its values are computed when it is read: ``Q4_K``, ``GPTQ``.
     """
@@ -50,6 +63,7 @@ class Contents(msgspec.Struct, frozen=True, dict=True):
     classes: Mapping[str, str] = msgspec.field(default_factory=dict)
     quantized: Mapping[str, str] = msgspec.field(default_factory=dict)
     adapted: Mapping[str, str] = msgspec.field(default_factory=dict)
+    tree: Any = None
 
     @cached_property
     def by_name(self) -> Mapping[str, TensorSpec]:

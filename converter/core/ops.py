@@ -230,7 +230,7 @@ class Fill(Op, frozen=True):
 
     done = "filled with {0.value}"
     positions: tuple[int, ...]
-    value: int
+    value: float
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         return self._filled(specs, specs[0])
@@ -254,7 +254,7 @@ class Full(Op, frozen=True):
     done = "filled with {0.value}"
     shape: tuple[int, ...]
     dtype: DType
-    value: int
+    value: float
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         return (*specs, TensorSpec("", self.shape, self.dtype))
@@ -271,7 +271,7 @@ class Require(Op, frozen=True):
 
     done = "checked that what is left out is {0.value}"
     positions: tuple[int, ...]
-    value: int
+    value: float
     why: str
 
     def infer(self, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

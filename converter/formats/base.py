@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
@@ -28,7 +28,14 @@ from converter.options import ReadOptions
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
-__all__ = ["Opening", "Probe", "ReadOptions", "Reader", "Writer"]
+__all__ = ["Opening", "Probe", "ReadOptions", "Reader", "StateTensor", "Writer"]
+
+
+class StateTensor(msgspec.Struct, frozen=True, eq=False):
+    """A tensor of what a file holds beside the weights (`Reader.training`). ``read`` gives its values."""
+
+    spec: TensorSpec
+    read: Callable[[], Array]
 
 
 class Reader(ABC):
@@ -82,6 +89,14 @@ class Reader(ABC):
     def digest(self, name: str) -> Hashable:
         """A checksum stored in the file, the same for equal tensors of one shape and dtype; else None."""
         return None
+
+    def training(self) -> Mapping[str, Any]:
+        """What the file holds of a training beside the weights, by its place in the file: nested dicts and lists of
+        numbers and texts, with a `StateTensor` for each tensor. Nothing in formats that keep no such.
+
+        Read when it is asked for, and never for a conversion of weights alone. Raises FormatError.
+        """
+        return {}
 
     def prepare(self, names: Iterable[str]) -> Mapping[str, TensorSpec]:
         """The specs of those of these tensors that exist; afterwards several threads may `read` them.

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from converter.core.contents import Container, Contents
+from converter.core.contents import Container, Contents, LeftOut
 from converter.core.kinds import KINDS
 from converter.core.layers import Form, Layer, Leaf, Net, Reading, form, words_in
 from converter.errors import ConversionError
@@ -17,6 +17,8 @@ from converter.frameworks.cells import stacked_cell
 
 #: Key of the safetensors metadata that holds the JSON document.
 KEY = "converter"
+#: Key of what it says of a training (`converter.training.neutral`), and how names of the optimizer's tensors begin.
+TRAINING, SLOTS = "converter_training", "opt/"
 
 
 class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,6 +103,7 @@ class Neutral(Framework):
     def net(self, contents: Contents) -> Net:
         """Layers and kinds as the metadata lists them. Raises ConversionError when it does not fit the tensors."""
         document = _document(contents)
+        contents = _without_training(contents)
         by_path: dict[str, dict[str, Part]] = {}
         for part in (*self.split(contents), *_aliased(document, contents)):
             by_path.setdefault(part.path, {})[part.leaf] = part
@@ -121,6 +124,16 @@ class Neutral(Framework):
             shapes = ", ".join(f"{part.leaf} {part.spec.shape}" for part in parts) or "no tensors"
             raise ConversionError(f"neutral file: layer '{path}' is no {' or '.join(kinds)}: {shapes}")
         return Layer(path, tuple(_formed(reading, entry) for reading in readings))
+
+
+def _without_training(contents: Contents) -> Contents:
+    """The weights, and the state of the optimizer as what is left out."""
+    if TRAINING not in contents.metadata:
+        return contents
+    slots = [spec for spec in contents.specs if spec.name.startswith(SLOTS)]
+    left_out = tuple(LeftOut(spec.name, "the state of an optimizer") for spec in slots)
+    specs = tuple(spec for spec in contents.specs if not spec.name.startswith(SLOTS))
+    return replace(contents, specs=specs, left_out=(*contents.left_out, *left_out))
 
 
 def _aliased(document: _Document, contents: Contents) -> list[Part]:

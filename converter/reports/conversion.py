@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -11,6 +12,7 @@ from msgspec.structs import asdict
 from converter.core.arithmetic import Lost
 from converter.core.tensors import TensorSpec
 from converter.errors import text_of
+from converter.formats import Reader
 from converter.matching.pairs import names_known_by
 from converter.planning.plan import TensorPlan
 from converter.planning.steps import Step
@@ -33,12 +35,29 @@ class Proof(HasDict, Protocol):
     def verdict(self) -> str: ...
 
 
+class Carried(HasDict, Protocol):
+    """What is done with the state of an optimizer (`converter.training`)."""
+
+    @property
+    def weights(self) -> int: ...
+
+    @property
+    def apart(self) -> TensorPlan | None: ...
+
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+
+    def lines(self) -> list[str]: ...
+
+    def reader(self, reader: Reader) -> Reader: ...
+
+
 class Report(msgspec.Struct, frozen=True):
     """source, output: paths as text; ``*_format``: titles of the formats; ``plan``: every tensor.
 
     written: False for a plan that was only made. checks: what weights do not carry.
     lost: how many values of which target tensor the option ``dtype`` made infinite, or zero.
-    proof: what both nets gave, layer by layer, where they were run.
+    proof: what both nets gave, layer by layer, where they were run. training: what was carried beside the weights.
     """
 
     source: str
@@ -50,6 +69,7 @@ class Report(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...] = ()
     lost: Lost = msgspec.field(default_factory=Lost)
     proof: Proof | None = None
+    training: Carried | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -62,6 +82,7 @@ class Report(msgspec.Struct, frozen=True):
             "flatten": [asdict(item) for item in self.plan.flattened],
             "checklist": [asdict(check) for check in self.checks],
             **({"proof": self.proof.to_dict()} if self.proof is not None else {}),
+            **({"training": self.training.to_dict()} if self.training is not None else {}),
         }
 
     def html(self, proof: HasDict | None = None) -> str:
@@ -74,7 +95,7 @@ class Report(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         rows = [["layer", "kind", "source", "", "target", "done", "paired by"]]
         layer = None
-        for step in self.plan.steps:
+        for step in self.plan.steps[: self.training.weights if self.training else None]:
             first = step.layer != layer
             layer = step.layer
             sources = " + ".join([*map(named, step.sources), *(f"clone: {named(spec)}" for spec in step.own)])
@@ -91,6 +112,7 @@ class Report(msgspec.Struct, frozen=True):
         lines.append(f"{len(self.plan.steps)} tensors {written} to {self.output} ({self.output_format})")
         lines += [f"both nets were run: {self.proof.verdict()}"] if self.proof is not None else []
         lines += map(str, self.checks)
+        lines += self.training.lines() if self.training is not None else []
         return text_of(lines)
 
 

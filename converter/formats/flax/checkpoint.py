@@ -7,8 +7,10 @@ as numbers, as flax's ``natural_sort`` does. One of them is read; a user may als
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -78,6 +80,9 @@ class FileReader(Reader):
 
     def read(self, name: str) -> Array:
         return self._inner.read(name)
+
+    def training(self) -> Mapping[str, Any]:
+        return self._inner.training()
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from converter.core.contents import Container, Contents, LeftOut
 from converter.core.tensors import DTYPES, Array, DType, TensorSpec
 from converter.errors import FormatError
-from converter.formats.base import Probe, Reader, ReadOptions
+from converter.formats.base import Probe, Reader, ReadOptions, StateTensor
 from converter.formats.flax.jax_tree import Groups, choose
 from converter.formats.flax.msgpack_scan import Cursor, Kind, MsgpackValue, Scan
 from converter.formats.flax.msgpack_writer import ARRAY, CHUNKED, FileWriter
@@ -103,8 +104,35 @@ class FileReader(Reader):
         flat = self._source.array(stored.pieces[0].start, (spec.nbytes,), DTYPES["uint8"], f"'{name}'")
         return flat.view(spec.dtype).reshape(spec.shape)
 
+    def training(self) -> Mapping[str, Any]:
+        """The whole tree of the file. An optimizer's state is a part of it that only its form tells."""
+        scanned = stored_arrays(self._source)
+        root: dict[str, Any] = {}
+        for name, stored in scanned.arrays.items():
+            read = partial(read_stored, self._source, name, stored)
+            _put(root, scanned.keys.get(name, tuple(name.split("/"))), StateTensor(stored.spec, read))
+        for name, leaf in scanned.others.items():
+            if leaf.kind in _PLAIN:
+                value = {} if leaf.kind in ("map", "array") else leaf.value
+                _put(root, scanned.keys.get(name, tuple(name.split("/"))), value)
+        return root
+
     def close(self) -> None:
         self._source.close()
+
+
+#: Values that are told as they are.
+_PLAIN = ("nil", "bool", "int", "float", "map", "array")
+
+
+def _put(root: dict[str, Any], keys: tuple[str, ...], value: object) -> None:
+    """Set what these keys lead to, one inside of the other. What a tensor has the place of stays it."""
+    for key in keys[:-1]:
+        inner = root.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return
+        root = inner
+    root.setdefault(keys[-1], value)
 
 
 def read_stored(source: Source, name: str, stored: Stored) -> Array:

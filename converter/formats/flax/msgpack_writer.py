@@ -21,7 +21,7 @@ MAX_CHUNK_SIZE = 1 << 30
 MAX_EXT = (1 << 32) - 1
 _FIXED_EXT = {1 << n: 0xD4 + n for n in range(5)}
 
-Tree: TypeAlias = "dict[str, Tree] | list[TensorSpec] | TensorSpec"
+Tree: TypeAlias = "dict[str, Tree] | list[TensorSpec] | TensorSpec | int | float | None"
 
 
 class ByteRange(msgspec.Struct, frozen=True):
@@ -77,7 +77,19 @@ def _tree(path: Path, contents: Contents) -> Tree:
         if len(parents) >= MAX_DEPTH or last in node:
             raise OutputError(f"{path}: '{spec.name}' is a tensor and a container at once, or too deep. Rename it.")
         node[last] = spec
+    if isinstance(contents.tree, dict):
+        _merge(root, contents.tree)
     return root
+
+
+def _merge(root: dict[str, Tree], tree: Mapping[str, Tree]) -> None:
+    """Numbers and empty dicts beside the tensors."""
+    for key, value in tree.items():
+        inner = root.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            _merge(inner, value)
+        else:
+            root.setdefault(key, value)
 
 
 class _Layout:
@@ -99,6 +111,8 @@ class _Layout:
             self._head(self._packer.pack_array_header(len(tree)))
             for spec in tree:
                 self.value(spec, may_chunk=False)  # flax looks for large arrays in dicts only
+        elif not isinstance(tree, dict):
+            self._head(self._packer.pack(tree))
         else:
             self._head(self._packer.pack_map_header(len(tree)))
             for key, inner in tree.items():

@@ -13,7 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from converter.formats.io.budget import Budget
+from converter.formats.pickle.nested import MAX_DEPTH
 
 #: Stands for any class of a user.
 OWN = "own class"
@@ -23,6 +26,48 @@ def layer_names(config: Any, budget: Budget, container: str = "layers") -> Mappi
     """Path of a layer (``layers/sequential/layers/dense_1``) -> its name. Tolerates any JSON."""
     named = ((path, _config(layer).get("name")) for path, layer in _walk(config, budget, container))
     return {path: name for path, name in named if isinstance(name, str)}
+
+
+class TrainedLayer(msgspec.Struct, frozen=True):
+    """A layer that holds no others: its path, and whether the configuration lets it be trained."""
+
+    path: str
+    trainable: bool
+
+
+def trained_layers(config: Any, budget: Budget, container: str = "layers") -> list[TrainedLayer]:
+    """In the order of the model's variables: those of a nested model stand where that model does.
+
+    Empty for a model of a class of its own, whose configuration lists no layers.
+    """
+    found: list[TrainedLayer] = []
+    stack = [(True, _numbered(config, "", container))]
+    while stack:
+        trainable, layers = stack[-1]
+        following = next(layers, None)
+        if following is None:
+            stack.pop()
+            continue
+        path, layer = following
+        budget.charge(4 * len(path) + 100, "the paths of its layers")
+        if len(stack) > MAX_DEPTH:
+            return []
+        inside = trainable and _config(layer).get("trainable", True) is not False
+        if _layers(layer):
+            stack.append((inside, _numbered(layer, f"{path}/", container)))
+        else:
+            found.append(TrainedLayer(path, inside))
+    return found
+
+
+def _numbered(model: Any, prefix: str, container: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The layers of one model with their paths."""
+    counter: Counter[str] = Counter()
+    for layer in _layers(model):
+        kind = snake_case(str(layer.get("class_name", "")))
+        path = f"{prefix}{container}/{kind}"
+        yield f"{path}_{counter[kind]}" if counter[kind] else path, layer
+        counter[kind] += 1
 
 
 def gru_classes(config: Any, budget: Budget, container: str = "layers") -> dict[str, str]:
@@ -77,11 +122,7 @@ def _walk(config: Any, budget: Budget, container: str) -> Iterator[tuple[str, di
     stack: list[tuple[str, Any]] = [("", config)]
     while stack:
         prefix, model = stack.pop()
-        counter: Counter[str] = Counter()
-        for layer in _layers(model):
-            kind = snake_case(str(layer.get("class_name", "")))
-            path = f"{prefix}{container}/{kind}_{counter[kind]}" if counter[kind] else f"{prefix}{container}/{kind}"
-            counter[kind] += 1
+        for path, layer in _numbered(model, prefix, container):
             budget.charge(4 * len(path) + 100, "the paths of its layers")
             yield path, layer
             if _layers(layer):

@@ -23,6 +23,7 @@ from converter.formats.keras import legacy_h5 as keras2_h5
 from converter.formats.keras.hdf5_file import H5File, H5Reader, is_hdf5
 from converter.formats.keras.hdf5_tree import Dataset, Tree
 from converter.formats.keras.hdf5_writer import H5Writer
+from converter.formats.keras.training import training_in
 
 VARS = "vars"
 #: An attribute of our own, beside the name of a layer: its class, which Keras itself writes nowhere.
@@ -45,6 +46,9 @@ class FileReader(H5Reader):
     @cached_property
     def contents(self) -> Contents:
         return keras_contents(self._file)
+
+    def training(self) -> Mapping[str, Any]:
+        return training_in(self._file, {})
 
 
 def keras_contents(file: H5File) -> Contents:

@@ -58,6 +58,7 @@ class H5File:
         self._source = source or open_source(path)
         self.budget = self._source.budget
         self._content: Content | None = None
+        self._tree: Tree | None = None
 
     def close(self) -> None:
         try:
@@ -67,7 +68,10 @@ class H5File:
             self._source.close()
 
     def tree(self) -> Tree:
-        return self._ask("the file", lambda content: content.tree())
+        """Read once, however often it is asked for."""
+        if self._tree is None:
+            self._tree = self._ask("the file", lambda content: content.tree())
+        return self._tree
 
     def read(self, spec: TensorSpec) -> Array:
         return self._ask(f"'{spec.name}'", lambda content: content.read(spec))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -29,6 +30,7 @@ from converter.formats.keras import h5 as keras_h5
 from converter.formats.keras.config import below, gru_classes, layer_names, own_classes
 from converter.formats.keras.h5 import VARS, keras_contents
 from converter.formats.keras.hdf5_file import H5File
+from converter.formats.keras.training import training_in
 from converter.formats.zip.members import Member, ZipMembers
 from converter.formats.zip.writer import ZipLayout
 
@@ -91,6 +93,10 @@ class FileReader(Reader):
     def read(self, name: str) -> Array:
         self._members.verify()
         return self._file.read(self.contents.by_name[name])
+
+    def training(self) -> Mapping[str, Any]:
+        self._members.verify()
+        return training_in(self._file, self._json(CONFIG))
 
     def _json(self, name: str) -> dict[str, Any]:
         return parse_json(self.path, self._members.read(name) or b"{}", f"'{name}'")

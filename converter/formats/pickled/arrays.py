@@ -51,7 +51,7 @@ def read_pickle(
     passed: see `load`. Nothing is run. Raises FormatError.
     """
     with Loan(budget) as loan:
-        mxnet = dict.fromkeys(_MXNET, partial(_MxnetShell, loan.budget))
+        mxnet = dict.fromkeys(MXNET_ARRAYS, partial(MxnetShell, loan.budget))
         known = {**torch_globals(path, loan), **GLOBALS, **mxnet}
         value, size = load(data, path, known, unknown=inert_class, passed=passed, loan=loan)
         if size != len(data):
@@ -107,7 +107,7 @@ def _what(value: object) -> str:
     return f"not an array but {text[:60] or type(value).__name__}"
 
 
-class _MxnetShell(Shell):
+class MxnetShell(Shell):
     """``NDArray(None)``, waiting for its state."""
 
     def __init__(self, budget: Budget, *_: object) -> None:
@@ -167,7 +167,7 @@ class _VariableShell(Shell):
 
 
 #: The classes of MXNet's arrays.
-_MXNET = (
+MXNET_ARRAYS = (
     "mxnet.ndarray NDArray",
     "mxnet.ndarray.ndarray NDArray",
     "mxnet.ndarray.sparse CSRNDArray",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -52,7 +53,8 @@ _OPTIMIZER, _OF_TRAINING = {"state", "param_groups"}, "state of the training, no
 
 class Weights(msgspec.Struct, frozen=True):
     """The tensors of the file by name, and what else is in it. versions: module -> the version of its layout, where the
-    ``_metadata`` of a ``state_dict`` has one.
+    ``_metadata`` of a ``state_dict`` has one. place: where they are in the object of the file: ``model``; "" for all
+    of it.
     """
 
     container: Container
@@ -60,6 +62,7 @@ class Weights(msgspec.Struct, frozen=True):
     left_out: tuple[LeftOut, ...]
     writer: str = ""
     versions: Mapping[str, int] = msgspec.field(default_factory=dict)
+    place: str = ""
 
     def contents(self, path: Path, file: TorchFile) -> Contents:
         """Check every tensor against the file. Raises FormatError."""
@@ -109,7 +112,8 @@ def find_weights(value: object, path: Path, key: str | None = None, loan: Loan |
     """
     children = ObjectChildren()
     search = Search(children, _is_tensor)
-    root, beside = _Choice(search, path).made(value) if key is None else _at(value, path, key, children)
+    choice = _Choice(search, path)
+    root, beside = choice.made(value) if key is None else _at(value, path, key, children)
     flat = flatten(root, path, children, _is_tensor, _why, loan)
     tensors: dict[str, FileTensor | Array] = {}
     for entry in flat.kept:
@@ -117,7 +121,8 @@ def find_weights(value: object, path: Path, key: str | None = None, loan: Loan |
             raise FormatError(path, f"the name '{entry.name}' occurs twice in the file")
         assert isinstance(entry.value, (FileTensor, np.ndarray))
         tensors[entry.name] = entry.value
-    return Weights(_container(root), tensors, (*beside, *flat.left_out), _writer(value), versions_in(root))
+    left_out, place = (*beside, *flat.left_out), choice.place if key is None else key
+    return Weights(_container(root), tensors, left_out, _writer(value), versions_in(root), place)
 
 
 class ObjectChildren:
@@ -250,6 +255,12 @@ class TorchReader(Reader):
     def read(self, name: str) -> Array:
         return self.weights.read(name, self.path, self.file)
 
+    def training(self) -> Mapping[str, Any]:
+        from converter.formats.torch.training import training_in  # few conversions carry the state of an optimizer
+
+        root = self.file.load(Loan(self.file.budget))
+        return training_in(root, self.path, self.file, self.weights.tensors, self.weights.place)
+
     def close(self) -> None:
         self.file.close()
 
@@ -261,7 +272,7 @@ class _Choice:
     """Which part of the object of a training program are the weights of its net."""
 
     def __init__(self, search: Search, path: Path) -> None:
-        self._search, self._path = search, path
+        self._search, self._path, self.place = search, path, ""
         self._optimizers: dict[int, bool] = {}
 
     def made(self, value: object) -> tuple[object, tuple[LeftOut, ...]]:
@@ -277,6 +288,7 @@ class _Choice:
                 if other != chosen
             ]
             value, prefix = value[chosen], _joined(prefix, chosen)
+        self.place = prefix
         items = value.items() if isinstance(value, dict) else ()
         training = {other: item for other, item in items if self._is_training(other, item)}
         beside += [LeftOut(_joined(prefix, other), _OF_TRAINING) for other in training]

@@ -75,7 +75,7 @@ class FileWriter(ZipWriter):
         check_dtypes(path, contents.specs)
         layout = ZipLayout(padding=(b"FB", b"Z"))  # as PyTorch pads
         small = {
-            "data.pkl": described(contents.specs, contents.container, versions=_versions(contents)),
+            "data.pkl": described(contents.specs, contents.container, False, _versions(contents), contents.tree),
             ".format_version": b"1",
             ".storage_alignment": b"%d" % ALIGNMENT,
             "byteorder": sys.byteorder.encode(),
