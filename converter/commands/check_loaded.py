@@ -1,11 +1,14 @@
 """A live net that is filled from another one, with an example input: both give the same, or the net is as it was.
 
 A forward shows much of how a net lays out its features, but not what happens between two layers; so what was loaded is
-tried. Where it is not right, or where evidence does not tell which layers belong together, lockstep tells.
+tried. Where it is not right, or where evidence does not tell which layers belong together, lockstep tells. A number of
+heads that nothing tells is tried, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -16,6 +19,7 @@ from converter.commands.verify_nets import ForwardComparison, Tolerance, compare
 from converter.core.inputs import Inputs
 from converter.endpoints.endpoint import Endpoint
 from converter.errors import ConversionError, MatchError
+from converter.lockstep.heads import asked_of, with_heads
 from converter.lockstep.lockstep import found
 from converter.matching.hints import Hints
 
@@ -44,14 +48,71 @@ def fill_proved(
     """
     by_schema = hints.schema is not None  # which says it all
     try:
-        plan = Plan(source, clone.framework, clone, hints, None)
-        return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=by_schema)
-    except (MatchError, _DifferError):
+        return _filled(source, clone, hints, inputs, stacklevel + 1, is_only_way=by_schema)
+    except MatchError as error:
+        ways = list(with_heads(hints, asked_of(error), (source.net, clone.net)))
+        if ways:
+            return _filled_one_way(source, clone, ways, inputs, error, stacklevel + 1)
         if by_schema:
             raise
-    hints = replace(hints, found=found(source, clone, hints, inputs))
+    except _DifferError:
+        if by_schema:
+            raise
+    return _by_lockstep(source, clone, hints, inputs, stacklevel + 1, is_only_way=True)
+
+
+def _filled(
+    source: Endpoint,
+    clone: Endpoint,
+    hints: Hints,
+    inputs: tuple[Inputs, Inputs],
+    stacklevel: int,
+    *,
+    is_only_way: bool,
+) -> Proved:
+    """The clone as evidence has it. is_only_way: see `_fill_checked`."""
     plan = Plan(source, clone.framework, clone, hints, None)
-    return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=True)
+    return _fill_checked(plan, inputs, stacklevel + 1, is_only_way=is_only_way)
+
+
+def _by_lockstep(
+    source: Endpoint,
+    clone: Endpoint,
+    hints: Hints,
+    inputs: tuple[Inputs, Inputs],
+    stacklevel: int,
+    *,
+    is_only_way: bool,
+) -> Proved:
+    known = replace(hints, found=found(source, clone, hints, inputs))
+    return _filled(source, clone, known, inputs, stacklevel + 1, is_only_way=is_only_way)
+
+
+def _filled_one_way(
+    source: Endpoint,
+    clone: Endpoint,
+    ways: Sequence[Hints],
+    inputs: tuple[Inputs, Inputs],
+    error: MatchError,
+    stacklevel: int,
+) -> Proved:
+    """The clone, filled in the one of these ways with which both give the same. Raises the error where none does, or
+    several, or where the nets are set otherwise, so that no run tells.
+    """
+    assert clone.live is not None
+    former = clone.live.values()
+    filled: list[Proved] = []
+    for fill, hints in product((_filled, _by_lockstep), ways):
+        if fill is _by_lockstep and filled:
+            break
+        try:
+            filled.append(fill(source, clone, hints, inputs, stacklevel + 1, is_only_way=False))
+        except ConversionError:
+            continue  # which leaves the clone as the last way that fits has it
+    if len(filled) != 1 or filled[0].comparison is None:
+        clone.live.fill(former)  # of linen that is a tree nobody has
+        raise error
+    return filled[0]
 
 
 def proved(source: Endpoint, clone: Endpoint, hints: Hints, inputs: tuple[Inputs, Inputs]) -> Proved:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Set
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -12,7 +13,7 @@ from converter.core.arithmetic import FoldSpectralNorm, FoldWeightNorm, JoinedGa
 from converter.core.kinds import UNKNOWN
 from converter.core.layers import Layer, Leaf, Net, Reading, Stored
 from converter.core.ops import OfCudnn
-from converter.frameworks.base import parameter
+from converter.frameworks.base import bare, parameter
 from converter.frameworks.linear import MANY_AXES
 from converter.matching.untrained import is_index
 
@@ -21,13 +22,16 @@ def as_there(net: Net, other: Net) -> Net:
     """The net with each lone vector as a bare tensor where the other net has a bare tensor of that name.
 
     The ``gamma`` of a layer scale: in one framework ``ls.gamma`` is a name like any other, in the next it is read as
-    the scale of a norm. So is a lone number, whatever it is called, where the other net has bare ones alone.
+    the scale of a norm. So is a lone number, whatever it is called, where the other net has bare ones alone; several
+    numbers of one layer are as many lone ones.
     """
-    bare = {layer.path: layer for layer in other.layers if layer.kind == "parameter"}
+    if net.framework != other.framework:
+        net, other = _numbers_apart(net), _numbers_apart(other)
+    named = {layer.path: layer for layer in other.layers if layer.kind == "parameter"}
     numbers = [layer for layer in other.layers if _is_number(layer) and not is_index(layer)]
-    if numbers and all(layer.path in bare for layer in numbers):
+    if numbers and all(layer.path in named for layer in numbers):
         net = replace(net, layers=tuple(map(_number_as_bare, net.layers)))
-    layers = tuple(_as_bare(layer, bare, net, other) for layer in net.layers) if bare else net.layers
+    layers = tuple(_as_bare(layer, named, net, other) for layer in net.layers) if named else net.layers
     dense = {layer.readings[0].form for layer in other.layers if len(layer.readings) == 1}.intersection(MANY_AXES)
     return replace(net, layers=tuple(_or_dense(layer, dense) for layer in layers) if dense else layers)
 
@@ -49,6 +53,18 @@ def _is_number(layer: Layer) -> bool:
     return len(layer.tensors) == 1 and math.prod(layer.tensors[0].shape) == 1
 
 
+def _numbers_apart(net: Net) -> Net:
+    """The net with each layer that nobody knows as bare tensors where it is of numbers alone, which no framework lays
+    out otherwise: the scale and the bias of an affine block, which a live net has as one layer.
+    """
+    layers = ([layer] if layer.kind != UNKNOWN or not _of_numbers(layer) else bare(layer) for layer in net.layers)
+    return replace(net, layers=tuple(chain.from_iterable(layers)))
+
+
+def _of_numbers(layer: Layer) -> bool:
+    return all(math.prod(spec.shape) == 1 and len(spec.shape) < 2 for spec in layer.tensors)
+
+
 def _number_as_bare(layer: Layer) -> Layer:
     (item, *_) = layer.readings[0].stored
     if layer.kind == "parameter" or not _is_number(layer) or len(item.spec.shape) > 1:
@@ -60,13 +76,13 @@ def _leaf(name: str) -> str:
     return re.split(r"[./:]", re.sub(r":0$", "", name))[-1]
 
 
-def _as_bare(layer: Layer, bare: dict[str, Layer], net: Net, other: Net) -> Layer:
+def _as_bare(layer: Layer, named: dict[str, Layer], net: Net, other: Net) -> Layer:
     stored = layer.readings[0].stored
     spec = stored[0].spec
     if layer.kind == "parameter" or len(stored) != 1 or len(spec.shape) != 1:
         return layer
     for path in (layer.path, ".".join(filter(None, (layer.path, _leaf(spec.name))))):
-        counterpart = bare.get(path)
+        counterpart = named.get(path)
         free = path == layer.path or (path not in net.by_path and layer.path not in other.by_path)
         if counterpart is not None and free and counterpart.tensors[0].shape == spec.shape:
             return parameter(path, spec, stored[0].sources)

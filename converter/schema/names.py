@@ -35,6 +35,7 @@ _VALUES = {"": "[0-9]{1,9}", "_": "(?:_[0-9]{1,9})?", "@": "[a-z]"}
 #: Values of the places.
 _EXAMPLES = ({"": "0", "_": "", "@": "a"}, {"": "0", "_": "_0", "@": "a"})
 _NUMBERED = re.compile(r"[0-9]+(?:[a-z](?=[_.]|$))?")
+_PRIVATE = re.compile(r"(?:^|(?<=\.))_+")
 #: What is not the same in all layers of a row: numbers, with the letter behind, and places for them; and signs.
 _VARIES = re.compile(r"\{[_@]?[a-z]\}|[0-9]+[a-z]?(?![a-z])|_")
 
@@ -65,8 +66,9 @@ class Table(msgspec.Struct, frozen=True, dict=True):
 
     def rows_of(self, code_base: str, name: str) -> Iterator[int]:
         """The numbers of the rows that a layer of this name may be of, the one with the fewest places first."""
-        alike = self._by_skeleton.get((code_base, _skeleton(name)), ())
-        return (number for number, pattern in alike if compiled(pattern).fullmatch(name))
+        called = _public(name)
+        alike = self._by_skeleton.get((code_base, _skeleton(called)), ())
+        return (number for number, pattern in alike if compiled(_public(pattern)).fullmatch(called))
 
     @cached_property
     def _by_skeleton(self) -> Mapping[tuple[str, str], Sequence[tuple[int, str]]]:
@@ -75,7 +77,7 @@ class Table(msgspec.Struct, frozen=True, dict=True):
         for number, row in enumerate(self.rows):
             for base, patterns in row.names.items():
                 for pattern in patterns:
-                    for name in _examples(pattern):
+                    for name in _examples(_public(pattern)):
                         found[base, _skeleton(name)][number, pattern] = None
         return {key: sorted(rows, key=lambda row: row[1].count("{")) for key, rows in found.items()}
 
@@ -85,6 +87,14 @@ def _examples(pattern: str) -> Iterator[str]:
     parts = _PLACE.split(pattern)  # text and the sign of a place by turns
     for values in _EXAMPLES:
         yield "".join(values[part] if i % 2 else part for i, part in enumerate(parts))
+
+
+@lru_cache(maxsize=1 << 16)
+def _public(name: str) -> str:
+    """A file of Keras calls a layer as the attribute is called that it is in, and often that is the name of the layer
+    with an underscore before it; a live net has the latter.
+    """
+    return _PRIVATE.sub("", name)
 
 
 @lru_cache(maxsize=1 << 16)

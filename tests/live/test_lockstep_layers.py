@@ -125,3 +125,47 @@ def test_a_flatten_of_one_position_before_a_convolution_elsewhere() -> None:
     clone = converter.load_into(keras_headed(), net, example_input=last)
     assert_same(forward(clone, last), forward(net, first))
     assert_same(forward(converter.load_into(gluon_headed(), clone, example_input=first), first), forward(net, first))
+
+
+# -- numbers that one framework has in one layer, and another one by one --------------------------------------------
+
+
+class Affine(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.bias = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+
+    def forward(self, x: Any) -> Any:
+        return self.scale * x + self.bias
+
+
+class WithAffine(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(SIZE, SIZE), torch.nn.Linear(SIZE, SIZE)
+        self.p, self.q = Affine(), Affine()
+
+    def forward(self, x: Any) -> Any:
+        return self.q(self.b(torch.tanh(self.p(self.a(x)))))
+
+
+class KerasAffine(keras.layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.scale, self.bias = (self.add_weight(shape=(), name=name) for name in ("scale", "bias"))
+
+    def call(self, x: Any) -> Any:
+        return self.scale * x + self.bias
+
+
+def keras_with_affine() -> Any:
+    x = keras.Input((SIZE,))
+    y = keras.ops.tanh(KerasAffine()(keras.layers.Dense(SIZE)(x)))
+    return keras.Model(x, KerasAffine()(keras.layers.Dense(SIZE)(y)))
+
+
+def test_a_layer_of_two_numbers() -> None:
+    x = np.random.default_rng(6).normal(size=(7, SIZE)).astype(np.float32)
+    net = randomised(WithAffine())
+    clone = converter.load_into(keras_with_affine(), net, example_input=x)
+    assert_same(forward(clone, x), forward(net, x))
+    assert_same(forward(converter.load_into(WithAffine(), clone, example_input=x), x), forward(net, x))

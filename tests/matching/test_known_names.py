@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,12 +137,24 @@ def test_the_shipped_tables_are_sound(table: Table) -> None:
     for base in table.code_bases:
         patterns = [(pattern, row.kind) for row in table.rows for pattern in row.names.get(base, ())]
         assert len(patterns) == len(set(patterns)), base
+        public = [(re.sub(r"(^|\.)_", r"\1", pattern), kind) for pattern, kind in patterns]
+        assert len(public) == len(set(public)), base
 
 
 def test_a_table_as_it_is_written() -> None:
     text = 'family: x\nlayers:\n  - {kind: conv, a: "b{i}.c", d: [e, h], optional: true}\n  - {f: g, alone: true}\n'
     first, second = Row({"a": ("b{i}.c",), "d": ("e", "h")}, "conv", optional=True), Row({"f": ("g",)}, alone=True)
     assert parse_table(text) == Table("x", (first, second))
+
+
+def test_a_layer_in_a_private_attribute_of_keras_has_two_names() -> None:
+    """A file of Keras has that of the attribute, a live net that of the layer, most often without the underscore."""
+    table = parse_table('family: x\nlayers:\n  - {Keras: "block_{i}._attend.query", torch: "b.{i}.q"}\n')
+    assert [list(table.rows_of("Keras", f"block_2.{name}.query")) for name in ("_attend", "attend", "other")] == [
+        [0],
+        [0],
+        [],
+    ]
 
 
 # -- how tables are written --------------------------------------------------------------------------------------------
