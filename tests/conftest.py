@@ -29,8 +29,8 @@ import converter.mxnet_numpy2  # noqa: E402, F401 - MXNet 1.9.1 imports under Nu
 
 #: Folders of tests, the quick ones first: a mistake shows soon.
 ORDER = (
-    "core schema planning training reports matching flattening frameworks formats fixtures cli commands attacks fuzz execution "
-    "live architectures parity book"
+    "core schema planning training reports matching flattening frameworks formats fixtures cli commands attacks fuzz "
+    "execution live architectures parity book"
 ).split()
 
 

@@ -57,16 +57,15 @@ class SumOfHalves(Each, frozen=True):
 
 
 class Added(Each, frozen=True):
-    """A number is added to every value: one, to scales that some code bases store less one. Computed, in float32 at
-    least, and rounded once to the dtype of the tensor.
+    """A number is added to every value: one, to scales that some code bases store less one. Computed in float64, and
+    rounded once to the dtype of the tensor.
     """
 
-    done = "{0.value:+d} added to each"
-    value: int
+    done = "{0.value:+.9g} added to each"
+    value: float
 
     def made(self, array: Array) -> Array:
-        wide = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
-        return nearest(wide + self.value, array.dtype)
+        return nearest(array.astype(np.float64) + self.value, array.dtype)
 
     def inverse(self) -> Added:
         return Added(-self.value)
@@ -242,17 +241,6 @@ class Scaled(Each, frozen=True):
 
     def made(self, array: Array) -> Array:
         return nearest(array.astype(np.float64) * self.factor, array.dtype)
-
-
-class Added(Each, frozen=True):
-    """A number is added to every value, in float64, rounded once. why: what the number is, in the report."""
-
-    done = "{0.why} = {0.term:.9g} added"
-    term: float
-    why: str
-
-    def made(self, array: Array) -> Array:
-        return nearest(array.astype(np.float64) + self.term, array.dtype)
 
 
 class Computed(Op, frozen=True):

@@ -156,5 +156,5 @@ def _epsilon(
     if there == "in the root":
         return replace(moved, epsilon=epsilon**2), (DRIFT.format(epsilon**2),), {}
     if state.optimizer == "adagrad":
-        return replace(moved, epsilon=0.0), (), {"sum_of_squares": (Added(epsilon, "epsilon"),)}
+        return replace(moved, epsilon=0.0), (), {"sum_of_squares": (Added(epsilon),)}
     raise refusal(f"{INSIDE.format(epsilon, TITLES[state.framework], TITLES[framework])}.")
