@@ -12,18 +12,21 @@ from converter.live import LiveNet
 from converter.live.run import Call, Run
 from converter.live.watching import upwards
 from converter.lockstep.activations import Fingerprint, fingerprint
+from converter.matching.fused import whole_name
 
 
 class Calls:
     """Of each layer all calls, or the first alone, of the modules around it that hold no other layer.
 
-    A layer that shares its module with others (the projections of an attention in PyTorch) is not seen. What a layer
+    A layer that shares its module with others (the projections of an attention in PyTorch) is not seen. Of parts of one
+    matrix (see `fused`) it is seen what they take, which is what the whole takes, and not what they give. What a layer
     of a clone takes in a later call may come out of itself, and other nets may have another call first.
     """
 
     def __init__(self, live: LiveNet, layers: Sequence[Layer], run: Run, every: bool) -> None:
         around = {layer.path: _around(layer, live) for layer in layers}
-        holds = Counter(module for modules in around.values() for module in modules)
+        wholes = {whole_name(path): modules for path, modules in around.items()}
+        holds = Counter(module for modules in wholes.values() for module in modules)
         self._layers = {layer.path: layer for layer in layers}
         self._around, self._run = around, run
         self._counted = slice(None if every else 1)
@@ -54,15 +57,14 @@ class Calls:
 
         return sorted(self._layers, key=place)
 
-    def is_seen(self, path: str) -> bool:
-        return bool(self._alone[path])
-
     def inputs(self, path: str) -> list[Array]:
         """What came into the layer; none where that was not seen."""
         return [call.inputs[0] for call in self._calls(path) if call.inputs]
 
     def outputs_of(self, path: str) -> list[Array]:
-        """What it gave; a recurrent layer gives its states, too."""
+        """What it gave; a recurrent layer gives its states, too. None where that was not seen."""
+        if whole_name(path) != path:
+            return []
         return [array for call in self._calls(path) for array in call.outputs]
 
     def _calls(self, path: str) -> list[Call]:
