@@ -42,13 +42,13 @@ _READ: Mapping[str, str] = {
     "safetensors": "neutral",
     "mxnet": "mxnet",
 }
-_WRITTEN: Mapping[str, str] = {
-    "torch": "torch",
-    "flax-msgpack": "optax_layout",
-    "keras": "keras_layout",
-    "keras-h5": "keras_layout",
-    "safetensors": "neutral",
-    "mxnet": "mxnet",
+_WRITTEN: Mapping[tuple[str, str], str] = {
+    ("torch", "torch"): "torch",
+    ("flax", "flax-msgpack"): "optax_layout",
+    ("tensorflow", "keras"): "keras_layout",
+    ("tensorflow", "keras-h5"): "keras_layout",
+    ("neutral", "safetensors"): "neutral",
+    ("mxnet", "mxnet"): "mxnet",
 }
 #: Those that number the parameters, in an order that only a clone tells.
 _NUMBERED = ("torch", "keras_layout", "mxnet")
@@ -189,11 +189,13 @@ def carry(
     source: TrainingState, tensors: TensorPlan, target: Framework, form: Format, clone: tuple[Place, Any] | None
 ) -> Carried:
     """The plan with the training in it. Raises ConversionError with the reason where it cannot be carried."""
-    if form.name not in _WRITTEN or (_WRITTEN[form.name] == "neutral" and target.name != "neutral"):
-        raise refusal(f"a training is not written into {form.title} yet. Written are {listed(_WRITTEN)}.")
-    module: _Writes = importlib.import_module(f"converter.training.{_WRITTEN[form.name]}")
+    place = _WRITTEN.get((target.name, form.name))
+    if place is None:
+        formats = listed(name for framework, name in _WRITTEN if framework == target.name)
+        raise refusal(f"a training of {target.title} is not written in the format '{form.name}', only in {formats}.")
+    module: _Writes = importlib.import_module(f"converter.training.{place}")
     known = (clone[0], clone[1]) if clone is not None and clone[1] is not None else None
-    if clone is not None and known is None and _WRITTEN[form.name] in _NUMBERED:
+    if clone is not None and known is None and place in _NUMBERED:
         raise refusal(
             f"{clone[0].title}: the clone holds no optimizer, whose order of parameters the state would take."
         )
