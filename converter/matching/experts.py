@@ -1,8 +1,8 @@
 """Experts that one net has in one tensor, [experts, outputs, inputs] or with inputs first, and the other net apart.
 
-transformers 5 has (``experts.gate_up_proj``, a bare tensor), Granite (``input_linear``), llama.cpp (``ffn_up_exps``).
-Which axis is which is told by the router beside them, whose inputs are those of the experts, and by what
-the tensor is called: what goes into an expert has as many inputs, what comes out of it as many outputs.
+So have transformers 5 (``experts.gate_up_proj``, a bare tensor), Granite (``input_linear``), llama.cpp
+(``ffn_up_exps``) and KerasHub. Which axis is which is told by the router beside them, whose inputs are those of the
+experts, and by what the tensor is called: what goes into an expert has as many inputs, what comes out as many outputs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,16 @@ from converter.matching.words import Spelling, tokens_of
 #: Words for what goes into an expert, and for what comes out of it.
 _INTO = frozenset("gate up input w1 w3 wi gate_up".split())
 _OUT_OF = frozenset("down output w2 wo".split())
+#: Banks whose tensors have numbers alone, in the order in which KerasHub adds them (`MixtralMoeExperts.build`,
+#: `QwenMoeExperts.build`), and what they are.
+_NAMELESS = re.compile(r"(?P<module>.*(?P<kind>_sparse_moe_block|mlp)\.expert_bank)\.vars\.(?P<place>[0-2])", re.DOTALL)
+_NAMES: Mapping[tuple[str, str], str] = {
+    ("_sparse_moe_block", "0"): "gate",
+    ("_sparse_moe_block", "1"): "up",
+    ("_sparse_moe_block", "2"): "down",
+    ("mlp", "0"): "gate_up",
+    ("mlp", "1"): "down",
+}
 #: One of several that are numbered.
 _NUMBERED = re.compile(r"(?:^|\.)(\d{1,9})(?=\.|$)")
 
@@ -40,7 +50,7 @@ class _Bank(msgspec.Struct, frozen=True):
 
     def apart(self) -> Iterator[Layer]:
         """Each expert as a linear layer: ``experts.3.gate_up_proj``."""
-        module, _, name = self.layer.path.rpartition(".")
+        module, _, name = _named(self.layer.path).rpartition(".")
         items = [(self.weight, "weight", "g in out" if self.turned else "g out in", "g out in")]
         items += [(self.bias.tensors[0], "bias", "g out", "g out")] if self.bias is not None else []
         for place in range(self.count):
@@ -89,15 +99,25 @@ def _banks(net: Net) -> Iterator[_Bank]:
         spec = _lone(layer)
         if spec is None or len(spec.shape) != 3 or spec.shape[0] < 2:
             continue
-        sizes = {width for module in _around(layer.path) for width in routers.get((module, spec.shape[0]), ())}
-        turned = _turned(layer.path, spec.shape, sizes.pop()) if len(sizes) == 1 else None
+        path = _named(layer.path)
+        sizes = {width for module in _around(path) for width in routers.get((module, spec.shape[0]), ())}
+        turned = _turned(path, spec.shape, sizes.pop()) if len(sizes) == 1 else None
         if turned is not None:
             yield _Bank(layer, spec, turned, _bias_of(layer, spec, turned, net))
 
 
+def _named(path: str) -> str:
+    """The path of a bank, with a name in place of a number where that is known."""
+    bank = _NAMELESS.fullmatch(path)
+    name = _NAMES.get((bank["kind"], bank["place"])) if bank else None
+    return f"{bank['module']}.{name}" if bank and name else path
+
+
 def _lone(layer: Layer) -> TensorSpec | None:
-    """The tensor of a layer that has no other."""
-    return layer.tensors[0] if len(layer.tensors) == 1 and not layer.readings[0].stored[0].fold else None
+    """The tensor of a layer that has no other, and is not linear by itself, as kernels of attentions are."""
+    is_linear = any(reading.kind == "linear" for reading in layer.readings)
+    alone = len(layer.tensors) == 1 and not is_linear and not layer.readings[0].stored[0].fold
+    return layer.tensors[0] if alone else None
 
 
 def _routers(net: Net) -> Mapping[tuple[str, int], set[int]]:

@@ -173,12 +173,19 @@ def _possible(net: Net) -> list[_Stack]:
     """
     if net.framework == "neutral" or not any(len(spec.shape) > 2 for layer in net.layers for spec in layer.tensors):
         return []
+    apart = {spec.name for layer in net.layers for spec in layer.tensors if _is_apart(layer)}
     found: dict[str, _Stack] = {}
     for module, specs in _modules(net).items():
-        stack = _told(module, specs) if not any(name in found for name in _around(module)) else None
+        is_open = not any(name in found for name in _around(module)) and not any(spec.name in apart for spec in specs)
+        stack = _told(module, specs) if is_open else None
         if stack is not None:
             found[module] = stack
     return list(found.values())
+
+
+def _is_apart(layer: Layer) -> bool:
+    """Whether it is one of several in a tensor already, as experts are."""
+    return any("g" in item.leaf.axes.split() for reading in layer.readings for item in reading.stored)
 
 
 def _stack(module: str, specs: Sequence[TensorSpec], axis: int) -> _Stack | None:

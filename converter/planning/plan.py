@@ -17,7 +17,6 @@ from converter.errors import ConversionError, MatchError, Problem
 from converter.flattening.apply import flattened
 from converter.flattening.walk import Flattened
 from converter.matching.compatibility import agreements, lookalikes
-from converter.matching.experts import experts_apart
 from converter.matching.forms import in_pieces, not_whole, pieces_of
 from converter.matching.hints import Hints
 from converter.matching.matcher import match
@@ -70,7 +69,6 @@ def comparable(
     """Both nets in the same pieces, each with its tied tensors (see `loosened`)."""
     source = without_idle(source, target.framework)
     joined = hints.options.joined
-    source, target = experts_apart(source, target), experts_apart(target, source)
     source, target = taken_apart(source, target, joined), taken_apart(target, source, joined)
     if not hints.options.strict:
         source, target = without_offset(source, target), without_offset(target, source)

@@ -14,6 +14,7 @@ from converter.endpoints.endpoint import Endpoint
 from converter.errors import MatchError, Problem, listed
 from converter.formats import Format, by_name
 from converter.frameworks import Framework
+from converter.matching.experts import experts_apart
 from converter.matching.hints import Hints
 from converter.matching.schema_layers import for_net
 from converter.matching.schema_ties import with_ties
@@ -34,6 +35,7 @@ def prepared(source: Net, hints: Hints, target: Framework) -> tuple[Net, Hints]:
 
 def with_hints(source: Net, clone: Net, hints: Hints) -> tuple[Net, Net, Hints]:
     """The source and the clone with all hints applied, and the hints for these. Raises MatchError."""
+    source, clone = experts_apart(source, clone), experts_apart(clone, source)
     source, clone = both_unstacked(source, clone, hints.options.stacked)
     net, hints = _with_hints(source, hints.told_apart(source, clone), clone.framework)
     target = hints.of_clone(clone)

@@ -22,7 +22,7 @@ from tests.zoo.text import (
 )
 
 EXPERTS = {"num_experts_per_tok": 2, "pad_token_id": 0}
-MIXTRAL = ROTARY | EXPERTS | {"num_local_experts": 4, "sliding_window": None}
+MIXTRAL = ROTARY | EXPERTS | {"num_local_experts": 4, "sliding_window": None, "rope_theta": 10_000.0}
 #: Qwen-MoE has one size of experts and another of the one that all share.
 QWEN_MOE = ROTARY | EXPERTS | {"num_experts": 4, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 80}
 HUB_QWEN_MOE = HUB_ROTARY | {
