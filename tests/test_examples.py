@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +18,16 @@ FILES = {"torch": "mlp.params", "tensorflow": "mlp.weights.h5", "jax": "mlp.msgp
 
 
 class Run:
-    """Runs a script in an empty folder, which it has to leave empty."""
+    """Runs a script in an empty folder, in which it has to leave nothing but what it says."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self._folder = folder
         self._capsys = capsys
 
-    def __call__(self, script: Path) -> list[str]:
+    def __call__(self, script: Path, *leaves: str) -> list[str]:
         """The lines that it prints."""
         runpy.run_path(str(script), run_name="__main__")
-        assert not list(self._folder.iterdir())
+        assert [path.name for path in self._folder.iterdir()] == list(leaves)
         return self._capsys.readouterr().out.splitlines()
 
 
@@ -85,6 +86,16 @@ def test_the_architecture_is_saved_and_is_a_net_again(run: Run) -> None:
         "MXNet: Y_clone == Y",
         "the code for Flax: Y_clone == Y",
     ]
+
+
+def test_a_training_goes_on_in_another_framework(run: Run, tmp_path: Path) -> None:
+    lines = run(EXAMPLES / "training_goes_on.py", "training_goes_on.png")
+    said = re.compile(r"Flax, (.+): the losses differ by (\S+) at most")
+    differ = {found[1]: float(found[2]) for found in map(said.fullmatch, lines) if found}
+    assert differ.keys() == {"carried over", "weights alone"}
+    assert differ["carried over"] < 1e-5
+    assert differ["weights alone"] > 0.01
+    assert (tmp_path / "training_goes_on.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_there_is_a_walk_for_each_framework() -> None:
