@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from converter.commands.convert import load_into as load_into
     from converter.commands.convert import save as save
     from converter.commands.infer_schema import infer_schema as infer_schema
+    from converter.commands.live_training import load_training_into as load_training_into
+    from converter.commands.live_training import save_training as save_training
     from converter.commands.make_plan import plan as plan
     from converter.commands.plan import Plan as Plan
     from converter.commands.reuse import freeze as freeze
@@ -41,6 +43,7 @@ _HOMES = {
     "commands.build": ("architecture", "build", "scaffold"),
     "commands.convert": ("convert", "load_into", "save"),
     "commands.infer_schema": ("infer_schema",),
+    "commands.live_training": ("load_training_into", "save_training"),
     "commands.make_plan": ("plan",),
     "commands.plan": ("Plan",),
     "commands.reuse": ("freeze", "reuse"),

@@ -331,6 +331,10 @@ class SaveKeywords(MatchKeywords, WriteKeywords, total=False):
     """What `converter.save` takes."""
 
 
+class SaveTrainingKeywords(SaveKeywords, TrainingKeywords, total=False):
+    """What `converter.save_training` takes."""
+
+
 class ConvertKeywords(PlanKeywords, WriteKeywords, total=False):
     """What `converter.convert` takes."""
 

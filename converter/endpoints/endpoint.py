@@ -24,12 +24,15 @@ from converter.options import ReadOptions, StrPath
 
 if TYPE_CHECKING:
     from converter.live import LiveNet
+    from converter.live.optimizers import LiveOptimizer
 
 _OF_READING = frozenset(ReadOptions.__struct_fields__)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A file or a live net, opened. ``origin``: the framework that its weights come from."""
+    """A file or a live net, opened. ``origin``: the framework that its weights come from. optimizer: of a live net,
+    where its training is carried, too.
+    """
 
     title: str
     format_title: str
@@ -39,6 +42,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     origin: str
     weights: Weights | None = None
     live: LiveNet | None = None
+    optimizer: LiveOptimizer | None = None
 
     @property
     def contents(self) -> Contents:
@@ -98,6 +102,15 @@ def opened(
     title = "the params" if isinstance(net, Mapping) else type(net).__name__
     described = _live_net(live, reader, inputs)
     return Endpoint(title, "live net", live.framework, described, reader, live.framework_name, live=live)
+
+
+def with_optimizer(end: Endpoint, optimizer: object) -> Endpoint:
+    """A live net and what trains it. Raises ConversionError for a file, and for what is no optimizer of the net."""
+    from converter.live.optimizers import open_optimizer
+
+    if end.live is None:
+        raise ConversionError(f"{end.title} is a file, and a live net is expected, with its optimizer.")
+    return replace(end, optimizer=open_optimizer(optimizer, end.live))
 
 
 def clone_of(like: StrPath | object, stack: ExitStack, framework: str | None, inputs: Inputs) -> Endpoint:

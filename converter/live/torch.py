@@ -99,7 +99,7 @@ class Adapter(LiveNet):
         first = next((p for p in (*self.net.parameters(), *self.net.buffers())), None)
         device = first.device if first is not None else "cpu"
         with torch.no_grad():
-            taken = inputs.map(lambda x: _tensor(x).to(device))
+            taken = inputs.map(lambda x: as_tensor(x).to(device))
             return self.net(*taken.args, **taken.keywords)
 
     def to_numpy(self, value: Any) -> Array | None:
@@ -165,7 +165,7 @@ def _before(child: Any, name: str, before: BeforeActivation) -> tuple[Any, Any]:
     return child.register_forward_pre_hook(on_input), child.register_forward_hook(on_output)
 
 
-def _tensor(x: Array) -> Any:
+def as_tensor(x: Array) -> Any:
     import torch
 
     if x.dtype.name == "bfloat16":  # which from_numpy does not know

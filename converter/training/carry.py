@@ -56,6 +56,8 @@ _NUMBERED = ("torch", "keras_layout", "mxnet")
 ASIDE = "not carried: schedules, clipping, random numbers and the order of the data; they are code, or of one framework"
 
 
+#: How the order of a live optimizer is known.
+LIVE = "the live optimizer, which holds the parameters themselves"
 #: What to do about an order that is not proved.
 LIKELY = "what is likely is no proof: 'parameter_order' or 'clone_order' says otherwise, 'strict' refuses it"
 
@@ -134,23 +136,42 @@ class Carried(msgspec.Struct, frozen=True):
 def state_of(end: Endpoint, options: TrainingOptions, strict: bool, is_source: bool = True) -> tuple[Place, Any]:
     """What a file holds of a training, and the state in it (None for a clone without one). Raises ConversionError."""
     name = end.weights.format.name if end.weights is not None else ""
+    name = end.optimizer.form if end.optimizer is not None else name
     if name not in _READ or (_READ[name] == "neutral" and end.framework.name != "neutral"):
         what = f"the training in {end.format_title} is not read yet" if end.weights else "a live net has no optimizer"
         raise refusal(f"{end.title}: {what}. Read are {listed(_READ)}.")
-    values = _beside(end, options, is_source) if name == "mxnet" else end.reader.training()
+    values = _values(end, name, options, is_source)
     if options.optimizer_file is not None and is_source and name != "mxnet":
         about = Remedy("optimizer_file", options.optimizer_file)
         raise ConversionError(Problem("the state of this source is in the file itself.", "option", about=about))
-    file = options.parameter_order if is_source else options.clone_order
-    stated = names_in(file) if file is not None else ()
+    stated = _stated_order(end, options, is_source)
     place = Place(end.title, end.net, end.contents, values, end.reader.read, options, strict, stated, is_source)
     module: _Reads = importlib.import_module(f"converter.training.{_READ[name]}")
     state = module.read(place)
+    if state is not None and end.optimizer is not None and stated:
+        state = replace(state, order=LIVE)
     if state is None and is_source:
         raise refusal(f"{end.title}: it holds weights alone, and no state of an optimizer. Leave --training out.")
     if state is not None and is_source:
         state = replace(state, groups=tuple(replace(g, hyper=_stated(g.hyper, options)) for g in state.groups))
     return place, state
+
+
+def _stated_order(end: Endpoint, options: TrainingOptions, is_source: bool) -> Sequence[str]:
+    """The names of the parameters as the optimizer numbers them, where it is live or the user has said it."""
+    name = "parameter_order" if is_source else "clone_order"
+    file: str | None = getattr(options, name)
+    if end.optimizer is None:
+        return names_in(file) if file is not None else ()
+    if file is not None:
+        raise ConversionError(Problem("a live optimizer says its order itself.", "option", about=Remedy(name, file)))
+    return end.optimizer.order()
+
+
+def _values(end: Endpoint, name: str, options: TrainingOptions, is_source: bool) -> Mapping[str, Any]:
+    if end.optimizer is not None:
+        return end.optimizer.values()
+    return _beside(end, options, is_source) if name == "mxnet" else end.reader.training()
 
 
 def _beside(end: Endpoint, options: TrainingOptions, is_source: bool) -> Mapping[str, Any]:
