@@ -72,6 +72,7 @@ MORE_TESTS = {
     "group_norm": ("tests/parity/test_ambiguous.py",),
     "to_heads_by_head": ("tests/parity/test_attention.py",),
     "lora": ("tests/adapters/test_between.py",),
+    "fix_gamma": ("tests/parity/test_exported.py",),
     **{
         f"dense_{inputs}_to_{outputs}": ("tests/parity/test_several_axes.py", "tests/parity/test_ambiguous.py")
         for inputs in range(1, 4)
