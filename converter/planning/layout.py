@@ -84,7 +84,9 @@ def plan_new(source: Net, contents: Contents, framework: Framework, format_name:
     )  # which lists its layers
     if same_names and as_it_is and all(item.path == item.source.path for item in renamings):
         return _copy(source, contents)
-    pairs, problems = _lay_out(renamings, framework, dialect, source.is_data, same_names, options.joined)
+    pairs, problems = _lay_out(
+        renamings, framework, dialect, source.is_data, same_framework, same_names, options.joined
+    )
     problems += [] if same_framework else [*unknown_layers(source, hints), *stacked_layers(source, hints)]
     new = Net(framework.name, tuple(pair.target for pair in pairs), ordered=False)  # it has no order of its own
     fixed, fixed_pairs, doubts = flattened(source, new, pairs, hints)
@@ -150,6 +152,7 @@ def _lay_out(
     framework: Framework,
     dialect: str,
     is_data: bool,
+    same_framework: bool,
     same_names: bool,
     joined: Mapping[str, Shares] = MappingProxyType({}),
 ) -> tuple[list[Pair], list[Problem]]:
@@ -175,22 +178,27 @@ def _lay_out(
             continue
         part = part_name(renaming.path)
         placement = placements[part.whole if part else renaming.path]
-        readings, as_there = [], True
-        for reading in source.readings:
-            if framework.holds(reading.kind):
-                key = reading.nameless, placement.form
-                layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, placement.form, dialect))
-                readings.append(framework.spelled(layout, placement.prefix, dialect, is_data))
-                as_there = as_there and _leaves(layout) == _leaves(reading)
+        held = [reading for reading in source.readings if framework.holds(reading.kind)]
+        readings = []
+        for reading in held:
+            key = reading.nameless, placement.form
+            layout = layouts.get(key) or layouts.setdefault(key, framework.layout(reading, placement.form, dialect))
+            readings.append(framework.spelled(layout, placement.prefix, dialect, is_data))
+        spelled = readings
         if part:
             opened = [(each, open_runs(part.whole, part.count, each, joined)) for each in readings]
             readings = [own for each, runs in opened if runs and (own := part_of(each, part, runs))]
-        # what is copied in any case need not be told apart
-        if len(readings) > 1 and len({reading.stored for reading in readings}) > 1 and not as_there:
+        # what one framework copies in any case need not be told apart; another would be told which kind it is
+        if len({reading.stored for reading in readings}) > 1 and not (same_framework and _as_it_is(held, spelled)):
             problems.append(undecided(source))
         else:
             pairs.append(Pair(source, Layer(renaming.path, tuple(readings)), renaming.reason, renaming.likely))
     return pairs, problems
+
+
+def _as_it_is(held: Sequence[Reading], spelled: Sequence[Reading]) -> bool:
+    """Whether each reading is spelled with the leaves that it has, so that nothing of it is turned or joined."""
+    return all(_leaves(ours) == _leaves(theirs) for ours, theirs in zip(held, spelled, strict=True))
 
 
 def _leaves(reading: Reading) -> frozenset[tuple[str, str]]:
@@ -202,7 +210,7 @@ def respelled(target: Net, framework: Framework, format_name: str) -> tuple[Net,
     """The template with names as that format spells them, where the template's own format spells them otherwise."""
     dialect = framework.dialect_for(format_name)
     same_paths = [Renaming(layer, layer.path, SAME_NAME) for layer in target.layers]
-    pairs, problems = _lay_out(same_paths, framework, dialect, target.is_data, same_names=False)
+    pairs, problems = _lay_out(same_paths, framework, dialect, target.is_data, same_framework=True, same_names=False)
     if problems:
         raise MatchError(problems)
     moves = [move for pair in pairs for move in agreements(pair.source, pair.target, True)[0].moves]
