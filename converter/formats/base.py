@@ -37,6 +37,10 @@ class StateTensor(msgspec.Struct, frozen=True, eq=False):
     spec: TensorSpec
     read: Callable[[], Array]
 
+    def number(self) -> float:
+        """The one value that it has."""
+        return float(self.read().astype("float64").reshape(()))
+
 
 class Reader(ABC):
     """A file opened for reading. A context manager; `contents` touches headers only.

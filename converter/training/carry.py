@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from msgspec.structs import asdict, fields, replace
+from msgspec.structs import asdict, replace
 
 from converter.core.contents import Contents, LeftOut
 from converter.core.ops import Op
@@ -28,7 +28,7 @@ from converter.training.layout import Layout
 from converter.training.optimizers import TITLES
 from converter.training.order import names_in
 from converter.training.reader import StateReader
-from converter.training.state import HyperParameters, Slot, TrainingState
+from converter.training.state import SWITCHES, HyperParameters, Slot, TrainingState
 from converter.training.steps import Followed, Target, follow
 
 #: Format -> how the state in it is laid out, and the modules of this room that read and write it.
@@ -195,13 +195,13 @@ def _stated(hyper: HyperParameters, options: TrainingOptions) -> HyperParameters
     said: dict[str, Any] = dict(options.hyper)
     if (inside := said.pop("epsilon_in_root", None)) is not None:
         said["epsilon_place"] = "in the root" if inside else "outside the root"
-    known = {field.name: field for field in fields(HyperParameters)}
+    known = HyperParameters.__struct_fields__
     for name, value in said.items():
         if name not in known or name == "decay":
             about = Remedy("hyper", (name, value))
             text = f"no hyper-parameter is called '{name}'. There are {listed(known)} and 'epsilon_in_root'."
             raise ConversionError(Problem(text, "option", name, about=about))
-        if "bool" in str(known[name].type):
+        if name in SWITCHES:
             said[name] = bool(value)
     return replace(hyper, **said)
 

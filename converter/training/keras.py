@@ -24,7 +24,7 @@ from converter.training.code import tidy
 from converter.training.found import Place, refusal
 from converter.training.optimizers import ROWS, WHY_NOT, Row, SlotRow, slots_of
 from converter.training.order import Order, order_of
-from converter.training.state import Group, HyperParameters, Slot, TrainingState
+from converter.training.state import SWITCHES, Group, HyperParameters, Slot, TrainingState
 
 _ROWS = ROWS["keras"]
 #: Optimizers that keep the slots of each parameter together; the others keep one kind after the other.
@@ -119,7 +119,7 @@ def _hyper(place: Place, row: Row, optimizer: str) -> HyperParameters:
             values[name] = 0.0
     stated = {name: value for name, value in place.options.hyper.items() if name in row.hyper} if not config else {}
     for name, value in stated.items():
-        values[name] = bool(value) if name in ("nesterov", "centered", "amsgrad") else value
+        values[name] = bool(value) if name in SWITCHES else value
     return HyperParameters(**values, epsilon_place=row.epsilon, decay=row.decay)
 
 
@@ -127,11 +127,7 @@ def _with_rate(hyper: HyperParameters, variables: Mapping[int, StateTensor], kno
     """The variable is the rate now."""
     if known.rate is None:
         return hyper
-    return msgspec.structs.replace(hyper, learning_rate=tidy(_scalar(variables[known.rate])))
-
-
-def _scalar(tensor: StateTensor) -> float:
-    return float(tensor.read().astype("float64").reshape(()))
+    return msgspec.structs.replace(hyper, learning_rate=tidy(variables[known.rate].number()))
 
 
 def layout_of(place: Place, variables: Mapping[int, StateTensor], trained: int) -> Variables:
@@ -145,7 +141,7 @@ def layout_of(place: Place, variables: Mapping[int, StateTensor], trained: int) 
 
 def _steps(place: Place, variables: Mapping[int, StateTensor]) -> int:
     """Finished steps. Raises ConversionError in the middle of one."""
-    count = int(_scalar(variables[0]))
+    count = int(variables[0].number())
     each = place.values[CONFIGURED].get("config", {}).get("gradient_accumulation_steps")
     if isinstance(each, int) and each > 1:
         if count % each:
@@ -160,7 +156,7 @@ def _kept(
     place: Place, row: Row, hyper: HyperParameters, slots: int, parameters: Sequence[TensorSpec]
 ) -> tuple[SlotRow, ...]:
     """The slots of each parameter; without a configuration as many kinds as there are. Raises ConversionError."""
-    said = {name: value for name in hyper.__struct_fields__ if (value := getattr(hyper, name)) is not None}
+    said = hyper.known()
     if place.values[CONFIGURED] or not slots:
         return slots_of(row, said) if slots else ()
     kinds = slots / len(parameters) if parameters else 0

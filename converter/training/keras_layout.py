@@ -66,8 +66,7 @@ class _KerasLayout(Layout):
         ]
 
     def _kept(self, hyper: HyperParameters) -> tuple[SlotRow, ...]:
-        said = {name: getattr(hyper, name) for name in hyper.__struct_fields__}
-        return tuple(item for item in slots_of(self.row, said) if item.slot in self.state.slots)
+        return tuple(item for item in slots_of(self.row, hyper.known()) if item.slot in self.state.slots)
 
     def written(self, contents: Contents, hyper: Sequence[HyperParameters], fresh: frozenset[str]) -> Written:
         counter = self.place.values[VARIABLES][0].spec.dtype

@@ -47,7 +47,7 @@ def read(place: Place) -> TrainingState | None:
         raise refusal(f"{states.path}: with multi_precision the state holds weights of its own.")
     optimizer = _CLASSES[states.name]
     row, hyper = _ROWS[optimizer], _hyper(states, optimizer)
-    kept = slots_of(row, {name: getattr(hyper, name) for name in hyper.__struct_fields__})
+    kept = slots_of(row, hyper.known())
     _check(states, kept)
     order = in_order(place, states)
     names = order.groups[0]
@@ -198,8 +198,7 @@ class _TrainerLayout(Layout):
         return {spec.name for spec in self.place.parameters}
 
     def _kept(self, hyper: HyperParameters) -> tuple[SlotRow, ...]:
-        said = {name: getattr(hyper, name) for name in hyper.__struct_fields__}
-        return slots_of(self.row, said)
+        return slots_of(self.row, hyper.known())
 
     def written(self, contents: Contents, hyper: Sequence[HyperParameters], fresh: frozenset[str]) -> Written:
         own = hyper[0]

@@ -131,7 +131,7 @@ def at(tree: Any, keys: Keys) -> Any:
 def number_of(value: Any) -> float | None:
     """A number, or a tensor of one."""
     if isinstance(value, StateTensor) and value.spec.size == 1:
-        return float(value.read().astype("float64").reshape(()))
+        return value.number()
     return value if isinstance(value, int | float) else None
 
 

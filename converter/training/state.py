@@ -8,7 +8,7 @@ file does not say is None. No index of a file gets here: `converter.training.ord
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -34,6 +34,10 @@ EpsilonPlace: TypeAlias = Literal["outside the root", "in the root", "after the 
 Decay: TypeAlias = Literal["coupled", "decoupled"]
 
 
+#: The hyper-parameters that are on or off.
+SWITCHES = frozenset({"nesterov", "centered", "amsgrad"})
+
+
 class HyperParameters(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the parameters of one group; None: the file does not say. learning_rate: the one of the next step.
 
@@ -55,6 +59,10 @@ class HyperParameters(msgspec.Struct, frozen=True, omit_defaults=True):
     epsilon_place: EpsilonPlace | None = None
     weight_decay: float | None = None
     decay: Decay | None = None
+
+    def known(self) -> dict[str, Any]:
+        """Those that are known, by name."""
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
 
 
 class Group(msgspec.Struct, frozen=True):

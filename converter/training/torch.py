@@ -22,7 +22,7 @@ from converter.training.found import Place, refusal
 from converter.training.layout import Layout, Written
 from converter.training.optimizers import ROWS, WHY_NOT, Row, slots_of
 from converter.training.order import order_of
-from converter.training.state import Group, HyperParameters, Slot, TrainingState
+from converter.training.state import SWITCHES, Group, HyperParameters, Slot, TrainingState
 from converter.training.steps import Target
 
 _ROWS = ROWS["torch"]
@@ -171,7 +171,7 @@ def _hyper(place: Place, group: Mapping[str, Any], row: Row) -> HyperParameters:
         if key == "betas" and isinstance(value, list) and len(value) == 2:
             value = value[0 if name == "beta1" else 1]
         if isinstance(value, StateTensor) and value.spec.size == 1:  # a rate that is a tensor
-            value = float(value.read().astype("float64").reshape(()))
+            value = value.number()
         if isinstance(value, bool | int | float):
             values[name] = value if isinstance(value, bool) else float(value)
     if group.get("maximize"):
@@ -196,7 +196,7 @@ def _step(place: Place, state: Mapping[int, Any]) -> int | None:
 
 def _number(value: Any) -> float:
     if isinstance(value, StateTensor) and value.spec.size == 1:
-        return float(value.read().astype("float64").reshape(()))
+        return value.number()
     return float(value) if isinstance(value, int | float) else -1.0
 
 
@@ -237,7 +237,7 @@ class _TorchLayout(Layout):
     def targets(self, contents: Contents, hyper: HyperParameters) -> Sequence[Target]:
         assert self.row is not None
         specs = contents.by_name
-        kept = slots_of(self.row, _as_dict(hyper))
+        kept = slots_of(self.row, hyper.known())
         return [
             Target(item.slot, name, replace(specs[name], name=f"{self._prefix(number)}/{item.name}"))
             for number, name in self._numbered()
@@ -257,7 +257,7 @@ class _TorchLayout(Layout):
                 spec = TensorSpec(f"{self._prefix(number)}/step", (), DTYPES["float32"])
                 steps.append(Step("", "", (), (Full((), spec.dtype, float(self.count)),), spec, "the number of steps"))
                 entry["step"] = Ref(spec.name)
-            for item in slots_of(rows, _as_dict(hyper[0])):
+            for item in slots_of(rows, hyper[0].known()):
                 entry[item.name] = Ref(f"{self._prefix(number)}/{item.name}")
             if entry:
                 state[number] = entry
@@ -283,23 +283,16 @@ class _TorchLayout(Layout):
         assert self.row is not None
         start = sum(len(group.parameters) for group in self.own.groups[:index])
         members = self.own.groups[index].parameters
-        said = _as_dict(hyper[index])
+        said = hyper[index].known()
         group: dict[str, Any] = {}
         for name, key in self.row.hyper.items():
             if key == "betas":
                 group[key] = (said["beta1"], said["beta2"])
             else:
-                group[key] = said.get(name, _FALSE.get(name, 0))
+                group[key] = said.get(name, False if name in SWITCHES else 0)
         group |= dict(_EXTRA[self.state.optimizer])
         document = optimizer_in(self.place)
         theirs = document[1]["param_groups"][index] if document else {}
         if _has_names(theirs):
             group[_NAMES] = list(theirs[_NAMES])
         return {**group, _NUMBERS: list(range(start, start + len(members)))}
-
-
-_FALSE = dict.fromkeys(("nesterov", "centered", "amsgrad"), False)
-
-
-def _as_dict(hyper: HyperParameters) -> dict[str, Any]:
-    return {name: value for name in hyper.__struct_fields__ if (value := getattr(hyper, name)) is not None}
